@@ -1,0 +1,78 @@
+"""How a solver is differentiated: through its steps, or at its solution."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+class Unrolled(eqx.Module):
+    """Differentiate through the steps of the solver.
+
+    The solver runs as a `lax.scan` of `max_steps`, in which a finished problem is frozen: memory is `max_steps` states.
+    """
+
+
+class Implicit(eqx.Module):
+    """Differentiate at the solution, by the implicit function theorem.
+
+    At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; `H^{-1}` is
+    applied by conjugate gradients, matrix-free. Memory does not grow with the steps. Exact at the exact minimiser; the
+    error is that of the solve. First derivatives only.
+
+    - `rtol`: relative residual at which conjugate gradients stop.
+    - `damping`: added to `H`, times the identity.
+    - `max_steps`: of conjugate gradients.
+    """
+
+    rtol: float = eqx.field(default=1e-6, static=True)
+    damping: float = eqx.field(default=0.0, static=True)
+    max_steps: int = eqx.field(default=1000, static=True)
+
+
+@jax.custom_jvp
+def _poison(x: Array) -> Array:
+    return x
+
+
+@_poison.defjvp
+def _(primals, tangents):
+    # The value stands, any derivative through it is NaN.
+    return primals[0], tangents[0] * jnp.nan
+
+
+def attach_implicit(
+    implicit: Implicit, x: Array, gradient: Callable[[Array], Array], curvature: Callable[[Array], Array], ok: Array
+) -> Array:
+    """`x` with the derivative that the implicit function theorem gives it.
+
+    **Arguments:**
+
+    - `x`: the solution; its own derivative is discarded. Real or complex.
+    - `gradient`: the gradient of the objective, as a function of `x`; what else it depends on is what gets a derivative.
+    - `curvature`: `v -> H v`, symmetric positive semi-definite (for complex `x` as a real-linear map).
+    - `ok`: boolean; where false the derivative is NaN.
+    """
+    frozen = jax.lax.stop_gradient(x)
+    pack, unpack = _real_pair(frozen)
+    residual = pack(gradient(frozen))
+    residual = residual - jax.lax.stop_gradient(residual)
+
+    def matvec(v):
+        return pack(curvature(unpack(v))) + implicit.damping * v
+
+    def solve(matvec, b):
+        return jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
+
+    step = unpack(jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True))
+    solved = frozen - step
+    return jnp.where(ok, solved, _poison(solved))
+
+
+def _real_pair(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
+    # The Hessian of a real function is symmetric as a real-linear map, whatever it is as a complex one.
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
+        return (lambda v: jnp.stack([v.real, v.imag])), (lambda v: jax.lax.complex(v[0], v[1]))
+    return (lambda v: v), (lambda v: v)

@@ -1,0 +1,27 @@
+"""What jaxinv demands of a random key."""
+
+import jax
+
+from ._types import Key
+
+
+def check_key(key: Key) -> None:
+    """Raise unless `key` is one typed threefry key.
+
+    An `rbg` key draws other numbers under `vmap` than alone, which would break the promise that a batch equals a loop.
+    """
+    what = f"{type(key).__name__} of dtype {getattr(key, 'dtype', None)} and shape {getattr(key, 'shape', None)}"
+    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"`key` must be one typed key, made by `jax.random.key(0)`; got {what}. "
+            "Keys of the old style convert by `jax.random.wrap_key_data(key)`."
+        )
+    if "fry" not in str(jax.random.key_impl(key)):
+        raise ValueError(
+            f"`key` must be a threefry key; got {what}. Other generators draw different numbers under `vmap` than one "
+            "by one. Make it by `jax.random.key(0, impl='threefry2x32')`."
+        )
+    if key.shape != ():
+        raise ValueError(
+            f"`key` must be one key, of shape (); got shape {key.shape}. Map over several keys with `jax.vmap`."
+        )

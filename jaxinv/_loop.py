@@ -1,0 +1,139 @@
+"""The one loop that every iterative solver runs in.
+
+It is the only file with a solver's `while_loop` or `scan`, and it owns the freezing of finished lanes: under `jax.vmap`
+a problem that has finished keeps its whole state, so a batch gives what a loop over its problems gives.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from ._differentiation import Implicit, Unrolled
+from ._solution import RESULTS
+
+# step(index, state, args) -> (new state, finished, code if finished)
+Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, Any]]
+
+
+@jax.custom_batching.custom_vmap
+def _any_lane(running: Array) -> Array:
+    return running
+
+
+@_any_lane.def_vmap
+def _(axis_size, in_batched, running):
+    del axis_size
+    # Unbatched by construction: the predicate of the loop, and with it the step counter, stays one scalar for the
+    # whole batch, so that a key is folded with it once and progress ticks once.
+    return (_any_lane(jnp.any(running, axis=0)) if in_batched[0] else _any_lane(running)), False
+
+
+def iterate(
+    step: Step,
+    state: PyTree,
+    args: PyTree,
+    *,
+    result: eqx.Enumeration | Any = RESULTS.successful,
+    max_steps: int,
+    differentiate: Unrolled | Implicit | None = None,
+    exhausted: Any = RESULTS.max_steps_reached,
+    progress: diffrax.AbstractProgressMeter | None = None,
+) -> tuple[PyTree, Array, Any]:
+    """Repeat `step` until it says that it has finished, at most `max_steps` times.
+
+    **Arguments:**
+
+    - `step`: `step(index, state, args) -> (state, finished, code)`; `finished` is a boolean scalar and `code` the member
+        of `RESULTS` that holds if it is true.
+    - `state`: a pytree of arrays.
+    - `args`: everything that `step` reads, a pytree.
+    - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code.
+    - `max_steps`: static, at least 1.
+    - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
+    - `exhausted`: the code of a lane that used all its steps.
+
+    **Returns:** the last finite state, the number of steps taken, and the code, per lane.
+    """
+    check_max_steps(max_steps)
+    never = _never((state, args, result == RESULTS.successful))
+    running = (result == RESULTS.successful) & ~never
+    state = jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), state)
+    result = RESULTS.where(never, RESULTS.nonfinite, result)
+    num_steps = jnp.where(never, jnp.int32(1), jnp.int32(0))
+    meter = None if progress is None else progress.init()
+
+    def body(index, carry):
+        state, running, result, num_steps, meter = carry
+        new, finished, code = step(index, state, args)
+        finite = _all_finite(new)
+        advance = running & finite
+        state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
+        result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
+        result = RESULTS.where(advance & finished, code, result)
+        num_steps = num_steps + running
+        if progress is not None:
+            meter = progress.step(meter, (index + 1) / max_steps)
+        return state, advance & ~finished, result, num_steps, meter
+
+    carry = (state, running, result, num_steps, meter)
+    if isinstance(differentiate, Unrolled):
+        carry, _ = jax.lax.scan(lambda c, i: (body(i, c), None), carry, jnp.arange(max_steps))
+    else:
+        _, carry = jax.lax.while_loop(
+            lambda c: (c[0] < max_steps) & _any_lane(c[1][1]),
+            lambda c: (c[0] + 1, body(c[0], c[1])),
+            (jnp.array(0), carry),
+        )
+    state, running, result, num_steps, meter = carry
+    if progress is not None:
+        progress.close(meter)
+    return state, num_steps, RESULTS.where(running, exhausted, result)
+
+
+def settled(
+    new: PyTree, old: PyTree, new_objective: Array, old_objective: Array, rtol: Array, atol: Array
+) -> Bool[Array, ""]:
+    """Whether objective and iterate both changed by less than `atol + rtol * size`, in root mean square.
+
+    Both: an objective can stand still on a plateau, an iterate can creep.
+    """
+    count = sum(leaf.size for leaf in jax.tree.leaves(new))
+    rms = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)) / count)
+    # The square root is taken of constants as far as gradients go: the stop decision has none.
+    new, old, new_objective, old_objective = jax.lax.stop_gradient((new, old, new_objective, old_objective))
+    change = rms(jax.tree.map(jnp.subtract, new, old))
+    still = change <= atol + rtol * rms(new)
+    return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective))
+
+
+def check_max_steps(max_steps: int) -> None:
+    """Raise unless `max_steps` is a positive Python integer."""
+    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
+        raise ValueError(f"`max_steps` must be a static integer of at least 1; got {max_steps!r}.")
+
+
+def _never(tree: PyTree) -> Array:
+    # A False that derives from every array that the loop reads. A literal False would have the wrong type as a loop
+    # carry in `shard_map`, and would be unbatched under `vmap` until the first step.
+    flag = jnp.zeros((), bool)
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array) or leaf.size == 0:
+            continue
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        first = leaf[(0,) * leaf.ndim]
+        flag = flag | ((first != first) & (first == first))
+    return flag
+
+
+def _all_finite(tree: PyTree) -> Array:
+    finite = jnp.ones((), bool)
+    for leaf in jax.tree.leaves(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            finite = finite & jnp.all(jnp.isfinite(leaf))
+    return finite

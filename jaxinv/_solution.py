@@ -1,0 +1,116 @@
+"""What every reconstruction returns, and its result codes."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+class RESULTS(eqx.Enumeration):
+    """How the solve of one problem ended. Indexing gives the sentence: `RESULTS[solution.result]`."""
+
+    successful = "The solve succeeded."
+    max_steps_reached = (
+        "The solve used all of `max_steps` without meeting its tolerances; the last iterate is returned. "
+        "Raise `max_steps`, or loosen `rtol` and `atol`."
+    )
+    nonfinite_measurement = "The measurement holds NaN or infinity where it is measured; nothing was solved."
+    invalid_parameter = (
+        "A parameter (a noise level, a weight, a dose, a step size) is negative, zero where it may not be, or not "
+        "finite; nothing was solved."
+    )
+    nonfinite = "An iterate became NaN or infinite; the last finite one is returned. Try a smaller step size."
+    diverged = "The objective grew beyond all bounds; the last finite iterate is returned. Try a smaller step size."
+    breakdown = (
+        "A quantity that must be positive was not (the curvature of a quadratic, say), in the arithmetic used; "
+        "the last good iterate is returned. Try float64, or a larger `weight`."
+    )
+    weight_collapse = "The particle weights collapsed onto too few particles; the samples are not to be trusted."
+
+
+_NAMES = (
+    "successful",
+    "max_steps_reached",
+    "nonfinite_measurement",
+    "invalid_parameter",
+    "nonfinite",
+    "diverged",
+    "breakdown",
+    "weight_collapse",
+)
+
+
+def from_diffrax(result: eqx.Enumeration) -> eqx.Enumeration:
+    """The code of ours that says what a code of diffrax says."""
+    codes = diffrax.RESULTS
+    ours = RESULTS.where(result == codes.successful, RESULTS.successful, RESULTS.breakdown)
+    ours = RESULTS.where(result == codes.max_steps_reached, RESULTS.max_steps_reached, ours)
+    return RESULTS.where(result == codes.dt_min_reached, RESULTS.diverged, ours)
+
+
+class Solution(eqx.Module):
+    """The reconstruction of one problem, or of a batch under `jax.vmap`.
+
+    - `value`: the image, `(h, w, c)`, or the samples, `(num_samples, h, w, c)`.
+    - `result`: one of `RESULTS` for each problem. A failed problem keeps its last finite iterate, or zeros.
+    - `stats`: a dict of arrays, `num_steps` and `objective` among them where the method has them.
+    - `aux`: what else the method has to give (its docstring says what), or `None`.
+    """
+
+    value: PyTree[Array]
+    result: Any
+    stats: dict[str, Any]
+    aux: Any = None
+
+    def check(self) -> "Solution":
+        """Return this solution if every problem in it succeeded.
+
+        **Raises:** `RuntimeError` that names the failed problems of the batch and says what befell them. Call it on the
+        host: inside `jax.jit` it is a `ValueError`.
+
+        !!! example
+            ```python
+            import jax, jaxinv
+            operator = jaxinv.operators.Identity((8, 8, 1))
+            likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
+            y = jax.numpy.ones((8, 8, 1))
+            image = jaxinv.classical.tikhonov(likelihood, y, weight=1.0).check().value
+            ```
+        """
+        if isinstance(self.result == RESULTS.successful, jax.core.Tracer):
+            raise ValueError(
+                "`Solution.check()` looks at values and cannot run inside `jax.jit` or `jax.vmap`; call it on what "
+                "the compiled function returns."
+            )
+        complaints = []
+        for name in _NAMES[1:]:
+            item = getattr(RESULTS, name)
+            failed = np.asarray(self.result == item)
+            if failed.any():
+                lanes = "" if failed.ndim == 0 else f"problem(s) {_lanes(failed)} of {failed.shape}: "
+                complaints.append(f"{lanes}{name}: {RESULTS[item]}")
+        if complaints:
+            raise RuntimeError("\n".join(complaints))
+        return self
+
+    def lane(self, index: int | tuple[int, ...]) -> "Solution":
+        """Problem number `index` of a batch of solutions.
+
+        **Raises:** `ValueError` if this is the solution of one problem.
+        """
+        if jnp.ndim(self.result == RESULTS.successful) == 0:
+            raise ValueError(
+                "This is the solution of one problem, so it has no lanes; `lane` is for what `jax.vmap` returns."
+            )
+        return jax.tree.map(lambda leaf: leaf[index], self)
+
+
+def _lanes(failed: np.ndarray, most: int = 10) -> str:
+    indices = np.argwhere(failed)
+    shown = [int(i[0]) if len(i) == 1 else tuple(int(j) for j in i) for i in indices[:most]]
+    more = "" if len(indices) <= most else f" and {len(indices) - most} more"
+    return ", ".join(map(str, shown)) + more

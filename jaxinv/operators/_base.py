@@ -1,0 +1,338 @@
+"""The interface of operators, and their algebra."""
+
+import abc
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import State, Struct
+
+
+class AbstractOperator(eqx.Module):
+    """A forward operator: one image in, one measurement out, never a batch axis.
+
+    A subclass has `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of them),
+    and `__call__`. Its parameters are array leaves, so that `jax.vmap` maps over them. Map over images with `jax.vmap`.
+    """
+
+    domain: eqx.AbstractVar[Struct]
+    codomain: eqx.AbstractVar[Struct]
+
+    @abc.abstractmethod
+    def __call__(self, x: State) -> State:
+        """The noiseless measurement of the image `x`."""
+
+    @abc.abstractmethod
+    def linearise(self, x: State) -> "AbstractLinearOperator":
+        """The derivative of the operator at `x`, a linear operator."""
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        """Which entries of a measurement exist: 0/1 weights of the rank of the codomain, each axis full or of size 1."""
+        return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)
+
+    def __matmul__(self, other: "AbstractOperator") -> "AbstractOperator":
+        if not isinstance(other, AbstractOperator):
+            return NotImplemented
+        if isinstance(self, AbstractLinearOperator) and isinstance(other, AbstractLinearOperator):
+            return LinearComposition(self, other)
+        return Composition(self, other)
+
+
+class AbstractLinearOperator(AbstractOperator):
+    """A linear operator `A`, with its adjoint: `<A x, y> = <x, A* y>` for the inner product `sum(conj(a) b)`."""
+
+    @abc.abstractmethod
+    def adjoint(self, y: State) -> State:
+        """`A* y`, the adjoint (the conjugate transpose, not the transpose)."""
+
+    def linearise(self, x: State) -> "AbstractLinearOperator":
+        """The operator itself."""
+        check_state(x, self.domain, "the image", self)
+        return self
+
+    def normal(self, x: State) -> State:
+        """`A* A x`."""
+        return self.adjoint(self(x))
+
+    @property
+    def H(self) -> "AbstractLinearOperator":
+        """The adjoint as an operator."""
+        return self.operator if isinstance(self, Adjoint) else Adjoint(self)
+
+    def __add__(self, other: "AbstractLinearOperator") -> "AbstractLinearOperator":
+        if not isinstance(other, AbstractLinearOperator):
+            return NotImplemented
+        return Sum(self, other)
+
+    def __sub__(self, other: "AbstractLinearOperator") -> "AbstractLinearOperator":
+        if not isinstance(other, AbstractLinearOperator):
+            return NotImplemented
+        return Sum(self, -other)
+
+    def __mul__(self, factor: Any) -> "AbstractLinearOperator":
+        if isinstance(factor, AbstractOperator) or jnp.ndim(factor) != 0:
+            return NotImplemented
+        return Scaled(factor, self)
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, factor: Any) -> "AbstractLinearOperator":
+        if isinstance(factor, AbstractOperator) or jnp.ndim(factor) != 0:
+            return NotImplemented
+        return Scaled(1 / jnp.asarray(factor), self)
+
+    def __neg__(self) -> "AbstractLinearOperator":
+        return Scaled(-1.0, self)
+
+
+class Composition(AbstractOperator):
+    """`x -> A(B(x))`, made by `A @ B`."""
+
+    outer: AbstractOperator
+    inner: AbstractOperator
+
+    @property
+    def domain(self) -> Struct:
+        return self.inner.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.outer.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.outer.measured
+
+    def __check_init__(self):
+        _check_composable(self.outer, self.inner)
+
+    def __call__(self, x: State) -> State:
+        return self.outer(self.inner(x))
+
+    def linearise(self, x: State) -> AbstractLinearOperator:
+        return LinearComposition(self.outer.linearise(self.inner(x)), self.inner.linearise(x))
+
+
+class LinearComposition(AbstractLinearOperator):
+    """`A B`, made by `A @ B` of two linear operators."""
+
+    outer: AbstractLinearOperator
+    inner: AbstractLinearOperator
+
+    @property
+    def domain(self) -> Struct:
+        return self.inner.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.outer.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.outer.measured
+
+    def __check_init__(self):
+        _check_composable(self.outer, self.inner)
+
+    def __call__(self, x: State) -> State:
+        return self.outer(self.inner(x))
+
+    def adjoint(self, y: State) -> State:
+        return self.inner.adjoint(self.outer.adjoint(y))
+
+
+class Sum(AbstractLinearOperator):
+    """`A + B`; an entry of its measurements exists where it exists for `A` or for `B`."""
+
+    first: AbstractLinearOperator
+    second: AbstractLinearOperator
+
+    @property
+    def domain(self) -> Struct:
+        return self.first.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.first.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return jax.tree.map(jnp.maximum, self.first.measured, self.second.measured)
+
+    def __check_init__(self):
+        for which in ("domain", "codomain"):
+            ours, theirs = shapes(getattr(self.first, which)), shapes(getattr(self.second, which))
+            if ours != theirs:
+                raise ValueError(
+                    f"Operators are added only if their domains and codomains agree; the {which} of "
+                    f"{_name(self.first)} has shape {ours} and that of {_name(self.second)} {theirs}."
+                )
+
+    def __call__(self, x: State) -> State:
+        return jax.tree.map(jnp.add, self.first(x), self.second(x))
+
+    def adjoint(self, y: State) -> State:
+        return jax.tree.map(jnp.add, self.first.adjoint(y), self.second.adjoint(y))
+
+
+class Scaled(AbstractLinearOperator):
+    """`factor * A`."""
+
+    factor: Array = eqx.field(converter=jnp.asarray)
+    operator: AbstractLinearOperator
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.operator.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.operator.measured
+
+    def __call__(self, x: State) -> State:
+        return jax.tree.map(lambda leaf: _scale(self.factor, leaf), self.operator(x))
+
+    def adjoint(self, y: State) -> State:
+        factor = jnp.conj(self.factor)
+        return self.operator.adjoint(jax.tree.map(lambda leaf: _scale(factor, leaf), y))
+
+
+class Adjoint(AbstractLinearOperator):
+    """`A*` as an operator, made by `A.H`."""
+
+    operator: AbstractLinearOperator
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.codomain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.operator.domain
+
+    def __call__(self, x: State) -> State:
+        return self.operator.adjoint(x)
+
+    def adjoint(self, y: State) -> State:
+        return self.operator(y)
+
+
+def real_dtype(dtype: Any) -> Any:
+    """The real dtype that matches `dtype` in precision."""
+    return jnp.finfo(dtype).dtype
+
+
+def parameter_dtype(*parameters: Any) -> Any:
+    """The dtype of images that an operator with these parameters has; booleans and integers count as default floats."""
+    return jnp.result_type(float, *parameters)
+
+
+def as_parameter(array: Any) -> Array:
+    """A parameter as an array leaf of inexact dtype."""
+    array = jnp.asarray(array)
+    return array.astype(jnp.result_type(float, array.dtype))
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether the values are known, so that they can be checked at construction."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def shapes(struct: Any) -> Any:
+    """The shape of a struct, or the tuple of shapes of a stack."""
+    return tuple(shapes(s) for s in struct) if isinstance(struct, tuple) else tuple(struct.shape)
+
+
+def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
+    """`shape` as a tuple of positive integers, which it must be: shapes are static."""
+    try:
+        shape = tuple(int(n) for n in shape)
+    except TypeError as error:
+        raise ValueError(f"`{what}` must be a tuple of static integers, such as (28, 28, 1); got {shape!r}.") from error
+    if not shape or min(shape) < 1:
+        raise ValueError(f"`{what}` must be a tuple of positive integers, such as (28, 28, 1); got {shape}.")
+    return shape
+
+
+def check_image_shape(shape: Any) -> tuple[int, int, int]:
+    """`shape` as `(h, w, c)`."""
+    shape = check_shape(shape)
+    if len(shape) != 3:
+        raise ValueError(
+            f"`shape` must be (height, width, channels); got {shape}. A grey image has one channel: {(*shape[:2], 1)}."
+        )
+    return shape
+
+
+def check_state(x: Any, struct: Any, what: str, operator: AbstractOperator) -> PyTree[Array]:
+    """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
+
+    **Raises:** `ValueError` that names what came and what `operator` expects.
+    """
+    if isinstance(struct, tuple):
+        if not isinstance(x, tuple | list) or len(x) != len(struct):
+            raise ValueError(
+                f"{_name(operator)} expects {what} as a tuple of {len(struct)} arrays, of shapes {shapes(struct)}; got "
+                f"{type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}."
+            )
+        return tuple(check_state(part, s, what, operator) for part, s in zip(x, struct, strict=True))
+    x = jnp.asarray(x)
+    if x.shape != tuple(struct.shape):
+        raise ValueError(
+            f"{_name(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. {_advice(x.shape, struct.shape)}"
+        )
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(
+            f"{_name(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "
+            "`x.astype(float)`, divided by 255 for an 8-bit image."
+        )
+    return x
+
+
+def scale_leaf(factor: Array, leaf: Array) -> Array:
+    """`factor * leaf`, for a scalar factor that does not raise the precision of the leaf."""
+    return _scale(factor, leaf)
+
+
+def _scale(factor: Array, leaf: Array) -> Array:
+    return factor * leaf
+
+
+def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    expected = tuple(expected)
+    if got == expected[:-1] and expected[-1] == 1:
+        return "Add the channel axis: `x[..., None]`."
+    if got[1:] == expected:
+        return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
+    return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
+
+
+def _name(operator: Any) -> str:
+    return type(operator).__name__
+
+
+def _check_composable(outer: AbstractOperator, inner: AbstractOperator) -> None:
+    if shapes(outer.domain) != shapes(inner.codomain):
+        raise ValueError(
+            f"{_name(outer)} @ {_name(inner)}: the codomain of {_name(inner)}, {shapes(inner.codomain)}, is not the "
+            f"domain of {_name(outer)}, {shapes(outer.domain)}."
+        )
+
+
+def real_linear_adjoint(function: Callable[[Array], PyTree], x: Array, y: PyTree) -> Array:
+    """The adjoint at `x` of the derivative of `function`, applied to `y`: conj . transpose . conj.
+
+    `jax.vjp` gives the transpose, which is the adjoint only over the reals.
+    """
+    value, pull = jax.vjp(function, x)
+    cotangent = jax.tree.map(lambda leaf, v: jnp.conj(leaf).astype(v.dtype), y, value)
+    return jnp.conj(pull(cotangent)[0])
