@@ -33,14 +33,16 @@ class Implicit(eqx.Module):
 
 
 @jax.custom_jvp
-def _poison(x: Array) -> Array:
+def _guard(x: Array, ok: Array) -> Array:
+    del ok
     return x
 
 
-@_poison.defjvp
+@_guard.defjvp
 def _(primals, tangents):
-    # The value stands, any derivative through it is NaN.
-    return primals[0], tangents[0] * jnp.nan
+    # The value stands; where it is not ok, any derivative through it is NaN.
+    x, ok = primals
+    return x, tangents[0] * jnp.where(ok, 1, jnp.nan).astype(x.dtype)
 
 
 def attach_implicit(
@@ -58,7 +60,9 @@ def attach_implicit(
     frozen = jax.lax.stop_gradient(x)
     pack, unpack = _real_pair(frozen)
     residual = pack(gradient(frozen))
-    residual = residual - jax.lax.stop_gradient(residual)
+    # On both sides of the solve: conjugate gradients return 0 for a right-hand side that is NaN, and the solve is passed
+    # backwards in reverse mode.
+    residual = _guard(residual - jax.lax.stop_gradient(residual), ok)
 
     def matvec(v):
         return pack(curvature(unpack(v))) + implicit.damping * v
@@ -66,9 +70,8 @@ def attach_implicit(
     def solve(matvec, b):
         return jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
 
-    step = unpack(jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True))
-    solved = frozen - step
-    return jnp.where(ok, solved, _poison(solved))
+    step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
+    return frozen - unpack(_guard(step, ok))
 
 
 def _real_pair(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

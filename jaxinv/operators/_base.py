@@ -1,7 +1,6 @@
 """The interface of operators, and their algebra."""
 
 import abc
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -188,22 +187,22 @@ class Scaled(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.operator.domain
+        return jax.tree.map(lambda s: _promoted(s, self.factor), self.operator.domain)
 
     @property
     def codomain(self) -> Struct:
-        return self.operator.codomain
+        return jax.tree.map(lambda s: _promoted(s, self.factor), self.operator.codomain)
 
     @property
     def measured(self) -> PyTree[Array]:
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return jax.tree.map(lambda leaf: _scale(self.factor, leaf), self.operator(x))
+        return jax.tree.map(lambda leaf: self.factor * leaf, self.operator(x))
 
     def adjoint(self, y: State) -> State:
         factor = jnp.conj(self.factor)
-        return self.operator.adjoint(jax.tree.map(lambda leaf: _scale(factor, leaf), y))
+        return self.operator.adjoint(jax.tree.map(lambda leaf: factor * leaf, y))
 
 
 class Adjoint(AbstractLinearOperator):
@@ -298,13 +297,8 @@ def check_state(x: Any, struct: Any, what: str, operator: AbstractOperator) -> P
     return x
 
 
-def scale_leaf(factor: Array, leaf: Array) -> Array:
-    """`factor * leaf`, for a scalar factor that does not raise the precision of the leaf."""
-    return _scale(factor, leaf)
-
-
-def _scale(factor: Array, leaf: Array) -> Array:
-    return factor * leaf
+def _promoted(struct: jax.ShapeDtypeStruct, parameter: Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(struct.shape, jnp.result_type(struct.dtype, parameter))
 
 
 def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
@@ -326,13 +320,3 @@ def _check_composable(outer: AbstractOperator, inner: AbstractOperator) -> None:
             f"{_name(outer)} @ {_name(inner)}: the codomain of {_name(inner)}, {shapes(inner.codomain)}, is not the "
             f"domain of {_name(outer)}, {shapes(outer.domain)}."
         )
-
-
-def real_linear_adjoint(function: Callable[[Array], PyTree], x: Array, y: PyTree) -> Array:
-    """The adjoint at `x` of the derivative of `function`, applied to `y`: conj . transpose . conj.
-
-    `jax.vjp` gives the transpose, which is the adjoint only over the reals.
-    """
-    value, pull = jax.vjp(function, x)
-    cotangent = jax.tree.map(lambda leaf, v: jnp.conj(leaf).astype(v.dtype), y, value)
-    return jnp.conj(pull(cotangent)[0])

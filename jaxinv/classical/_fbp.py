@@ -1,0 +1,155 @@
+"""Filtered back-projection."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._solution import RESULTS, Solution
+from .._types import State
+from ..operators._base import AbstractOperator, check_state
+from ..operators._fan_beam import FanBeam
+from ..operators._geometry import detector_positions
+from ..operators._parallel_beam import ParallelBeam
+from ._windows import AbstractWindow, RamLak
+
+# Entries of the index arrays that are worked on at once.
+_CHUNK = 2**20
+# A gap this many times the second largest is a wedge that was not measured; views at random rarely leave such a one.
+_MISSING = 3.0
+
+
+@eqx.filter_jit
+def fbp(operator: AbstractOperator, y: State, *, window: AbstractWindow = RamLak()) -> Solution:  # noqa: B008
+    """Filtered back-projection: the inverse of the Radon transform, cut off at the Nyquist frequency of the detector.
+
+    Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation
+    between the bins. The views are weighted by the angle that each stands for: half the gaps to its neighbours, modulo a
+    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. A wedge that was
+    not measured is left out; so is what the detector does not see, which counts as zero. Fan beams are weighted by the
+    cosine of the ray and the inverse square of the depth, and by 1/2 for a full turn, 1 for half a turn or less (without
+    the weights of Parker for the lines that a short scan measures twice).
+
+    **Arguments:**
+
+    - `operator`: `operators.ParallelBeam` or `operators.FanBeam`.
+    - `y`: the sinogram of line integrals, `(angles, detectors, c)`, real or complex. Photon counts are converted first by
+      the `linearise` of their noise.
+    - `window`: `RamLak()`, `SheppLogan()`, `Cosine()` or `Hann()`: from sharp to smooth.
+
+    **Returns:** a `Solution` whose value is the image, `(h, w, c)`. Its result is `nonfinite_measurement` if `y` holds NaN
+    or infinity, `invalid_parameter` if an angle or the offset is not finite; the value is zero then.
+
+    **Raises:** `ValueError` for another operator, or a sinogram of another shape.
+
+    **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        angles = jnp.linspace(0, jnp.pi, 60, endpoint=False)
+        operator = jaxinv.operators.ParallelBeam((64, 64, 1), angles)
+        sinogram = operator(jnp.ones((64, 64, 1)))
+        image = jaxinv.classical.fbp(operator, sinogram, window=jaxinv.classical.Hann()).check().value
+        ```
+    """
+    if not isinstance(operator, ParallelBeam | FanBeam):
+        raise ValueError(
+            f"`fbp` inverts `operators.ParallelBeam` and `operators.FanBeam`; got {type(operator).__name__}. Of a "
+            "scaled or composed operator pass the bare tomograph inside it, and undo the rest on `y`."
+        )
+    if not isinstance(window, AbstractWindow):
+        raise ValueError(
+            f"`window` must be one of `RamLak()`, `SheppLogan()`, `Cosine()`, `Hann()` of `jaxinv.classical`, or a "
+            f"module of your own that extends their base; got {window!r}."
+        )
+    y = check_state(y, operator.codomain, "the measurement", operator)
+    dtype = operator.codomain.dtype
+    y = y.astype(jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
+
+    finite = jnp.all(jnp.isfinite(y))
+    valid = jnp.all(jnp.isfinite(operator.angles)) & jnp.isfinite(operator.centre_offset)
+    y = jnp.where(finite, y, 0)
+    image = _parallel(operator, y, window) if isinstance(operator, ParallelBeam) else _fan(operator, y, window)
+    sound = jnp.all(jnp.isfinite(image))
+    result = RESULTS.where(sound, RESULTS.successful, RESULTS.nonfinite)
+    result = RESULTS.where(valid, result, RESULTS.invalid_parameter)
+    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
+    return Solution(jnp.where(finite & valid & sound, image, 0), result, {})
+
+
+def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:
+    weights = _view_weights(operator.angles, jnp.pi)
+    y = _filter(y, operator.detector_spacing, window) * weights[:, None, None]
+    return _smear(y, operator.detector_coordinate(operator.angles.dtype), None)
+
+
+def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
+    dtype = operator.angles.dtype
+    source_detector = operator.source_origin + operator.origin_detector
+    s = detector_positions(operator.codomain.shape[1], operator.detector_spacing, operator.centre_offset)
+    cosine = source_detector / jnp.sqrt(source_detector**2 + s**2)
+    # The filter acts on the detector as it would be, drawn towards the source, at the origin.
+    spacing = operator.detector_spacing * operator.source_origin / source_detector
+    weights = _view_weights(operator.angles, 2 * jnp.pi)
+    weights = weights * jnp.clip(jnp.pi / jnp.sum(weights), 0.5, 1)
+    y = _filter(y * cosine[:, :, None], spacing, window) * weights[:, None, None]
+    return _smear(y, operator.detector_coordinate(dtype), (operator.source_origin / operator.depth(dtype)) ** 2)
+
+
+def _view_weights(angles: Array, period: float) -> Array:
+    """The angle that each view stands for: half the gaps to its neighbours on a circle of this period."""
+    order = jnp.argsort(jnp.mod(angles, period))
+    turned = jnp.mod(angles, period)[order]
+    gaps = jnp.diff(turned, append=turned[:1] + period)
+    if gaps.shape[0] > 1:
+        second, largest = jnp.sort(gaps)[-2:]
+        # The views on the rim of a wedge stand for as much angle beyond them as there is between others.
+        gaps = jnp.where((gaps == largest) & (largest > _MISSING * second), second, gaps)
+    weights = (gaps + jnp.roll(gaps, 1)) / 2
+    return jnp.zeros_like(weights).at[order].set(weights)
+
+
+def _filter(y: Array, spacing: float, window: AbstractWindow) -> Array:
+    """Each view convolved with the ramp filter, whose samples in space (not in frequency) keep the mean right."""
+    num_detectors = y.shape[1]
+    size = 2 ** int(np.ceil(np.log2(max(2 * num_detectors, 2))))
+    n = np.minimum(np.arange(size), size - np.arange(size))
+    ramp = np.where(n % 2 == 1, -1 / (np.pi * np.maximum(n, 1)) ** 2, 0.0)
+    ramp[0] = 1 / 4
+    dtype = jnp.finfo(y.dtype).dtype
+    response = jnp.asarray(np.fft.fft(ramp).real / spacing, dtype)
+    response = response * window(jnp.asarray(n / (size // 2), dtype))
+    filtered = jnp.fft.ifft(jnp.fft.fft(y, n=size, axis=1) * response[None, :, None], axis=1)[:, :num_detectors]
+    return filtered.astype(y.dtype) if jnp.iscomplexobj(y) else filtered.real.astype(y.dtype)
+
+
+def _smear(views: Array, coordinate: Array, depth_weight: Array | None) -> Array:
+    """The sum over the views of what each pixel, at `coordinate` `(h, angles, w)` on the detector, sees of it."""
+    num_angles, num_detectors, c = views.shape
+    h, _, w = coordinate.shape
+    # A zero bin on either side: beyond the detector a view counts as zero.
+    flat = jnp.pad(views, ((0, 0), (1, 1), (0, 0))).reshape(-1, c)
+    base = jnp.arange(num_angles)[:, None] * (num_detectors + 2) + 1
+
+    @jax.checkpoint
+    def image_row(row: tuple[Array, ...]) -> Array:
+        k = jnp.clip(row[0], -1, num_detectors)
+        lower = jnp.minimum(jnp.floor(k), num_detectors - 1)
+        upper_weight = (k - lower)[..., None]
+        index = base + lower.astype(base.dtype)
+        values = (1 - upper_weight) * _gather(flat, index) + upper_weight * _gather(flat, index + 1)
+        if depth_weight is not None:
+            values = values * row[1][..., None]
+        return jnp.sum(values, axis=0)
+
+    batch_size = min(h, max(1, _CHUNK // (num_angles * w)))
+    rows = (coordinate,) if depth_weight is None else (coordinate, depth_weight)
+    return jax.lax.map(image_row, rows, batch_size=batch_size)
+
+
+def _gather(table: Array, index: Array) -> Any:
+    return table.at[index].get(mode="clip")

@@ -1,0 +1,64 @@
+"""What the proximal gradient methods share."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._types import Scalar, State
+from ..likelihood import Likelihood, prepare, prepare_parameter, Whitened, whiten
+from ..regularisers import AbstractRegulariser, L1
+from ._bound import norm_bound
+
+
+class ProximalProblem(eqx.Module):
+    """`1/2 ||B x - b||^2 + weight R(x)`, and the step size."""
+
+    operator: Whitened
+    regulariser: AbstractRegulariser
+    weight: Array
+    data: State
+    step: Array
+    rtol: Array
+    atol: Array
+
+    def value(self, x: Array) -> Array:
+        residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
+        square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(residual))
+        return 0.5 * square + self.weight * self.regulariser(x)
+
+
+def proximal_step(problem: ProximalProblem, x: Array) -> Array:
+    """`prox(x - step grad, step weight)`."""
+    residual = jax.tree.map(jnp.subtract, problem.operator(x), problem.data)
+    descended = x - problem.step * problem.operator.adjoint(residual)
+    return problem.regulariser.prox(descended, problem.step * problem.weight)
+
+
+def enter(
+    likelihood: Likelihood,
+    y: State,
+    weight: Scalar,
+    regulariser: AbstractRegulariser | None,
+    norm: Scalar | None,
+    rtol: Scalar,
+    atol: Scalar,
+    name: str,
+) -> tuple[ProximalProblem, Array, Likelihood, State, Any]:
+    """The problem, its start at zero, the prepared likelihood and data, and the code."""
+    regulariser = L1() if regulariser is None else regulariser
+    prepared, data, result = prepare(likelihood, y)
+    weight, result = prepare_parameter(weight, likelihood.operator, result)
+    whitened, b = whiten(prepared, data, name)
+    bound = norm_bound(whitened, norm)
+    as_real = lambda value: jnp.asarray(value, bound.dtype)
+    problem = ProximalProblem(whitened, regulariser, weight, b, 1 / bound**2, as_real(rtol), as_real(atol))
+    domain = likelihood.operator.domain
+    return problem, jnp.zeros(domain.shape, domain.dtype), prepared, data, result
+
+
+def objective_of(likelihood: Likelihood, y: State, problem: ProximalProblem, x: Array) -> Array:
+    """`-log p(y | x) + weight R(x)`, constants included."""
+    return likelihood.negative_log_likelihood(x, y) + problem.weight * problem.regulariser(x)

@@ -1,0 +1,128 @@
+"""Quadratic regularisation by conjugate gradients."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._differentiation import attach_implicit, Implicit, Unrolled
+from .._loop import iterate
+from .._solution import RESULTS, Solution
+from .._types import Scalar, State
+from .._verb import verb
+from ..likelihood import Likelihood, prepare, prepare_parameter, whiten
+from ..regularisers import AbstractRegulariser, Tikhonov
+
+
+@verb
+def tikhonov(
+    likelihood: Likelihood,
+    y: State,
+    *,
+    weight: Scalar,
+    regulariser: AbstractRegulariser | None = None,
+    max_steps: int = 500,
+    rtol: Scalar = 1e-6,
+    atol: Scalar = 0.0,
+    differentiate: Unrolled | Implicit | None = None,
+) -> Solution:
+    """Minimise `-log p(y | x) + weight * R(x)` for a quadratic `R`, by conjugate gradients.
+
+    The normal equations `(A* S^{-1} A + weight L* L) x = A* S^{-1} y`, with `S` the covariance of the noise, matrix-free
+    from `x = 0`. With `weight=0` it is least squares, the solution of least norm. Photon noise enters by its Gaussian
+    approximation (`noise.linearise`): penalised weighted least squares.
+
+    **Arguments:**
+
+    - `likelihood`: a linear operator and its noise.
+    - `y`: one measurement, of the shape of the operator's codomain.
+    - `weight`: a scalar, not negative. The `l` of `||A x - y||^2 + l ||x||^2` is `weight = l / std^2`.
+    - `regulariser`: quadratic: `regularisers.Tikhonov(L)`, `regularisers.Gaussian(prior)`, sums and scalings of them;
+      default `Tikhonov()`, `1/2 ||x||^2`.
+    - `max_steps`: static.
+    - `rtol`, `atol`: it stops when the residual of the normal equations is at most `atol + rtol * |A* S^{-1} y|`.
+    - `differentiate`: `None`, `Unrolled()`, or `Implicit()`, which is exact here.
+
+    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`, `residual`.
+
+    **Raises:** `ValueError` for a non-linear operator, a regulariser that is not quadratic, or wrong shapes.
+
+    **Reference:** Hestenes, Stiefel, Methods of conjugate gradients for solving linear systems, 1952.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        operator = jaxinv.operators.Convolution(jnp.ones((3, 3)) / 9, (16, 16, 1))
+        likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(jnp.ones((16, 16, 1)), key=jax.random.key(0))
+        image = jaxinv.classical.tikhonov(likelihood, y, weight=1.0).value
+        ```
+    """
+    regulariser = Tikhonov() if regulariser is None else regulariser
+    if not (isinstance(regulariser, AbstractRegulariser) and regulariser.is_quadratic):
+        raise ValueError(
+            f"`tikhonov` needs a quadratic regulariser, Tikhonov(L) or Gaussian(prior) or sums of them; got {regulariser}. "
+            "For TV take `classical.tv`, for L1 `classical.fista`."
+        )
+    prepared, data, result = prepare(likelihood, y)
+    weight, result = prepare_parameter(weight, likelihood.operator, result)
+    whitened, b = whiten(prepared, data, "tikhonov")
+    problem = _Quadratic(whitened, regulariser, weight, b)
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.domain)
+
+    frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
+    downhill = -frozen.gradient(start)
+    initial = _norm(downhill)
+    tolerance = jnp.asarray(atol, initial.dtype) + jnp.asarray(rtol, initial.dtype) * initial
+    state = (start, downhill, downhill, initial**2)
+    (x, _, _, square), num_steps, result = iterate(
+        _conjugate_gradients,
+        state,
+        (frozen, tolerance),
+        result=result,
+        max_steps=max_steps,
+        differentiate=differentiate,
+    )
+    if isinstance(differentiate, Implicit):
+        x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, result == RESULTS.successful)
+    objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
+    stats = {"num_steps": num_steps, "objective": objective, "residual": jnp.sqrt(square)}
+    return Solution(x, result, stats)
+
+
+class _Quadratic(eqx.Module):
+    """`1/2 ||B x - b||^2 + weight R(x)`."""
+
+    operator: eqx.Module
+    regulariser: AbstractRegulariser
+    weight: Array
+    data: State
+
+    def gradient(self, x: Array) -> Array:
+        residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
+        return self.operator.adjoint(residual) + self.weight * self.regulariser.gradient(x)
+
+    def curvature(self, v: Array) -> Array:
+        linear = self.regulariser.gradient(v) - self.regulariser.gradient(jnp.zeros_like(v))
+        return self.operator.normal(v) + self.weight * linear
+
+
+def _conjugate_gradients(index, state, args):
+    del index
+    problem, tolerance = args
+    x, residual, direction, square = state
+    image = problem.curvature(direction)
+    curvature = jnp.sum((jnp.conj(direction) * image).real)
+    step = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
+    x = x + step * direction
+    residual = residual - step * image
+    new = jnp.sum(jnp.abs(residual) ** 2)
+    direction = residual + jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0) * direction
+    solved = new <= tolerance**2
+    broken = ~solved & ~(curvature > 0)
+    return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
+
+
+def _norm(x: Array) -> Array:
+    square = jnp.sum(jnp.abs(x) ** 2)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

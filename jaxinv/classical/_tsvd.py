@@ -1,0 +1,63 @@
+"""The truncated singular value decomposition."""
+
+import jax
+import jax.numpy as jnp
+
+from .._solution import RESULTS, Solution
+from .._types import Scalar, State
+from .._verb import verb
+from ..likelihood import Likelihood, prepare, whiten
+from ..operators import materialise
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+@verb
+def tsvd(likelihood: Likelihood, y: State, *, rank: int | Scalar) -> Solution:
+    """`x = sum_{i <= rank} v_i <u_i, b> / s_i`, the pseudo-inverse on the largest singular values.
+
+    The operator, whitened by the noise, is materialised, so this is for small problems. Singular values that are zero up
+    to rounding are left out whatever the rank. Photon noise enters by its Gaussian approximation.
+
+    **Arguments:**
+
+    - `likelihood`: a linear operator and its noise.
+    - `y`: one measurement.
+    - `rank`: an integer; or an integer array, so that `jax.vmap` maps over ranks with one decomposition.
+
+    **Returns:** a `Solution`; `stats`: `rank`, `singular_values` of the whitened operator.
+
+    **Raises:** `ValueError` for a non-linear operator, or a static rank that is below 1 or above the number of singular
+    values.
+
+    **Reference:** Hansen, Rank-deficient and discrete ill-posed problems, 1998.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        operator = jaxinv.operators.Matrix(jax.random.normal(jax.random.key(0), (20, 16)), (4, 4, 1))
+        likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
+        image = jaxinv.classical.tsvd(likelihood, jax.numpy.ones(20), rank=10).value
+        ```
+    """
+    prepared, data, result = prepare(likelihood, y)
+    whitened, b = whiten(prepared, data, "tsvd")
+    matrix = materialise(whitened).matrix
+    b = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(b)])
+    domain = likelihood.operator.domain
+    if jnp.iscomplexobj(matrix) and not jnp.issubdtype(domain.dtype, jnp.complexfloating):
+        # A complex measurement of a real image is two real ones.
+        matrix, b = jnp.concatenate([matrix.real, matrix.imag]), jnp.concatenate([b.real, b.imag])
+    most = min(matrix.shape)
+    if isinstance(rank, int) and not 1 <= rank <= most:
+        raise ValueError(f"`rank` must lie between 1 and the number of singular values, {most}; got {rank}.")
+    left, singular, right = jnp.linalg.svd(matrix, full_matrices=False)
+    floor = jnp.finfo(singular.dtype).eps * max(matrix.shape) * singular[0]
+    kept = (jnp.arange(most) < jnp.asarray(rank)) & (singular > floor)
+    coefficients = jnp.matmul(jnp.conj(left.T), b, precision=HIGHEST)
+    coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
+    image = jnp.matmul(jnp.conj(right.T), coefficients, precision=HIGHEST).reshape(domain.shape)
+    invalid = (jnp.asarray(rank) < 1) & (result == RESULTS.successful)
+    result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
+    stats = {"rank": jnp.sum(kept), "singular_values": singular}
+    return Solution(jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image)), result, stats)

@@ -1,0 +1,176 @@
+"""Total variation by a primal-dual method."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._differentiation import attach_implicit, Implicit, Unrolled
+from .._loop import iterate, settled
+from .._solution import RESULTS, Solution
+from .._types import Scalar, State
+from .._verb import verb
+from ..likelihood import Likelihood, prepare, prepare_parameter, Whitened, whiten
+from ..operators._base import check_image_shape
+from ..regularisers import Anisotropic, image_gradient, image_gradient_adjoint, Isotropic, Smoothed, TV
+from ._bound import norm_bound
+
+
+@verb
+def tv(
+    likelihood: Likelihood,
+    y: State,
+    *,
+    weight: Scalar,
+    kind: Isotropic | Anisotropic | Smoothed | None = None,
+    norm: Scalar | None = None,
+    max_steps: int = 2000,
+    rtol: Scalar = 1e-5,
+    atol: Scalar = 0.0,
+    differentiate: Unrolled | Implicit | None = None,
+) -> Solution:
+    """Minimise `-log p(y | x) + weight * TV(x)` by the primal-dual method of Chambolle and Pock.
+
+    Both the data term and the variation are dualised: `K = (B / |B|, grad / sqrt(8))`, with `B` the operator whitened by
+    the noise, and steps balanced by the sizes of data and weight, so that the iteration does not depend on the units of
+    the image. Over-relaxed. Photon noise enters by its Gaussian approximation (`noise.linearise`).
+
+    **Arguments:**
+
+    - `likelihood`: a linear operator on images `(h, w, c)`, and its noise.
+    - `y`: one measurement.
+    - `weight`: a scalar, not negative.
+    - `kind`: `regularisers.Isotropic()` (the default), `Anisotropic()` or `Smoothed(eps)`.
+    - `norm`: of the operator, where it is known; else it is found by power iteration, from a fixed start.
+    - `max_steps`: static.
+    - `rtol`, `atol`: it stops when a step changes both image and objective by less than `atol + rtol * size`.
+    - `differentiate`: `None`, `Unrolled()`, or, for `Smoothed(eps)` only, `Implicit()`.
+
+    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`.
+
+    **Raises:** `ValueError` for a non-linear operator, wrong shapes, or `Implicit()` with a kind that is not smooth.
+
+    **Reference:** Chambolle, Pock, A first-order primal-dual algorithm for convex problems with applications to imaging,
+    2011.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((16, 16, 1)), jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(jnp.zeros((16, 16, 1)).at[4:12, 4:12].set(1.0), key=jax.random.key(0))
+        image = jaxinv.classical.tv(likelihood, y, weight=5.0).value
+        ```
+    """
+    regulariser = TV(Isotropic() if kind is None else kind)
+    if isinstance(differentiate, Implicit) and not regulariser.is_smooth:
+        raise ValueError(
+            f"`Implicit()` needs a smooth objective, and {regulariser.kind} is not smooth. Take "
+            "`kind=regularisers.Smoothed(eps)`, or `differentiate=Unrolled()`."
+        )
+    check_image_shape(likelihood.operator.domain.shape)
+    prepared, data, result = prepare(likelihood, y)
+    weight, result = prepare_parameter(weight, likelihood.operator, result)
+    whitened, b = whiten(prepared, data, "tv")
+    problem = _Problem(whitened, regulariser, weight, b)
+    frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
+    x, num_steps, result = _solve(frozen, norm, result, max_steps, rtol, atol, differentiate)
+    if isinstance(differentiate, Implicit):
+        at = jax.lax.stop_gradient(x)
+        curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
+        x = attach_implicit(differentiate, x, problem.gradient, curvature, result == RESULTS.successful)
+    objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
+    return Solution(x, result, {"num_steps": num_steps, "objective": objective})
+
+
+class _Problem(eqx.Module):
+    """`1/2 ||B x - b||^2 + weight TV(x)`."""
+
+    operator: Whitened
+    regulariser: TV
+    weight: Array
+    data: State
+
+    def gradient(self, x: Array) -> Array:
+        residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
+        return self.operator.adjoint(residual) + self.weight * self.regulariser.gradient(x)
+
+
+class _Steps(eqx.Module):
+    """The problem in units in which `B` and the gradient have norm 1, and the step sizes there."""
+
+    problem: _Problem
+    bound: Array
+    primal: Array
+    dual: Array
+    rtol: Array
+    atol: Array
+
+
+# ||(B / |B|, grad / sqrt(8))||^2 is at most 2; the relaxation must be below 2.
+_RADIUS = 8.0
+_RELAXATION = 1.8
+
+
+def _solve(problem, norm, result, max_steps, rtol, atol, differentiate):
+    bound = norm_bound(problem.operator, norm)
+    domain = problem.operator.domain
+    x = jnp.zeros(domain.shape, domain.dtype)
+    # Sizes of the primal and the dual solution, a guess from the data: their ratio balances the steps.
+    primal_size = _size(problem.data) / bound
+    dual_size = jnp.sqrt(jnp.asarray(x.size * _RADIUS, bound.dtype)) * problem.weight / bound**2
+    ratio = jnp.where((primal_size > 0) & (dual_size > 0), primal_size / jnp.where(dual_size > 0, dual_size, 1), 1)
+    ratio = jax.lax.stop_gradient(jnp.clip(ratio, 1e-3, 1e3))
+    scale = jnp.sqrt(jnp.asarray(0.5, bound.dtype))
+    as_real = lambda value: jnp.asarray(value, bound.dtype)
+    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol))
+    q = jax.tree.map(jnp.zeros_like, problem.data)
+    p = jnp.zeros((2, *domain.shape), domain.dtype)
+    state = (x, q, p, q, p, jnp.zeros((), bound.dtype))
+    state, num_steps, result = iterate(
+        _primal_dual, state, steps, result=result, max_steps=max_steps, differentiate=differentiate
+    )
+    return state[0], num_steps, result
+
+
+def _primal_dual(index, state, steps):
+    problem, bound = steps.problem, steps.bound
+    x, q, p, forward, gradient, objective = state
+    root = jnp.sqrt(jnp.asarray(_RADIUS, bound.dtype))
+    # Primal step, then the dual one at the extrapolated image; its measurement and gradient are linear in it, so that
+    # each step measures one image only.
+    new_x = x - steps.primal * (problem.operator.adjoint(q) / bound + image_gradient_adjoint(p) / root)
+    new_forward, new_gradient = problem.operator(new_x), image_gradient(new_x)
+    extrapolated = jax.tree.map(lambda new, old: (2 * new - old) / bound, new_forward, forward)
+    toward = jax.tree.map(lambda d, e, b: d + steps.dual * (e - b / bound), q, extrapolated, problem.data)
+    new_q = jax.tree.map(lambda t: t / (1 + steps.dual), toward)
+    reach = p + steps.dual * (2 * new_gradient - gradient) / root
+    new_p = _dual_prox(problem.regulariser.kind, reach, problem.weight * root / bound**2, steps.dual, root)
+
+    residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
+    value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
+    finished = settled(new_x, x, value, objective, steps.rtol, steps.atol) & (index > 0)
+    relax = lambda new, old: old + _RELAXATION * (new - old)
+    moved = jax.tree.map(
+        relax, (new_x, new_q, new_p, new_forward, new_gradient), (x, q, p, forward, gradient)
+    )
+    return (*moved, value), finished, RESULTS.successful
+
+
+def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Array:
+    if not isinstance(kind, Smoothed):
+        return kind.project(dual, radius)
+    # By Moreau's identity from the prox of `radius * sqrt(|g|^2 + eps^2)`, with g = grad x / sqrt(8).
+    eps = kind.eps.astype(radius.dtype) / root
+    modulus = jnp.sqrt(jnp.sum(jnp.abs(dual) ** 2, axis=0, keepdims=True) + jnp.finfo(radius.dtype).tiny) / step
+    shrink = radius / step
+    # Newton from the left on r - a + s r / sqrt(r^2 + eps^2), which is increasing and concave: it converges upwards.
+    r = jnp.maximum(modulus - shrink, modulus / (1 + shrink / eps))
+    for _ in range(8):
+        root_r = jnp.sqrt(r**2 + eps**2)
+        r = r - (r - modulus + shrink * r / root_r) / (1 + shrink * eps**2 / root_r**3)
+    return dual * (1 - r / modulus)
+
+
+def _size(tree: State) -> Array:
+    square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

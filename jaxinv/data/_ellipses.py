@@ -1,0 +1,94 @@
+"""Random ellipse phantoms."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+from .._keys import check_key
+from .._types import Key
+from ._checks import check_count
+from ._raster import raster
+
+_MOST = 70
+_MEAN = 40
+# The grid whose extremes scale the phantom, whatever the grid of the image: the one of the published data set.
+_REFERENCE = 128
+# P(count <= k) for k = 0 .. 69, the count being Poisson(40)
+_CUMULATIVE = np.cumsum([math.exp(k * math.log(_MEAN) - _MEAN - math.lgamma(k + 1)) for k in range(_MOST)])
+
+
+def ellipses(n: Any, size: Any, *, key: Key) -> Float32[Array, "n size size 1"]:
+    r"""Random phantoms, each the sum of about 40 ellipses in the square `[-1, 1]^2`.
+
+    The number of ellipses is Poisson(40) and at most 70; their values are `U(-.4, 1)`, semi-axes `.2 Exp(1)`, centres
+    `U(-.9, .9)^2` and angles `U(0, 2 pi)`. What the ellipses cover is then shifted and scaled to [0, 1], and the
+    background is 0.
+
+    The draws do not know `size`, and neither do shift and scale, which come from a 128 x 128 grid of their own (finer
+    grids see slivers that it misses; these are clipped to [0, 1]). So the same key at two sizes gives two pictures of
+    one continuous object: simulate a measurement on a fine grid, reconstruct on a coarse one, and there is no inverse
+    crime. Each pixel holds the value at its centre.
+
+    Image `i` depends on `jax.random.fold_in(key, i)` alone, so that a larger `n` changes none of the images before.
+
+    **Arguments:**
+
+    - `n`: the number of images.
+    - `size`: the number of pixels along each side.
+    - `key`: one typed key, `jax.random.key(0)`.
+
+    **Returns:** the images, float32 in [0, 1], of shape `(n, size, size, 1)`; x to the right, y up, row 0 the top.
+
+    **Raises:** `ValueError` if `n` or `size` is not a positive integer, or `key` not one typed key.
+
+    Baguer, Leuschner, Schmidt, Computed Tomography Reconstruction Using Deep Image Prior and Learned Reconstruction
+    Methods, 2020.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        key = jax.random.key(0)
+        fine = jaxinv.data.ellipses(2, 96, key=key)  # to simulate with
+        coarse = jaxinv.data.ellipses(2, 32, key=key)  # the same objects, to compare a reconstruction with
+        ```
+    """
+    n, size = check_count(n, "n"), check_count(size, "size")
+    check_key(key)
+    return _ellipses(n, size, key)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _ellipses(n: int, size: int, key: Key) -> Float32[Array, "n size size 1"]:
+    # The chunk is a function of `size` alone and every chunk is full, so that the program which makes one image is the
+    # same for every `n`, to the last bit.
+    chunk = max(1, 2**16 // max(size, _REFERENCE) ** 2)
+    chunks = -(-n // chunk)
+    indices = jnp.arange(chunks * chunk).reshape(chunks, chunk)
+    images = jax.lax.map(jax.vmap(lambda i: _phantom(size, jax.random.fold_in(key, i))), indices)
+    return images.reshape(chunks * chunk, size, size, 1)[:n]
+
+
+def _phantom(size: int, key: Key) -> Float32[Array, "size size"]:
+    table = _draw(key)
+    reference = raster(table, _REFERENCE)
+    image = reference if size == _REFERENCE else raster(table, size)
+    # The background is exactly 0, and what is covered is not, almost surely.
+    lowest = jnp.min(reference)
+    highest = jnp.max(jnp.where(reference != 0, reference - lowest, 0))
+    return jnp.where(image != 0, jnp.clip((image - lowest) / jnp.where(highest > 0, highest, 1), 0, 1), 0)
+
+
+def _draw(key: Key) -> Float32[Array, "ellipses 6"]:
+    # One draw for everything, and no `jax.random.poisson`: each call would add to the compile time.
+    uniform = jax.random.uniform(key, (_MOST + 1, 6), jnp.float32)
+    value, first, second, x, y, angle = uniform[:-1].T
+    # Ellipse k exists if the count is above k, that is if the uniform that tells the count is above P(count <= k).
+    value = jnp.where(uniform[-1, 0] >= jnp.asarray(_CUMULATIVE, jnp.float32), 1.4 * value - 0.4, 0)
+    # An axis of exactly 0 would divide 0 by 0 at the centre.
+    first, second = (jnp.maximum(-0.2 * jnp.log1p(-axis), 1e-6) for axis in (first, second))
+    return jnp.stack([value, first, second, 1.8 * x - 0.9, 1.8 * y - 0.9, 2 * math.pi * angle], axis=1)

@@ -1,0 +1,82 @@
+"""Where data files are looked for, and how they are downloaded."""
+
+import contextlib
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+
+def cache_folder() -> Path:
+    """The folder that downloads are kept in."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "jaxinv"
+
+
+def shared_folder() -> Path:
+    """`../shared/data` beside the checkout that this package lies in."""
+    return Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def folders() -> list[Path]:
+    """The folders that data files are looked for in, the first one that holds a file winning."""
+    chosen = os.environ.get("JAXINV_DATA")
+    return [*([Path(chosen).expanduser()] if chosen else []), shared_folder(), cache_folder()]
+
+
+def fetch(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Path:
+    """The path of the file `name`, which is `name` or `folder/name` in one of `folders()`, or is downloaded.
+
+    The file may also lie there unpacked, without its `.gz`.
+
+    **Raises:** `ValueError` that names the four ways to have the file.
+    """
+    for root in folders():
+        for parent in (root / folder, root):
+            for candidate in (parent / name, parent / name.removesuffix(".gz")):
+                if candidate.is_file():
+                    return candidate
+    return _download(name, folder=folder, mirrors=mirrors, md5=md5)
+
+
+def _download(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        reason = 'pooch is not installed: `python -m pip install "jaxinv[demo]"`'
+        raise ValueError(_four_ways(name, folder, [reason])) from error
+
+    target = cache_folder() / folder
+    # Any: the annotations of pooch's downloaders and of its `retrieve` disagree about parameter names
+    downloader: Any = pooch.HTTPDownloader(progressbar=importlib.util.find_spec("tqdm") is not None, timeout=20)
+    reasons, last = [], None
+    try:
+        for mirror in mirrors:
+            try:
+                # pooch writes beside the target under another name, and renames once the checksum agrees.
+                found = pooch.retrieve(
+                    mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, downloader=downloader
+                )
+                return Path(found)
+            except (OSError, ValueError) as error:
+                reasons.append(f"{mirror} failed ({type(error).__name__}: {str(error)[:200]})")
+                last = error
+    finally:
+        # Only empty folders go: an interrupted download leaves nothing at all.
+        with contextlib.suppress(OSError):
+            target.rmdir()
+            target.parent.rmdir()
+    raise ValueError(_four_ways(name, folder, reasons)) from last
+
+
+def _four_ways(name: str, folder: str, reasons: Sequence[str]) -> str:
+    chosen = os.environ.get("JAXINV_DATA")
+    now = f"it is {chosen}, which does not hold the file" if chosen else "it is not set"
+    return (
+        f"The data file {name} was not found and could not be downloaded. There are four ways to have it:\n"
+        f"1. set the environment variable JAXINV_DATA to a folder that holds {folder}/{name} ({now});\n"
+        f"2. put it into ../shared/data/{folder} beside the checkout, {shared_folder() / folder};\n"
+        f"3. put it into the user cache, {cache_folder() / folder};\n"
+        f"4. let it be downloaded, which needs pooch and a network: {'; '.join(reasons)}."
+    )

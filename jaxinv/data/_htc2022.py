@@ -1,0 +1,173 @@
+"""The fan-beam measurements of the Helsinki Tomography Challenge 2022."""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._checks import check_file
+
+_VARIABLES = ("CtDataFull", "CtDataLimited")
+# types of the elements of a MATLAB file
+_MATRIX, _COMPRESSED = 14, 15
+
+
+def htc2022(path: Any) -> tuple[np.ndarray, dict[str, Any]]:
+    """A sinogram of the Helsinki Tomography Challenge 2022, real X-rays through an acrylic disc, and its geometry.
+
+    The file (`htc2022_ta_full.mat`, say, from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is after
+    flat field, logarithm and the correction of the rotation centre. Its first angle is measured twice, at 0 and at 360
+    degrees; the second time is left out. That scanner's angle `a` has the source at `(cos a, sin a)`; ours has it at
+    `(sin t, -cos t)`, so `t = a + pi/2`.
+
+    The challenge's own reconstruction (`reconFullFbp` in `..._recon_fbp.mat`) has its axes swapped and y going down,
+    and holds attenuation per effective pixel of .1483 mm: `reconFullFbp.T[::-1] / .1483` is the image per mm here.
+
+    **Arguments:**
+
+    - `path`: the `.mat` file.
+
+    **Returns:** the sinogram, float64, of shape `(angles, detectors, 1)`: `(720, 560, 1)` for a full turn; and a
+    dictionary of the keyword arguments `angles` (radians), `num_detectors`, `detector_spacing`, `source_origin` and
+    `origin_detector` (mm) of `jaxinv.operators.FanBeam`, whose `shape` and `pixel_size` (mm) are yours to choose.
+
+    **Raises:** `ValueError` that names the file and says what is wrong with it.
+
+    Meaney, Silva de Moura, Siltanen, Helsinki Tomography Challenge 2022 Open Tomographic Dataset, 2022.
+
+    !!! example
+        ```python
+        import jaxinv
+        try:
+            sinogram, geometry = jaxinv.data.htc2022("htc2022_ta_full.mat")
+        except ValueError as error:  # no such file here
+            print(error)
+        else:
+            operator = jaxinv.operators.FanBeam((256, 256, 1), pixel_size=0.3, **geometry)
+        ```
+    """
+    path = check_file(path, "a .mat file of the Helsinki Tomography Challenge 2022")
+    record = _load(path)
+    parameters = _field(record, "parameters", path)
+    unit = _field(parameters, "distanceUnit", path)
+    if unit != "mm":
+        raise ValueError(f"{path} gives its distances in {unit!r}; this reader knows 'mm'.")
+
+    sinogram = _array(_field(record, "sinogram", path), "sinogram", 2, path)
+    angles = np.deg2rad(_array(_field(parameters, "angles", path), "parameters.angles", 1, path))
+    num_detectors = _number(parameters, "numDetectorsPost", path)
+    if sinogram.shape != (len(angles), num_detectors):
+        raise ValueError(
+            f"{path} is corrupt: its sinogram has shape {sinogram.shape}, and its parameters speak of {len(angles)} "
+            f"angles and {num_detectors:g} detectors."
+        )
+    source_origin = _number(parameters, "distanceSourceOrigin", path)
+    origin_detector = _number(parameters, "distanceSourceDetector", path) - source_origin
+    spacing = _number(parameters, "pixelSizePost", path)
+    if not (source_origin > 0 and origin_detector >= 0 and spacing > 0):
+        raise ValueError(
+            f"{path} is corrupt: source to origin {source_origin} mm, origin to detector {origin_detector} mm and "
+            f"detector spacing {spacing} mm are no scanner."
+        )
+    if len(angles) > 1 and abs(angles[-1] - angles[0] - 2 * np.pi) < 1e-6:
+        sinogram, angles = sinogram[:-1], angles[:-1]
+    geometry = {
+        "angles": angles + np.pi / 2,
+        "num_detectors": int(num_detectors),
+        "detector_spacing": spacing,
+        "source_origin": source_origin,
+        "origin_detector": origin_detector,
+    }
+    return sinogram[..., None], geometry
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError, MatReadWarning
+
+    try:
+        _check_elements(path.read_bytes())
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", MatReadWarning)
+            contents = loadmat(path, simplify_cells=True)
+    except (
+        MatReadError,
+        MatReadWarning,
+        LookupError,
+        MemoryError,
+        OSError,
+        OverflowError,
+        TypeError,
+        ValueError,
+        struct.error,
+        zlib.error,
+    ) as error:
+        # a variable that is not compressed has no checksum, and scipy raises what comes to hand at the damaged place
+        raise ValueError(
+            f"{path} is not a MATLAB file, or it is truncated or corrupt ({type(error).__name__}: {error}). "
+            "Fetch it again."
+        ) from error
+    for name in _VARIABLES:
+        if name in contents:
+            record = contents[name]
+            if not isinstance(record, dict):
+                raise ValueError(f"{path} is corrupt: its {name} is no structure. Fetch it again.")
+            return record
+    found = [name for name in contents if not name.startswith("__")]
+    raise ValueError(
+        f"{path} holds {found}, and none of {list(_VARIABLES)}: it is truncated, or no measurement of the challenge (a "
+        "reconstruction, perhaps)."
+    )
+
+
+def _check_elements(raw: bytes) -> None:
+    """Raise a `ValueError` or `zlib.error` unless the elements of this MATLAB file of version 5 are whole.
+
+    scipy's reader does not look at the checksums of compressed variables (those of the challenge's files are), and
+    damage can make it crash the process.
+    """
+    order = {b"IM": "<", b"MI": ">"}.get(raw[126:128])
+    if raw[512:520] == b"\x89HDF\r\n\x1a\n":
+        raise ValueError("it is of MATLAB 7.3, and those of the challenge are of version 5; `save -v7` makes one")
+    if order is None:
+        raise ValueError("the header of a MATLAB file of version 5 is not there")
+    position = 128
+    while position < len(raw):
+        if len(raw) < position + 8:
+            raise ValueError("the file ends within a tag")
+        kind, count = struct.unpack_from(f"{order}2I", raw, position)
+        position += 8
+        if kind not in (_MATRIX, _COMPRESSED) or position + count > len(raw):
+            raise ValueError(f"the element at byte {position - 8} is none, or goes beyond the end of the file")
+        if kind == _COMPRESSED:
+            zlib.decompress(raw[position : position + count])
+        position += count
+    if position == 128:
+        raise ValueError("it holds no variable")
+
+
+def _field(record: Any, name: str, path: Path) -> Any:
+    if not isinstance(record, dict) or name not in record:
+        raise ValueError(f"{path} is corrupt or of another version: it lacks the field {name!r}.")
+    return record[name]
+
+
+def _number(record: Any, name: str, path: Path) -> float:
+    value = _array(_field(record, name, path), name, 0, path)
+    return float(value)
+
+
+def _array(value: Any, name: str, ndim: int, path: Path) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf" or array.ndim != ndim or array.size == 0:
+        raise ValueError(
+            f"{path} is corrupt: its {name} should be numbers with {ndim} axes, and has dtype {array.dtype} and shape "
+            f"{array.shape}."
+        )
+    array = array.astype(np.float64)
+    if not np.isfinite(array).all():
+        raise ValueError(f"{path} is corrupt: its {name} holds {int((~np.isfinite(array)).sum())} non-finite value(s).")
+    return array

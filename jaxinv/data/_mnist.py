@@ -1,0 +1,99 @@
+"""MNIST."""
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ._files import fetch
+
+_MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+_MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The handwritten digits of MNIST: 60 000 to train with and 10 000 to test with.
+
+    The four original files, `train-images-idx3-ubyte.gz` and so on (or unpacked, without `.gz`), are looked for in
+    the folder that the environment variable `JAXINV_DATA` names, in `../shared/data` beside the checkout and in the
+    user cache (`~/.cache/jaxinv`, or below `XDG_CACHE_HOME`), each time in the folder's `mnist` and in the folder
+    itself; then they are downloaded into the user cache, with their checksums.
+
+    **Arguments:**
+
+    - `split`: `"train"` or `"test"`.
+
+    **Returns:** the images, uint8 from 0 to 255, of shape `(n, 28, 28, 1)`, and the labels 0 to 9, int32, of shape
+    `(n,)`.
+
+    **Raises:** `ValueError` if `split` is another one, if a file is in none of the four places (the message names
+    them), or if it is truncated or corrupt (the message names the file).
+
+    LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998.
+
+    !!! example
+        ```python
+        import jaxinv
+        try:
+            images, labels = jaxinv.data.mnist("test")
+        except ValueError as error:  # no file and no network
+            images, labels = jaxinv.data.digits(size=28)
+        ```
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f'`split` must be "train" or "test"; got {split!r}.')
+    names = (f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz")
+    paths = [fetch(name, folder="mnist", mirrors=_MIRRORS, md5=_MD5[name]) for name in names]
+    images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
+    if images.shape[1:] != (28, 28):
+        raise ValueError(f"{paths[0]} holds images of {images.shape[1:]} pixels; those of MNIST have (28, 28).")
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{paths[0]} holds {len(images)} images but {paths[1]} holds {len(labels)} labels: they do not belong "
+            "together, or one of them is corrupt. Fetch both again."
+        )
+    if labels.size and labels.max() > 9:
+        raise ValueError(f"{paths[1]} holds the label {labels.max()}; those of MNIST go from 0 to 9. {_AGAIN}")
+    return images[..., None], labels.astype(np.int32)
+
+
+_AGAIN = "Delete it and fetch it again."
+
+
+def read_idx(path: Path, ndim: int) -> np.ndarray:
+    """The array of bytes with `ndim` axes that the idx file `path` holds, packed by gzip or not.
+
+    **Raises:** `ValueError` that names the file and says what is wrong with it.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}.") from error
+    if raw[:2] == b"\x1f\x8b":
+        try:
+            raw = gzip.decompress(raw)
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{path} is truncated or corrupt: gzip says {error!s}. {_AGAIN}") from error
+    header = 4 + 4 * ndim
+    # two zero bytes, the type (8 is uint8), the number of axes
+    if raw[:4] != bytes([0, 0, 8, ndim]):
+        raise ValueError(
+            f"{path} is not an idx file of bytes with {ndim} axes, or it is corrupt: it must begin with "
+            f"000008{ndim:02x} and begins with {raw[:4].hex() or 'nothing'}. {_AGAIN}"
+        )
+    shape = tuple(int(d) for d in np.frombuffer(raw[4 : header if len(raw) >= header else 4], ">u4"))
+    if len(shape) != ndim or len(raw) != header + math.prod(shape):
+        expected = f"{header + math.prod(shape)} for its shape {shape}" if len(shape) == ndim else f"at least {header}"
+        raise ValueError(f"{path} is truncated or corrupt: it holds {len(raw)} bytes, not {expected}. {_AGAIN}")
+    return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()

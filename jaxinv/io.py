@@ -1,0 +1,236 @@
+"""Weights on disk: safetensors files, keyed by the path of each leaf. Nothing in them can execute."""
+
+import json
+import os
+import tempfile
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import safetensors
+import safetensors.numpy
+from jaxtyping import PyTree
+
+_DTYPES = {
+    "BOOL": np.bool_,
+    "U8": np.uint8,
+    "I8": np.int8,
+    "U16": np.uint16,
+    "I16": np.int16,
+    "U32": np.uint32,
+    "I32": np.int32,
+    "U64": np.uint64,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": ml_dtypes.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+    "C64": np.complex64,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}
+# What safetensors has no name for (complex128, keys, Python numbers) is written as an array that it has, and the header
+# says what it was.
+_KINDS = "jaxinv.kinds"
+_SHOWN = 5
+
+
+def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None:
+    """Write the arrays of a pytree to a safetensors file.
+
+    The file appears whole or not at all: it is written beside its place, flushed to the disk and moved. Random keys and
+    Python numbers are stored too; other leaves (functions, strings) are not, and `load` takes them from its `like`.
+
+    **Arguments:**
+
+    - `path`: the file. Its folder must exist.
+    - `tree`: any pytree: a network (Flax NNX or equinox), a state, a dict of arrays.
+    - `metadata`: strings to keep with it; `read_metadata` gives them back.
+
+    **Raises:** `ValueError` if the folder cannot be written to, or a leaf has a dtype that the format cannot hold.
+
+    !!! example
+        ```python
+        import os, tempfile
+        import jax.numpy as jnp
+        from jaxinv import io
+        path = os.path.join(tempfile.mkdtemp(), "weights.safetensors")
+        io.save(path, {"w": jnp.ones((2, 3))})
+        weights = io.load(path, {"w": jnp.zeros((2, 3))})
+        ```
+    """
+    path = os.fspath(path)
+    stored, kinds = {}, {}
+    for name, leaf in _named_leaves(tree):
+        kind, array = _encode(leaf)
+        if array is None:
+            continue
+        if array.dtype not in _DTYPES.values():
+            raise ValueError(f"The leaf {name!r} has the dtype {array.dtype}, which a safetensors file cannot hold.")
+        stored[name] = array
+        if kind != str(array.dtype):
+            kinds[name] = kind
+    metadata = dict(metadata or {})
+    if _KINDS in metadata or not all(isinstance(s, str) for item in metadata.items() for s in item):
+        raise ValueError(f"`metadata` must map strings to strings, and {_KINDS!r} is taken; got {metadata!r}.")
+    content = safetensors.numpy.save(stored, metadata={**metadata, _KINDS: json.dumps(kinds)})
+    temporary = _temporary_beside(path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | os.PathLike, like: PyTree) -> PyTree:
+    """Read a pytree that `save` wrote.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `like`: a pytree of the structure, shapes and dtypes that are expected: a freshly made network, say. Its values
+        are not used, except those of leaves that a file does not hold (functions, strings).
+
+    **Returns:** a tree like `like`, with the values of the file: numpy arrays where `like` has them, else jax arrays.
+
+    **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated, and that names the first leaves
+    that are missing, not expected, or of another shape or dtype.
+
+    !!! example
+        ```python
+        import os, tempfile
+        import jaxinv
+        from flax import nnx
+        path = os.path.join(tempfile.mkdtemp(), "weights.safetensors")
+        model = jaxinv.models.Autoencoder((8, 8, 1), 2, rngs=nnx.Rngs(0))
+        jaxinv.io.save(path, model)
+        model = jaxinv.io.load(path, jaxinv.models.Autoencoder((8, 8, 1), 2, rngs=nnx.Rngs(1)))
+        ```
+    """
+    path = os.fspath(path)
+    stored, metadata = _read(path)
+    kinds = json.loads(metadata.get(_KINDS, "{}"))
+    expected = {}
+    for name, leaf in _named_leaves(like):
+        kind, array = _encode(leaf)
+        if array is not None:
+            expected[name] = (array.shape, kind)
+    found = {name: (array.shape, kinds.get(name, str(array.dtype))) for name, array in stored.items()}
+    differences = [f"{name} is missing" for name in expected if name not in found]
+    differences += [f"{name} is not expected" for name in found if name not in expected]
+    for name in expected:
+        if name in found and found[name] != expected[name]:
+            (got_shape, got_kind), (shape, kind) = found[name], expected[name]
+            differences.append(f"{name} is {got_kind} of shape {got_shape}, expected {kind} of shape {shape}")
+    if differences:
+        more = "" if len(differences) <= _SHOWN else f"; and {len(differences) - _SHOWN} more"
+        raise ValueError(f"{path} holds another tree than `like`: {'; '.join(differences[:_SHOWN])}{more}.")
+    leaves = [_decode(stored[name], leaf) if name in expected else leaf for name, leaf in _named_leaves(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+    """The strings that `save` was given as `metadata`.
+
+    **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
+    """
+    return {key: value for key, value in _read(os.fspath(path))[1].items() if key != _KINDS}
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise unless a file can be written at `path`: to be called before the work whose result goes there.
+
+    **Raises:** `ValueError` that says what is wrong with the path.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        raise ValueError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
+    os.unlink(_temporary_beside(path))
+
+
+def leaf_names(tree: PyTree) -> list[str]:
+    """The name of each leaf of a tree, in order: its path, joined by dots."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"Two leaves of the tree have the same path, {twice!r}; rename the keys that hold a dot.")
+    return names
+
+
+def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    return list(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
+
+
+def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
+    # The kind of a leaf, and the array that stands for it in the file (None: it is not stored).
+    if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
+        kind = f"Python {type(leaf).__name__}"
+        array = np.asarray(leaf)
+    elif isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        kind = str(leaf.dtype)
+        array = np.asarray(jax.random.key_data(leaf))
+    elif isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        array = np.asarray(leaf)
+        kind = str(array.dtype)
+    else:
+        return type(leaf).__name__, None
+    if array.dtype == np.complex128:
+        array = np.stack([array.real, array.imag], axis=-1)
+    # A copy in C order: safetensors writes the buffer as it lies in memory.
+    return kind, np.array(array, order="C")
+
+
+def _decode(array: np.ndarray, like: Any) -> Any:
+    if _is_key(like):
+        return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
+    if np.asarray(like).dtype == np.complex128:
+        array = array[..., 0] + 1j * array[..., 1]
+    if isinstance(like, np.ndarray | np.generic):
+        return np.array(array)
+    if isinstance(like, bool | int | float | complex):
+        return type(like)(array.item())
+    # A copy: jax may otherwise share the memory of the file's bytes, and a donated buffer would be written to.
+    return jnp.array(array)
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    if not os.path.isfile(path):
+        raise ValueError(f"There is no file {path}.")
+    try:
+        with open(path, "rb") as file:
+            entries = safetensors.deserialize(file.read())
+        with safetensors.safe_open(path, framework="np") as opened:
+            metadata = opened.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file (corrupt or truncated?): {error}.") from error
+    except OSError as error:
+        raise ValueError(f"Cannot read {path}: {error.strerror}.") from error
+    arrays = {}
+    for name, entry in entries:
+        if entry["dtype"] not in _DTYPES:
+            raise ValueError(f"{path}: the dtype {entry['dtype']} of {name} is not known here.")
+        arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays, metadata
+
+
+def _temporary_beside(path: str) -> str:
+    folder, name = os.path.split(path)
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder or os.curdir)
+    except OSError as error:
+        raise ValueError(
+            f"Cannot write {path}: {error.strerror} ({folder or os.curdir}). Make the folder, or choose another."
+        ) from error
+    os.close(handle)
+    return temporary

@@ -1,0 +1,184 @@
+"""The likelihood: an operator and its noise."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ._keys import check_key
+from ._solution import RESULTS
+from ._types import Key, Scalar, State, Struct
+from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
+from .operators._base import AbstractLinearOperator, AbstractOperator, check_state, real_dtype
+
+
+class Likelihood(eqx.Module):
+    """`p(y | x)`: the noise around the measurement `A x`.
+
+    - `operator`: `A`, one of `jaxinv.operators` or the user's own.
+    - `noise`: one of `jaxinv.noise`.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        operator = jaxinv.operators.Downsample((16, 16, 1), 2)
+        likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.05))
+        x = jax.numpy.ones((16, 16, 1))
+        y = likelihood.simulate(x, key=jax.random.key(0))
+        nll = likelihood.negative_log_likelihood(x, y)
+        ```
+    """
+
+    operator: AbstractOperator
+    noise: AbstractNoise
+
+    def __check_init__(self):
+        for name, kind in (("operator", AbstractOperator), ("noise", AbstractNoise)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(
+                    f"Likelihood(operator, noise): `{name}` is a {type(getattr(self, name)).__name__}, not one of "
+                    f"`jaxinv.{'operators' if name == 'operator' else 'noise'}`."
+                )
+
+    def negative_log_likelihood(self, x: State, y: State) -> Array:
+        """`-log p(y | x)`, with all constants, over the measured entries only; a scalar.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of the operator's domain.
+        - `y`: a measurement of the shape of its codomain.
+        """
+        y = check_state(y, self.operator.codomain, "the measurement", self.operator)
+        return self.noise.negative_log_likelihood(self.operator(x), y, self.operator.measured)
+
+    def simulate(self, x: State, *, key: Key) -> State:
+        """A draw of `y` given `x`; entries that are not measured are 0.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of the operator's domain.
+        - `key`: a typed key.
+        """
+        check_key(key)
+        return _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
+
+
+def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
+    """What every verb does first: check the measurement, cast to the verb's dtype, flag what cannot be solved.
+
+    **Returns:** the likelihood with its noise in the real dtype of the operator's domain; the measurement in the dtype
+    of the codomain and zero where nothing is measured; and a code. Where the code is not `RESULTS.successful` the
+    measurement is zero and the noise is of unit size, so that what is computed for such a problem stays finite.
+    """
+    operator, noise = likelihood.operator, likelihood.noise
+    y = check_state(y, operator.codomain, "the measurement", operator)
+    real = domain_dtype(operator)
+    y = jax.tree.map(lambda leaf, c: leaf.astype(_matching(leaf.dtype, c.dtype)), y, operator.codomain)
+    y = _measured_only(operator.measured, y)
+    noise = jax.tree.map(lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, noise)
+    finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
+    invalid = noise.invalid()
+    result = RESULTS.where(invalid, RESULTS.invalid_parameter, RESULTS.successful)
+    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
+    usable = finite & ~invalid
+    y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
+    noise = jax.tree.map(lambda leaf, unit: jnp.where(usable, leaf, unit), noise, noise.unit())
+    return Likelihood(operator, noise), y, result
+
+
+def prepare_parameter(value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False) -> tuple[Array, Any]:
+    """A scalar parameter of a verb in the verb's dtype, and the code: `invalid_parameter` where it is out of range.
+
+    Where it is out of range it is replaced by 1.
+    """
+    value = jnp.asarray(value)
+    if value.ndim != 0:
+        raise ValueError(f"a scalar is expected; got an array of shape {value.shape}. Map over its values with `jax.vmap`.")
+    value = value.astype(domain_dtype(operator))
+    good = jnp.isfinite(value) & ((value > 0) if positive else (value >= 0))
+    bad = (result == RESULTS.successful) & ~good
+    return jnp.where(good, value, jnp.ones_like(value)), RESULTS.where(bad, RESULTS.invalid_parameter, result)
+
+
+def domain_dtype(operator: AbstractOperator) -> Any:
+    """The real dtype that a verb computes in."""
+    return real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain))))
+
+
+class Whitened(AbstractLinearOperator):
+    """`B = W A` with `W* W` the inverse covariance of the noise on the measured entries, so that
+    `-log p(y | x) = 1/2 ||B x - W y||^2 + constant`.
+    """
+
+    operator: AbstractLinearOperator
+    noise: AbstractGaussianNoise
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.operator.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.operator.measured
+
+    def __call__(self, x: State) -> State:
+        return self.noise.whiten(_measured_only(self.operator.measured, self.operator(x)))
+
+    def adjoint(self, y: State) -> State:
+        return self.operator.adjoint(_measured_only(self.operator.measured, self.noise.whiten_adjoint(y)))
+
+
+def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State]:
+    """The least-squares problem `1/2 ||B x - b||^2` of a prepared likelihood, with `B` linear.
+
+    Photon noise enters by its Gaussian approximation, `noise.linearise`: penalised weighted least squares.
+
+    **Raises:** `ValueError` if the operator is not linear; `name` is the verb that says so.
+    """
+    operator = likelihood.operator
+    if not isinstance(operator, AbstractLinearOperator):
+        raise ValueError(
+            f"`{name}` needs a linear operator; {type(operator).__name__} is not one. Linearise it at an image, "
+            "`operator.linearise(x)`, or use `generative.reconstruct`, which takes any differentiable operator."
+        )
+    likelihood, y = gaussian_approximation(likelihood, y)
+    noise = likelihood.noise.restrict(operator.measured, operator.codomain)
+    return Whitened(operator, noise), noise.whiten(y)
+
+
+def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood, State]:
+    """The likelihood and data with Gaussian noise that approximate photon noise, by `noise.linearise(y)`.
+
+    A likelihood whose noise is Gaussian already comes back as it is.
+
+    **Reference:** Sauer, Bouman, A local update strategy for iterative reconstruction from projections, 1993.
+    """
+    operator, noise = likelihood.operator, likelihood.noise
+    if isinstance(noise, AbstractGaussianNoise):
+        return likelihood, y
+    data, std = noise.linearise(y)
+    # Built under a trace or not, a standard deviation from counts is positive: nothing to check.
+    gaussian = eqx.tree_at(lambda n: n.std, Gaussian(1.0), std)
+    return Likelihood(operator, gaussian), _measured_only(operator.measured, data)
+
+
+def _measured_only(measured: State, y: State) -> State:
+    return jax.tree.map(lambda m, leaf: jnp.where(m > 0, leaf, jnp.zeros((), leaf.dtype)), measured, y)
+
+
+def _matching(dtype: Any, codomain: Any) -> Any:
+    # A complex measurement of an operator with a real domain and codomain (a real blur of a complex image, say) is an
+    # error, not something to cut the imaginary part off.
+    if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(codomain, jnp.complexfloating):
+        raise ValueError(
+            f"the measurement is complex ({dtype}), the operator's codomain is real ({codomain}). Reconstruct real and "
+            "imaginary part as two problems, or make the operator complex: `(1 + 0j) * operator`."
+        )
+    return codomain
+

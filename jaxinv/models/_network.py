@@ -1,0 +1,144 @@
+"""What networks and the priors that wrap them share: shape checks, and networks of other libraries."""
+
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, PyTree
+
+from ..operators._base import check_shape
+
+
+class PyTreeNetwork(eqx.Module):
+    """A network, taken apart into its arrays and the rest: a pytree of nothing but arrays, which every transform takes.
+
+    Equinox networks have functions among their leaves; a plain object is one leaf and no array.
+    """
+
+    arrays: list[Array]
+    rest: Any = eqx.field(static=True)
+
+    def whole(self) -> Any:
+        """The network as it came."""
+        treedef, others = self.rest
+        arrays = iter(self.arrays)
+        return jax.tree.unflatten(treedef, [next(arrays) if other is _ARRAY else other for other in others])
+
+    def encode(self, x: Array) -> Any:
+        return self.whole().encode(x)
+
+    def decode(self, z: Array) -> Array:
+        return self.whole().decode(z)
+
+    def __call__(self, *args: Array) -> Any:
+        return self.whole()(*args)
+
+
+class LinenNetwork(eqx.Module):
+    """A bound Flax linen module, taken apart into its variables and its definition."""
+
+    variables: PyTree[Array]
+    module: Any = eqx.field(static=True)
+
+    def encode(self, x: Array) -> Any:
+        return self.module.apply(self.variables, x, method="encode")
+
+    def decode(self, z: Array) -> Array:
+        return self.module.apply(self.variables, z, method="decode")
+
+    def __call__(self, *args: Array) -> Any:
+        return self.module.apply(self.variables, *args)
+
+
+# Marks the place of an array among the static leaves; a string, so that equal networks compare equal.
+_ARRAY = "<array>"
+
+
+def as_network(model: Any) -> Any:
+    """`model` as a pytree whose leaves are all arrays, with the same calls.
+
+    A Flax NNX network is one already. Accepted besides: a bound linen module, an equinox network, any object or
+    function (its arrays are then constants of the compiled program).
+    """
+    if isinstance(model, nn.Module):
+        if model.scope is None:
+            raise ValueError(
+                f"The linen module {type(model).__name__} has no weights; bind them: `model.bind(variables)`."
+            )
+        module, variables = model.unbind()
+        return LinenNetwork(jax.tree.map(jnp.asarray, variables), module)
+    leaves, treedef = jax.tree.flatten(model)
+    leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    if leaves and all(eqx.is_array(leaf) for leaf in leaves):
+        return jax.tree.unflatten(treedef, leaves)
+    rest = (treedef, tuple(_ARRAY if eqx.is_array(leaf) else leaf for leaf in leaves))
+    try:
+        hash(rest)
+    except TypeError as error:
+        raise ValueError(
+            f"The network {type(model).__name__} can be neither flattened to arrays nor hashed ({error}). Make it a "
+            "pytree (`equinox.Module`, `flax.nnx.Module`), or give functions."
+        ) from error
+    return PyTreeNetwork([leaf for leaf in leaves if eqx.is_array(leaf)], rest)
+
+
+def weights_dtype(model: PyTree) -> Any:
+    """The real dtype of what the network computes in: that of its weights."""
+    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
+    return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+
+
+def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
+    """`x` as an array of shape `(n, *shape)` and floating dtype, which a network demands."""
+    x = jnp.asarray(x)
+    letters = "(n, h, w, c)" if len(shape) == 3 else "(n, k)"
+    expected = f"(n, {', '.join(map(str, shape))})"
+    if x.shape[1:] != shape or x.ndim != len(shape) + 1:
+        advice = "Networks take a batch " + letters + "; "
+        if x.shape == shape:
+            advice += "add the batch axis: `x[None]`."
+        elif x.ndim == len(shape) and len(shape) == 3 and x.shape[1:] == shape[:2] and shape[2] == 1:
+            advice += "add the channel axis: `x[..., None]`."
+        else:
+            advice += "this network was made for other sizes."
+        raise ValueError(f"{name} expects {what} of shape {expected}; got {x.shape}. {advice}")
+    return check_floating(x, what, name)
+
+
+def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
+    """`x` as one array of the given shape and floating dtype, which a prior demands."""
+    x = jnp.asarray(x)
+    if x.shape != shape:
+        advice = "Check the sizes."
+        if x.shape[1:] == shape:
+            advice = "It looks like a batch: a prior takes one at a time, so map with `jax.vmap`."
+        elif x.shape == shape[:-1] and shape[-1:] == (1,):
+            advice = "Add the channel axis: `x[..., None]`."
+        raise ValueError(f"{name} expects {what} of shape {shape}; got {x.shape}. {advice}")
+    return check_floating(x, what, name)
+
+
+def check_floating(x: Array, what: str, name: str) -> Array:
+    """`x`, which must have a real floating dtype."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} expects {what} of a real floating dtype; got {x.dtype}. Convert it: `x.astype(float)`, divided by "
+            "255 for an 8-bit image."
+        )
+    return x
+
+
+def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> tuple[tuple[int, int, int], int, tuple]:
+    """The static sizes of a network, checked."""
+    image_shape = check_shape(image_shape, "image_shape")
+    if len(image_shape) != 3:
+        raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
+    if isinstance(latent_size, bool) or not isinstance(latent_size, int) or latent_size < 1:
+        raise ValueError(f"`latent_size` must be a static integer of at least 1; got {latent_size!r}.")
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")
+    return image_shape, latent_size, check_shape(widths, "widths")

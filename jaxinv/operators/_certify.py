@@ -1,0 +1,122 @@
+"""Does an operator keep its promises?"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from .._keys import check_key
+from .._types import Key, Struct
+from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
+from ._norm import norm
+
+
+class Certificate(eqx.Module):
+    """What `certify` measured.
+
+    - `adjoint_error`: `|<A x, y> - <x, A* y>| / (||A x|| ||y||)`, the largest of three pairs.
+    - `linearity_error`: `||A(a x + b w) - a A x - b A w|| / ||A(a x + b w)||`; for a non-linear operator, the relative
+      difference of its derivative and a finite difference.
+    - `norm`: of the operator, or of its derivative at a random image.
+    - `tolerance`, `derivative_tolerance`: what these errors may be in this precision.
+    """
+
+    adjoint_error: Array
+    linearity_error: Array
+    norm: Array
+    tolerance: float = eqx.field(static=True)
+    linearity_tolerance: float = eqx.field(static=True)
+
+    @property
+    def passed(self) -> Array:
+        """Whether both errors are within tolerance and the norm is finite."""
+        errors = (self.adjoint_error <= self.tolerance) & (self.linearity_error <= self.linearity_tolerance)
+        return errors & jnp.isfinite(self.norm)
+
+    def check(self) -> "Certificate":
+        """Return this certificate, or raise a `RuntimeError` that says which promise is broken. For the host."""
+        if not bool(np.all(np.asarray(self.passed))):
+            raise RuntimeError(
+                f"The operator breaks a promise: adjoint error {float(self.adjoint_error):.2e} (at most "
+                f"{self.tolerance:.0e}), linearity or derivative error {float(self.linearity_error):.2e} (at most "
+                f"{self.linearity_tolerance:.0e}), norm {float(self.norm):.4g}. For a wrong adjoint compare with "
+                "`FunctionOperator`, which derives it; a state of low precision inside the operator shows here too."
+            )
+        return self
+
+
+@eqx.filter_jit
+def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
+    """Measure the dot test, the linearity and the norm of an operator, the user's own too.
+
+    A non-linear operator is certified by its derivative at a random image.
+
+    **Arguments:**
+
+    - `operator`: any operator.
+    - `key`: for the random images and measurements.
+
+    **Returns:** a `Certificate`; `certify(...).check()` raises if the operator fails.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        operator = jaxinv.operators.FunctionOperator(lambda x: 2 * x[1:], (8, 8, 1))
+        print(jaxinv.operators.certify(operator, key=jax.random.key(0)).check().norm)
+        ```
+    """
+    check_key(key)
+    point = _random(operator.domain, jax.random.fold_in(key, 0))
+    derivative = operator.linearise(point)
+    single = real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))) == jnp.float32
+    adjoint_error = jnp.stack([_dot_test(derivative, jax.random.fold_in(key, i)) for i in (1, 2, 3)]).max()
+    if isinstance(operator, AbstractLinearOperator):
+        linearity_error, linearity_tolerance = _linearity(operator, jax.random.fold_in(key, 4)), 1e-5 if single else 1e-12
+    else:
+        linearity_error = _derivative_error(operator, derivative, point, jax.random.fold_in(key, 4), single)
+        linearity_tolerance = 2e-2 if single else 1e-5
+    size = norm(derivative, key=jax.random.fold_in(key, 5))
+    return Certificate(adjoint_error, linearity_error, size, 1e-5 if single else 1e-12, linearity_tolerance)
+
+
+def _dot_test(operator: AbstractLinearOperator, key: Key) -> Array:
+    x = _random(operator.domain, jax.random.fold_in(key, 0))
+    y = _random(operator.codomain, jax.random.fold_in(key, 1))
+    image, back = operator(x), operator.adjoint(y)
+    left, right = _inner(image, y), _inner(x, back)
+    if not jnp.iscomplexobj(left) or not jnp.iscomplexobj(right):
+        left, right = left.real, right.real  # linear over the reals only
+    scale = jnp.sqrt(_inner(image, image).real * _inner(y, y).real)
+    return jnp.abs(left - right) / jnp.where(scale > 0, scale, 1)
+
+
+def _linearity(operator: AbstractLinearOperator, key: Key) -> Array:
+    x, w = (_random(operator.domain, jax.random.fold_in(key, i)) for i in (0, 1))
+    combine = lambda u, v: jax.tree.map(lambda a, b: 2 * a - 3 * b, u, v)
+    return _relative(operator(combine(x, w)), combine(operator(x), operator(w)))
+
+
+def _derivative_error(operator, derivative, point, key, single) -> Array:
+    direction = _random(operator.domain, key)
+    epsilon = 1e-3 if single else 1e-6
+    shifted = lambda sign: operator(jax.tree.map(lambda p, d: p + sign * epsilon * d, point, direction))
+    difference = jax.tree.map(lambda a, b: (a - b) / (2 * epsilon), shifted(1), shifted(-1))
+    return _relative(difference, derivative(direction))
+
+
+def _random(struct: Struct, key: Key) -> PyTree[Array]:
+    leaves, treedef = jax.tree.flatten(struct)
+    draw = lambda i, s: jax.random.normal(jax.random.fold_in(key, i), s.shape, s.dtype)
+    return treedef.unflatten([draw(i, s) for i, s in enumerate(leaves)])
+
+
+def _inner(a: PyTree[Array], b: PyTree[Array]) -> Array:
+    products = jax.tree.map(lambda u, v: jnp.sum(jnp.conj(u) * v), a, b)
+    return jax.tree.reduce(jnp.add, products)
+
+
+def _relative(a: PyTree[Array], b: PyTree[Array]) -> Array:
+    difference = jax.tree.map(jnp.subtract, a, b)
+    size = jnp.sqrt(_inner(b, b).real)
+    return jnp.sqrt(_inner(difference, difference).real) / jnp.where(size > 0, size, 1)

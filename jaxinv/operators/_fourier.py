@@ -1,0 +1,112 @@
+"""Magnetic resonance imaging: the masked Fourier transform of one coil or several."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._types import State
+from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
+from ._mask import check_mask
+
+
+class MaskedFourier(AbstractLinearOperator):
+    """`A x = mask * F x`, with `F` the centred orthonormal Fourier transform: frequency 0 is at `(h // 2, w // 2)`.
+
+    Domain and codomain are complex; a real image enters through `Real`: `MaskedFourier(mask) @ Real(shape)`.
+
+    - `mask`: `(h, w, c)`, weights as for `Mask`.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        mask = jax.random.bernoulli(jax.random.key(0), 0.5, (8, 8, 1))
+        y = jaxinv.operators.MaskedFourier(mask)(jax.numpy.ones((8, 8, 1), complex))
+        ```
+    """
+
+    mask: Array
+    domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+    codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __init__(self, mask: Any):
+        self.mask = check_mask(mask)
+        check_image_shape(self.mask.shape)
+        self.domain = jax.ShapeDtypeStruct(self.mask.shape, jnp.result_type(complex, self.mask))
+        self.codomain = self.domain
+
+    @property
+    def measured(self) -> Array:
+        return (self.mask > 0).astype(self.mask.dtype)
+
+    def __call__(self, x: State) -> Array:
+        return self.mask * centred_fft(check_state(x, self.domain, "the image", self))
+
+    def adjoint(self, y: State) -> Array:
+        return centred_ifft(self.mask * check_state(y, self.codomain, "the measurement", self))
+
+
+class MultiCoilFourier(AbstractLinearOperator):
+    """`(A x)_l = mask * F (coils_l * x)` for coils `l`, with `F` as in `MaskedFourier` (SENSE).
+
+    - `mask`: `(h, w, c)`, weights as for `Mask`, the same for all coils.
+    - `coils`: `(num_coils, h, w, c)`, complex sensitivities.
+
+    The measurement has shape `(num_coils, h, w, c)`.
+
+    **Raises:** `ValueError` if the sensitivities do not have the shape of the mask.
+
+    **Reference:** Pruessmann, Weiger, Scheidegger, Boesiger, SENSE: sensitivity encoding for fast MRI, 1999.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        coils = jnp.ones((4, 8, 8, 1), complex)
+        y = jaxinv.operators.MultiCoilFourier(jnp.ones((8, 8, 1)), coils)(jnp.ones((8, 8, 1), complex))
+        ```
+    """
+
+    mask: Array
+    coils: Array
+    domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+    codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __init__(self, mask: Any, coils: Any):
+        self.mask = check_mask(mask)
+        check_image_shape(self.mask.shape)
+        coils = jnp.asarray(coils)
+        self.coils = coils.astype(jnp.result_type(complex, coils))
+        if self.coils.ndim != 4 or self.coils.shape[1:] != self.mask.shape:
+            raise ValueError(
+                f"`coils` must have shape (num_coils, {', '.join(map(str, self.mask.shape))}), the mask having shape "
+                f"{self.mask.shape}; got {self.coils.shape}."
+            )
+        dtype = jnp.result_type(self.coils, self.mask)
+        self.domain = jax.ShapeDtypeStruct(self.mask.shape, dtype)
+        self.codomain = jax.ShapeDtypeStruct(self.coils.shape, dtype)
+
+    @property
+    def measured(self) -> Array:
+        return (self.mask > 0).astype(real_dtype(self.mask.dtype))[None]
+
+    def __call__(self, x: State) -> Array:
+        x = check_state(x, self.domain, "the image", self)
+        return self.mask[None] * centred_fft(self.coils * x[None])
+
+    def adjoint(self, y: State) -> Array:
+        y = check_state(y, self.codomain, "the measurement", self)
+        return jnp.sum(jnp.conj(self.coils) * centred_ifft(self.mask[None] * y), axis=0)
+
+
+def centred_fft(x: Array) -> Array:
+    """The orthonormal Fourier transform of `(..., h, w, c)` over `h` and `w`, frequency 0 in the middle."""
+    axes = (-3, -2)
+    return jnp.fft.fftshift(jnp.fft.fft2(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho"), axes)
+
+
+def centred_ifft(y: Array) -> Array:
+    """The inverse, and adjoint, of `centred_fft`."""
+    axes = (-3, -2)
+    return jnp.fft.fftshift(jnp.fft.ifft2(jnp.fft.ifftshift(y, axes), axes=axes, norm="ortho"), axes)

@@ -1,0 +1,166 @@
+"""Operators from plain functions, with adjoints and derivatives that JAX derives."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import State, Struct
+from ._base import AbstractLinearOperator, AbstractOperator, check_shape, check_state, parameter_dtype, shapes
+
+
+class FunctionOperator(AbstractLinearOperator):
+    """A linear function `x -> A x` as an operator; its adjoint is derived, as `conj . transpose . conj`.
+
+    - `function`: linear. An `eqx.Module` or a `jax.tree_util.Partial` keeps its arrays as parameters; a bare function
+      is accepted, but recompiles for each new object and bakes in the arrays that it closes over.
+    - `domain`: the shape of an image, or a `jax.ShapeDtypeStruct` where the dtype is not the default float.
+
+    **Raises:** `ValueError` if the function cannot be evaluated on the domain, or JAX finds that it is not linear.
+    (Run `operators.certify` to be sure.) For a function that is not linear see `NonlinearFunction`.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        operator = jaxinv.operators.FunctionOperator(lambda x: x[::2] - x[1::2], (8, 8, 1))
+        image = operator.adjoint(operator(jnp.ones((8, 8, 1))))
+        ```
+    """
+
+    function: Callable
+    domain: Struct = eqx.field(static=True)
+    codomain: Struct = eqx.field(static=True)
+
+    def __init__(self, function: Callable, domain: Any):
+        self.function = as_leaves(function)
+        self.domain = _struct(domain)
+        self.codomain = _codomain(self.function, self.domain)
+        try:
+            jax.eval_shape(self._transpose, self.codomain)
+        except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"`function` is not linear, as far as JAX can see ({type(error).__name__}: {error}). Use "
+                "`operators.NonlinearFunction`."
+            ) from error
+
+    def __call__(self, x: State) -> State:
+        return self.function(check_state(x, self.domain, "the image", self))
+
+    def adjoint(self, y: State) -> State:
+        y = check_state(y, self.codomain, "the measurement", self)
+        return jax.tree.map(jnp.conj, self._transpose(jax.tree.map(jnp.conj, y)))
+
+    def _transpose(self, y: State) -> State:
+        # A real operator acts on complex states too, and a state of higher precision is not rounded.
+        leaf = jax.tree.leaves(y)[0]
+        dtype = jnp.result_type(self.domain.dtype, leaf.dtype)
+        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and not _is_complex(self.domain):
+            into_complex = _is_complex(jax.tree.leaves(self.codomain)[0])
+            dtype = self.domain.dtype if into_complex else dtype
+        example = jax.ShapeDtypeStruct(self.domain.shape, dtype)
+        outputs = jax.eval_shape(self.function, example)
+        y = jax.tree.map(lambda v, s: v.astype(s.dtype), y, outputs)
+        return jax.linear_transpose(self.function, example)(y)[0]
+
+
+class NonlinearFunction(AbstractOperator):
+    """A differentiable function as a non-linear operator.
+
+    - `function`, `domain`: as for `FunctionOperator`.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        operator = jaxinv.operators.NonlinearFunction(jnp.sin, (8, 8, 1))
+        derivative = operator.linearise(jnp.ones((8, 8, 1)))
+        ```
+    """
+
+    function: Callable
+    domain: Struct = eqx.field(static=True)
+    codomain: Struct = eqx.field(static=True)
+
+    def __init__(self, function: Callable, domain: Any):
+        self.function = as_leaves(function)
+        self.domain = _struct(domain)
+        self.codomain = _codomain(self.function, self.domain)
+
+    def __call__(self, x: State) -> State:
+        return self.function(check_state(x, self.domain, "the image", self))
+
+    def linearise(self, x: State) -> "Jacobian":
+        return Jacobian(self, x)
+
+
+class Jacobian(AbstractLinearOperator):
+    """The derivative of an operator at an image, made by `operator.linearise(x)`."""
+
+    operator: AbstractOperator
+    point: PyTree[Array]
+
+    def __init__(self, operator: AbstractOperator, point: State):
+        self.operator = operator
+        self.point = check_state(point, operator.domain, "the image", operator)
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return self.operator.codomain
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.operator.measured
+
+    def __call__(self, x: State) -> State:
+        x = check_state(x, self.domain, "the image", self)
+        point, x = _promote(self.point, x)
+        return jax.jvp(self.operator, (point,), (x,))[1]
+
+    def adjoint(self, y: State) -> State:
+        y = check_state(y, self.codomain, "the measurement", self)
+        value, pull = jax.vjp(self.operator, self.point)
+        cotangent = jax.tree.map(lambda leaf, v: jnp.conj(leaf).astype(v.dtype), y, value)
+        return jax.tree.map(jnp.conj, pull(cotangent)[0])
+
+
+def as_leaves(function: Callable) -> Callable:
+    """`function` as a pytree whose leaves are arrays: what is not a pytree already becomes a `Partial` without any."""
+    if not callable(function):
+        raise ValueError(f"a function is expected; got {type(function).__name__}.")
+    is_leaf = jax.tree.structure(function) == jax.tree.structure(0)
+    return jax.tree_util.Partial(function) if is_leaf else function
+
+
+def _promote(point: Array, x: Array) -> tuple[Array, Array]:
+    dtype = jnp.result_type(point, x)
+    return point.astype(dtype), x.astype(dtype)
+
+
+def _is_complex(struct: Any) -> bool:
+    return jnp.issubdtype(struct.dtype, jnp.complexfloating)
+
+
+def _struct(domain: Any) -> jax.ShapeDtypeStruct:
+    if isinstance(domain, jax.ShapeDtypeStruct):
+        return jax.ShapeDtypeStruct(check_shape(domain.shape, "domain"), domain.dtype)
+    return jax.ShapeDtypeStruct(check_shape(domain, "domain"), parameter_dtype())
+
+
+def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:
+    try:
+        out = jax.eval_shape(function, domain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`function` cannot be applied to an image of shape {domain.shape} and dtype {domain.dtype}: {error}"
+        ) from error
+    leaves = jax.tree.leaves(out)
+    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
+        raise ValueError(f"`function` must return an array, or a tuple of arrays, of inexact dtype; it returns {out}.")
+    out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
+    return tuple(out) if isinstance(out, list) else out

@@ -1,0 +1,58 @@
+"""Phase retrieval: only magnitudes are measured."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import State, Struct
+from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
+from ._function import Jacobian
+
+
+class Magnitude(AbstractOperator):
+    """`|A x|`, entry by entry; not linear.
+
+    - `operator`: `A`, a linear operator.
+
+    Where `A x` is zero the derivative is taken to be zero.
+
+    **Raises:** `ValueError` if `operator` is not a linear operator.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        fourier = jaxinv.operators.MaskedFourier(jax.numpy.ones((8, 8, 1)))
+        x = jax.random.normal(jax.random.key(0), (8, 8, 1)).astype(complex)
+        y = jaxinv.operators.Magnitude(fourier)(x)
+        ```
+    """
+
+    operator: AbstractLinearOperator
+
+    def __check_init__(self):
+        if not isinstance(self.operator, AbstractLinearOperator):
+            raise ValueError(f"`operator` must be a linear operator; got {type(self.operator).__name__}.")
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> Struct:
+        return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, real_dtype(s.dtype)), self.operator.codomain)
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.operator.measured
+
+    def __call__(self, x: State) -> State:
+        return jax.tree.map(_magnitude, self.operator(x))
+
+    def linearise(self, x: State) -> Jacobian:
+        return Jacobian(self, x)
+
+
+def _magnitude(z: Array) -> Array:
+    # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
+    square = z.real**2 + z.imag**2 if jnp.iscomplexobj(z) else z**2
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)

@@ -1,0 +1,122 @@
+"""A matrix as an operator, and any small operator as a matrix."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import State, Struct
+from ._base import AbstractLinearOperator, as_parameter, check_shape, check_state, parameter_dtype
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Matrix(AbstractLinearOperator):
+    """`A x = matrix @ ravel(x)`.
+
+    - `matrix`: `(m, n)`, real or complex.
+    - `shape`: of the image, of `n` entries. The measurement has shape `(m,)`.
+
+    **Raises:** `ValueError` if the columns are not as many as the entries of the image.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        matrix = jax.random.normal(jax.random.key(0), (10, 64))
+        y = jaxinv.operators.Matrix(matrix, (8, 8, 1))(jax.numpy.ones((8, 8, 1)))
+        ```
+    """
+
+    matrix: Array
+    domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+    codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __init__(self, matrix: Any, shape: tuple[int, ...]):
+        shape = check_shape(shape)
+        self.matrix = as_parameter(matrix)
+        if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
+            raise ValueError(
+                f"`matrix` must have shape (m, {math.prod(shape)}), a column for each entry of an image of shape {shape}; "
+                f"got {self.matrix.shape}."
+            )
+        self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype(self.matrix))
+        self.codomain = jax.ShapeDtypeStruct((self.matrix.shape[0],), self.domain.dtype)
+
+    def __call__(self, x: State) -> Array:
+        x = check_state(x, self.domain, "the image", self)
+        return jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
+
+    def adjoint(self, y: State) -> Array:
+        y = check_state(y, self.codomain, "the measurement", self)
+        return jnp.matmul(jnp.conj(self.matrix.T), y, precision=HIGHEST).reshape(self.domain.shape)
+
+
+class Materialised(AbstractLinearOperator):
+    """Another operator, stored as its matrix: same domain, codomain and measured entries. Made by `materialise`."""
+
+    matrix: Array
+    weights: PyTree[Array]
+    domain: Struct = eqx.field(static=True)
+    codomain: Struct = eqx.field(static=True)
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return self.weights
+
+    def __call__(self, x: State) -> State:
+        x = check_state(x, self.domain, "the image", self)
+        return _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
+
+    def adjoint(self, y: State) -> State:
+        y = check_state(y, self.codomain, "the measurement", self)
+        x = jnp.matmul(jnp.conj(self.matrix.T), _ravel(y), precision=HIGHEST)
+        # Over a real domain a complex matrix is a real-linear map, as `Real` is.
+        from_reals = not any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(self.domain))
+        to_complex = any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(self.codomain))
+        return _unravel(x.real if from_reals and to_complex else x, self.domain)
+
+
+def materialise(operator: AbstractLinearOperator) -> Materialised:
+    """The operator with its matrix, `(measurements, pixels)`, computed once: column `j` is `A e_j`.
+
+    For small problems applying it (a matrix product) is faster than applying the operator, on a batch above all. Memory
+    and time grow with measurements times pixels.
+
+    **Returns:** an operator with the same domain, codomain and measured entries; its field `matrix` is the matrix, the
+    measurement being ravelled (the parts of a stack one after the other).
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        operator = jaxinv.operators.ParallelBeam((16, 16, 1), jnp.linspace(0, jnp.pi, 10, endpoint=False))
+        matrix = jaxinv.operators.materialise(operator).matrix
+        ```
+    """
+    if not isinstance(operator, AbstractLinearOperator):
+        raise ValueError(
+            f"`materialise` needs a linear operator; {type(operator).__name__} is not one. Materialise its derivative: "
+            "`materialise(operator.linearise(x))`."
+        )
+    size = sum(math.prod(s.shape) for s in jax.tree.leaves(operator.domain))
+    dtype = jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))
+
+    def column(index):
+        basis = jnp.zeros((size,), dtype).at[index].set(1)
+        return _ravel(operator(_unravel(basis, operator.domain)))
+
+    matrix = jax.vmap(column, out_axes=1)(jnp.arange(size))
+    return Materialised(matrix, operator.measured, operator.domain, operator.codomain)
+
+
+def _ravel(tree: PyTree[Array]) -> Array:
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
+
+def _unravel(vector: Array, struct: Struct) -> PyTree[Array]:
+    leaves, treedef = jax.tree.flatten(struct)
+    ends = [sum(math.prod(s.shape) for s in leaves[: i + 1]) for i in range(len(leaves))]
+    parts = jnp.split(vector, ends[:-1])
+    return treedef.unflatten([part.reshape(s.shape) for part, s in zip(parts, leaves, strict=True)])

@@ -1,0 +1,132 @@
+"""Several operators at once: more rows of one problem, or many problems."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import State, Struct
+from ._base import AbstractLinearOperator, AbstractOperator, check_state, shapes
+
+
+class Stack(AbstractOperator):
+    """`x -> (A_1(x), A_2(x), ...)`, made by `stack`."""
+
+    operators: tuple[AbstractOperator, ...]
+
+    def __check_init__(self):
+        _check_stackable(self.operators)
+
+    @property
+    def domain(self) -> Struct:
+        return self.operators[0].domain
+
+    @property
+    def codomain(self) -> Struct:
+        return tuple(operator.codomain for operator in self.operators)
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return tuple(operator.measured for operator in self.operators)
+
+    def __call__(self, x: State) -> State:
+        return tuple(operator(x) for operator in self.operators)
+
+    def linearise(self, x: State) -> "LinearStack":
+        return LinearStack(tuple(operator.linearise(x) for operator in self.operators))
+
+
+class LinearStack(AbstractLinearOperator):
+    """`x -> (A_1 x, A_2 x, ...)` for linear operators, made by `stack`."""
+
+    operators: tuple[AbstractLinearOperator, ...]
+
+    def __check_init__(self):
+        _check_stackable(self.operators)
+
+    @property
+    def domain(self) -> Struct:
+        return self.operators[0].domain
+
+    @property
+    def codomain(self) -> Struct:
+        return tuple(operator.codomain for operator in self.operators)
+
+    @property
+    def measured(self) -> PyTree[Array]:
+        return tuple(operator.measured for operator in self.operators)
+
+    def __call__(self, x: State) -> State:
+        return tuple(operator(x) for operator in self.operators)
+
+    def adjoint(self, y: State) -> State:
+        y = check_state(y, self.codomain, "the measurement", self)
+        parts = [operator.adjoint(part) for operator, part in zip(self.operators, y, strict=True)]
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
+
+
+def stack(operators: Sequence[AbstractOperator]) -> Stack | LinearStack:
+    """One problem with the measurements of several operators: `x -> (A_1(x), A_2(x), ...)`, a tuple.
+
+    **Arguments:**
+
+    - `operators`: at least one, with the same domain. The result is linear if all of them are.
+
+    **Raises:** `ValueError` if the domains differ. (For many problems, each with its own operator, see `batch`.)
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        mask = jaxinv.operators.Mask(jnp.ones((8, 8, 1)))
+        coarse = jaxinv.operators.Downsample((8, 8, 1), 2)
+        fine_part, coarse_part = jaxinv.operators.stack([mask, coarse])(jnp.ones((8, 8, 1)))
+        ```
+    """
+    operators = tuple(operators)
+    if operators and all(isinstance(operator, AbstractLinearOperator) for operator in operators):
+        return LinearStack(operators)
+    return Stack(operators)
+
+
+def batch(operators: Sequence[AbstractOperator]) -> AbstractOperator:
+    """Many problems: operators of one kind, their parameters stacked along a new leading axis for `jax.vmap`.
+
+    **Arguments:**
+
+    - `operators`: at least one, of the same class, shapes and static parameters.
+
+    **Raises:** `ValueError` that says which operator differs from the first.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        operators = jaxinv.operators.batch([jaxinv.operators.Mask(jnp.full((4, 4, 1), v)) for v in (0.0, 1.0)])
+        y = jax.vmap(lambda A, x: A(x))(operators, jnp.ones((2, 4, 4, 1)))
+        ```
+    """
+    operators = list(operators)
+    if not operators:
+        raise ValueError("`batch` needs at least one operator; got none.")
+    first = jax.tree.structure(operators[0])
+    for index, operator in enumerate(operators):
+        ours, theirs = (([jnp.shape(leaf) for leaf in jax.tree.leaves(o)]) for o in (operators[0], operator))
+        if jax.tree.structure(operator) != first or ours != theirs:
+            raise ValueError(
+                f"`batch` needs operators that differ in the values of their parameters only; number {index} is "
+                f"{operator}, number 0 is {operators[0]}."
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
+
+
+def _check_stackable(operators: tuple[AbstractOperator, ...]) -> None:
+    if not operators:
+        raise ValueError("`stack` needs at least one operator; got none.")
+    for operator in operators:
+        if not isinstance(operator, AbstractOperator):
+            raise ValueError(f"`stack` takes operators; got {type(operator).__name__}.")
+        if shapes(operator.domain) != shapes(operators[0].domain):
+            raise ValueError(
+                f"`stack` needs operators with the same domain; {type(operator).__name__} has {shapes(operator.domain)}, "
+                f"{type(operators[0]).__name__} has {shapes(operators[0].domain)}. For many problems use `batch`."
+            )

@@ -1,0 +1,231 @@
+"""Gaussian priors, and their exact posteriors under linear-Gaussian measurements."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._keys import check_key
+from .._solution import RESULTS
+from .._types import Key, State
+from ..likelihood import Likelihood, prepare
+from ..noise import AbstractGaussianNoise
+from ..operators._base import as_parameter, check_state, is_concrete
+from ._latent import GaussianLatent
+from ._noised import GaussianDenoiser, GaussianScore
+from ._update import condition, observe
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Gaussian(eqx.Module):
+    """The Gaussian prior `x ~ N(mean, covariance)` on images.
+
+    - `mean`: `(h, w, c)`, or any shape, of `d` entries.
+    - `covariance`: `(d, d)`, symmetric; it may be singular. It is kept as a factor, from its eigenvalues: those below
+      `10 eps` times the largest are rounding, and become 0.
+
+    See `Gaussian.from_factor` for a covariance of low rank, or of low rank plus a diagonal.
+
+    **Raises:** `ValueError` if the covariance has the wrong shape, is not symmetric, or has a negative eigenvalue
+    beyond rounding, where its values are known.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        data = jax.random.normal(jax.random.key(0), (100, 4, 4, 1))
+        prior = jaxinv.oracles.Gaussian(data.mean(0), jnp.cov(data.reshape(100, 16).T))
+        operator = jaxinv.operators.Downsample((4, 4, 1), 2)
+        likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(data[0], key=jax.random.key(1))
+        posterior = prior.posterior(likelihood, y)
+        draws, log_evidence = posterior.sample(5, key=jax.random.key(2)), prior.evidence(likelihood, y)
+        ```
+    """
+
+    mean: Array
+    factor: Array
+    diagonal: Array | None
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, mean: Any, covariance: Any = None, *, factor: Any = None, diagonal: Any = None):
+        self.mean = as_parameter(mean)
+        self.shape = self.mean.shape
+        size = math.prod(self.shape)
+        if factor is None:
+            covariance = as_parameter(covariance)
+            _check_covariance(covariance, self.shape)
+            factor = _clipped_factor(covariance)
+        self.factor = as_parameter(factor)
+        if self.factor.ndim != 2 or self.factor.shape[0] != size:
+            raise ValueError(
+                f"`factor` must have shape ({size}, rank), a row for each entry of the mean, whose shape is {self.shape}; "
+                f"got {self.factor.shape}."
+            )
+        self.diagonal = None if diagonal is None else jnp.broadcast_to(as_parameter(diagonal).ravel(), (size,))
+
+    @staticmethod
+    def from_factor(mean: Any, factor: Any, diagonal: Any = 0.0) -> "Gaussian":
+        """`N(mean, factor factor^T + diag(diagonal))`.
+
+        **Arguments:**
+
+        - `mean`: of `d` entries.
+        - `factor`: `(d, rank)`.
+        - `diagonal`: a scalar, or one value for each entry of the mean; not negative.
+
+        **Raises:** `ValueError` for wrong shapes, or a negative diagonal where its value is known.
+        """
+        if isinstance(diagonal, int | float) and diagonal == 0:
+            return Gaussian(mean, factor=factor)
+        diagonal = as_parameter(diagonal)
+        if diagonal.size not in (1, jnp.size(mean)):
+            raise ValueError(f"`diagonal` must have 1 or {jnp.size(mean)} entries; got shape {diagonal.shape}.")
+        if is_concrete(diagonal) and not bool(jnp.all(jnp.isfinite(diagonal) & (diagonal >= 0))):
+            raise ValueError("`diagonal` must be finite and not negative: it is a variance.")
+        return Gaussian(mean, factor=factor, diagonal=diagonal)
+
+    @property
+    def covariance(self) -> Float[Array, "d d"]:
+        """The covariance as a matrix."""
+        factor = self.full_factor()
+        return jnp.matmul(factor, factor.T, precision=HIGHEST)
+
+    @property
+    def variance(self) -> Array:
+        """The variance of each entry, of the shape of the mean."""
+        return jnp.sum(self.full_factor() ** 2, axis=1).reshape(self.shape)
+
+    def full_factor(self) -> Float[Array, "d r"]:
+        """`F` with `covariance = F F^T`, the diagonal included as further columns."""
+        if self.diagonal is None:
+            return self.factor
+        return jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.diagonal))], axis=1)
+
+    def spectrum(self) -> tuple[Array, Array]:
+        """Principal directions, orthonormal columns `(d, r)`, and standard deviations along them, `(r,)`, decreasing.
+
+        Standard deviations that are rounding (below `eps` times dimension times the largest) are 0.
+        """
+        basis, std, _ = jnp.linalg.svd(self.full_factor(), full_matrices=False)
+        floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
+        return basis, jnp.where(std > floor, std, 0)
+
+    def sample(self, n: int, *, key: Key) -> Array:
+        """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
+        check_key(key)
+        factor = self.full_factor()
+
+        def draw(index):
+            z = jax.random.normal(jax.random.fold_in(key, index), (factor.shape[1],), factor.dtype)
+            return self.mean + jnp.matmul(factor, z, precision=HIGHEST).reshape(self.shape)
+
+        return jax.vmap(draw)(jnp.arange(n))
+
+    def log_prob(self, x: State) -> Array:
+        """The log-density at one image.
+
+        If the covariance is singular, it is the density on the affine space that the distribution lives on, and minus
+        infinity for images that are off it by more than `sqrt(eps)`, relatively.
+        """
+        x = check_state(x, jax.ShapeDtypeStruct(self.shape, self.mean.dtype), "the image", self)
+        basis, std = self.spectrum()
+        deviation = (x - self.mean).ravel()
+        coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
+        kept = std > 0
+        inside = jnp.where(kept, coefficients, 0)
+        outside = deviation - jnp.matmul(basis, inside, precision=HIGHEST)
+        safe = jnp.where(kept, std, 1)
+        exponent = 0.5 * jnp.sum((inside / safe) ** 2) + jnp.sum(jnp.log(safe))
+        value = -exponent - 0.5 * jnp.sum(kept) * math.log(2 * math.pi)
+        limit = math.sqrt(jnp.finfo(std.dtype).eps) * (std[0] + jnp.sqrt(jnp.sum(deviation**2)))
+        return jnp.where(jnp.sum(outside**2) <= limit**2, value, -jnp.inf)
+
+    def denoiser(self, process: Any) -> GaussianDenoiser:
+        """`E[x_0 | x_t = x]` for a noising process with `marginal(t) -> (scale, std)`, as a module `(t, x) -> x_0`."""
+        return GaussianDenoiser(self.mean, *self.spectrum(), process)
+
+    def score(self, process: Any) -> GaussianScore:
+        """The score `grad log p_t(x)` of a noising process with `marginal(t) -> (scale, std)`, a module `(t, x)`."""
+        return GaussianScore(self.mean, *self.spectrum(), process)
+
+    def posterior(self, likelihood: Likelihood, y: State) -> "Gaussian":
+        """The exact posterior `p(x | y)` for a linear operator and Gaussian noise, again a Gaussian.
+
+        With `F` the factor of the covariance, `B = W A F` whitened by the noise, `b = W (y - A mean)`:
+        mean `mean + F z` with `z = B^T (I + B B^T)^{-1} b` (the gain form), factor `F G` with
+        `G G^T = (I + B^T B)^{-1}`. Square roots throughout: the condition number is not squared, so float32 suffices.
+        Costs `rank` applications of the operator and a QR decomposition of size min(measurements, rank).
+
+        **Arguments:**
+
+        - `likelihood`: linear operator, Gaussian noise.
+        - `y`: one measurement.
+
+        **Returns:** a `Gaussian`; its mean is NaN if the measurement or a noise level is not finite.
+
+        **Raises:** `ValueError` if the operator is not linear, the noise is not Gaussian, or the shapes differ.
+
+        **Reference:** Andrews, A square root formulation of the Kalman covariance equations, 1968.
+        """
+        prior, problem, failed = self._enter(likelihood, y)
+        mean, factor = condition(problem, prior.mean, prior.full_factor())
+        return Gaussian(jnp.where(failed, jnp.nan, mean), factor=factor)
+
+    def evidence(self, likelihood: Likelihood, y: State) -> Array:
+        """The exact log-evidence `log p(y) = log N(y; A mean, A C A^T + noise covariance)`, over the measured entries.
+
+        **Arguments, Raises:** as `posterior`.
+        """
+        prior, problem, failed = self._enter(likelihood, y)
+        del prior
+        return jnp.where(failed, jnp.nan, problem.log_evidence())
+
+    def as_latent(self) -> GaussianLatent:
+        """The generative prior `x = mean + F z` with `z` standard normal."""
+        return GaussianLatent(self.mean, self.full_factor())
+
+    def _enter(self, likelihood: Likelihood, y: State) -> tuple["Gaussian", Any, Array]:
+        if not isinstance(likelihood.noise, AbstractGaussianNoise):
+            raise ValueError(
+                f"The posterior is exact for Gaussian noise only; got {type(likelihood.noise).__name__}. "
+                "`classical.gaussian` takes it, by the Gaussian approximation of the counts."
+            )
+        domain = likelihood.operator.domain
+        if tuple(domain.shape) != self.shape:
+            raise ValueError(
+                f"The prior is on images of shape {self.shape}, the operator takes images of shape {tuple(domain.shape)}."
+            )
+        likelihood, y, result = prepare(likelihood, y)
+        prior = jax.tree.map(lambda leaf: leaf.astype(jnp.finfo(domain.dtype).dtype), self)
+        problem = observe(likelihood, y, prior.mean, prior.full_factor())
+        return prior, problem, result != RESULTS.successful
+
+
+def _check_covariance(covariance: Array, shape: tuple[int, ...]) -> None:
+    size = math.prod(shape)
+    if covariance.shape != (size, size):
+        raise ValueError(
+            f"`covariance` must have shape ({size}, {size}) for a mean of shape {shape}; got {covariance.shape}."
+        )
+    if is_concrete(covariance):
+        if not bool(jnp.all(jnp.isfinite(covariance))):
+            raise ValueError("`covariance` holds values that are not finite.")
+        gap = float(jnp.max(jnp.abs(covariance - covariance.T)))
+        if gap > 1e-3 * float(jnp.max(jnp.abs(covariance))):
+            raise ValueError(f"`covariance` is not symmetric: it differs from its transpose by up to {gap:.3g}.")
+
+
+def _clipped_factor(covariance: Array) -> Array:
+    values, vectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
+    largest = values[-1]
+    if is_concrete(values) and bool(values[0] < -1e-3 * jnp.abs(largest)):
+        raise ValueError(
+            f"`covariance` is not positive semi-definite: its eigenvalues reach from {float(values[0]):.3g} to "
+            f"{float(largest):.3g}."
+        )
+    kept = values > 10 * jnp.finfo(values.dtype).eps * largest
+    return vectors * jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]

@@ -1,0 +1,41 @@
+"""A Gaussian as a generative prior."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._keys import check_key
+from .._prior import AbstractGenerativePrior
+from .._types import Key
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class GaussianLatent(AbstractGenerativePrior):
+    """`x = mean + factor z` with `z` standard normal, made by `oracles.Gaussian.as_latent()`."""
+
+    mean: Array
+    factor: Array
+    latent_shape: tuple[int, ...] = eqx.field(static=True)
+    image_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(self, mean: Array, factor: Array):
+        self.mean = mean
+        self.factor = factor
+        self.latent_shape = (factor.shape[1],)
+        self.image_shape = mean.shape
+
+    def decode(self, z: Array) -> Array:
+        return self.mean + jnp.matmul(self.factor, z, precision=HIGHEST).reshape(self.image_shape)
+
+    def energy(self, z: Array) -> Array:
+        return 0.5 * jnp.sum(z**2)
+
+    def sample_latent(self, *, key: Key) -> Array:
+        check_key(key)
+        return jax.random.normal(key, self.latent_shape, self.factor.dtype)
+
+    def encode(self, x: Array) -> Array:
+        """The shortest latent whose image is nearest to `x`."""
+        return jnp.linalg.lstsq(self.factor, (x - self.mean).ravel())[0]

@@ -1,0 +1,51 @@
+"""Exact denoisers and scores of a Gaussian under a noising process."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class GaussianDenoiser(eqx.Module):
+    """`E[x_0 | x_t = x] = m + U s^2 scale / (scale^2 s^2 + std^2) U^T (x - scale m)` on one image.
+
+    Here `x_t = scale x_0 + std n`, `m` is the mean, `U` the principal directions and `s` the standard deviations.
+    """
+
+    mean: Array
+    basis: Array
+    deviations: Array
+    process: Any
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
+        mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
+        coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
+        total = scale**2 * deviations**2 + std**2
+        gain = jnp.where(total > 0, scale * deviations**2 / jnp.where(total > 0, total, 1), 1 / scale)
+        return mean + jnp.matmul(basis, gain * coefficients, precision=HIGHEST).reshape(x.shape)
+
+
+class GaussianScore(eqx.Module):
+    """`grad log p_t(x) = -(scale^2 C + std^2 I)^{-1} (x - scale m)` on one image."""
+
+    mean: Array
+    basis: Array
+    deviations: Array
+    process: Any
+
+    def __call__(self, t: Array, x: Array) -> Array:
+        scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
+        mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
+        deviation = (x - scale * mean).ravel()
+        coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
+        inside = coefficients / (scale**2 * deviations**2 + std**2)
+        score = -jnp.matmul(basis, inside, precision=HIGHEST)
+        if basis.shape[0] > basis.shape[1]:
+            outside = deviation - jnp.matmul(basis, coefficients, precision=HIGHEST)
+            score = score - outside / std**2
+        return score.reshape(x.shape)

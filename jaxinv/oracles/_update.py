@@ -1,0 +1,90 @@
+"""The linear-Gaussian update in square-root form, shared by the oracles."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.linalg import solve_triangular
+from jaxtyping import Array
+
+from .._types import State
+from ..likelihood import Likelihood, Whitened, whiten
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Observation(eqx.Module):
+    """`b = B z + n` with `z` and `n` standard normal: what a measurement says of the latent of a Gaussian prior.
+
+    - `design`: `B`, `(m, r)`.
+    - `data`: `b`, `(m,)`.
+    - `triangle`: lower triangular `L`: `L L^T = I + B B^T`, `(m, m)`, if `m <= r`, else `I + B^T B`, `(r, r)`.
+    - `noise_constant`: the constant of the negative log-likelihood of the noise.
+    """
+
+    design: Array
+    data: Array
+    triangle: Array
+    noise_constant: Array
+
+    def latent_mean(self) -> Array:
+        """`E[z | b]`, `(r,)`."""
+        solve = lambda v: jax.scipy.linalg.cho_solve((self.triangle, True), v)
+        if self._in_measurements():
+            return jnp.matmul(self.design.T, solve(self.data), precision=HIGHEST)
+        return solve(jnp.matmul(self.design.T, self.data, precision=HIGHEST))
+
+    def latent_factor(self, factor: Array) -> Array:
+        """`F G` with `G G^T = Cov[z | b] = (I + B^T B)^{-1}`, `(d, r)`."""
+        if not self._in_measurements():
+            return solve_triangular(self.triangle, factor.T, lower=True).T
+        # Andrews' square root: G = I - B^T L^{-T} (L + I)^{-1} B.
+        identity = jnp.eye(self.triangle.shape[0], dtype=self.triangle.dtype)
+        gain = solve_triangular(self.triangle + identity, self.design, lower=True)
+        gain = solve_triangular(self.triangle, gain, lower=True, trans=1)
+        projected = jnp.matmul(factor, self.design.T, precision=HIGHEST)
+        return factor - jnp.matmul(projected, gain, precision=HIGHEST)
+
+    def log_evidence(self) -> Array:
+        """`log p(y)`."""
+        if self._in_measurements():
+            square = jnp.sum(solve_triangular(self.triangle, self.data, lower=True) ** 2)
+        else:
+            # The residual at the mean, not `|b|^2 - |L^{-1} B^T b|^2`: the difference of large numbers.
+            z = self.latent_mean()
+            residual = self.data - jnp.matmul(self.design, z, precision=HIGHEST)
+            square = jnp.sum(residual**2) + jnp.sum(z**2)
+        return -0.5 * square - jnp.sum(jnp.log(jnp.diagonal(self.triangle))) - self.noise_constant
+
+    def _in_measurements(self) -> bool:
+        return self.design.shape[0] <= self.design.shape[1]
+
+
+def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Observation:
+    """The observation of the latent `z` of `x = mean + factor z` that a prepared measurement is."""
+    whitened, data = whiten(likelihood, y, "the exact posterior")
+    image_of = lambda column: _rows(whitened, whitened(column.reshape(mean.shape)))
+    design = jax.vmap(image_of, in_axes=1, out_axes=1)(factor)
+    data = _rows(whitened, data) - image_of(mean)
+    wide = design.T if design.shape[0] <= design.shape[1] else design
+    # L from a QR decomposition of B stacked on the identity: forming B B^T would square the condition number.
+    stacked = jnp.concatenate([wide, jnp.eye(wide.shape[1], dtype=wide.dtype)])
+    upper = jnp.linalg.qr(stacked, mode="r")
+    lower = upper.T * jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(upper.dtype)[None, :]
+    noise_constant = likelihood.noise.negative_log_likelihood(y, y, likelihood.operator.measured)
+    return Observation(design, data, lower, noise_constant)
+
+
+def condition(observation: Observation, mean: Array, factor: Array) -> tuple[Array, Array]:
+    """Mean and factor of the posterior of `x = mean + factor z`."""
+    step = jnp.matmul(factor, observation.latent_mean(), precision=HIGHEST)
+    return mean + step.reshape(mean.shape), observation.latent_factor(factor)
+
+
+def _rows(operator: Whitened, y: State) -> Any:
+    # A complex measurement of a real image is two real ones.
+    leaves = [leaf.ravel() for leaf in jax.tree.leaves(y)]
+    return jnp.concatenate(
+        [part for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]
+    )

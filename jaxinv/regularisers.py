@@ -1,0 +1,335 @@
+"""Regularisers `R`: the objective of every solver is `-log p(y | x) + weight * R(x)`."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._types import State
+from .operators._base import AbstractLinearOperator, as_parameter, is_concrete
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class AbstractRegulariser(eqx.Module):
+    """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`)."""
+
+    @abc.abstractmethod
+    def __call__(self, x: Array) -> Array:
+        """`R(x)`, a scalar."""
+
+    @abc.abstractmethod
+    def prox(self, x: Array, step: Any) -> Array:
+        """`argmin_u 1/2 ||u - x||^2 + step R(u)`, where it has a closed form; else a `ValueError`."""
+
+    @property
+    @abc.abstractmethod
+    def is_quadratic(self) -> bool:
+        """Whether the gradient is an affine map."""
+
+    @property
+    @abc.abstractmethod
+    def is_smooth(self) -> bool:
+        """Whether `R` is differentiable twice."""
+
+    def gradient(self, x: Array) -> Array:
+        """The gradient of `R` for the real inner product `Re sum(conj(a) b)`."""
+        return jnp.conj(jax.grad(lambda u: self(u))(x))
+
+    def __add__(self, other: "AbstractRegulariser") -> "Sum":
+        if not isinstance(other, AbstractRegulariser):
+            return NotImplemented
+        return Sum(self, other)
+
+    def __mul__(self, factor: Any) -> "Scaled":
+        if isinstance(factor, AbstractRegulariser) or jnp.ndim(factor) != 0:
+            return NotImplemented
+        return Scaled(factor, self)
+
+    __rmul__ = __mul__
+
+
+class Tikhonov(AbstractRegulariser):
+    """`R(x) = 1/2 ||L x||^2`.
+
+    - `operator`: `L`, a linear operator; `None` for the identity. `prox` exists for the identity.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        shrunk = jaxinv.regularisers.Tikhonov().prox(jnp.ones((4, 4, 1)), 1.0)  # 1/2 everywhere
+        ```
+    """
+
+    operator: AbstractLinearOperator | None = None
+
+    def __check_init__(self):
+        if not (self.operator is None or isinstance(self.operator, AbstractLinearOperator)):
+            raise ValueError(f"`operator` must be a linear operator or None; got {type(self.operator).__name__}.")
+
+    def __call__(self, x: Array) -> Array:
+        image = x if self.operator is None else self.operator(x)
+        return sum(0.5 * jnp.sum(_square(leaf)) for leaf in jax.tree.leaves(image))
+
+    def prox(self, x: Array, step: Any) -> Array:
+        if self.operator is not None:
+            raise _no_prox("Tikhonov with an operator", "classical.tikhonov")
+        return x / (1 + _like(step, x))
+
+    @property
+    def is_quadratic(self) -> bool:
+        return True
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
+
+
+class L1(AbstractRegulariser):
+    """`R(x) = sum |x|`; its prox is soft thresholding. For complex `x` the modulus.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        sparse = jaxinv.regularisers.L1().prox(jnp.linspace(-2, 2, 5), 1.0)  # -1 0 0 0 1
+        ```
+    """
+
+    def __call__(self, x: Array) -> Array:
+        return jnp.sum(_safe_root(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
+
+    def prox(self, x: Array, step: Any) -> Array:
+        if not jnp.iscomplexobj(x):
+            return jnp.sign(x) * jnp.maximum(jnp.abs(x) - _like(step, x), 0)
+        modulus = _safe_root(_square(x))
+        keep = jnp.maximum(modulus - _like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
+        return x * keep
+
+    @property
+    def is_quadratic(self) -> bool:
+        return False
+
+    @property
+    def is_smooth(self) -> bool:
+        return False
+
+
+class Isotropic(eqx.Module):
+    """`sum sqrt(d_h^2 + d_w^2)` over pixels and channels."""
+
+    def __call__(self, gradient: Array) -> Array:
+        return jnp.sum(_safe_root(jnp.sum(_square(gradient), axis=0)))
+
+    def project(self, dual: Array, radius: Array) -> Array:
+        """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
+        modulus = _safe_root(jnp.sum(_square(dual), axis=0, keepdims=True))
+        return dual * jnp.where(modulus > radius, radius / jnp.where(modulus > 0, modulus, 1), 1)
+
+
+class Anisotropic(eqx.Module):
+    """`sum |d_h| + |d_w|` over pixels and channels."""
+
+    def __call__(self, gradient: Array) -> Array:
+        return jnp.sum(_safe_root(_square(gradient)))
+
+    def project(self, dual: Array, radius: Array) -> Array:
+        """The projection of a dual field onto fields of entries of modulus at most `radius`."""
+        modulus = _safe_root(_square(dual))
+        return dual * jnp.where(modulus > radius, radius / jnp.where(modulus > 0, modulus, 1), 1)
+
+
+class Smoothed(eqx.Module):
+    """`sum sqrt(d_h^2 + d_w^2 + eps^2) - eps` over pixels and channels, differentiable.
+
+    - `eps`: positive, in the unit of the image.
+    """
+
+    eps: Array
+
+    def __init__(self, eps: Any):
+        self.eps = as_parameter(eps)
+        if is_concrete(self.eps) and not bool(jnp.all(jnp.isfinite(self.eps) & (self.eps > 0))):
+            raise ValueError(f"`eps` must be positive and finite; got {self.eps}. For eps = 0 take `Isotropic()`.")
+
+    def __call__(self, gradient: Array) -> Array:
+        eps = _like(self.eps, gradient)
+        return jnp.sum(jnp.sqrt(jnp.sum(_square(gradient), axis=0) + eps**2) - eps)
+
+
+class TV(AbstractRegulariser):
+    """Total variation of an image `(h, w, c)`: forward differences, none across the border; channels add.
+
+    - `kind`: `Isotropic()`, `Anisotropic()` or `Smoothed(eps)`.
+
+    It has no closed-form prox; `classical.tv` minimises with it.
+
+    **Reference:** Rudin, Osher, Fatemi, Nonlinear total variation based noise removal algorithms, 1992.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        square = jnp.zeros((8, 8, 1)).at[2:6, 2:6].set(1.0)
+        variation = jaxinv.regularisers.TV(jaxinv.regularisers.Anisotropic())(square)  # 16, the perimeter
+        ```
+    """
+
+    kind: Isotropic | Anisotropic | Smoothed = Isotropic()
+
+    def __check_init__(self):
+        if not isinstance(self.kind, Isotropic | Anisotropic | Smoothed):
+            raise ValueError(
+                f"`kind` must be Isotropic(), Anisotropic() or Smoothed(eps) of `jaxinv.regularisers`; got {self.kind!r}."
+            )
+
+    def __call__(self, x: Array) -> Array:
+        return self.kind(image_gradient(x))
+
+    def prox(self, x: Array, step: Any) -> Array:
+        del x, step
+        raise _no_prox("TV", "classical.tv")
+
+    @property
+    def is_quadratic(self) -> bool:
+        return False
+
+    @property
+    def is_smooth(self) -> bool:
+        return isinstance(self.kind, Smoothed)
+
+
+class Gaussian(AbstractRegulariser):
+    """`R(x) = -log p(x)` up to a constant, `1/2 (x - m)^T C^+ (x - m)`, for a Gaussian prior.
+
+    - `prior`: an `oracles.Gaussian`. Directions in which its covariance is zero are not penalised by the value (the
+      density does not exist there); the prox removes them, as the limit does.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4))
+        half = jaxinv.regularisers.Gaussian(prior).prox(jnp.ones((2, 2, 1)), 1.0)
+        ```
+    """
+
+    mean: Array
+    basis: Array
+    std: Array
+
+    def __init__(self, prior: Any):
+        if not hasattr(prior, "spectrum"):
+            raise ValueError(f"`prior` must be a `jaxinv.oracles.Gaussian`; got {type(prior).__name__}.")
+        self.mean = prior.mean
+        # Once, here: a solver evaluates the penalty in every step.
+        self.basis, self.std = prior.spectrum()
+
+    def __call__(self, x: Array) -> Array:
+        coefficients = self._analyse(x)
+        spread = self.std.astype(coefficients.dtype)
+        scaled = jnp.where(spread > 0, coefficients / jnp.where(spread > 0, spread, 1), 0)
+        return 0.5 * jnp.sum(_square(scaled))
+
+    def prox(self, x: Array, step: Any) -> Array:
+        coefficients = self._analyse(x)
+        variance = self.std.astype(coefficients.dtype) ** 2
+        shrunk = coefficients * variance / (variance + _like(step, x))
+        image = jnp.matmul(self.basis.astype(shrunk.dtype), shrunk, precision=HIGHEST)
+        return self.mean.astype(x.dtype) + image.reshape(x.shape)
+
+    def _analyse(self, x: Array) -> Array:
+        deviation = (x - self.mean.astype(x.dtype)).ravel()
+        return jnp.matmul(self.basis.T.astype(x.dtype), deviation, precision=HIGHEST)
+
+    @property
+    def is_quadratic(self) -> bool:
+        return True
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
+
+
+class Sum(AbstractRegulariser):
+    """`R1 + R2`."""
+
+    first: AbstractRegulariser
+    second: AbstractRegulariser
+
+    def __call__(self, x: Array) -> Array:
+        return self.first(x) + self.second(x)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        del x, step
+        raise _no_prox("a sum of regularisers", "a solver that uses gradients")
+
+    @property
+    def is_quadratic(self) -> bool:
+        return self.first.is_quadratic and self.second.is_quadratic
+
+    @property
+    def is_smooth(self) -> bool:
+        return self.first.is_smooth and self.second.is_smooth
+
+
+class Scaled(AbstractRegulariser):
+    """`factor * R`, for a factor that is not negative."""
+
+    factor: Array = eqx.field(converter=jnp.asarray)
+    regulariser: AbstractRegulariser
+
+    def __check_init__(self):
+        if is_concrete(self.factor) and not bool(jnp.all(jnp.isfinite(self.factor) & (self.factor >= 0))):
+            raise ValueError(f"The factor of a regulariser must not be negative; got {self.factor}.")
+
+    def __call__(self, x: Array) -> Array:
+        return _like(self.factor, x) * self.regulariser(x)
+
+    def prox(self, x: Array, step: Any) -> Array:
+        return self.regulariser.prox(x, _like(self.factor, x) * _like(step, x))
+
+    @property
+    def is_quadratic(self) -> bool:
+        return self.regulariser.is_quadratic
+
+    @property
+    def is_smooth(self) -> bool:
+        return self.regulariser.is_smooth
+
+
+def image_gradient(x: Array) -> Array:
+    """Forward differences of `(h, w, c)` along height and width, `(2, h, w, c)`; zero across the border.
+
+    The norm of this map is less than `sqrt(8)`.
+    """
+    return jnp.stack(
+        [jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0), (0, 0))), jnp.pad(x[:, 1:] - x[:, :-1], ((0, 0), (0, 1), (0, 0)))]
+    )
+
+
+def image_gradient_adjoint(dual: Array) -> Array:
+    """The adjoint of `image_gradient`: minus the divergence."""
+    down, right = dual[0, :-1], dual[1, :, :-1]
+    vertical = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
+    horizontal = jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))
+    return vertical + horizontal
+
+
+def _safe_root(square: Array) -> Array:
+    # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _square(z: Array) -> Array:
+    return z.real**2 + z.imag**2 if jnp.iscomplexobj(z) else z**2
+
+
+def _like(value: Any, x: Array) -> Array:
+    return jnp.asarray(value).astype(jnp.finfo(x.dtype).dtype)
+
+
+def _no_prox(name: str, instead: str) -> ValueError:
+    return ValueError(
+        f"The prox of {name} has no closed form here; those of L1, Tikhonov() and Gaussian(prior) have. Use {instead}."
+    )

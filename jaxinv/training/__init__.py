@@ -1,0 +1,3 @@
+"""Training loops. A loss lives with its chapter."""
+
+from ._fit import fit as fit

@@ -1,0 +1,111 @@
+"""Checkpoints of a training run: what is in one, and whose it is."""
+
+import json
+import os
+import time
+from typing import Any
+
+import numpy as np
+from jaxtyping import Array
+
+from .. import io
+from ._chunk import Carry
+
+# Writing costs at most this share of the time.
+_SHARE = 0.05
+
+
+class Run:
+    """What a run has done so far: everything that a checkpoint holds. Lives on the host."""
+
+    def __init__(self, carry: Carry):
+        self.carry = carry
+        self.best: dict[str, Array] = {}
+        self.losses = np.zeros(0)
+        self.validation = np.zeros(0)
+        self.validation_steps = np.zeros(0, np.int64)
+        self.seconds = 0.0
+        self.good = True
+
+    @property
+    def step(self) -> int:
+        """The number of steps done."""
+        return len(self.losses)
+
+    def weights(self) -> dict[str, Array]:
+        """The weights to be judged: their average where there is one."""
+        return self.carry.average or self.carry.weights
+
+    def judge(self, value: float) -> None:
+        """Note a validation loss, and keep the weights if it is the lowest yet."""
+        seen = self.validation[np.isfinite(self.validation)]
+        if np.isfinite(value) and value < seen.min(initial=np.inf):
+            self.best = self.weights()
+        self.validation = np.append(self.validation, value)
+        self.validation_steps = np.append(self.validation_steps, self.step)
+
+
+class Checkpoint:
+    """The file of a run, with the settings that decide whose it is."""
+
+    def __init__(self, path: str | os.PathLike, settings: dict[str, str]):
+        io.check_writable(path)
+        self.path, self.settings = os.fspath(path), settings
+        self.cost, self.written = 0.0, -np.inf
+
+    def write(self, run: Run, *, last: bool = False) -> None:
+        """Write the run, unless it was written so recently that writing would take a noticeable share of the time."""
+        began = time.perf_counter()
+        if not last and began - self.written < self.cost / _SHARE:
+            return
+        progress = {
+            "steps": run.step,
+            "evaluations": len(run.validation),
+            "best": bool(run.best),
+            "loss_dtype": str(run.losses.dtype),
+        }
+        metadata = {"settings": json.dumps(self.settings), "progress": json.dumps(progress)}
+        io.save(self.path, _contents(run), metadata=metadata)
+        self.written = time.perf_counter()
+        self.cost = self.written - began
+
+    def restore(self, run: Run) -> None:
+        """Bring `run`, which is at its start, to where the file is, if there is one.
+
+        **Raises:** `ValueError` that says what differs if the file is of another run.
+        """
+        if not os.path.exists(self.path):
+            return
+        metadata = io.read_metadata(self.path)
+        if "settings" not in metadata or "progress" not in metadata:
+            raise ValueError(f"{self.path} is not a checkpoint of `training.fit`. Delete it, or give another path.")
+        theirs = json.loads(metadata["settings"])
+        for name, ours in self.settings.items():
+            if theirs.get(name) != ours:
+                raise ValueError(
+                    f"The checkpoint {self.path} is of another run: its {name} is {theirs.get(name)}, not {ours}. "
+                    "Delete it, or give another path."
+                )
+        progress = json.loads(metadata["progress"])
+        run.losses = np.zeros(progress["steps"], progress["loss_dtype"])
+        run.validation = np.zeros(progress["evaluations"])
+        run.validation_steps = np.zeros(progress["evaluations"], np.int64)
+        run.best = run.weights() if progress["best"] else {}
+        try:
+            contents = io.load(self.path, _contents(run))
+        except ValueError as error:
+            raise ValueError(f"The checkpoint does not fit this model and optimiser. {error}") from error
+        run.carry, run.best = contents["carry"], contents["best"]
+        history = contents["history"]
+        run.losses, run.validation = history["losses"], history["validation"]
+        run.validation_steps, run.seconds = history["validation_steps"], history["seconds"]
+
+
+def _contents(run: Run) -> dict[str, Any]:
+    history = {
+        "losses": run.losses,
+        "validation": run.validation,
+        "validation_steps": run.validation_steps,
+        "seconds": run.seconds,
+    }
+    return {"carry": run.carry, "best": run.best, "history": history}

@@ -1,0 +1,60 @@
+"""What training demands of its data."""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
+    """`data` as arrays, and the number of examples: the length of the first axis of every leaf.
+
+    **Raises:** `ValueError` if there are none, if leaves disagree, are not floating, or hold NaN or infinity.
+    """
+    leaves, treedef = jax.tree.flatten(data)
+    if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+        kinds = ", ".join(type(leaf).__name__ for leaf in leaves) or "nothing"
+        raise ValueError(
+            f"`{name}` must be an array (n, ...) of n examples, or a pytree of arrays of the same n; got {kinds}."
+        )
+    counts = [leaf.shape[0] if leaf.ndim else None for leaf in leaves]
+    if None in counts or len(set(counts)) > 1:
+        raise ValueError(
+            f"Every leaf of `{name}` needs the examples along its first axis, the same number of them; got shapes "
+            f"{[leaf.shape for leaf in leaves]}."
+        )
+    count = counts[0]
+    if count == 0:
+        raise ValueError(f"`{name}` is empty: its shapes are {[leaf.shape for leaf in leaves]}.")
+    for leaf in leaves:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            raise ValueError(
+                f"`{name}` must be of a floating dtype; got {leaf.dtype}. Convert it: `{name}.astype(float)`, divided "
+                "by 255 for 8-bit images."
+            )
+    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    for leaf in leaves:
+        finite = np.asarray(jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))))
+        if not finite.all():
+            first = int(np.argmin(finite))
+            raise ValueError(
+                f"`{name}` must be finite; example {first} holds NaN or infinity, and {int((~finite).sum())} of "
+                f"{count} examples do. Leave them out, or mend them."
+            )
+    return jax.tree.unflatten(treedef, leaves), count
+
+
+def fingerprint(tree: PyTree) -> str:
+    """Shapes, dtypes and a checksum of the arrays of a tree."""
+    checksum, shapes = 0, []
+    for leaf in jax.tree.leaves(tree):
+        if not isinstance(leaf, jax.Array | np.ndarray):
+            continue
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), checksum)
+        shapes.append(f"{leaf.dtype}{list(leaf.shape)}")
+    return f"{', '.join(shapes[:3])}{' ...' if len(shapes) > 3 else ''} with checksum {checksum:08x}"

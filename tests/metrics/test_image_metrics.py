@@ -1,0 +1,180 @@
+"""psnr, ssim and nrmse against scikit-image, closed forms and finite differences."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+from skimage.metrics import normalized_root_mse, peak_signal_noise_ratio, structural_similarity
+
+from jaxinv import metrics
+
+ALL = [metrics.psnr, metrics.ssim, metrics.nrmse]
+
+
+def pair(shape, seed=0, noise=0.1, dtype=np.float64):
+    rng = np.random.default_rng(seed)
+    reference = rng.uniform(size=shape)
+    return (reference + noise * rng.normal(size=shape)).astype(dtype), reference.astype(dtype)
+
+
+# Both sides are sums of the same numbers in another order: rounding only, 1e-6 of a value near 1 in float32 (the
+# promise is 1e-4).
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-11)])
+@pytest.mark.parametrize(
+    ("shape", "data_range"), [((7, 7, 1), 1.0), ((28, 28, 1), 1.0), ((33, 20, 1), 2.5), ((16, 25, 3), 0.7)]
+)
+def test_skimage(shape, data_range, dtype, tolerance):
+    x, reference = pair(shape, dtype=dtype)
+    theirs = functools.partial(
+        structural_similarity, reference.astype(float), x.astype(float), data_range=data_range, channel_axis=-1
+    )
+    with jax.enable_x64(dtype is np.float64):
+        ours = metrics.ssim(x, reference, data_range)
+        assert ours.dtype == dtype
+        assert ours.shape == ()
+        np.testing.assert_allclose(ours, theirs(), rtol=0, atol=tolerance)
+        population = metrics.ssim(x, reference, data_range, window=metrics.UniformWindow(5, sample_covariance=False))
+        np.testing.assert_allclose(population, theirs(win_size=5, use_sample_covariance=False), rtol=0, atol=tolerance)
+        if min(shape[:2]) >= 11:
+            gaussian = metrics.ssim(x, reference, data_range, window=metrics.GaussianWindow())
+            wang = theirs(gaussian_weights=True, use_sample_covariance=False)
+            np.testing.assert_allclose(gaussian, wang, rtol=0, atol=tolerance)
+            assert abs(wang - theirs()) > 1e-4, "the two windows must be told apart"
+        psnr = metrics.psnr(x, reference, data_range)
+        np.testing.assert_allclose(
+            psnr, peak_signal_noise_ratio(reference, x, data_range=data_range), rtol=10 * tolerance
+        )
+        np.testing.assert_allclose(metrics.nrmse(x, reference), normalized_root_mse(reference, x), rtol=10 * tolerance)
+
+
+def test_ssim_does_not_cancel():
+    # Bright, flat and faintly noisy: E[xy] - E[x]E[y] in float32 would be wrong by 1e-3 and more here.
+    x, reference = (np.float32(100 + 0.05 * image) for image in pair((32, 32, 1)))
+    truth = structural_similarity(reference.astype(float), x.astype(float), data_range=1.0, channel_axis=-1)
+    np.testing.assert_allclose(metrics.ssim(x, reference), truth, atol=2e-6, rtol=0)
+
+
+def test_ssim_without_unit():
+    x, reference = pair((16, 16, 1), dtype=np.float32)
+    ssim, psnr = metrics.ssim(x, reference), metrics.psnr(x, reference)
+    for unit in (np.float32(1e-12), np.float32(1e12)):
+        np.testing.assert_allclose(metrics.ssim(unit * x, unit * reference, unit), ssim, rtol=1e-5)
+        np.testing.assert_allclose(metrics.psnr(unit * x, unit * reference, unit), psnr, rtol=1e-5)
+
+
+def test_closed_forms():
+    reference = jnp.ones((4, 4, 1))
+    # Not clipped: an image far outside the range has a negative PSNR.
+    np.testing.assert_allclose(metrics.psnr(reference + 10, reference), -20, rtol=1e-6)
+    np.testing.assert_allclose(metrics.nrmse(3 * reference, reference), 2, rtol=1e-6)
+    rotated = (1 + 0.1j) * reference
+    np.testing.assert_allclose(metrics.psnr(rotated, reference), 20, rtol=1e-5)
+    np.testing.assert_allclose(metrics.nrmse(rotated, reference.astype(complex)), 0.1, rtol=1e-5)
+    assert metrics.psnr(rotated, reference).dtype == jnp.float32
+    for metric, best in ((metrics.psnr, jnp.inf), (metrics.nrmse, 0), (metrics.ssim, 1)):
+        image = jnp.asarray(pair((9, 9, 1))[0])
+        assert metric(image, image) == best
+        assert jnp.isfinite(jax.grad(metric)(image, image)).all()
+    zero = 0 * reference
+    assert metrics.nrmse(zero, zero) == 0
+    assert metrics.nrmse(reference, zero) == jnp.inf
+    assert jnp.isnan(metrics.psnr(reference.at[0].set(jnp.nan), reference))
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_dtype(metric):
+    x, reference = pair((9, 9, 1))
+    with jax.enable_x64(True):
+        # A data_range of double precision does not raise that of the images.
+        ranged = metric if metric is metrics.nrmse else functools.partial(metric, data_range=np.float64(1))
+        assert ranged(x.astype(np.float32), reference.astype(np.float32)).dtype == jnp.float32
+        assert metric(x, reference.astype(np.float32)).dtype == jnp.float64
+    half = metric(jnp.asarray(x, jnp.bfloat16), jnp.asarray(reference, jnp.bfloat16))
+    assert half.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("metric", [*ALL, functools.partial(metrics.ssim, window=metrics.GaussianWindow(1.0, 5))])
+def test_vmap_equals_loop(metric):
+    x, reference = pair((5, 12, 9, 3))
+    with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
+        loop = [metric(a, b) for a, b in zip(x, reference, strict=True)]
+        np.testing.assert_allclose(jax.jit(jax.vmap(metric))(x, reference), loop, rtol=1e-12)
+        one = [metric(a, reference[0]) for a in x]
+        np.testing.assert_allclose(jax.vmap(metric, in_axes=(0, None))(x, reference[0]), one, rtol=1e-12)
+
+
+def test_vmap_over_parameters():
+    x, reference = pair((15, 15, 1))
+    sigmas, ranges = np.array([0.8, 1.5]), np.array([1.0, 2.0])
+    with jax.enable_x64(True):
+        score = lambda sigma, span: metrics.ssim(x, reference, span, window=metrics.GaussianWindow(sigma))
+        together = jax.vmap(score)(sigmas, ranges)
+        stacked = jax.vmap(metrics.GaussianWindow)(sigmas)
+        mapped = jax.jit(jax.vmap(lambda w, span: metrics.ssim(x, reference, span, window=w)))(stacked, ranges)
+        single = [score(*pair) for pair in zip(sigmas, ranges, strict=True)]
+        np.testing.assert_allclose(together, single, rtol=1e-12)
+        np.testing.assert_allclose(mapped, single, rtol=1e-12)
+
+
+@pytest.mark.parametrize("metric", [*ALL, functools.partial(metrics.ssim, window=metrics.GaussianWindow(1.0, 5))])
+def test_grad_against_finite_differences(metric):
+    with jax.enable_x64(True):
+        x, reference = (jnp.asarray(image) for image in pair((9, 8, 1)))
+        check_grads(metric, (x, reference), order=1, modes=["fwd", "rev"], eps=1e-6)
+
+
+@pytest.mark.parametrize("metric", [metrics.psnr, metrics.nrmse])
+def test_grad_of_complex(metric):
+    with jax.enable_x64(True):
+        x, reference = pair((6, 5, 1))
+        check_grads(metric, (jnp.asarray(x + 0.3j * reference), jnp.asarray(1j * x)), order=1, modes=["rev"], eps=1e-6)
+
+
+def test_ssim_precision_is_explicit():
+    x = jnp.zeros((16, 16, 1))
+    text = str(jax.make_jaxpr(jax.grad(metrics.ssim))(x, x))
+    assert text.count("dot_general[") == text.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") > 0
+
+
+IMAGE = np.zeros((8, 8, 1), np.float32)
+
+
+@pytest.mark.parametrize("metric", ALL)
+@pytest.mark.parametrize(
+    ("x", "reference", "words"),
+    [
+        (np.zeros((4, 8, 8, 1), np.float32), IMAGE, r"\(4, 8, 8, 1\).*\(8, 8, 1\).*vmap"),
+        (IMAGE[..., 0], IMAGE, r"\(8, 8\).*\(8, 8, 1\).*channel axis"),
+        (IMAGE[:7], IMAGE, r"\(7, 8, 1\).*\(8, 8, 1\)"),
+        (IMAGE.astype(np.uint8), IMAGE, "uint8.*255"),
+        (IMAGE, IMAGE.astype(bool), "reference of dtype bool"),
+        (IMAGE[:0], IMAGE[:0], "at least one pixel"),
+    ],
+)
+def test_bad_images(metric, x, reference, words):
+    with pytest.raises(ValueError, match=words):
+        metric(x, reference)
+    with pytest.raises(ValueError, match=words):
+        jax.jit(metric)(x, reference)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: metrics.ssim(IMAGE[:6], IMAGE[:6]), r"7 x 7 pixels; got shape \(6, 8, 1\)"),
+        (lambda: metrics.ssim(IMAGE[..., 0], IMAGE[..., 0]), r"\(height, width, channels\); got \(8, 8\)"),
+        (lambda: metrics.ssim(IMAGE + 0j, IMAGE + 0j), "complex64"),
+        (lambda: metrics.ssim(IMAGE, IMAGE, k1=0.0), "`k1` must be positive"),
+        (lambda: metrics.psnr(IMAGE, IMAGE, -1.0), "`data_range` must be positive and finite; got -1.0"),
+        (lambda: metrics.psnr(IMAGE, IMAGE, np.ones(3)), r"`data_range` must be one number; got shape \(3,\)"),
+        (lambda: metrics.UniformWindow(4), "odd integer of at least 3; got 4"),
+        (lambda: metrics.GaussianWindow(size=1), "odd integer of at least 3; got 1"),
+        (lambda: metrics.GaussianWindow(0.0), "`sigma` must be positive"),
+    ],
+)
+def test_bad_options(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
