@@ -1,6 +1,7 @@
 """How the public verbs are compiled."""
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -8,18 +9,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._types import Scalar
+
 
 def verb(function: Callable) -> Callable:
     """`function` compiled by `eqx.filter_jit`, with Python floats among its arguments traced.
 
-    `eqx.filter_jit` alone takes a Python float for a constant and compiles again for each new value of a weight.
-    Integers, such as `max_steps`, stay static.
+    `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
+    Integers, such as `max_steps`, stay static, but for those given to a parameter annotated as `Scalar`.
     """
     compiled = eqx.filter_jit(function)
+    annotations = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
+    scalars = {name for name, annotation in annotations.items() if annotation in (Scalar, Scalar | None)}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
+        kwargs = {k: jnp.asarray(float(v)) if k in scalars and _is_integer(v) else v for k, v in kwargs.items()}
         return compiled(*args, **kwargs)
 
     return wrapper
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

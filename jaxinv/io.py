@@ -75,7 +75,22 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
     metadata = dict(metadata or {})
     if _KINDS in metadata or not all(isinstance(s, str) for item in metadata.items() for s in item):
         raise ValueError(f"`metadata` must map strings to strings, and {_KINDS!r} is taken; got {metadata!r}.")
-    content = safetensors.numpy.save(stored, metadata={**metadata, _KINDS: json.dumps(kinds)})
+    write_bytes(path, safetensors.numpy.save(stored, metadata={**metadata, _KINDS: json.dumps(kinds)}))
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file, whole or not at all: beside its place, flushed to the disk, and moved.
+
+    **Raises:** `ValueError` if the folder cannot be written to; `OSError` if the disk is full.
+
+    !!! example
+        ```python
+        import os, tempfile
+        from jaxinv import io
+        io.write_bytes(os.path.join(tempfile.mkdtemp(), "results.json"), b"{}")
+        ```
+    """
+    path = os.fspath(path)
     temporary = _temporary_beside(path)
     try:
         with open(temporary, "wb") as file:
@@ -173,7 +188,7 @@ def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
     if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
         kind = f"Python {type(leaf).__name__}"
         array = np.asarray(leaf)
-    elif isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         kind = str(leaf.dtype)
         array = np.asarray(jax.random.key_data(leaf))
     elif isinstance(leaf, jax.Array | np.ndarray | np.generic):
@@ -182,7 +197,7 @@ def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
     else:
         return type(leaf).__name__, None
     if array.dtype == np.complex128:
-        array = np.stack([array.real, array.imag], axis=-1)
+        array = np.stack([np.real(array), np.imag(array)], axis=-1)
     # A copy in C order: safetensors writes the buffer as it lies in memory.
     return kind, np.array(array, order="C")
 
@@ -201,7 +216,7 @@ def _decode(array: np.ndarray, like: Any) -> Any:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:

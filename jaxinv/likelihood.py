@@ -84,7 +84,8 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     usable = finite & ~invalid
     y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
-    noise = jax.tree.map(lambda leaf, unit: jnp.where(usable, leaf, unit), noise, noise.unit())
+    # By the noise alone: what is factored or normed for a batch of measurements with one noise is then done once.
+    noise = jax.tree.map(lambda leaf, unit: jnp.where(invalid, unit, leaf), noise, noise.unit())
     return Likelihood(operator, noise), y, result
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._types import Scalar
+from .io import write_bytes
 from .metrics import psnr, ssim
 
 if TYPE_CHECKING:
@@ -151,13 +152,7 @@ def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike, *, dpi: Sc
         raise ValueError(f"The folder {str(path.parent)!r} of the figure {path.name!r} does not exist; make it first.")
     drawing = io.BytesIO()
     figure.savefig(drawing, format=path.suffix[1:] or "png", dpi=dpi)
-    # Beside its goal, since a file is replaced in one step only within a file system.
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        partial.write_bytes(drawing.getvalue())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_bytes(path, drawing.getvalue())
     return path
 
 

@@ -6,6 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
+
 from jaxinv import io
 from jaxinv.models import VAE, Autoencoder
 
@@ -64,7 +65,9 @@ def test_network_round_trip(tmp_path):
     assert isinstance(loaded, VAE)
     z = jnp.ones((3, 2))
     assert jnp.array_equal(loaded.decode(z), model.decode(z))
-    with pytest.raises(ValueError, match=r"encoder\.layers\.1\.bias\.value is float32 of shape \(4,\), expected .*\(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"encoder\.layers\.1\.bias\.value is float32 of shape \(4,\), expected .*\(2,\)"
+    ):
         io.load(tmp_path / "w", Autoencoder((5, 4, 1), 2, widths=(6,), rngs=nnx.Rngs(1)))
 
 

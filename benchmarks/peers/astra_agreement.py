@@ -2,9 +2,9 @@
 
     pip install -e . astra-toolbox scipy && python benchmarks/peers/astra_agreement.py
 
-Parallel beams are compared with ASTRA's `linear` projector, which is Joseph's method. ASTRA has no such projector for fan
-beams on the CPU, so each ray of the fan goes to the same `linear` projector as a parallel view of its own with one bin;
-its `line_fanflat`, which integrates pixels as squares, is another discretisation and is shown for comparison only.
+Parallel beams are compared with ASTRA's `linear` projector, which is Joseph's method. ASTRA has no such projector for
+fan beams on the CPU, so each ray of the fan goes to the same `linear` projector as a parallel view of its own with one
+bin; its `line_fanflat`, which integrates pixels as squares, is another discretisation, shown for comparison only.
 
 Prints one line for each case, and fails if a relative difference, in the 2-norm, exceeds 1e-3.
 """

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +9,8 @@ from jaxtyping import Array
 
 from .._solution import RESULTS, Solution
 from .._types import State
-from ..operators._base import AbstractOperator, check_state
+from .._verb import verb
+from ..operators._base import check_state
 from ..operators._fan_beam import FanBeam
 from ..operators._geometry import detector_positions
 from ..operators._parallel_beam import ParallelBeam
@@ -22,26 +22,26 @@ _CHUNK = 2**20
 _MISSING = 3.0
 
 
-@eqx.filter_jit
-def fbp(operator: AbstractOperator, y: State, *, window: AbstractWindow = RamLak()) -> Solution:  # noqa: B008
+@verb
+def fbp(operator: Any, y: State, *, window: Any = RamLak()) -> Solution:  # noqa: B008
     """Filtered back-projection: the inverse of the Radon transform, cut off at the Nyquist frequency of the detector.
 
     Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation
-    between the bins. The views are weighted by the angle that each stands for: half the gaps to its neighbours, modulo a
-    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. A wedge that was
-    not measured is left out; so is what the detector does not see, which counts as zero. Fan beams are weighted by the
-    cosine of the ray and the inverse square of the depth, and by 1/2 for a full turn, 1 for half a turn or less (without
-    the weights of Parker for the lines that a short scan measures twice).
+    between the bins. Each view is weighted by the angle that it stands for: half the gaps to its neighbours, modulo a
+    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. A wedge that
+    was not measured is left out; what the detector does not see counts as zero. Fan beams are weighted by the cosine of
+    the ray and the inverse square of the depth, and by 1/2 for a full turn, 1 for half a turn or less (without the
+    weights of Parker for the lines that a short scan measures twice).
 
     **Arguments:**
 
     - `operator`: `operators.ParallelBeam` or `operators.FanBeam`.
-    - `y`: the sinogram of line integrals, `(angles, detectors, c)`, real or complex. Photon counts are converted first by
-      the `linearise` of their noise.
+    - `y`: the sinogram of line integrals, `(angles, detectors, c)`, real or complex. Photon counts are converted first
+      by the `linearise` of their noise.
     - `window`: `RamLak()`, `SheppLogan()`, `Cosine()` or `Hann()`: from sharp to smooth.
 
-    **Returns:** a `Solution` whose value is the image, `(h, w, c)`. Its result is `nonfinite_measurement` if `y` holds NaN
-    or infinity, `invalid_parameter` if an angle or the offset is not finite; the value is zero then.
+    **Returns:** a `Solution` whose value is the image, `(h, w, c)`. Its result is `nonfinite_measurement` if `y` holds
+    NaN or infinity, `invalid_parameter` if an angle or the offset is not finite; the value is zero then.
 
     **Raises:** `ValueError` for another operator, or a sinogram of another shape.
 
@@ -151,5 +151,5 @@ def _smear(views: Array, coordinate: Array, depth_weight: Array | None) -> Array
     return jax.lax.map(image_row, rows, batch_size=batch_size)
 
 
-def _gather(table: Array, index: Array) -> Any:
+def _gather(table: Array, index: Array) -> Array:
     return table.at[index].get(mode="clip")

@@ -51,6 +51,8 @@ def enter(
     regulariser = L1() if regulariser is None else regulariser
     prepared, data, result = prepare(likelihood, y)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
+    if norm is not None:
+        norm, result = prepare_parameter(norm, likelihood.operator, result)
     whitened, b = whiten(prepared, data, name)
     bound = norm_bound(whitened, norm)
     as_real = lambda value: jnp.asarray(value, bound.dtype)

@@ -2,9 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
 
 from .._solution import RESULTS, Solution
-from .._types import Scalar, State
+from .._types import State
 from .._verb import verb
 from ..likelihood import Likelihood, prepare, whiten
 from ..operators import materialise
@@ -13,7 +15,7 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @verb
-def tsvd(likelihood: Likelihood, y: State, *, rank: int | Scalar) -> Solution:
+def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) -> Solution:
     """`x = sum_{i <= rank} v_i <u_i, b> / s_i`, the pseudo-inverse on the largest singular values.
 
     The operator, whitened by the noise, is materialised, so this is for small problems. Singular values that are zero up
@@ -59,5 +61,7 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Scalar) -> Solution:
     image = jnp.matmul(jnp.conj(right.T), coefficients, precision=HIGHEST).reshape(domain.shape)
     invalid = (jnp.asarray(rank) < 1) & (result == RESULTS.successful)
     result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
+    broken = ~jnp.all(jnp.isfinite(image)) & (result == RESULTS.successful)
+    result = RESULTS.where(broken, RESULTS.breakdown, result)
     stats = {"rank": jnp.sum(kept), "singular_values": singular}
     return Solution(jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image)), result, stats)

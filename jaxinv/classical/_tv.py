@@ -70,6 +70,8 @@ def tv(
     check_image_shape(likelihood.operator.domain.shape)
     prepared, data, result = prepare(likelihood, y)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
+    if norm is not None:
+        norm, result = prepare_parameter(norm, likelihood.operator, result)
     whitened, b = whiten(prepared, data, "tv")
     problem = _Problem(whitened, regulariser, weight, b)
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem

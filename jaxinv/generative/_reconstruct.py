@@ -192,7 +192,7 @@ def _check_fit(likelihood: Likelihood, prior: AbstractGenerativePrior, real: Any
             f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
             f"got {type(prior).__name__}."
         )
-    image = jax.eval_shape(prior.decode, jax.ShapeDtypeStruct(tuple(prior.latent_shape), real))
+    image = jax.eval_shape(lambda z: prior.decode(z), jax.ShapeDtypeStruct(tuple(prior.latent_shape), real))
     domain = likelihood.operator.domain
     if tuple(image.shape) != tuple(domain.shape):
         raise ValueError(

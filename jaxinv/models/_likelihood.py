@@ -26,7 +26,7 @@ class Gaussian(eqx.Module):
     std: Any = eqx.field(default=math.sqrt(0.025), static=True)
 
     def __check_init__(self):
-        if not isinstance(self.std, numbers.Real) or not 0 < self.std < math.inf:
+        if not isinstance(self.std, numbers.Real) or not 0 < float(self.std) < math.inf:
             raise ValueError(f"`std` must be a positive Python number (it is static); got {self.std!r}.")
 
     def mean(self, logits: Float[Array, "*image"]) -> Float[Array, "*image"]:

@@ -31,7 +31,7 @@ class AbstractOperator(eqx.Module):
 
     @property
     def measured(self) -> PyTree[Array]:
-        """Which entries of a measurement exist: 0/1 weights of the rank of the codomain, each axis full or of size 1."""
+        """Which entries of a measurement exist: 0/1 weights of the codomain's rank, each axis full or of size 1."""
         return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)
 
     def __matmul__(self, other: "AbstractOperator") -> "AbstractOperator":
@@ -83,7 +83,7 @@ class AbstractLinearOperator(AbstractOperator):
     def __truediv__(self, factor: Any) -> "AbstractLinearOperator":
         if isinstance(factor, AbstractOperator) or jnp.ndim(factor) != 0:
             return NotImplemented
-        return Scaled(1 / jnp.asarray(factor), self)
+        return Scaled(1 / as_factor(factor), self)
 
     def __neg__(self) -> "AbstractLinearOperator":
         return Scaled(-1.0, self)
@@ -97,11 +97,11 @@ class Composition(AbstractOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.inner.domain
+        return _composed_domain(self.outer, self.inner)
 
     @property
     def codomain(self) -> Struct:
-        return self.outer.codomain
+        return image_struct(self.outer, image_struct(self.inner, self.domain))
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -125,11 +125,11 @@ class LinearComposition(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.inner.domain
+        return _composed_domain(self.outer, self.inner)
 
     @property
     def codomain(self) -> Struct:
-        return self.outer.codomain
+        return image_struct(self.outer, image_struct(self.inner, self.domain))
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -153,11 +153,12 @@ class Sum(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.first.domain
+        return jax.tree.map(_promoted, self.first.domain, self.second.domain)
 
     @property
     def codomain(self) -> Struct:
-        return self.first.codomain
+        first, second = (image_struct(operator, self.domain) for operator in (self.first, self.second))
+        return jax.tree.map(_promoted, first, second)
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -173,21 +174,28 @@ class Sum(AbstractLinearOperator):
                 )
 
     def __call__(self, x: State) -> State:
+        x = onto_reals(x, self)
         return jax.tree.map(jnp.add, self.first(x), self.second(x))
 
     def adjoint(self, y: State) -> State:
-        return jax.tree.map(jnp.add, self.first.adjoint(y), self.second.adjoint(y))
+        return onto_reals(jax.tree.map(jnp.add, self.first.adjoint(y), self.second.adjoint(y)), self)
 
 
 class Scaled(AbstractLinearOperator):
     """`factor * A`."""
 
-    factor: Array = eqx.field(converter=jnp.asarray)
+    factor: Array
     operator: AbstractLinearOperator
+
+    def __init__(self, factor: Any, operator: AbstractLinearOperator):
+        self.factor = as_factor(factor)
+        self.operator = operator
 
     @property
     def domain(self) -> Struct:
-        return jax.tree.map(lambda s: _promoted(s, self.factor), self.operator.domain)
+        # i times the embedding of the reals is still defined on the reals.
+        factor = self.factor.real if into_complex(self.operator) else self.factor
+        return jax.tree.map(lambda s: _promoted(s, factor), self.operator.domain)
 
     @property
     def codomain(self) -> Struct:
@@ -241,6 +249,13 @@ def as_parameter(array: Any) -> Array:
     return array.astype(jnp.result_type(float, array.dtype))
 
 
+def as_factor(value: Any) -> Array:
+    """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
+    if isinstance(value, bool | int):
+        value = float(value)
+    return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
+
+
 def is_concrete(*arrays: Any) -> bool:
     """Whether the values are known, so that they can be checked at construction."""
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)
@@ -249,6 +264,29 @@ def is_concrete(*arrays: Any) -> bool:
 def shapes(struct: Any) -> Any:
     """The shape of a struct, or the tuple of shapes of a stack."""
     return tuple(shapes(s) for s in struct) if isinstance(struct, tuple) else tuple(struct.shape)
+
+
+def is_complex(struct: Any) -> bool:
+    """Whether an array of a struct, or of a stack of them, is complex."""
+    return any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(struct))
+
+
+def into_complex(operator: AbstractOperator) -> bool:
+    """Whether an operator takes real images to complex measurements; it is then linear over the reals, as `Real` is."""
+    return is_complex(operator.codomain) and not is_complex(operator.domain)
+
+
+def onto_reals(x: State, operator: AbstractOperator) -> State:
+    """The real part of an image `x` of an operator that takes real images to complex measurements, else `x` itself."""
+    return jax.tree.map(jnp.real, x) if into_complex(operator) else x
+
+
+def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
+    """What the operator makes of an image like `struct`, whose dtype may differ from that of its domain."""
+    if jax.tree.map(lambda s: s.dtype, struct) == jax.tree.map(lambda s: s.dtype, operator.domain):
+        return operator.codomain
+    out = jax.eval_shape(operator, struct)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
 
 
 def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
@@ -287,7 +325,8 @@ def check_state(x: Any, struct: Any, what: str, operator: AbstractOperator) -> P
     x = jnp.asarray(x)
     if x.shape != tuple(struct.shape):
         raise ValueError(
-            f"{_name(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. {_advice(x.shape, struct.shape)}"
+            f"{_name(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
+            f"{_advice(x.shape, struct.shape)}"
         )
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
@@ -297,8 +336,15 @@ def check_state(x: Any, struct: Any, what: str, operator: AbstractOperator) -> P
     return x
 
 
-def _promoted(struct: jax.ShapeDtypeStruct, parameter: Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(struct.shape, jnp.result_type(struct.dtype, parameter))
+def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(struct.shape, jnp.result_type(struct.dtype, other))
+
+
+def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct:
+    # A real operator acts on complex images too, and does before one that has a complex domain.
+    if not is_complex(outer.domain) or is_complex(inner.codomain) or not isinstance(inner, AbstractLinearOperator):
+        return inner.domain
+    return jax.tree.map(lambda s: _promoted(s, jnp.complex64), inner.domain)
 
 
 def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:

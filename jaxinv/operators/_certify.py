@@ -19,7 +19,7 @@ class Certificate(eqx.Module):
     - `linearity_error`: `||A(a x + b w) - a A x - b A w|| / ||A(a x + b w)||`; for a non-linear operator, the relative
       difference of its derivative and a finite difference.
     - `norm`: of the operator, or of its derivative at a random image.
-    - `tolerance`, `derivative_tolerance`: what these errors may be in this precision.
+    - `tolerance`, `linearity_tolerance`: what these errors may be in this precision.
     """
 
     adjoint_error: Array
@@ -72,7 +72,8 @@ def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
     single = real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))) == jnp.float32
     adjoint_error = jnp.stack([_dot_test(derivative, jax.random.fold_in(key, i)) for i in (1, 2, 3)]).max()
     if isinstance(operator, AbstractLinearOperator):
-        linearity_error, linearity_tolerance = _linearity(operator, jax.random.fold_in(key, 4)), 1e-5 if single else 1e-12
+        linearity_error = _linearity(operator, jax.random.fold_in(key, 4))
+        linearity_tolerance = 1e-5 if single else 1e-12
     else:
         linearity_error = _derivative_error(operator, derivative, point, jax.random.fold_in(key, 4), single)
         linearity_tolerance = 2e-2 if single else 1e-5

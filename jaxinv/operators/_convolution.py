@@ -44,8 +44,8 @@ class Convolution(AbstractLinearOperator):
             raise ValueError(f"`boundary` must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")
         if kernel.ndim not in (2, 3) or (kernel.ndim == 3 and kernel.shape[2] not in (1, shape[2])):
             raise ValueError(
-                f"`kernel` must have shape (kh, kw), or (kh, kw, {shape[2]}) with a kernel for each channel of an image "
-                f"of shape {shape}; got {kernel.shape}."
+                f"`kernel` must have shape (kh, kw), or (kh, kw, {shape[2]}) with a kernel for each channel of an "
+                f"image of shape {shape}; got {kernel.shape}."
             )
         if kernel.shape[0] > shape[0] or kernel.shape[1] > shape[1]:
             raise ValueError(

@@ -18,17 +18,17 @@ from ._geometry import (
     half_diagonal,
     pixel_positions,
 )
-from ._joseph import back_project, make_rays, num_taps, project, Rays
+from ._joseph import Rays, back_project, make_rays, num_taps, project
 
 
 class FanBeam(AbstractLinearOperator):
     """Line integrals of an image along rays from a point source to a flat detector, with the exact adjoint.
 
     In view `t` the source is at `(sin t, -cos t) * source_origin` and the detector on the other side of the origin, at
-    the distance `origin_detector`, along the axis `(cos t, sin t)`; x points right, y up, the origin is the centre of the
-    image, and row 0 of the image is its top. Bin `k` of `n` lies at
-    `(k - (n - 1) / 2) * detector_spacing + centre_offset` on the detector. Outside its pixels the image is zero. This is
-    the geometry `fanflat` of the ASTRA toolbox.
+    the distance `origin_detector`, along the axis `(cos t, sin t)`; x points right, y up, the origin is the centre of
+    the image, and row 0 of the image is its top. Bin `k` of `n` lies at
+    `(k - (n - 1) / 2) * detector_spacing + centre_offset` on the detector. Outside its pixels the image is zero. This
+    is the geometry `fanflat` of the ASTRA toolbox.
 
     - `shape`: of the image, `(h, w, c)`. The measurement is the sinogram, `(angles, detectors, c)`.
     - `angles`: `(angles,)`, in radians.
@@ -39,9 +39,9 @@ class FanBeam(AbstractLinearOperator):
 
     `angles` and `centre_offset` are arrays: map over them, and differentiate in them. The rest is static.
 
-    **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced value,
-    or if the source or the detector would cut through the image as it turns. A `UserWarning` if the angles look like
-    degrees.
+    **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced
+    value, or if the source or the detector would cut through the image as it turns. A `UserWarning` if the angles look
+    like degrees.
 
     **Reference:** P. M. Joseph, An Improved Algorithm for Reprojecting Rays through Pixel Images, 1982.
 
@@ -89,10 +89,10 @@ class FanBeam(AbstractLinearOperator):
         ):
             if distance <= least:
                 raise ValueError(
-                    f"{name}: `{what}` is {distance:.6g}, inside the image: its corners, {shape[0]} x {shape[1]} pixels "
-                    f"of size {self.pixel_size:.6g}, turn at a distance of {radius:.6g} and need {least:.6g}. Give all "
-                    "lengths in one unit; a detector may be moved outwards if its spacing grows with its distance from "
-                    "the source."
+                    f"{name}: `{what}` is {distance:.6g}, inside the image: its corners, of {shape[0]} x {shape[1]} "
+                    f"pixels of size {self.pixel_size:.6g}, turn at a distance of {radius:.6g} and need {least:.6g}. "
+                    "Give all lengths in one unit; a detector may be moved outwards if its spacing grows with its "
+                    "distance from the source."
                 )
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
         self.codomain = jax.ShapeDtypeStruct((self.angles.shape[0], num_detectors, shape[2]), self.angles.dtype)
@@ -139,9 +139,9 @@ class FanBeam(AbstractLinearOperator):
     def _largest_magnification(self) -> float:
         """The largest `SDD / (L cos gamma)` over the image padded by one pixel, at any angle.
 
-        Two rays that cross a row or column one pixel apart are at most this many pixels apart on the detector; `L` is the
-        depth of the crossing, `gamma` the angle of the ray with the central one. It is attained on the circle around
-        the padded image: `sqrt(L^2 + xi^2) / L^2` with `L = so - r cos(phi)`, `xi = r sin(phi)`.
+        Two rays that cross a row or column one pixel apart are at most this many pixels apart on the detector; `L` is
+        the depth of the crossing, `gamma` the angle of the ray with the central one. It is attained on the circle
+        around the padded image: `sqrt(L^2 + xi^2) / L^2` with `L = so - r cos(phi)`, `xi = r sin(phi)`.
         """
         so, r = self.source_origin, _padded_radius(self.domain.shape, self.pixel_size)
         cos = min(1.0, (so**2 + 2 * r**2) / (3 * so * r))

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._types import State, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, check_shape, check_state, parameter_dtype, shapes
+from ._base import (
+    AbstractLinearOperator,
+    AbstractOperator,
+    check_shape,
+    check_state,
+    into_complex,
+    is_complex,
+    onto_reals,
+    parameter_dtype,
+    real_dtype,
+)
 
 
 class FunctionOperator(AbstractLinearOperator):
@@ -17,7 +27,8 @@ class FunctionOperator(AbstractLinearOperator):
 
     - `function`: linear. An `eqx.Module` or a `jax.tree_util.Partial` keeps its arrays as parameters; a bare function
       is accepted, but recompiles for each new object and bakes in the arrays that it closes over.
-    - `domain`: the shape of an image, or a `jax.ShapeDtypeStruct` where the dtype is not the default float.
+    - `domain`: the shape of an image, or a `jax.ShapeDtypeStruct` where the dtype is not that of the function's
+      arrays, or the default float.
 
     **Raises:** `ValueError` if the function cannot be evaluated on the domain, or JAX finds that it is not linear.
     (Run `operators.certify` to be sure.) For a function that is not linear see `NonlinearFunction`.
@@ -36,7 +47,7 @@ class FunctionOperator(AbstractLinearOperator):
 
     def __init__(self, function: Callable, domain: Any):
         self.function = as_leaves(function)
-        self.domain = _struct(domain)
+        self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
         try:
             jax.eval_shape(self._transpose, self.codomain)
@@ -47,19 +58,20 @@ class FunctionOperator(AbstractLinearOperator):
             ) from error
 
     def __call__(self, x: State) -> State:
-        return self.function(check_state(x, self.domain, "the image", self))
+        return self.function(onto_reals(check_state(x, self.domain, "the image", self), self))
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
         return jax.tree.map(jnp.conj, self._transpose(jax.tree.map(jnp.conj, y)))
 
     def _transpose(self, y: State) -> State:
-        # A real operator acts on complex states too, and a state of higher precision is not rounded.
-        leaf = jax.tree.leaves(y)[0]
-        dtype = jnp.result_type(self.domain.dtype, leaf.dtype)
-        if jnp.issubdtype(leaf.dtype, jnp.complexfloating) and not _is_complex(self.domain):
-            into_complex = _is_complex(jax.tree.leaves(self.codomain)[0])
-            dtype = self.domain.dtype if into_complex else dtype
+        # A real operator acts on complex states too. The precision is that of state and parameters.
+        precisions = [real_dtype(parameter.dtype) for parameter in _parameters(self.function)]
+        dtype = jnp.result_type(*jax.tree.leaves(y), *precisions)
+        if is_complex(self.domain):
+            dtype = jnp.result_type(dtype, jnp.complex64)
+        elif into_complex(self):
+            dtype = real_dtype(dtype)
         example = jax.ShapeDtypeStruct(self.domain.shape, dtype)
         outputs = jax.eval_shape(self.function, example)
         y = jax.tree.map(lambda v, s: v.astype(s.dtype), y, outputs)
@@ -85,7 +97,7 @@ class NonlinearFunction(AbstractOperator):
 
     def __init__(self, function: Callable, domain: Any):
         self.function = as_leaves(function)
-        self.domain = _struct(domain)
+        self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
 
     def __call__(self, x: State) -> State:
@@ -142,14 +154,14 @@ def _promote(point: Array, x: Array) -> tuple[Array, Array]:
     return point.astype(dtype), x.astype(dtype)
 
 
-def _is_complex(struct: Any) -> bool:
-    return jnp.issubdtype(struct.dtype, jnp.complexfloating)
+def _parameters(function: Callable) -> list[Array]:
+    return [leaf for leaf in jax.tree.leaves(function) if eqx.is_inexact_array(leaf)]
 
 
-def _struct(domain: Any) -> jax.ShapeDtypeStruct:
+def _struct(domain: Any, function: Callable) -> jax.ShapeDtypeStruct:
     if isinstance(domain, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(check_shape(domain.shape, "domain"), domain.dtype)
-    return jax.ShapeDtypeStruct(check_shape(domain, "domain"), parameter_dtype())
+    return jax.ShapeDtypeStruct(check_shape(domain, "domain"), parameter_dtype(*_parameters(function)))
 
 
 def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:

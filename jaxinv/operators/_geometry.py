@@ -4,7 +4,6 @@ import math
 import warnings
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -35,8 +34,8 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     # Two turns, and a little more for rounding.
     if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
         warnings.warn(
-            f"{name}: `angles` are in radians, yet one of them is {float(angles[np.abs(angles).argmax()]):.4g}, more than "
-            "two turns. If they are in degrees, convert them with `jnp.deg2rad(angles)`.",
+            f"{name}: `angles` are in radians, yet the largest is {float(np.abs(angles).max()):.4g}, more than two "
+            "turns. If they are in degrees, convert them with `jnp.deg2rad(angles)`.",
             UserWarning,
             stacklevel=4,
         )
@@ -79,7 +78,7 @@ def pixel_positions(shape: tuple[int, ...], pixel_size: float, dtype: Any) -> tu
 
 
 def _static(value: Any, kind: type, what: str, name: str) -> Any:
-    if isinstance(value, jax.core.Tracer):
+    if not is_concrete(value):
         raise ValueError(
             f"{name}: `{what}` is part of the static geometry (it decides the size of arrays), so it must be a Python "
             f"number, not a traced value. Make the operator outside `jax.jit`, or close over `{what}`; what can be "

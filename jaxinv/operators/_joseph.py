@@ -3,9 +3,9 @@
 P. M. Joseph, "An Improved Algorithm for Reprojecting Rays through Pixel Images", 1982.
 
 A ray steps from one row of pixels to the next if it is steep, else from column to column, and interpolates linearly
-between the two pixels that it passes between: it sees the image, continued by zero, through hat functions. Forward, each
-ray gathers two pixels of every row; adjoint, each pixel gathers the few rays that pass within one pixel of it. Both get
-the weight of a ray at a pixel from the same expression for the crossing point, so they match to rounding.
+between the two pixels that it passes between: it sees the image, continued by zero, through hat functions. Forward,
+each ray gathers two pixels of every row; adjoint, each pixel gathers the few rays that pass within one pixel of it.
+Both get the weight of a ray at a pixel from the same expression for the crossing point, so they match to rounding.
 """
 
 import math

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._types import State, Struct
-from ._base import AbstractLinearOperator, as_parameter, check_shape, check_state, parameter_dtype
+from ._base import (
+    AbstractLinearOperator,
+    as_parameter,
+    check_shape,
+    check_state,
+    into_complex,
+    is_complex,
+    onto_reals,
+    parameter_dtype,
+)
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -39,8 +48,8 @@ class Matrix(AbstractLinearOperator):
         self.matrix = as_parameter(matrix)
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
             raise ValueError(
-                f"`matrix` must have shape (m, {math.prod(shape)}), a column for each entry of an image of shape {shape}; "
-                f"got {self.matrix.shape}."
+                f"`matrix` must have shape (m, {math.prod(shape)}), a column for each entry of an image of shape "
+                f"{shape}; got {self.matrix.shape}."
             )
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype(self.matrix))
         self.codomain = jax.ShapeDtypeStruct((self.matrix.shape[0],), self.domain.dtype)
@@ -67,16 +76,17 @@ class Materialised(AbstractLinearOperator):
         return self.weights
 
     def __call__(self, x: State) -> State:
-        x = check_state(x, self.domain, "the image", self)
-        return _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
+        x = onto_reals(check_state(x, self.domain, "the image", self), self)
+        y = _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
+        if not into_complex(self):
+            return y
+        # A stack of real and complex measurements of a real image: the matrix is complex, these parts are not.
+        return jax.tree.map(lambda leaf, s: leaf if is_complex(s) else leaf.real, y, self.codomain)
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
         x = jnp.matmul(jnp.conj(self.matrix.T), _ravel(y), precision=HIGHEST)
-        # Over a real domain a complex matrix is a real-linear map, as `Real` is.
-        from_reals = not any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(self.domain))
-        to_complex = any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(self.codomain))
-        return _unravel(x.real if from_reals and to_complex else x, self.domain)
+        return onto_reals(_unravel(x, self.domain), self)
 
 
 def materialise(operator: AbstractLinearOperator) -> Materialised:
@@ -99,6 +109,11 @@ def materialise(operator: AbstractLinearOperator) -> Materialised:
         raise ValueError(
             f"`materialise` needs a linear operator; {type(operator).__name__} is not one. Materialise its derivative: "
             "`materialise(operator.linearise(x))`."
+        )
+    if is_complex(operator.domain) and not is_complex(operator.codomain):
+        raise ValueError(
+            "`materialise` needs an operator that is linear over the complex numbers; this one takes complex images to "
+            "real measurements. Materialise its adjoint: `materialise(operator.H).H`."
         )
     size = sum(math.prod(s.shape) for s in jax.tree.leaves(operator.domain))
     dtype = jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))

@@ -18,7 +18,7 @@ from ._geometry import (
     half_diagonal,
     pixel_positions,
 )
-from ._joseph import back_project, make_rays, num_taps, project, Rays
+from ._joseph import Rays, back_project, make_rays, num_taps, project
 
 
 class ParallelBeam(AbstractLinearOperator):
@@ -39,8 +39,8 @@ class ParallelBeam(AbstractLinearOperator):
 
     `angles` and `centre_offset` are arrays: map over them, and differentiate in them. The rest is static.
 
-    **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced value.
-    A `UserWarning` if the angles look like degrees.
+    **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced
+    value. A `UserWarning` if the angles look like degrees.
 
     **Reference:** P. M. Joseph, An Improved Algorithm for Reprojecting Rays through Pixel Images, 1982.
 

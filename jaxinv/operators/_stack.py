@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._types import State, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, check_state, shapes
+from ._base import AbstractLinearOperator, AbstractOperator, check_state, image_struct, shapes
 
 
 class Stack(AbstractOperator):
@@ -20,11 +20,11 @@ class Stack(AbstractOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.operators[0].domain
+        return _common_domain(self.operators)
 
     @property
     def codomain(self) -> Struct:
-        return tuple(operator.codomain for operator in self.operators)
+        return tuple(image_struct(operator, self.domain) for operator in self.operators)
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -47,11 +47,11 @@ class LinearStack(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        return self.operators[0].domain
+        return _common_domain(self.operators)
 
     @property
     def codomain(self) -> Struct:
-        return tuple(operator.codomain for operator in self.operators)
+        return tuple(image_struct(operator, self.domain) for operator in self.operators)
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -119,6 +119,11 @@ def batch(operators: Sequence[AbstractOperator]) -> AbstractOperator:
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *operators)
 
 
+def _common_domain(operators: tuple[AbstractOperator, ...]) -> Struct:
+    promote = lambda *parts: jax.ShapeDtypeStruct(parts[0].shape, jnp.result_type(*(part.dtype for part in parts)))
+    return jax.tree.map(promote, *(operator.domain for operator in operators))
+
+
 def _check_stackable(operators: tuple[AbstractOperator, ...]) -> None:
     if not operators:
         raise ValueError("`stack` needs at least one operator; got none.")
@@ -127,6 +132,7 @@ def _check_stackable(operators: tuple[AbstractOperator, ...]) -> None:
             raise ValueError(f"`stack` takes operators; got {type(operator).__name__}.")
         if shapes(operator.domain) != shapes(operators[0].domain):
             raise ValueError(
-                f"`stack` needs operators with the same domain; {type(operator).__name__} has {shapes(operator.domain)}, "
-                f"{type(operators[0]).__name__} has {shapes(operators[0].domain)}. For many problems use `batch`."
+                f"`stack` needs operators with the same domain; {type(operator).__name__} has "
+                f"{shapes(operator.domain)}, {type(operators[0]).__name__} has {shapes(operators[0].domain)}. For many "
+                "problems use `batch`."
             )

@@ -228,4 +228,8 @@ def _clipped_factor(covariance: Array) -> Array:
             f"{float(largest):.3g}."
         )
     kept = values > 10 * jnp.finfo(values.dtype).eps * largest
+    if is_concrete(values):
+        # A covariance of low rank costs what its rank costs; inside a trace the rank is not known.
+        count = max(int(kept.sum()), 1)
+        kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
     return vectors * jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]

@@ -170,7 +170,7 @@ def _step(setting: Setting, carry: Carry) -> tuple[Carry, Array]:
     # The gradient of a real function of complex weights points downhill as its conjugate.
     gradient = jax.tree.map(jnp.conj, gradient)
     updates, state = make_optimiser(setting.optimiser).update(gradient, carry.optimiser, carry.weights)
-    weights = optax.apply_updates(carry.weights, updates)
+    weights: Any = optax.apply_updates(carry.weights, updates)
     step = carry.step + 1
     # Early on the average is over the few steps there were, not over the initial weights.
     decay = jnp.minimum(setting.ema, (1 + step) / (10 + step))

@@ -20,13 +20,13 @@ def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
         raise ValueError(
             f"`{name}` must be an array (n, ...) of n examples, or a pytree of arrays of the same n; got {kinds}."
         )
-    counts = [leaf.shape[0] if leaf.ndim else None for leaf in leaves]
-    if None in counts or len(set(counts)) > 1:
+    counts = {leaf.shape[0] if leaf.ndim else -1 for leaf in leaves}
+    if -1 in counts or len(counts) > 1:
         raise ValueError(
             f"Every leaf of `{name}` needs the examples along its first axis, the same number of them; got shapes "
             f"{[leaf.shape for leaf in leaves]}."
         )
-    count = counts[0]
+    count = counts.pop()
     if count == 0:
         raise ValueError(f"`{name}` is empty: its shapes are {[leaf.shape for leaf in leaves]}.")
     for leaf in leaves:
@@ -53,8 +53,8 @@ def fingerprint(tree: PyTree) -> str:
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, jax.Array | np.ndarray):
             continue
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, checksum)
         shapes.append(f"{leaf.dtype}{list(leaf.shape)}")
     return f"{', '.join(shapes[:3])}{' ...' if len(shapes) > 3 else ''} with checksum {checksum:08x}"

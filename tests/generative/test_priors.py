@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
 from jaxinv.generative._autoencoder import AutoencoderPrior, autoencoder_loss
 from jaxinv.generative._function import FunctionPrior
 from jaxinv.generative._vae import VAEPrior, vae_loss
@@ -196,7 +197,9 @@ def test_function_prior_keeps_arrays_as_leaves():
         assert sum(leaf.size for leaf in jax.tree.leaves(prior)) == BASIS.size
     with pytest.raises(ValueError, match="FunctionPrior has no encoder"):
         methods.encode(IMAGES[0])
-    stacked = jax.vmap(lambda basis: FunctionPrior(_Linear(basis).image, half_square, (SIZE,)))(jnp.stack([BASIS, -BASIS]))
+    stacked = jax.vmap(lambda basis: FunctionPrior(_Linear(basis).image, half_square, (SIZE,)))(
+        jnp.stack([BASIS, -BASIS])
+    )
     images = jax.vmap(lambda prior: prior.decode(jnp.ones(SIZE)))(stacked)
     np.testing.assert_allclose(images[0], -images[1])
 

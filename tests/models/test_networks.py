@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+
 from jaxinv.models import VAE, Autoencoder, Bernoulli, Gaussian
 
 SHAPE = (6, 5, 1)

@@ -51,6 +51,10 @@ def matrix_of(operator):
     return weight.reshape(len(weight), -1)
 
 
+# Compiled whole: operation by operation they take seconds to compile.
+forward_of = jax.jit(lambda operator, x: operator(x))
+adjoint_of = jax.jit(lambda operator, y: operator.adjoint(y))
+
 CASES = {
     "parallel": lambda: parallel((6, 9, 1)),
     "parallel, fine and few": lambda: parallel((8, 5, 1), bins=7, spacing=0.25, offset=0.3),
@@ -68,9 +72,9 @@ def test_equals_definition(case):
         expected = matrix_of(operator)
         h, w, _ = operator.domain.shape
         images = jnp.eye(h * w).reshape(-1, h, w, 1)
-        forward = jax.vmap(operator)(images).reshape(h * w, -1).T
+        forward = jax.vmap(forward_of, (None, 0))(operator, images).reshape(h * w, -1).T
         views = jnp.eye(len(expected)).reshape(-1, *operator.codomain.shape)
-        adjoint = jax.vmap(operator.adjoint)(views).reshape(len(expected), -1)
+        adjoint = jax.vmap(adjoint_of, (None, 0))(operator, views).reshape(len(expected), -1)
     assert expected.max() > 0.5 * operator.pixel_size
     # Both are exact up to rounding of the crossing points, of size 10 here.
     np.testing.assert_allclose(forward, expected, atol=1e-13)
@@ -88,11 +92,11 @@ def dot_error(operator, seed=0):
     ax, ay = jax.jit(lambda a, x, y: (a(x), a.adjoint(y)))(operator, x, y)
     left = np.vdot(y.astype(complex), np.asarray(ax, complex))
     right = np.vdot(np.asarray(ay, complex), x.astype(complex))
-    return abs(left - right) / (np.linalg.norm(ax) * np.linalg.norm(y)) * math.sqrt(y.size)
+    return abs(left - right) / max(np.linalg.norm(ax) * np.linalg.norm(y) / math.sqrt(y.size), 1e-30)
 
 
 # |<Ax, y>| is about |Ax| |y| / sqrt(n) for random y, so `dot_error` is relative to the size that the product has.
-@hypothesis.settings(max_examples=8, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=6, deadline=None, derandomize=True)
 @hypothesis.given(
     beam=st.sampled_from([parallel, fan]),
     shape=st.tuples(st.integers(1, 18), st.integers(1, 18), st.integers(1, 2)),
@@ -105,8 +109,6 @@ def test_dot(x64, tolerance, beam, shape, bins, spacing, offset):
     with jax.enable_x64(x64):
         operator = beam(shape, bins=bins, spacing=spacing, offset=offset)
         assert operator.domain.dtype == (jnp.float64 if x64 else jnp.float32)
-        image = operator(jnp.ones(shape))
-        hypothesis.assume(float(jnp.max(jnp.abs(image))) > 0)
         assert dot_error(operator) <= tolerance
 
 
@@ -128,11 +130,10 @@ def test_orientation():
     views = ParallelBeam((9, 9, 1), [0.0, math.pi / 2, math.pi, math.pi / 4], 21)(corner)
     assert jnp.argmax(views[:3, :, 0], axis=1).tolist() == [14, 14, 6]
     assert int(jnp.argmax(views[3])) == round(10 + 4 * math.sqrt(2))
-    # From below (angle 0, source at y = -20) a point at depth 24 is magnified by 40 / 24, from the left by 40 / 24, too.
-    views = FanBeam((9, 9, 1), [0.0, math.pi / 2, math.pi], 41, 1.0, 20.0, 20.0)(corner)
-    # Angle pi / 2: the source is at x = 20, the depth 16 and the axis y.
+    # Source at y = -20, axis x: the depth is 24. Source at x = 20, axis y: 16. Source at y = 20, axis -x: 16.
+    views = np.asarray(FanBeam((9, 9, 1), [0.0, math.pi / 2, math.pi], 41, 1.0, 20.0, 20.0)(corner))
     expected = [20 + 4 * 40 / 24, 20 + 4 * 40 / 16, 20 - 4 * 40 / 16]
-    centre = jnp.sum(views[..., 0] * jnp.arange(41), axis=1) / jnp.sum(views[..., 0], axis=1)
+    centre = np.sum(views[..., 0] * np.arange(41), axis=1) / np.sum(views[..., 0], axis=1)
     np.testing.assert_allclose(centre, expected, atol=0.2)
 
 
@@ -140,7 +141,7 @@ def test_offset_moves_bins():
     moved = parallel((7, 9, 1), bins=11, spacing=0.8, offset=1.6)
     wide = parallel((7, 9, 1), bins=15, spacing=0.8)
     x = jax.random.normal(jax.random.key(0), (7, 9, 1))
-    np.testing.assert_allclose(moved(x), wide(x)[:, 4:], atol=1e-5)
+    np.testing.assert_allclose(forward_of(moved, x), forward_of(wide, x)[:, 4:], atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(28, 28, 1), (7, 20, 1)])
@@ -149,8 +150,8 @@ def test_default_detector_sees_everything(shape, spacing):
     operator = ParallelBeam(shape, [0.0], detector_spacing=spacing, pixel_size=1.5)
     bins = operator.codomain.shape[1]
     assert (bins - 1) * spacing < 1.5 * math.hypot(*shape[:2]) <= bins * spacing
-    seen = jax.vmap(lambda t: ParallelBeam(shape, t, None, spacing, 1.5).adjoint(jnp.ones((1, bins, 1))))
-    assert bool(jnp.all(seen(jnp.asarray(ANGLES[:, None])) > 0))
+    one_view = jax.jit(jax.vmap(lambda t: ParallelBeam(shape, t, None, spacing, 1.5).adjoint(jnp.ones((1, bins, 1)))))
+    assert bool(jnp.all(one_view(jnp.asarray(ANGLES[:, None])) > 0))
 
 
 @pytest.mark.parametrize("beam", [parallel, fan])
@@ -158,12 +159,13 @@ def test_chunks(beam, monkeypatch):
     operator = beam((11, 6, 2))
     x = jax.random.normal(jax.random.key(0), operator.domain.shape)
     y = jax.random.normal(jax.random.key(1), operator.codomain.shape)
-    whole = operator(x), operator.adjoint(y)
+    # Compiled here, as the size of a chunk is a constant of the program.
+    both = lambda: jax.jit(lambda: (operator(x), operator.adjoint(y)))()
+    whole = both()
     # Chunks of three angles or rows, with a remainder, and of one.
     for chunk in (600, 1):
         monkeypatch.setattr(_joseph, "_CHUNK", chunk)
-        np.testing.assert_allclose(operator(x), whole[0], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(operator.adjoint(y), whole[1], rtol=1e-5, atol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), both(), whole)
 
 
 @pytest.mark.parametrize("beam", [parallel, fan])
@@ -174,22 +176,32 @@ def test_transforms(beam):
         keys = jax.random.split(jax.random.key(0), 2)
         xs = jax.random.normal(keys[0], (3, *shape))
         y = jax.random.normal(keys[1], operator.codomain.shape)
-        x = xs[0]
-        single = jnp.stack([operator(x) for x in xs])
-        np.testing.assert_allclose(jax.vmap(operator)(xs), single, atol=1e-12)
-        np.testing.assert_allclose(jax.jit(lambda a, x: a(x))(operator, x), single[0], atol=1e-12)
-        np.testing.assert_allclose(jax.jvp(operator, (x,), (xs[1],))[1], single[1], atol=1e-12)
-        np.testing.assert_allclose(jax.vjp(operator, x)[1](y)[0], operator.adjoint(y), atol=1e-12)
-        np.testing.assert_allclose(jax.linear_transpose(operator, x)(y)[0], operator.adjoint(y), atol=1e-12)
-        np.testing.assert_allclose(jax.linear_transpose(operator.adjoint, y)(x)[0], single[0], atol=1e-12)
+        single = jnp.stack([operator(xs[0]), *(forward_of(operator, x) for x in xs[1:])])
+        adjoint = operator.adjoint(y)
 
+        @jax.jit
+        def transformed(operator, xs, y):
+            return {
+                "vmap": (jax.vmap(operator)(xs), single),
+                "jvp": (jax.jvp(operator, (xs[0],), (xs[1],))[1], single[1]),
+                "vjp": (jax.vjp(operator, xs[0])[1](y)[0], adjoint),
+                "transpose": (jax.linear_transpose(operator, xs[0])(y)[0], adjoint),
+                "transpose of the adjoint": (jax.linear_transpose(operator.adjoint, y)(xs[0])[0], single[0]),
+                "normal": (jax.grad(lambda x: jnp.sum(operator(x) ** 2) / 2)(xs[0]), operator.normal(xs[0])),
+            }
+
+        for name, (got, expected) in transformed(operator, xs, y).items():
+            np.testing.assert_allclose(got, expected, atol=1e-12, err_msg=name)
+
+        # Mapped over its own parameters, which gives an operator with stacked leaves.
         many, offsets = jnp.stack([jnp.asarray(angles) + turn for turn in (0.0, 0.3, 1.1)]), jnp.array([0.0, 0.4, -2.0])
         mapped = jax.vmap(lambda t, o: beam(shape, t, offset=o))(many, offsets)
-        looped = [beam(shape, t, offset=o) for t, o in zip(many, offsets, strict=True)]
-        forward = jax.vmap(lambda a, x: a(x))(mapped, xs)
-        np.testing.assert_allclose(forward, jnp.stack([a(x) for a, x in zip(looped, xs, strict=True)]), atol=1e-12)
-        adjoint = jax.vmap(lambda a: a.adjoint(y))(mapped)
-        np.testing.assert_allclose(adjoint, jnp.stack([a.adjoint(y) for a in looped]), atol=1e-12)
+        forward = jax.vmap(forward_of)(mapped, xs)
+        adjoint = jax.vmap(adjoint_of, (0, None))(mapped, y)
+        for i in range(3):
+            alone = beam(shape, many[i], offset=offsets[i])
+            np.testing.assert_allclose(forward[i], forward_of(alone, xs[i]), atol=1e-12)
+            np.testing.assert_allclose(adjoint[i], adjoint_of(alone, y), atol=1e-12)
 
 
 @pytest.mark.parametrize("beam", [parallel, fan])
@@ -203,7 +215,8 @@ def test_gradient_in_geometry(beam):
         def loss(angles, offset):
             return jnp.vdot(beam(shape, angles, offset=offset)(x), y)
 
-        gradients = jax.jit(jax.grad(loss, argnums=(0, 1)))(angles, 0.1)
+        gradient = jax.jit(jax.grad(loss, argnums=(0, 1)))
+        gradients = gradient(angles, 0.1)
         # The projection is piecewise smooth; a step of 1e-6 crosses no kink here, and rounding leaves about 1e-9.
         step = 1e-6
         for i in range(len(angles)):
@@ -211,11 +224,12 @@ def test_gradient_in_geometry(beam):
             assert float(gradients[0][i]) == pytest.approx(float(difference), rel=1e-6, abs=1e-6)
         difference = (loss(angles, 0.1 + step) - loss(angles, 0.1 - step)) / (2 * step)
         assert float(gradients[1]) == pytest.approx(float(difference), rel=1e-6, abs=1e-6)
-        adjoint = jax.grad(lambda t, o: jnp.vdot(beam(shape, t, offset=o).adjoint(y), x), argnums=(0, 1))(angles, 0.1)
+        through_adjoint = jax.grad(lambda t, o: jnp.vdot(beam(shape, t, offset=o).adjoint(y), x), argnums=(0, 1))
+        adjoint = jax.jit(through_adjoint)(angles, 0.1)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8), adjoint, gradients)
         # Along rows and columns one component of the ray is exactly zero.
-        along_axes = jax.grad(loss)(jnp.asarray(ANGLES[: len(angles)]), 0.0)
-        assert bool(jnp.all(jnp.isfinite(along_axes)))
+        for along_axes in (ANGLES[:5], ANGLES[4:9]):
+            assert bool(jnp.all(jnp.isfinite(gradient(jnp.asarray(along_axes), 0.1)[0])))
 
 
 def test_dtypes():
@@ -223,14 +237,14 @@ def test_dtypes():
         angles = jnp.asarray(ANGLES, jnp.float32)
         operator = ParallelBeam((5, 6, 1), angles)
         assert operator.domain.dtype == operator.codomain.dtype == jnp.float32
-        assert operator(jnp.ones((5, 6, 1), jnp.float32)).dtype == jnp.float32
-        assert operator(jnp.ones((5, 6, 1), jnp.complex64)).dtype == jnp.complex64
-        assert operator(np.ones((5, 6, 1))).dtype == jnp.float64
+        assert jax.eval_shape(operator, jnp.ones((5, 6, 1), jnp.float32)).dtype == jnp.float32
+        assert jax.eval_shape(operator, jnp.ones((5, 6, 1), jnp.complex64)).dtype == jnp.complex64
+        assert jax.eval_shape(operator, np.ones((5, 6, 1))).dtype == jnp.float64
         assert ParallelBeam((5, 6, 1), [0, 1]).domain.dtype == jnp.float64
         # Float32 angles on a float64 image are still projected, and projected back, in float64.
         fan_operator = FanBeam((5, 6, 1), angles, 9, 1.0, 20.0, 10.0)
         x, y = np.random.default_rng(0).normal(size=54 + 126).reshape(-1)[:30].reshape(5, 6, 1), np.ones((14, 9, 1))
-        left, right = jnp.vdot(fan_operator(x), y), jnp.vdot(x, fan_operator.adjoint(y))
+        left, right = jnp.vdot(forward_of(fan_operator, x), y), jnp.vdot(x, adjoint_of(fan_operator, y))
         assert float(left) == pytest.approx(float(right), rel=1e-12)
     assert ParallelBeam((5, 6, 1), np.asarray(ANGLES)).domain.dtype == jnp.float32
 
@@ -270,7 +284,7 @@ def test_bad_distances(name):
             FanBeam(**{**GOOD, **DISTANCES, name: distance})
 
 
-@pytest.mark.parametrize("name", ["num_detectors", "detector_spacing", "pixel_size", "source_origin", "origin_detector"])
+@pytest.mark.parametrize("name", ["num_detectors", "detector_spacing", "pixel_size", *DISTANCES])
 def test_traced_geometry(name):
     good = {**GOOD, **DISTANCES, "pixel_size": 1.0}
     with pytest.raises(ValueError, match=f"`{name}` is part of the static geometry"):

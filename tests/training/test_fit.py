@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+
 from jaxinv._solution import RESULTS
 from jaxinv.generative._autoencoder import autoencoder_loss
 from jaxinv.generative._vae import vae_loss
@@ -157,7 +158,9 @@ def test_one_trace():
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("options", [{}, {"ema": 0.9, "validation": DATA[:11]}, {"optimiser": optax.sgd(0.1, momentum=0.9)}])
+@pytest.mark.parametrize(
+    "options", [{}, {"ema": 0.9, "validation": DATA[:11]}, {"optimiser": optax.sgd(0.1, momentum=0.9)}]
+)
 @pytest.mark.parametrize("chunks", [1, 2])
 def test_resume_is_bit_identical(tmp_path, options, chunks):
     path = tmp_path / "run"
@@ -194,7 +197,10 @@ def test_a_longer_run_continues(tmp_path):
         ({"model": _network(VAE), "loss": vae_loss()}, "its model is Autoencoder, not VAE"),
         ({"model": _network(seed=1)}, "initial weights"),
         ({"model": Autoencoder(SHAPE, 3, widths=(6,), rngs=nnx.Rngs(0))}, "initial weights"),
-        ({"loss": lambda model, batch, *, key: autoencoder_loss(model, batch, key=key)}, "its loss is autoencoder_loss"),
+        (
+            {"loss": lambda model, batch, *, key: autoencoder_loss(model, batch, key=key)},
+            "its loss is autoencoder_loss",
+        ),
         ({"data": DATA[:40]}, "its data"),
         ({"data": DATA[::-1]}, "its data"),
         ({"validation": DATA}, "validation"),
@@ -253,7 +259,7 @@ def test_nonfinite_loss_stops_with_the_last_good_weights(bad_step, where):
         if where == "loss":
             return -model + jnp.where(here, jnp.inf, 0.0)
         # The square root of zero is finite, its derivative is not.
-        return -model + jnp.where(here, jnp.sqrt(0.0 * model), 0.0)
+        return -model + jax.lax.cond(here, lambda m: jnp.sqrt(0.0 * m), lambda m: 0.0 * m, model)
 
     options = {"key": KEY, "optimiser": optax.sgd(1.0), "num_steps": 30, "batch_size": 2, "chunk_size": 10}
     model, history = fit(jnp.zeros(()), loss, DATA, **options)

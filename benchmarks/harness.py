@@ -1,0 +1,68 @@
+"""What every benchmark shares: timing, the machine, and one JSON line per case."""
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """The machine, the versions and the commit that a figure belongs to."""
+    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "numpy")
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    return {
+        "machine": f"{platform.machine()} {platform.system()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": commit.stdout.strip(),
+    }
+
+
+def timed(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> tuple[Any, dict[str, float]]:
+    """The result of a function of arrays, its compile time, and the median of its run times, in seconds."""
+    began = time.perf_counter()
+    compiled = jax.jit(function).lower(*arguments).compile()
+    compile_seconds = time.perf_counter() - began
+    memory = compiled.memory_analysis()
+    result = jax.block_until_ready(compiled(*arguments))
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = jax.block_until_ready(compiled(*arguments))
+        seconds.append(time.perf_counter() - began)
+    figures = {"compile_seconds": compile_seconds, "seconds": statistics.median(seconds)}
+    if memory is not None:
+        figures["temporary_megabytes"] = memory.temp_size_in_bytes / 1e6
+    return result, figures
+
+
+class Recorder:
+    """Prints one JSON line per case, and writes them all to `results/NAME.jsonl` at the end, whole or not at all."""
+
+    def __init__(self, name: str):
+        self.path = RESULTS / f"{name}.jsonl"
+        self.lines = [json.dumps(environment())]
+        print(self.lines[0], flush=True)
+
+    def add(self, **case: Any) -> None:
+        self.lines.append(json.dumps(case))
+        print(self.lines[-1], flush=True)
+
+    def write(self) -> None:
+        from jaxinv import io
+
+        self.path.parent.mkdir(exist_ok=True)
+        io.write_bytes(self.path, ("\n".join(self.lines) + "\n").encode())
+        print(f"wrote {self.path}", file=sys.stderr)

@@ -1,0 +1,236 @@
+"""What `jaxinv demo` runs: the main job, end to end, on real images."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array
+
+from . import classical, data as datasets, generative, io, metrics, models, noise, operators, oracles, plotting, training
+from ._types import Key
+from ._version import __version__
+from .likelihood import Likelihood
+
+SIZE = 28
+NOISE = 0.1
+
+
+class _Task(NamedTuple):
+    """One kind of measurement of all images."""
+
+    name: str
+    title: str
+    operator: operators.AbstractLinearOperator
+    likelihood: Likelihood
+    measurements: Array
+    tuning_images: Array
+    tuning_measurements: Array
+
+
+class _Row(NamedTuple):
+    """One line of the table."""
+
+    task: str
+    method: str
+    psnr: float
+    psnr_clipped: float
+    ssim: float
+    compile_seconds: float
+    seconds: float
+    problems_per_second: float
+
+
+def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None:
+    """Train, reconstruct, print the table and write `output`/{deblurring,tomography}.png and results.json."""
+    plotting_folder(output)
+    began = time.perf_counter()
+    key = jax.random.key(seed)
+    keys = [jax.random.fold_in(key, i) for i in range(4)]
+    count = min(images, 4) if quick else images
+    train, tuning, test = _load(data, keys[0], count, quick)
+    print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
+
+    prior, history = _train(train, tuning, keys[1], quick)
+    print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
+    flat = train.reshape(len(train), -1)
+    gaussian = oracles.Gaussian(train.mean(0), jnp.cov(flat.T))
+
+    rows = []
+    for number, task in enumerate(_tasks(tuning, test, keys[2])):
+        print(f"\n{task.title}")
+        pictures = {}
+        methods = _methods(task, prior, gaussian, jax.random.fold_in(keys[3], number), quick)
+        for method, (solve, others) in methods.items():
+            value, row = _time(task, method, solve, others, test)
+            rows.append(row)
+            pictures[method] = np.asarray(value)
+            print(_line(row), flush=True)
+        shown = min(4, len(test))
+        figure = plotting.compare(
+            {name: picture[:shown] for name, picture in pictures.items()},
+            reference=np.asarray(test[:shown]),
+            heading=task.title,
+            limits=(0, 1),
+        )
+        plotting.save(figure, output / f"{task.name}.png")
+    result = {
+        "data": data,
+        "quick": quick,
+        "seed": seed,
+        "total_seconds": round(time.perf_counter() - began, 1),
+        "training_seconds": round(history["seconds"], 1),
+        "machine": {"platform": platform.platform(), "device": str(jax.devices()[0])},
+        "versions": {"jaxinv": __version__, "jax": jax.__version__, "flax": flax.__version__},
+        "rows": [row._asdict() for row in rows],
+    }
+    io.write_bytes(output / "results.json", (json.dumps(result, indent=1) + "\n").encode())
+    print(f"\n{result['total_seconds']:.0f} s in all. Figures and results.json are in {output}.")
+
+
+def plotting_folder(output: Path) -> None:
+    """Make the folder of the figures, or say before the work that it cannot be."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"The output folder {output} cannot be made ({error.strerror}). Choose another by --output.") from error
+    io.check_writable(output / "results.json")
+
+
+def _load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, Array]:
+    # Training images; others to choose the weights of the baselines and the epoch of the VAE by; and held-out ones.
+    if name == "mnist":
+        train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]
+        train, tuning, test = train[: -1000], train[-1000:], held_out[100 : 100 + count]
+        if quick:
+            train = train[:5000]
+        scaled = (np.asarray(part, np.float32) / 255 for part in (train, tuning, test))
+        return tuple(jnp.asarray(part) for part in scaled)
+    images = jnp.asarray(datasets.digits(size=SIZE)[0])
+    order = jax.random.permutation(key, len(images))
+    images = images[order]
+    if count > 200:
+        raise ValueError(f"--images {count}: with --data digits at most 200 are held out; use --data mnist.")
+    return images[297:], images[200:297], images[:count]
+
+
+def _train(train: Array, tuning: Array, key: Key, quick: bool) -> tuple[generative.VAEPrior, dict[str, Any]]:
+    model = models.VAE(train.shape[1:], 16, rngs=nnx.Rngs(int(jax.random.randint(key, (), 0, 1 << 30))))
+    model, history = training.fit(
+        model,
+        generative.vae_loss(),
+        train,
+        key=key,
+        num_steps=400 if quick else 6000,
+        batch_size=128,
+        ema=0.999,
+        validation=tuning,
+        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+    )
+    return generative.VAEPrior(model), history
+
+
+def _tasks(tuning: Array, test: Array, key: Key) -> list[_Task]:
+    line = jnp.arange(5.0) - 2
+    kernel = jnp.exp(-0.5 * (line[:, None] ** 2 + line[None, :] ** 2))
+    shape = test.shape[1:]
+    blur = operators.Convolution(kernel / kernel.sum(), shape)
+    scan = operators.ParallelBeam(shape, jnp.linspace(0, jnp.pi, 10, endpoint=False))
+    tasks = []
+    for number, (name, title, operator) in enumerate(
+        [
+            ("deblurring", f"Deblurring: 5 x 5 Gaussian blur, noise {NOISE}", blur),
+            ("tomography", f"Tomography: 10 parallel X-ray projections, noise {NOISE} of the norm", scan),
+        ]
+    ):
+        std = NOISE * operators.norm(operator, key=jax.random.fold_in(key, 0))
+        # At this size the matrix is small, and applying it to a batch is one matrix product.
+        likelihood = Likelihood(operators.materialise(operator), noise.Gaussian(std))
+        draws = []
+        for images, stream in ((test, 1), (tuning[:32], 2)):
+            stream_keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, stream), number), len(images))
+            draws.append(jax.vmap(lambda x, k, noisy=likelihood: noisy.simulate(x, key=k))(images, stream_keys))
+        tasks.append(_Task(name, title, operator, likelihood, draws[0], tuning[:32], draws[1]))
+    return tasks
+
+
+def _methods(
+    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, key: Key, quick: bool
+) -> dict[str, tuple[Callable[..., Array], tuple]]:
+    # From the name of a method to a function of one measurement and its other arguments. Models and operators are
+    # arguments and not closed over: what is closed over is compiled in as a constant.
+    likelihood = task.likelihood
+    restarts = 2 if quick else 8
+    measurement = {"FBP": (_fbp, (task.operator,))}
+    if not isinstance(task.operator, operators.ParallelBeam):
+        measurement = {"measurement": (lambda y: y, ())}
+    return measurement | {
+        "Tikhonov": (_tikhonov, (likelihood, _best_weight(task, _tikhonov, jnp.geomspace(1e-4, 1, 13) / NOISE**2))),
+        "TV": (_tv, (likelihood, _best_weight(task, _tv, jnp.geomspace(1, 30, 7)))),
+        "Gaussian": (_gaussian, (likelihood, gaussian)),
+        "VAE": (_latent, (likelihood, prior, key, restarts)),
+    }
+
+
+def _fbp(y: Array, operator: operators.ParallelBeam) -> Array:
+    return classical.fbp(operator, y, window=classical.Hann()).value
+
+
+def _tikhonov(y: Array, likelihood: Likelihood, weight: Array) -> Array:
+    return classical.tikhonov(likelihood, y, weight=weight, rtol=1e-4).value
+
+
+def _tv(y: Array, likelihood: Likelihood, weight: Array) -> Array:
+    return classical.tv(likelihood, y, weight=weight, rtol=1e-4, max_steps=500).value
+
+
+def _gaussian(y: Array, likelihood: Likelihood, prior: oracles.Gaussian) -> Array:
+    return classical.gaussian(likelihood, prior, y).value
+
+
+def _latent(y: Array, likelihood: Likelihood, prior: generative.VAEPrior, key: Key, restarts: int) -> Array:
+    return generative.reconstruct(likelihood, prior, y, key=key, restarts=restarts, max_steps=500).value
+
+
+def _best_weight(task: _Task, solve: Callable[..., Array], weights: Array) -> Array:
+    # By PSNR on images that are neither trained on nor reported: all weights and problems in one call.
+    grid = jax.jit(jax.vmap(jax.vmap(solve, (0, None, None)), (None, None, 0)))
+    images = jnp.clip(grid(task.tuning_measurements, task.likelihood, weights), 0, 1)
+    return weights[jnp.argmax(jax.vmap(jax.vmap(metrics.psnr), (0, None))(images, task.tuning_images).mean(1))]
+
+
+def _time(task: _Task, method: str, solve: Callable[..., Array], others: tuple, test: Array) -> tuple[Array, _Row]:
+    compiled = eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        value = jax.block_until_ready(compiled(task.measurements, others))
+        seconds.append(time.perf_counter() - began)
+    clipped = jnp.clip(value, 0, 1)
+    row = _Row(
+        task.name,
+        method,
+        float(jax.vmap(metrics.psnr)(value, test).mean()),
+        float(jax.vmap(metrics.psnr)(clipped, test).mean()),
+        float(jax.vmap(metrics.ssim)(clipped, test).mean()),
+        seconds[0] - seconds[1],
+        seconds[1],
+        len(test) / seconds[1],
+    )
+    return value, row
+
+
+def _line(row: _Row) -> str:
+    return (
+        f"  {row.method:<12} PSNR {row.psnr:6.2f} dB  clipped {row.psnr_clipped:6.2f} dB  SSIM {row.ssim:.3f}  "
+        f"{row.seconds:8.3f} s  {row.problems_per_second:9.1f} problems/s"
+    )

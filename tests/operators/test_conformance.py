@@ -1,0 +1,357 @@
+"""Every linear operator of the table keeps every promise of `AbstractLinearOperator`."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BATCH, real_fourier, ROWS
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxinv import operators
+
+# The bars of the project: relative to ||A x|| ||y||.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+
+rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+# Compiled once for each row and precision, and shared by the tests.
+@eqx.filter_jit
+def both(operator, x, y):
+    return operator(x), operator.adjoint(y)
+
+
+@eqx.filter_jit
+def everything(operator, x, y):
+    stored = operators.materialise(operator)
+    image = operator(x)
+    return {
+        "image": image,
+        "back": operator.adjoint(y),
+        "H": operator.H(y),
+        "matrix": stored.matrix,
+        "stored image": stored(x),
+        "stored back": stored.adjoint(y),
+        "normal": operator.normal(x),
+        "back of image": operator.adjoint(image),
+        # jax.grad of a real function gives the conjugate of the gradient.
+        "gradient": jax.tree.map(jnp.conj, jax.grad(half_square, argnums=1)(operator, x, y)),
+    }
+
+
+def half_square(operator, x, y):
+    residual = jax.tree.map(jnp.subtract, operator(x), y)
+    return sum(0.5 * jnp.sum(jnp.abs(r) ** 2) for r in jax.tree.leaves(residual))
+
+
+loss_and_gradient_in_parameters = eqx.filter_jit(jax.value_and_grad(half_square))
+matrix_of = eqx.filter_jit(lambda operator: operators.materialise(operator).matrix)
+mapped = jax.jit(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y))))
+mapped_over_inputs = jax.jit(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y)), in_axes=(None, 0, 0)))
+
+
+def flatten(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def draw(struct, seed, kind=None):
+    """Random numbers of the shapes of a struct; `kind` replaces its dtypes."""
+    random = np.random.default_rng(seed)
+
+    def one(s):
+        dtype = s.dtype if kind is None else kind
+        value = random.normal(size=s.shape)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            value = value + 1j * random.normal(size=s.shape)
+        return jnp.asarray(value, dtype)
+
+    return jax.tree.map(one, struct)
+
+
+def inner(a, b):
+    products = jax.tree.map(lambda u, v: np.vdot(np.asarray(u, complex), np.asarray(v, complex)), a, b)
+    return sum(jax.tree.leaves(products))
+
+
+def size(tree):
+    return np.sqrt(inner(tree, tree).real)
+
+
+def assert_close(a, b, tolerance):
+    difference = jax.tree.map(lambda u, v: np.asarray(u) - np.asarray(v), a, b)
+    assert size(difference) <= tolerance * max(size(b), 1e-30)
+
+
+def dtypes(tree):
+    return jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), tree)
+
+
+@rows
+@precisions
+def test_dot_and_linearity(row, dtype):
+    with jax.enable_x64(dtype == "float64"):
+        operator = row.operator(dtype)
+        for number in (jnp.dtype(dtype), jnp.result_type(dtype, 1j)):
+            x, y = draw(operator.domain, 1, number), draw(operator.codomain, 2, number)
+            w, z = draw(operator.domain, 3, number), draw(operator.codomain, 4, number)
+            image, back = both(operator, x, y)
+            gap = inner(image, y) - inner(x, back)
+            gap = gap.real if row.over_reals else gap
+            assert abs(gap) <= TOLERANCE[dtype] * size(image) * size(y)
+            assert size(image) > 0
+            # Complex scalars too, unless the operator is linear over the reals only.
+            imaginary = jnp.issubdtype(number, jnp.complexfloating) and not row.over_reals
+            a, b = (2 - 1j, 3j) if imaginary else (2.0, -3.0)
+            combine = lambda p, q, a=a, b=b: jax.tree.map(lambda u, v: a * u + b * v, p, q)
+            others = both(operator, w, z)
+            together = both(operator, combine(x, w), combine(y, z))
+            assert_close(together, combine((image, back), others), TOLERANCE[dtype])
+
+
+@rows
+def test_matrix_adjoint_normal_and_gradient(row):
+    with jax.enable_x64(True):
+        operator = row.operator("float64")
+        x, y = draw(operator.domain, 1), draw(operator.codomain, 2)
+        found = everything(operator, x, y)
+        image, back, matrix = found["image"], found["back"], np.asarray(found["matrix"])
+        assert_close(matrix @ flatten(x), flatten(image), 1e-12)
+        expected = matrix.conj().T @ flatten(y)
+        assert_close(flatten(back), expected.real if row.over_reals else expected, 1e-12)
+        assert_close(found["stored image"], image, 1e-12)
+        assert_close(found["stored back"], back, 1e-12)
+        assert dtypes(found["stored image"]) == dtypes(image)
+        assert dtypes(found["stored back"]) == dtypes(back)
+        assert_close(found["H"], back, 1e-12)
+        assert_close(found["normal"], found["back of image"], 1e-12)
+        assert operator.H.H is operator or operator.H.H.H is operator.H
+        # The gradient of 1/2 ||A x - y||^2 is A* (A x - y).
+        assert_close(found["gradient"], jax.tree.map(jnp.subtract, found["normal"], back), 1e-12)
+
+
+@rows
+def test_declared_dtypes_and_shapes_are_the_actual_ones(row):
+    with jax.enable_x64(True):
+        for dtype in ("float32", "float64"):
+            operator = row.operator(dtype)
+            for call, into, out in (
+                (operator, operator.domain, operator.codomain),
+                (operator.adjoint, operator.codomain, operator.domain),
+            ):
+                result = jax.eval_shape(call, into)
+                assert jax.tree.map(lambda s: s.shape, result) == jax.tree.map(lambda s: s.shape, out)
+                assert dtypes(result) == dtypes(out)
+
+
+@rows
+def test_single_precision_stays_single_under_x64(row):
+    with jax.enable_x64(True):
+        single = row.operator("float32")
+        narrow = lambda struct: jax.tree.map(
+            lambda s: jax.ShapeDtypeStruct(
+                s.shape, jnp.complex64 if np.issubdtype(s.dtype, np.complexfloating) else "f4"
+            ),
+            struct,
+        )
+        for call, into in ((single, single.domain), (single.adjoint, single.codomain)):
+            for leaf in jax.tree.leaves(jax.eval_shape(call, narrow(into))):
+                assert jnp.finfo(leaf.dtype).dtype == jnp.float32
+        if jax.tree.leaves(single):
+            double = row.operator("float64")
+            for leaf in jax.tree.leaves(jax.eval_shape(double, narrow(double.domain))):
+                assert jnp.finfo(leaf.dtype).dtype == jnp.float64
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.draw("float32")], ids=lambda row: row.name)
+def test_gradient_in_the_parameters(row):
+    with jax.enable_x64(True):
+        operator = row.operator("float64")
+        x, y = draw(operator.domain, 1), draw(operator.codomain, 2)
+        leaves, treedef = jax.tree.flatten(operator)
+        directions = treedef.unflatten([draw(leaf, i) for i, leaf in enumerate(leaves)])
+        step = 1e-5
+        shifted = lambda sign: jax.tree.map(lambda p, d: p + sign * step * d, operator, directions)
+        value = lambda sign: loss_and_gradient_in_parameters(shifted(sign), x, y)[0]
+        difference = (value(1) - value(-1)) / (2 * step)
+        _, gradient = loss_and_gradient_in_parameters(shifted(0), x, y)
+        # jax.grad gives the conjugate of the gradient, so the slope has no conjugation.
+        slope = sum(np.sum(g * d).real for g, d in zip(*map(jax.tree.leaves, (gradient, directions)), strict=True))
+        # Central differences: error step^2 times the third derivative, rounding 1e-16 / step times the value.
+        np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8 * float(value(0)))
+        assert abs(slope) > 0
+
+
+@rows
+def test_vmap_over_inputs_and_parameters(row):
+    with jax.enable_x64(True):
+        loop = [row.operator("float64", seed) for seed in range(BATCH)]
+        xs = [draw(loop[0].domain, seed) for seed in range(BATCH)]
+        ys = [draw(loop[0].codomain, seed + BATCH) for seed in range(BATCH)]
+        expected = stacked([both(*problem) for problem in zip(loop, xs, ys, strict=True)])
+        parameters = [row.draw("float64", seed) for seed in range(BATCH)]
+        batches = [operators.batch(loop), stacked(loop)]
+        if parameters[0]:
+            batches.append(jax.vmap(row.build)(*map(jnp.stack, zip(*parameters, strict=True))))
+        for batch in batches:
+            assert jax.tree.structure(batch) == jax.tree.structure(loop[0])
+            assert_close(mapped(batch, stacked(xs), stacked(ys)), expected, 1e-12)
+        expected = stacked([both(loop[0], x, y) for x, y in zip(xs, ys, strict=True)])
+        assert_close(mapped_over_inputs(loop[0], stacked(xs), stacked(ys)), expected, 1e-12)
+
+
+@rows
+def test_measured(row):
+    operator = row.operator("float32")
+    assert jax.tree.structure(operator.measured) == jax.tree.structure(operator.codomain)
+    for measured, part in zip(*map(jax.tree.leaves, (operator.measured, operator.codomain)), strict=True):
+        assert measured.ndim == len(part.shape)
+        assert all(m in (1, full) for m, full in zip(measured.shape, part.shape, strict=True))
+        assert set(np.unique(measured)) <= {0.0, 1.0}
+
+
+@rows
+def test_linearise_is_the_operator_itself(row):
+    operator = row.operator("float32")
+    assert operator.linearise(draw(operator.domain, 0)) is operator
+
+
+@rows
+def test_certify_passes_and_its_norm_is_the_largest_singular_value(row, key):
+    with jax.enable_x64(True):
+        operator = row.operator("float64")
+        certificate = operators.certify(operator, key=key).check()
+        matrix = np.asarray(matrix_of(operator))
+        if row.over_reals:  # measurements are real and imaginary parts, 2 m real numbers
+            matrix = np.concatenate([matrix.real, matrix.imag])
+        # Power iteration approaches from below; 1e-3 is the default tolerance of `norm`.
+        largest = np.linalg.norm(matrix, 2)
+        assert largest * (1 - 1e-3) <= certificate.norm <= largest * (1 + 1e-12)
+
+
+SHARDED = [
+    row
+    for row in ROWS
+    if row.name
+    in {
+        "Mask",
+        "Convolution reflect 3x3",
+        "Matrix",
+        "ParallelBeam",
+        "MaskedFourier @ Real",
+        "nested",
+        "FunctionOperator",
+    }
+]
+
+
+@pytest.mark.parametrize("row", SHARDED, ids=lambda row: row.name)
+def test_two_devices(row):
+    devices = jax.device_count()
+    assert devices == 2
+    mesh = jax.make_mesh((2,), ("batch",), axis_types=(jax.sharding.AxisType.Auto,))
+    operator = row.operator("float32")
+    xs = stacked([draw(operator.domain, seed) for seed in range(4)])
+    round_trip = jax.vmap(lambda A, x: A.adjoint(A(x)), in_axes=(None, 0))
+    expected = jax.jit(round_trip)(operator, xs)
+    batch = PartitionSpec("batch")
+    placed = jax.device_put(xs, NamedSharding(mesh, batch))
+    assert_close(jax.jit(round_trip)(operator, placed), expected, 1e-6)
+    sharded = jax.shard_map(round_trip, mesh=mesh, in_specs=(PartitionSpec(), batch), out_specs=batch, check_vma=True)
+    assert_close(jax.jit(sharded)(operator, placed), expected, 1e-6)
+
+
+class WrongAdjoint(operators.AbstractLinearOperator):
+    """The transpose for the adjoint."""
+
+    matrix: jax.Array
+    domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+    codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __call__(self, x):
+        return self.matrix @ x
+
+    def adjoint(self, y):
+        return self.matrix.T @ y
+
+
+class Affine(WrongAdjoint):
+    def __call__(self, x):
+        return self.matrix @ x + 1e-3
+
+
+def test_certify_fails_on_broken_promises(key):
+    struct = jax.ShapeDtypeStruct((4,), jnp.complex64)
+    matrix = jnp.asarray(np.random.default_rng(0).normal(size=(4, 4)) + 0.01j * np.eye(4), jnp.complex64)
+    certificate = operators.certify(WrongAdjoint(matrix, struct, struct), key=key)
+    assert not certificate.passed
+    assert certificate.linearity_error <= certificate.linearity_tolerance
+    with pytest.raises(RuntimeError, match="adjoint"):
+        certificate.check()
+    certificate = operators.certify(Affine(matrix.real, *[jax.ShapeDtypeStruct((4,), jnp.float32)] * 2), key=key)
+    assert not certificate.passed
+    assert certificate.linearity_error > certificate.linearity_tolerance
+    with pytest.raises(RuntimeError, match="linear"):
+        certificate.check()
+
+
+def test_certify_is_mapped_over_operators(key):
+    batch = operators.batch([ROWS[3].operator("float32", seed) for seed in range(2)])
+    together = jax.vmap(lambda operator: operators.certify(operator, key=key))(batch)
+    assert together.passed.shape == (2,)
+    assert bool(jnp.all(together.passed))
+    together.check()
+
+
+NONLINEAR = {
+    "Magnitude of complex": lambda: operators.Magnitude(operators.MaskedFourier(jnp.ones((4, 3, 1)))),
+    "Magnitude of a real image": lambda: operators.Magnitude(real_fourier(jnp.ones((4, 3, 1)))),
+    "Magnitude of a stack": lambda: operators.Magnitude(
+        operators.stack([operators.Identity((4, 3, 1)), operators.Downsample((4, 3, 1), 1)])
+    ),
+    "NonlinearFunction": lambda: operators.NonlinearFunction(lambda x: (jnp.sin(x), x[1:] ** 2), (4, 3, 1)),
+    "NonlinearFunction @ linear": lambda: (
+        operators.NonlinearFunction(jnp.tanh, (4, 3, 1)) @ operators.Convolution(jnp.ones((2, 2)), (4, 3, 1))
+    ),
+    "linear @ NonlinearFunction": lambda: (
+        operators.MaskedFourier(jnp.ones((4, 3, 1)))
+        @ operators.Real((4, 3, 1))
+        @ operators.NonlinearFunction(jnp.exp, (4, 3, 1))
+    ),
+    "stack": lambda: operators.stack(
+        [operators.NonlinearFunction(jnp.exp, (4, 3, 1)), operators.Magnitude(operators.Identity((4, 3, 1)))]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NONLINEAR)
+def test_linearise_against_finite_differences(name, key):
+    with jax.enable_x64(True):
+        operator = NONLINEAR[name]()
+        assert not isinstance(operator, operators.AbstractLinearOperator)
+        assert dtypes(jax.eval_shape(operator, operator.domain)) == dtypes(operator.codomain)
+        point, direction = draw(operator.domain, 1), draw(operator.domain, 2)
+        derivative = operator.linearise(point)
+        step = 1e-6
+        shifted = lambda sign: operator(jax.tree.map(lambda p, d: p + sign * step * d, point, direction))
+        difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
+        # Rounding 1e-16 / step.
+        assert_close(derivative(direction), difference, 1e-8)
+        y = draw(operator.codomain, 3)
+        gap = (inner(derivative(direction), y) - inner(direction, derivative.adjoint(y))).real
+        assert abs(gap) <= 1e-12 * size(derivative(direction)) * size(y)
+        assert operators.certify(operator, key=key).check().passed
+        points = jnp.stack([point, 2 * point])
+        together = jax.vmap(lambda p: operator.linearise(p)(direction))(points)
+        assert_close(jax.tree.map(lambda leaf: leaf[1], together), operator.linearise(2 * point)(direction), 1e-12)
+
+
+def test_magnitude_has_a_finite_derivative_at_zero():
+    operator = operators.Magnitude(operators.MaskedFourier(jnp.ones((4, 3, 1))))
+    gradient = jax.grad(lambda x: jnp.sum(operator(x)))(jnp.zeros((4, 3, 1), complex))
+    np.testing.assert_array_equal(gradient, 0)

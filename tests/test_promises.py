@@ -1,0 +1,159 @@
+"""The promises of the design, over the conformance table of the verbs in `verbs.py`."""
+
+import contextlib
+import functools
+import logging
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jaxinv import Solution
+from verbs import TABLE, alone, batched, codes, stacked
+
+LANES = 4
+DTYPES = ("float32", "float64")
+
+
+def precision(dtype):
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+
+
+@functools.cache
+def outcome(row, dtype):
+    """The batch, its outcome, the outcomes of its problems alone, and what was compiled after the first of these."""
+    with precision(dtype):
+        batch = stacked(row, jnp.dtype(dtype), LANES)
+        together = batched(row)(batch)
+        apart = [alone(row, batch, 0)]
+        with compilations() as compiled:
+            apart += [alone(row, batch, i) for i in range(1, LANES)]
+        return batch, together, apart, compiled
+
+
+@contextlib.contextmanager
+def compilations():
+    """A list that receives a message for each program that is compiled."""
+    messages = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = logging.getLogger("jax")
+    logger.addHandler(handler)
+    try:
+        with jax.log_compiles(True):
+            yield messages
+    finally:
+        logger.removeHandler(handler)
+    messages[:] = [message for message in messages if message.startswith("Compiling")]
+
+
+def answers(outcome):
+    """What must agree: floating-point answers, and integers (steps, codes)."""
+    if isinstance(outcome, Solution):
+        stats = {k: v for k, v in outcome.stats.items() if k != "residual"}
+        outcome = (outcome.value, outcome.result, stats, outcome.aux)
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(outcome)]
+    is_float = lambda leaf: leaf.dtype.kind in "fc"
+    return [leaf for leaf in leaves if is_float(leaf)], [leaf for leaf in leaves if not is_float(leaf)]
+
+
+def assert_same(got, expected, tolerance):
+    for a, b in zip(answers(got)[0], answers(expected)[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.max(np.abs(b), initial=1e-30))
+    for a, b in zip(answers(got)[1], answers(expected)[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("row", TABLE, ids=repr)
+def test_vmap_equals_loop(row, dtype):
+    _, together, apart, _ = outcome(row, dtype)
+    for i, solution in enumerate(apart):
+        # The figures of the design. The problems differ, so a batch that mixed its lanes up would show.
+        lane = jax.tree.map(lambda leaf, i=i: leaf[i], together)
+        assert_same(lane, solution, 1e-10 if dtype == "float64" else 1e-5)
+    first, second = answers(apart[0])[0][0], answers(apart[1])[0][0]
+    assert np.max(np.abs(first - second)) > 1e-3 * np.max(np.abs(first))
+
+
+@pytest.mark.parametrize("row", TABLE, ids=repr)
+def test_one_trace(row):
+    # Data, keys, masks, matrices, noise levels, weights (Python numbers), all new.
+    assert outcome(row, "float32")[3] == []
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.likelihood], ids=repr)
+def test_a_bad_lane_is_flagged_and_alone(row):
+    batch, clean, _, _ = outcome(row, "float32")
+    batch = dict(batch)
+    batch["y"] = batch["y"].at[1].set(jnp.nan)
+    where = lambda b: jax.tree.leaves(b["likelihood"].noise)[0]
+    batch = eqx.tree_at(where, batch, where(batch).at[2].set(0.0))
+    bad = batched(row)(batch)
+    good = jnp.array([0, 3])
+    pick = lambda tree: jax.tree.map(lambda leaf: leaf[good], tree)
+    # The same compiled program: bit for bit.
+    assert_same(pick(bad), pick(clean), 0)
+    if isinstance(bad, Solution):
+        assert list(codes(bad.result)[1:3]) == ["nonfinite_measurement", "invalid_parameter"]
+        np.testing.assert_array_equal(bad.value[1:3], 0)
+        with pytest.raises(RuntimeError, match=r"(?s)problem\(s\) 1 of \(4,\).*problem\(s\) 2 of"):
+            bad.check()
+        assert codes(bad.lane(2).result) == "invalid_parameter"
+    else:
+        # An oracle has no code; its answer is NaN.
+        assert all(np.isnan(leaf[1:3]).all() for leaf in answers(getattr(bad, "mean", bad))[0])
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.precision], ids=repr)
+def test_precision_is_explicit(row):
+    # The default would be bfloat16 on a TPU and TF32 on a GPU, with a CPU suite that stays green.
+    jaxpr = jax.make_jaxpr(row.solve)(row.problem(0, jnp.float32))
+    highest = jax.lax.Precision.HIGHEST
+    for equation in equations(jaxpr.jaxpr):
+        if equation.primitive.name in ("dot_general", "conv_general_dilated"):
+            assert equation.params["precision"] in (highest, (highest, highest)), equation
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for leaf in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
+            inner = getattr(leaf, "jaxpr", leaf)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+@pytest.mark.parametrize("row", [row for row in TABLE if row.likelihood], ids=repr)
+def test_parameters_do_not_promote(row):
+    # The operator is in float32; everything else comes in float64.
+    double = lambda tree: jax.tree.map(
+        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+    with jax.enable_x64(True):
+        problem = row.problem(0, jnp.float32)
+        operator = problem["likelihood"].operator
+        problem = eqx.tree_at(lambda p: p["likelihood"].operator, double(problem), operator)
+        out = jax.eval_shape(row.solve, problem)
+    floats = [leaf for leaf in jax.tree.leaves(out) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    assert floats
+    assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("way", ["jit", "shard_map"])
+@pytest.mark.parametrize("row", [row for row in TABLE if row.sharded], ids=repr)
+def test_two_devices(row, way):
+    batch, expected, _, _ = outcome(row, "float64")
+    mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("problems")
+    with jax.enable_x64(True):
+        batch = jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, spec)), batch)
+        solve = jax.vmap(row.solve)
+        if way == "shard_map":
+            solve = jax.shard_map(solve, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=row.check_vma)
+        sharded = jax.jit(solve)(batch)
+    leaf = jax.tree.leaves(sharded)[0]
+    assert len(leaf.sharding.device_set) == 2
+    assert_same(sharded, expected, 1e-10)

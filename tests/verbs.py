@@ -1,0 +1,283 @@
+"""The conformance table of the verbs: everything that reconstructs, simulates or measures, on tiny problems.
+
+Adding a verb means adding a row. `problem(i, dtype)` is problem number `i` as a dict, whose leaves (data, key, operator
+and prior parameters, noise level, weight) differ from problem to problem; `solve` takes such a dict. `test_promises.py`
+runs the promises of the design over all rows.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxinv import Likelihood, RESULTS, classical, generative, noise, operators, oracles, regularisers
+
+SHAPE = (6, 5, 1)
+SIZE = 30
+CODES = (
+    "successful",
+    "max_steps_reached",
+    "nonfinite_measurement",
+    "invalid_parameter",
+    "nonfinite",
+    "diverged",
+    "breakdown",
+    "weight_collapse",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One verb.
+
+    - `likelihood`: whether the problem holds a `likelihood` with a noise level and data `y`, so that a lane can be bad.
+    - `check_vma`: false where another library's loop, inside the verb, carries literals.
+    - `precision`: false where another library multiplies matrices inside the verb.
+    - `sharded`: whether it is among the rows that run on two devices.
+    """
+
+    name: str
+    problem: Callable[[int, Any], dict]
+    solve: Callable[[dict], Any]
+    likelihood: bool = True
+    check_vma: bool = True
+    precision: bool = True
+    sharded: bool = False
+
+    def __repr__(self):
+        return self.name
+
+
+def codes(result):
+    """The names of the codes of a solution or of a batch of them, as an array of strings."""
+    names = np.full(np.shape(result == RESULTS.successful), "", dtype=object)
+    for name in CODES:
+        names[np.asarray(result == getattr(RESULTS, name))] = name
+    return names
+
+
+def stacked(row, dtype, lanes=4):
+    """The first problems of a row as one batch: every array leaf with a leading axis."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(row.problem(i, dtype) for i in range(lanes)))
+
+
+@functools.cache
+def batched(row):
+    """All problems of a batch in one call."""
+    return jax.jit(jax.vmap(row.solve))
+
+
+def alone(row, batch, i):
+    """Problem `i` of a batch by itself, the way a user calls it: with a Python number for the weight."""
+    problem = jax.tree.map(lambda leaf: leaf[i], batch)
+    if "weight" in problem:
+        problem["weight"] = float(problem["weight"])
+    return row.solve(problem)
+
+
+def rng_of(i):
+    return np.random.default_rng(100 + i)
+
+
+def _image(i, dtype, shape=SHAPE):
+    return jnp.asarray(rng_of(i).uniform(size=shape), dtype)
+
+
+def _gaussian(i, dtype, operator, **rest):
+    """A problem with Gaussian noise, whose level differs from problem to problem."""
+    likelihood = Likelihood(operator, noise.Gaussian(jnp.asarray(0.1 + 0.02 * i, dtype)))
+    y = likelihood.simulate(_image(i, dtype, operator.domain.shape), key=jax.random.key(i))
+    return {"likelihood": likelihood, "y": y, "weight": jnp.asarray(1.0 + 0.5 * i, dtype), **rest}
+
+
+def _matrix(i, dtype, rows=20, shape=SHAPE):
+    columns = int(np.prod(shape))
+    return operators.Matrix(jnp.asarray(rng_of(i).normal(size=(rows, columns)) / columns**0.5, dtype), shape)
+
+
+def _mask(i, dtype):
+    return operators.Mask(jnp.asarray(rng_of(i).uniform(size=SHAPE) < 0.7, dtype))
+
+
+def _blur(i, dtype):
+    return operators.Convolution(jnp.asarray(rng_of(i).uniform(size=(3, 3)) / 5, dtype), SHAPE)
+
+
+def _fourier(i, dtype):
+    mask = jnp.asarray(rng_of(i).uniform(size=SHAPE) < 0.7, dtype)
+    real = operators.Real(SHAPE)
+    return operators.MaskedFourier(mask) @ real
+
+
+def _prior(i, dtype, rank=90):
+    factor = rng_of(i).normal(size=(SIZE, rank)) / rank**0.5
+    return oracles.Gaussian(jnp.full(SHAPE, 0.5, dtype), jnp.asarray(0.1 * factor @ factor.T, dtype))
+
+
+def _angles(i, dtype, turn):
+    return jnp.asarray((np.arange(8) + 0.1 * i) * turn / 8, dtype)
+
+
+def _parallel(i, dtype):
+    operator = operators.ParallelBeam(SHAPE, _angles(i, dtype, np.pi))
+    return {"operator": operator, "y": operator(_image(i, dtype))}
+
+
+def _fan(i, dtype):
+    operator = operators.FanBeam(SHAPE, _angles(i, dtype, 2 * np.pi), 16, 1.0, 20.0, 10.0)
+    return {"operator": operator, "y": operator(_image(i, dtype))}
+
+
+def _transmission(i, dtype):
+    likelihood = Likelihood(_matrix(i, dtype), noise.TransmissionPoisson(jnp.asarray(1e3 * (i + 1), dtype)))
+    y = likelihood.simulate(_image(i, dtype), key=jax.random.key(i))
+    return {"likelihood": likelihood, "y": y, "weight": jnp.asarray(1000.0 + i, dtype)}
+
+
+def _differences(i, dtype):
+    operator = operators.Matrix(jnp.asarray((1 + 0.1 * i) * (np.eye(SIZE) - np.eye(SIZE, k=1)), dtype), SHAPE)
+    return _gaussian(i, dtype, _mask(i, dtype), regulariser=regularisers.Tikhonov(operator))
+
+
+def _sparse(i, dtype):
+    return _gaussian(i, dtype, _matrix(i, dtype, 12, (20,)))
+
+
+def tanh_decode(weights, z):
+    return jnp.tanh(jnp.matmul(weights, z, precision=jax.lax.Precision.HIGHEST)).reshape(SHAPE)
+
+
+def square(z):
+    return 0.5 * jnp.sum(z**2)
+
+
+def tanh_prior(i, dtype, size=3):
+    weights = jnp.asarray(rng_of(i).normal(size=(SIZE, size)), dtype)
+    return generative.FunctionPrior(jax.tree_util.Partial(tanh_decode, weights), square, (size,))
+
+
+def _latent(i, dtype):
+    problem = _gaussian(i, dtype, _blur(i, dtype), prior=tanh_prior(i, dtype), key=jax.random.key(i))
+    z = jnp.asarray(rng_of(i).normal(size=3), dtype)
+    return problem | {"y": problem["likelihood"].simulate(problem["prior"].decode(z), key=jax.random.key(i))}
+
+
+def _encodable(i, dtype):
+    return _gaussian(i, dtype, _mask(i, dtype), prior=_prior(i, dtype).as_latent(), key=jax.random.key(i))
+
+
+def _solve(verb, **options):
+    def solve(problem):
+        problem = dict(problem)
+        likelihood, y = problem.pop("likelihood"), problem.pop("y")
+        return verb(likelihood, y, **problem, **options)
+
+    return solve
+
+
+def _with_prior(verb, **options):
+    def solve(problem):
+        problem = dict(problem)
+        likelihood, prior, y = (problem.pop(name) for name in ("likelihood", "prior", "y"))
+        return verb(likelihood, prior, y, **problem, **options)
+
+    return solve
+
+
+def _unweighted(problem):
+    return lambda i, dtype: {k: v for k, v in problem(i, dtype).items() if k != "weight"}
+
+
+def _oracle(i, dtype):
+    return _unweighted(lambda i, dtype: _gaussian(i, dtype, _mask(i, dtype), prior=_prior(i, dtype)))(i, dtype)
+
+
+def _drawing(i, dtype):
+    return {"prior": _prior(i, dtype), "key": jax.random.key(i)}
+
+
+def _simulation(i, dtype):
+    likelihood = _gaussian(i, dtype, _fourier(i, dtype) if dtype == jnp.result_type(float) else _blur(i, dtype))["likelihood"]
+    return {"likelihood": likelihood, "x": _image(i, dtype), "key": jax.random.key(i)}
+
+
+LBFGS = optax.lbfgs()
+
+TABLE = [
+    Row("fbp-parallel", _parallel, lambda p: classical.fbp(**p), likelihood=False, sharded=True),
+    Row("fbp-fan", _fan, lambda p: classical.fbp(**p), likelihood=False),
+    # Stopping tests above rounding: in float32 the residual of conjugate gradients is known to about 1e-6 of the first.
+    # Weights at which conjugate gradients converge in fewer steps than there are unknowns: near finite termination they
+    # amplify rounding, which differs between a matrix-vector product alone and one of a batch, to 1e-7 in float64.
+    Row(
+        "tikhonov",
+        lambda i, d: _gaussian(i, d, _matrix(i, d)) | {"weight": jnp.asarray(50.0 + 10 * i, d)},
+        _solve(classical.tikhonov, rtol=1e-4),
+        sharded=True,
+    ),
+    Row("tikhonov-operator", _differences, _solve(classical.tikhonov, rtol=1e-4)),
+    Row(
+        "tikhonov-gaussian",
+        lambda i, d: _gaussian(i, d, _blur(i, d), regulariser=regularisers.Gaussian(_prior(i, d)))
+        | {"weight": jnp.asarray(5.0 + i, d)},
+        _solve(classical.tikhonov, rtol=1e-4),
+    ),
+    Row("tikhonov-photons", _transmission, _solve(classical.tikhonov, rtol=1e-4)),
+    Row(
+        "tv-isotropic",
+        lambda i, d: _gaussian(i, d, _blur(i, d)),
+        _solve(classical.tv, kind=regularisers.Isotropic(), rtol=1e-4),
+        sharded=True,
+    ),
+    Row(
+        "tv-anisotropic",
+        lambda i, d: _gaussian(i, d, _mask(i, d)),
+        _solve(classical.tv, kind=regularisers.Anisotropic(), rtol=1e-4),
+    ),
+    Row(
+        "tv-smoothed",
+        lambda i, d: _gaussian(i, d, _matrix(i, d), kind=regularisers.Smoothed(jnp.asarray(0.1 + 0.1 * i, d))),
+        _solve(classical.tv, rtol=1e-4),
+    ),
+    Row("ista", _sparse, _solve(classical.ista, rtol=1e-4)),
+    Row("fista", _sparse, _solve(classical.fista, rtol=1e-4), sharded=True),
+    Row("tsvd", _unweighted(_sparse), _solve(classical.tsvd, rank=8)),
+    Row("gaussian", _oracle, _with_prior(classical.gaussian), sharded=True),
+    Row("posterior", _oracle, jax.jit(lambda p: p["prior"].posterior(p["likelihood"], p["y"]))),
+    Row("evidence", _oracle, jax.jit(lambda p: p["prior"].evidence(p["likelihood"], p["y"]))),
+    Row("sample", _drawing, jax.jit(lambda p: p["prior"].sample(3, key=p["key"])), likelihood=False),
+    Row(
+        "simulate",
+        _simulation,
+        jax.jit(lambda p: p["likelihood"].simulate(p["x"], key=p["key"])),
+        likelihood=False,
+    ),
+    Row(
+        "norm",
+        lambda i, d: {"operator": _matrix(i, d), "key": jax.random.key(i)},
+        lambda p: operators.norm(**p),
+        likelihood=False,
+        sharded=True,
+    ),
+    Row(
+        "reconstruct-adam", _latent, _with_prior(generative.reconstruct, max_steps=200, rtol=1e-3), sharded=True
+    ),
+    Row(
+        "reconstruct-lbfgs",
+        _latent,
+        _with_prior(generative.reconstruct, optimiser=LBFGS, max_steps=20, rtol=1e-3),
+        check_vma=False,
+        precision=False,
+        sharded=True,
+    ),
+    Row("reconstruct-restarts", _latent, _with_prior(generative.reconstruct, restarts=3, max_steps=100, rtol=1e-3)),
+    Row(
+        "reconstruct-encoder",
+        _encodable,
+        _with_prior(generative.reconstruct, start=generative.FromEncoder(), max_steps=100, rtol=1e-3),
+    ),
+]
