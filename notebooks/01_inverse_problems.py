@@ -94,8 +94,8 @@ print("negative log-likelihood of an empty one", float(likelihood.negative_log_l
 solutions = {
     "FBP": classical.fbp(scanner, y, window=classical.Hann()),
     "Tikhonov": classical.tikhonov(likelihood, y, weight=20.0),
-    "TV": classical.tv(likelihood, y, weight=20.0),
-    "smoothed TV": classical.tv(likelihood, y, weight=20.0, kind=regularisers.Smoothed(0.01)),
+    "TV": classical.tv(likelihood, y, weight=4.0),
+    "smoothed TV": classical.tv(likelihood, y, weight=4.0, kind=regularisers.Smoothed(0.01)),
 }
 for name, solution in solutions.items():
     quality = metrics.psnr(solution.check().value, phantom)
@@ -114,7 +114,7 @@ images = data.ellipses(8, 64, key=key)
 measure = lambda x, k: likelihood.simulate(x, key=k)
 measurements = jax.vmap(measure)(images, jax.random.split(key, 8))
 measurements = measurements.at[3, 5, 7].set(jnp.nan)
-solve = jax.vmap(lambda y: classical.tv(likelihood, y, weight=20.0))
+solve = jax.vmap(lambda y: classical.tv(likelihood, y, weight=4.0))
 batch = solve(measurements)
 try:
     batch.check()
@@ -134,7 +134,7 @@ scanners = operators.batch(
 def scan(scanner, k):
     likelihood = jaxinv.Likelihood(scanner, noise.Gaussian(0.5))
     y = likelihood.simulate(phantom, key=k)
-    return classical.tv(likelihood, y, weight=20.0).value
+    return classical.tv(likelihood, y, weight=4.0).value
 
 
 views = jax.vmap(scan)(scanners, jax.random.split(key, 3))
@@ -148,13 +148,13 @@ show(plotting.compare(dict(zip(names, views, strict=True)), reference=phantom), 
 # over doses is one `vmap`. The photon counts enter by their Gaussian approximation, weighted least squares.
 
 # %%
-attenuation = operators.ParallelBeam(phantom.shape, angles, pixel_size=0.05)
+attenuation = operators.ParallelBeam(phantom.shape, angles, pixel_size=0.05, detector_spacing=0.05)
 
 
 def at_dose(photons, k):
     likelihood = jaxinv.Likelihood(attenuation, noise.TransmissionPoisson(photons))
     counts = likelihood.simulate(phantom, key=k)
-    return classical.tv(likelihood, counts, weight=3.0 * jnp.sqrt(photons / 1000)).value
+    return classical.tv(likelihood, counts, weight=jnp.sqrt(photons) / 10).value
 
 
 doses = jnp.array([100.0, 1000.0, 10000.0])
