@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
 class Unrolled(eqx.Module):
@@ -18,9 +18,9 @@ class Unrolled(eqx.Module):
 class Implicit(eqx.Module):
     """Differentiate at the solution, by the implicit function theorem.
 
-    At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; `H^{-1}` is
-    applied by conjugate gradients, matrix-free. Memory does not grow with the steps. Exact at the exact minimiser; the
-    error is that of the solve. First derivatives only.
+    At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; `H^{-1}`
+    is applied by conjugate gradients, matrix-free. Memory does not grow with the steps. Exact at the exact minimiser;
+    the error is that of the solve. First derivatives only.
 
     - `rtol`: relative residual at which conjugate gradients stop.
     - `damping`: added to `H`, times the identity.
@@ -33,36 +33,42 @@ class Implicit(eqx.Module):
 
 
 @jax.custom_jvp
-def _guard(x: Array, ok: Array) -> Array:
-    del ok
+def _poison(x: Array, inputs: list[Array], ok: Array) -> Array:
+    del inputs, ok
     return x
 
 
-@_guard.defjvp
+@_poison.defjvp
 def _(primals, tangents):
-    # The value stands; where it is not ok, any derivative through it is NaN.
-    x, ok = primals
-    return x, tangents[0] * jnp.where(ok, 1, jnp.nan).astype(x.dtype)
+    # The value stands; where it is not ok, its derivative in any of the inputs is NaN.
+    x, _, ok = primals
+    change, inputs, _ = tangents
+    spread = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
+    return x, change + (jnp.where(ok, 0, jnp.nan) * spread).astype(x.dtype)
 
 
 def attach_implicit(
-    implicit: Implicit, x: Array, gradient: Callable[[Array], Array], curvature: Callable[[Array], Array], ok: Array
+    implicit: Implicit,
+    x: Array,
+    gradient: Callable[[Array], Array],
+    curvature: Callable[[Array], Array],
+    ok: Array,
+    inputs: PyTree,
 ) -> Array:
     """`x` with the derivative that the implicit function theorem gives it.
 
     **Arguments:**
 
     - `x`: the solution; its own derivative is discarded. Real or complex.
-    - `gradient`: the gradient of the objective, as a function of `x`; what else it depends on is what gets a derivative.
+    - `gradient`: the gradient of the objective, as a function of `x`; what else it depends on gets a derivative.
     - `curvature`: `v -> H v`, symmetric positive semi-definite (for complex `x` as a real-linear map).
-    - `ok`: boolean; where false the derivative is NaN.
+    - `ok`: boolean; where false the derivative in `inputs` is NaN.
+    - `inputs`: what the user gave, before anything invalid in it was replaced.
     """
     frozen = jax.lax.stop_gradient(x)
     pack, unpack = _real_pair(frozen)
     residual = pack(gradient(frozen))
-    # On both sides of the solve: conjugate gradients return 0 for a right-hand side that is NaN, and the solve is passed
-    # backwards in reverse mode.
-    residual = _guard(residual - jax.lax.stop_gradient(residual), ok)
+    residual = residual - jax.lax.stop_gradient(residual)
 
     def matvec(v):
         return pack(curvature(unpack(v))) + implicit.damping * v
@@ -71,7 +77,8 @@ def attach_implicit(
         return jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
 
     step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
-    return frozen - unpack(_guard(step, ok))
+    # Not a NaN within the solve: conjugate gradients return 0 for a right-hand side that is NaN.
+    return _poison(frozen - unpack(step), jax.tree.leaves(eqx.filter(inputs, eqx.is_inexact_array)), ok)
 
 
 def _real_pair(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:

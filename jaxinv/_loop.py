@@ -48,8 +48,8 @@ def iterate(
 
     **Arguments:**
 
-    - `step`: `step(index, state, args) -> (state, finished, code)`; `finished` is a boolean scalar and `code` the member
-        of `RESULTS` that holds if it is true.
+    - `step`: `step(index, state, args) -> (state, finished, code)`; `finished` is a boolean scalar and `code` the
+        member of `RESULTS` that holds if it is true.
     - `state`: a pytree of arrays.
     - `args`: everything that `step` reads, a pytree.
     - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code.
@@ -96,11 +96,18 @@ def iterate(
 
 
 def settled(
-    new: PyTree, old: PyTree, new_objective: Array, old_objective: Array, rtol: Array, atol: Array
+    new: PyTree,
+    old: PyTree,
+    new_objective: Array,
+    old_objective: Array,
+    rtol: Array,
+    atol: Array,
+    rounding: Array | float = 0.0,
 ) -> Bool[Array, ""]:
     """Whether objective and iterate both changed by less than `atol + rtol * size`, in root mean square.
 
-    Both: an objective can stand still on a plateau, an iterate can creep.
+    Both: an objective can stand still on a plateau, an iterate can creep. A change of the objective by less than
+    `rounding` counts as none: an objective whose minimum is zero keeps changing by as much as it is.
     """
     count = sum(leaf.size for leaf in jax.tree.leaves(new))
     rms = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)) / count)
@@ -108,7 +115,7 @@ def settled(
     new, old, new_objective, old_objective = jax.lax.stop_gradient((new, old, new_objective, old_objective))
     change = rms(jax.tree.map(jnp.subtract, new, old))
     still = change <= atol + rtol * rms(new)
-    return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective))
+    return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective) + rounding)
 
 
 def check_max_steps(max_steps: int) -> None:

@@ -34,13 +34,17 @@ class Likelihood(eqx.Module):
     operator: AbstractOperator
     noise: AbstractNoise
 
-    def __check_init__(self):
-        for name, kind in (("operator", AbstractOperator), ("noise", AbstractNoise)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(
-                    f"Likelihood(operator, noise): `{name}` is a {type(getattr(self, name)).__name__}, not one of "
-                    f"`jaxinv.{'operators' if name == 'operator' else 'noise'}`."
-                )
+    def __init__(self, operator: Any, noise: Any):
+        if not isinstance(operator, AbstractOperator):
+            raise ValueError(
+                f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of `jaxinv.operators`."
+            )
+        if not isinstance(noise, AbstractNoise):
+            raise ValueError(
+                f"Likelihood(operator, noise): `noise` is a {type(noise).__name__}, not one of `jaxinv.noise`."
+            )
+        self.operator = operator
+        self.noise = noise
 
     def negative_log_likelihood(self, x: State, y: State) -> Array:
         """`-log p(y | x)`, with all constants, over the measured entries only; a scalar.
@@ -89,14 +93,18 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     return Likelihood(operator, noise), y, result
 
 
-def prepare_parameter(value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False) -> tuple[Array, Any]:
+def prepare_parameter(
+    value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False
+) -> tuple[Array, Any]:
     """A scalar parameter of a verb in the verb's dtype, and the code: `invalid_parameter` where it is out of range.
 
     Where it is out of range it is replaced by 1.
     """
     value = jnp.asarray(value)
     if value.ndim != 0:
-        raise ValueError(f"a scalar is expected; got an array of shape {value.shape}. Map over its values with `jax.vmap`.")
+        raise ValueError(
+            f"a scalar is expected; got an array of shape {value.shape}. Map over its values with `jax.vmap`."
+        )
     value = value.astype(domain_dtype(operator))
     good = jnp.isfinite(value) & ((value > 0) if positive else (value >= 0))
     bad = (result == RESULTS.successful) & ~good
@@ -182,4 +190,3 @@ def _matching(dtype: Any, codomain: Any) -> Any:
             "imaginary part as two problems, or make the operator complex: `(1 + 0j) * operator`."
         )
     return codomain
-

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ._keys import check_key
 from ._types import Key, State
 from .operators._base import as_parameter, is_concrete, real_dtype
 
@@ -93,7 +94,8 @@ class Gaussian(AbstractGaussianNoise):
         return jax.tree.map(draw, prediction, spread(self.std, prediction), _keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:
-        return y, jax.tree.map(lambda leaf, s: jnp.broadcast_to(s, leaf.shape), y, spread(self.std, y))
+        full = lambda leaf, s: jnp.broadcast_to(_fit(s, leaf, "std"), leaf.shape)
+        return y, jax.tree.map(full, y, spread(self.std, y))
 
     def whiten(self, residual: State) -> State:
         return jax.tree.map(lambda r, s: r / _fit(s, r, "std"), residual, spread(self.std, residual))
@@ -147,18 +149,22 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         noise = self.restrict(measured, y)
         residual = noise.whiten(_where_measured(measured, y - prediction))
         entries = (jnp.broadcast_to(measured, y.shape) > 0).ravel()
-        constant = jnp.log(jnp.abs(jnp.diagonal(noise.factor))) + 0.5 * math.log(2 * math.pi)
+        constant = jnp.log(jnp.abs(jnp.diagonal(noise._factor(y)))) + 0.5 * math.log(2 * math.pi)
         parts = 2 if jnp.iscomplexobj(residual) else 1
         return 0.5 * jnp.sum(_square(residual)) + parts * jnp.sum(jnp.where(entries, constant, 0))
 
     def simulate(self, prediction: State, *, key: Key) -> State:
+        check_key(key)
         prediction = _one_array(prediction)
-        draw = jnp.matmul(self.factor, _standard_normal(key, prediction.ravel()), precision=jax.lax.Precision.HIGHEST)
+        self._check_size(prediction)
+        draw = jnp.matmul(
+            self._factor(prediction), _standard_normal(key, prediction.ravel()), precision=jax.lax.Precision.HIGHEST
+        )
         return prediction + draw.reshape(prediction.shape)
 
     def linearise(self, y: State) -> tuple[State, State]:
         y = _one_array(y)
-        return y, jnp.sqrt(jnp.sum(self.factor**2, axis=1)).reshape(y.shape)
+        return y, jnp.sqrt(jnp.sum(self._factor(y) ** 2, axis=1)).reshape(y.shape)
 
     def whiten(self, residual: State) -> State:
         return self._solve(residual, transpose=False)
@@ -168,11 +174,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
 
     def restrict(self, measured: State, struct: Any) -> "CorrelatedGaussian":
         """The noise of the measured entries: its factor is lower triangular, and the identity on the others."""
-        if self.factor.shape[0] != math.prod(struct.shape):
-            raise ValueError(
-                f"`factor` has {self.factor.shape[0]} rows; a measurement of shape {tuple(struct.shape)} has "
-                f"{math.prod(struct.shape)} entries."
-            )
+        self._check_size(struct)
         if measured.size == 1:
             return self
         kept = (jnp.broadcast_to(measured, struct.shape) > 0).ravel()
@@ -187,10 +189,21 @@ class CorrelatedGaussian(AbstractGaussianNoise):
     def unit(self) -> "CorrelatedGaussian":
         return jax.tree.map(lambda factor: jnp.eye(factor.shape[0], dtype=factor.dtype), self)
 
+    def _factor(self, y: Array) -> Array:
+        return self.factor.astype(real_dtype(y.dtype))
+
+    def _check_size(self, struct: Any) -> None:
+        if self.factor.shape[0] != math.prod(struct.shape):
+            raise ValueError(
+                f"`factor` has {self.factor.shape[0]} rows; a measurement of shape {tuple(struct.shape)} has "
+                f"{math.prod(struct.shape)} entries."
+            )
+
     def _solve(self, residual: State, transpose: bool) -> Array:
         residual = _one_array(residual)
         trans = 1 if transpose else 0
-        solve = lambda r: jax.scipy.linalg.solve_triangular(self.factor, r, lower=True, trans=trans)
+        factor = self._factor(residual)
+        solve = lambda r: jax.scipy.linalg.solve_triangular(factor, r, lower=True, trans=trans)
         flat = residual.ravel()
         if jnp.iscomplexobj(flat):
             return jax.lax.complex(solve(flat.real), solve(flat.imag)).reshape(residual.shape)
@@ -202,7 +215,8 @@ class Poisson(AbstractNoise):
 
     - `gain`: expected counts per unit of `A x`, positive.
 
-    A negative `A x` counts as zero; a count where nothing is expected has a very large, finite, negative log-likelihood.
+    A negative `A x` counts as zero; a count where nothing is expected has a very large, but finite, negative
+    log-likelihood.
 
     **Raises:** `ValueError` if `gain` is not positive, where its value is known.
 
@@ -311,10 +325,11 @@ def _parameter(value: Any, name: str, positive: bool) -> PyTree[Array]:
 
 
 def _fit(parameter: Array, y: Array, name: str) -> Array:
-    if parameter.ndim not in (0, y.ndim):
+    fits = parameter.ndim == y.ndim and all(p in (1, n) for p, n in zip(parameter.shape, y.shape, strict=True))
+    if parameter.ndim != 0 and not fits:
         raise ValueError(
-            f"`{name}` must be a scalar or have the rank of the measurement, whose shape is {y.shape}; its shape is "
-            f"{parameter.shape}. Add axes of size 1."
+            f"`{name}` must be a scalar or broadcast, at equal rank, to the measurement, whose shape is {y.shape}; its "
+            f"shape is {parameter.shape}. Add axes of size 1."
         )
     return parameter.astype(real_dtype(y.dtype))
 
@@ -336,6 +351,7 @@ def _any_leaf(bad, tree: PyTree[Array]) -> Array:
 
 
 def _keys(key: Key, like: State) -> PyTree[Array]:
+    check_key(key)
     leaves, treedef = jax.tree.flatten(like)
     # A measurement that is one array draws with the key itself, so that its values do not depend on there being stacks.
     keys = [key] if len(leaves) == 1 else [jax.random.fold_in(key, i) for i in range(len(leaves))]
@@ -360,6 +376,8 @@ def _triangular(factor: Array) -> Array:
 
 
 def _poisson(mean: Array, y: Array, measured: Array) -> Array:
+    # Selected at the input: NaN where nothing is measured would otherwise reach the gradient, as 0 * NaN.
+    mean, y = (jnp.where(measured > 0, v, jnp.ones((), v.dtype)) for v in (mean, y))
     floor = jnp.finfo(mean.dtype).tiny
     log_mean = jnp.log(jnp.maximum(mean, floor))
     surprise = jnp.maximum(mean, 0) - y * log_mean + jax.scipy.special.gammaln(y + 1)

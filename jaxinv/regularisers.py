@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._types import State
-from .operators._base import AbstractLinearOperator, as_parameter, is_concrete
+from .operators._base import AbstractLinearOperator, as_factor, as_parameter, is_concrete
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -18,11 +18,11 @@ class AbstractRegulariser(eqx.Module):
     """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`)."""
 
     @abc.abstractmethod
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
         """`R(x)`, a scalar."""
 
     @abc.abstractmethod
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
         """`argmin_u 1/2 ||u - x||^2 + step R(u)`, where it has a closed form; else a `ValueError`."""
 
     @property
@@ -35,9 +35,9 @@ class AbstractRegulariser(eqx.Module):
     def is_smooth(self) -> bool:
         """Whether `R` is differentiable twice."""
 
-    def gradient(self, x: Array) -> Array:
+    def gradient(self, x: State) -> Array:
         """The gradient of `R` for the real inner product `Re sum(conj(a) b)`."""
-        return jnp.conj(jax.grad(lambda u: self(u))(x))
+        return jnp.conj(jax.grad(lambda u: self(u))(jnp.asarray(x)))
 
     def __add__(self, other: "AbstractRegulariser") -> "Sum":
         if not isinstance(other, AbstractRegulariser):
@@ -64,19 +64,21 @@ class Tikhonov(AbstractRegulariser):
         ```
     """
 
-    operator: AbstractLinearOperator | None = None
+    operator: AbstractLinearOperator | None
 
-    def __check_init__(self):
-        if not (self.operator is None or isinstance(self.operator, AbstractLinearOperator)):
-            raise ValueError(f"`operator` must be a linear operator or None; got {type(self.operator).__name__}.")
+    def __init__(self, operator: Any = None):
+        if not (operator is None or isinstance(operator, AbstractLinearOperator)):
+            raise ValueError(f"`operator` must be a linear operator or None; got {type(operator).__name__}.")
+        self.operator = operator
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
         image = x if self.operator is None else self.operator(x)
-        return sum(0.5 * jnp.sum(_square(leaf)) for leaf in jax.tree.leaves(image))
+        return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: 0.5 * jnp.sum(_square(leaf)), image))
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
         if self.operator is not None:
             raise _no_prox("Tikhonov with an operator", "classical.tikhonov")
+        x = jnp.asarray(x)
         return x / (1 + _like(step, x))
 
     @property
@@ -98,10 +100,11 @@ class L1(AbstractRegulariser):
         ```
     """
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
         return jnp.sum(_safe_root(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
+        x = jnp.asarray(x)
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - _like(step, x), 0)
         modulus = _safe_root(_square(x))
@@ -176,18 +179,22 @@ class TV(AbstractRegulariser):
         ```
     """
 
-    kind: Isotropic | Anisotropic | Smoothed = Isotropic()
+    kind: Isotropic | Anisotropic | Smoothed
 
-    def __check_init__(self):
-        if not isinstance(self.kind, Isotropic | Anisotropic | Smoothed):
+    def __init__(self, kind: Any = Isotropic()):  # noqa: B008
+        if not isinstance(kind, Isotropic | Anisotropic | Smoothed):
             raise ValueError(
-                f"`kind` must be Isotropic(), Anisotropic() or Smoothed(eps) of `jaxinv.regularisers`; got {self.kind!r}."
+                f"`kind` must be Isotropic(), Anisotropic() or Smoothed(eps) of `jaxinv.regularisers`; got {kind!r}."
             )
+        self.kind = kind
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
+        x = jnp.asarray(x)
+        if x.ndim != 3:
+            raise ValueError(f"TV is for an image of shape (h, w, c); got {x.shape}.")
         return self.kind(image_gradient(x))
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
         del x, step
         raise _no_prox("TV", "classical.tv")
 
@@ -225,20 +232,24 @@ class Gaussian(AbstractRegulariser):
         # Once, here: a solver evaluates the penalty in every step.
         self.basis, self.std = prior.spectrum()
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)
         spread = self.std.astype(coefficients.dtype)
         scaled = jnp.where(spread > 0, coefficients / jnp.where(spread > 0, spread, 1), 0)
         return 0.5 * jnp.sum(_square(scaled))
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
+        x = jnp.asarray(x)
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2
         shrunk = coefficients * variance / (variance + _like(step, x))
         image = jnp.matmul(self.basis.astype(shrunk.dtype), shrunk, precision=HIGHEST)
         return self.mean.astype(x.dtype) + image.reshape(x.shape)
 
-    def _analyse(self, x: Array) -> Array:
+    def _analyse(self, x: State) -> Array:
+        x = jnp.asarray(x)
+        if x.shape != self.mean.shape:
+            raise ValueError(f"This Gaussian prior is on images of shape {self.mean.shape}; got {x.shape}.")
         deviation = (x - self.mean.astype(x.dtype)).ravel()
         return jnp.matmul(self.basis.T.astype(x.dtype), deviation, precision=HIGHEST)
 
@@ -257,10 +268,10 @@ class Sum(AbstractRegulariser):
     first: AbstractRegulariser
     second: AbstractRegulariser
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
         return self.first(x) + self.second(x)
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
         del x, step
         raise _no_prox("a sum of regularisers", "a solver that uses gradients")
 
@@ -276,17 +287,21 @@ class Sum(AbstractRegulariser):
 class Scaled(AbstractRegulariser):
     """`factor * R`, for a factor that is not negative."""
 
-    factor: Array = eqx.field(converter=jnp.asarray)
+    factor: Array = eqx.field(converter=as_factor)
     regulariser: AbstractRegulariser
 
     def __check_init__(self):
+        if jnp.iscomplexobj(self.factor):
+            raise ValueError(f"The factor of a regulariser must be real; got dtype {self.factor.dtype}.")
         if is_concrete(self.factor) and not bool(jnp.all(jnp.isfinite(self.factor) & (self.factor >= 0))):
             raise ValueError(f"The factor of a regulariser must not be negative; got {self.factor}.")
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: State) -> Array:
+        x = jnp.asarray(x)
         return _like(self.factor, x) * self.regulariser(x)
 
-    def prox(self, x: Array, step: Any) -> Array:
+    def prox(self, x: State, step: Any) -> Array:
+        x = jnp.asarray(x)
         return self.regulariser.prox(x, _like(self.factor, x) * _like(step, x))
 
     @property

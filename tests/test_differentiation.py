@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import AxisType, PartitionSpec
-from jaxinv import Implicit, Likelihood, Unrolled, classical, generative, noise, operators, regularisers
 from verbs import SHAPE, codes, rng_of, square, tanh_decode
+
+from jaxinv import Implicit, Likelihood, Unrolled, classical, generative, noise, operators, regularisers
 
 pytestmark = pytest.mark.usefixtures("x64")
 IMPLICIT = Implicit(rtol=1e-13)

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
+from verbs import codes
+
 from jaxinv import RESULTS, Unrolled
 from jaxinv._loop import iterate, settled
-from verbs import codes
 
 BOTH = pytest.mark.parametrize("differentiate", [None, Unrolled()], ids=["while", "scan"])
 
@@ -62,9 +63,7 @@ def test_nonfinite_keeps_the_last_finite_state(differentiate):
         a, b = state
         return (a + 1, jnp.where(index + 1 == limit, jnp.inf, b + 1)), jnp.zeros((), bool), RESULTS.successful
 
-    solve = lambda limit: iterate(
-        step, (jnp.zeros(()), jnp.zeros(())), limit, max_steps=5, differentiate=differentiate
-    )
+    solve = lambda limit: iterate(step, (jnp.zeros(()), jnp.zeros(())), limit, max_steps=5, differentiate=differentiate)
     (a, b), num_steps, result = jax.vmap(solve)(jnp.array([3, 9]))
     np.testing.assert_array_equal(a, [2, 5])
     np.testing.assert_array_equal(b, [2, 5])
@@ -136,7 +135,9 @@ def test_the_step_counter_and_the_progress_are_the_batchs():
 
 
 def test_diffrax_meters(capfd):
-    jax.block_until_ready(run_count(jnp.array(4), max_steps=4, progress=diffrax.TextProgressMeter(minimum_increase=0.0)))
+    jax.block_until_ready(
+        run_count(jnp.array(4), max_steps=4, progress=diffrax.TextProgressMeter(minimum_increase=0.0))
+    )
     jax.effects_barrier()
     assert "100.00%" in capfd.readouterr().out
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar
-from ..likelihood import domain_dtype, Whitened
+from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
 from ..operators import Identity, norm as operator_norm
 from ..operators._base import AbstractLinearOperator

@@ -9,8 +9,7 @@ from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood
-from ..regularisers import AbstractRegulariser
-from ._proximal import enter, objective_of, proximal_step, ProximalProblem
+from ._proximal import ProximalProblem, enter, objective_of, proximal_step
 
 
 @verb
@@ -19,7 +18,7 @@ def fista(
     y: State,
     *,
     weight: Scalar,
-    regulariser: AbstractRegulariser | None = None,
+    regulariser: Any = None,
     norm: Scalar | None = None,
     max_steps: int = 1000,
     rtol: Scalar = 1e-6,
@@ -56,5 +55,5 @@ def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
     new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
     new_ahead = new + (momentum - 1) / new_momentum * (new - x)
     value = problem.value(new)
-    finished = settled(new, x, value, objective, problem.rtol, problem.atol)
+    finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
     return (new, new_ahead, new_momentum, value), finished, RESULTS.successful

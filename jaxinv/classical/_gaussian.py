@@ -8,7 +8,8 @@ from .._differentiation import Implicit, Unrolled
 from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb
-from ..likelihood import gaussian_approximation, Likelihood, prepare
+from ..likelihood import Likelihood, gaussian_approximation, prepare
+from ..oracles import Gaussian
 
 
 @verb
@@ -43,6 +44,8 @@ def gaussian(
         ```
     """
     del differentiate
+    if not isinstance(prior, Gaussian):
+        raise ValueError(f"`prior` must be a `jaxinv.oracles.Gaussian`; got {type(prior).__name__}.")
     prepared, data, result = prepare(likelihood, y)
     approximation, data = gaussian_approximation(prepared, data)
     posterior = prior.posterior(approximation, data)

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-
 from .._loop import iterate, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood
-from ..regularisers import AbstractRegulariser
-from ._proximal import enter, objective_of, proximal_step, ProximalProblem
+from ._proximal import ProximalProblem, enter, objective_of, proximal_step
 
 
 @verb
@@ -18,7 +16,7 @@ def ista(
     y: State,
     *,
     weight: Scalar,
-    regulariser: AbstractRegulariser | None = None,
+    regulariser: Any = None,
     norm: Scalar | None = None,
     max_steps: int = 1000,
     rtol: Scalar = 1e-6,
@@ -67,5 +65,5 @@ def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
     x, objective = state
     new = proximal_step(problem, x)
     value = problem.value(new)
-    finished = settled(new, x, value, objective, problem.rtol, problem.atol)
+    finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
     return (new, value), finished, RESULTS.successful

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar, State
-from ..likelihood import Likelihood, prepare, prepare_parameter, Whitened, whiten
-from ..regularisers import AbstractRegulariser, L1
+from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
+from ..regularisers import L1, AbstractRegulariser
 from ._bound import norm_bound
 
 
@@ -23,6 +23,7 @@ class ProximalProblem(eqx.Module):
     step: Array
     rtol: Array
     atol: Array
+    rounding: Array
 
     def value(self, x: Array) -> Array:
         residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
@@ -41,7 +42,7 @@ def enter(
     likelihood: Likelihood,
     y: State,
     weight: Scalar,
-    regulariser: AbstractRegulariser | None,
+    regulariser: Any,
     norm: Scalar | None,
     rtol: Scalar,
     atol: Scalar,
@@ -49,6 +50,10 @@ def enter(
 ) -> tuple[ProximalProblem, Array, Likelihood, State, Any]:
     """The problem, its start at zero, the prepared likelihood and data, and the code."""
     regulariser = L1() if regulariser is None else regulariser
+    if not isinstance(regulariser, AbstractRegulariser):
+        raise ValueError(
+            f"`{name}` needs a regulariser with a prox, such as `regularisers.L1()`; got {type(regulariser).__name__}."
+        )
     prepared, data, result = prepare(likelihood, y)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     if norm is not None:
@@ -56,7 +61,9 @@ def enter(
     whitened, b = whiten(prepared, data, name)
     bound = norm_bound(whitened, norm)
     as_real = lambda value: jnp.asarray(value, bound.dtype)
-    problem = ProximalProblem(whitened, regulariser, weight, b, 1 / bound**2, as_real(rtol), as_real(atol))
+    rounding = jnp.finfo(bound.dtype).eps * 0.5 * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
+    step = 1 / bound**2
+    problem = ProximalProblem(whitened, regulariser, weight, b, step, as_real(rtol), as_real(atol), rounding)
     domain = likelihood.operator.domain
     return problem, jnp.zeros(domain.shape, domain.dtype), prepared, data, result
 

@@ -1,11 +1,13 @@
 """Quadratic regularisation by conjugate gradients."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import attach_implicit, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit
 from .._loop import iterate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
@@ -20,7 +22,7 @@ def tikhonov(
     y: State,
     *,
     weight: Scalar,
-    regulariser: AbstractRegulariser | None = None,
+    regulariser: Any = None,
     max_steps: int = 500,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
@@ -28,9 +30,9 @@ def tikhonov(
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * R(x)` for a quadratic `R`, by conjugate gradients.
 
-    The normal equations `(A* S^{-1} A + weight L* L) x = A* S^{-1} y`, with `S` the covariance of the noise, matrix-free
-    from `x = 0`. With `weight=0` it is least squares, the solution of least norm. Photon noise enters by its Gaussian
-    approximation (`noise.linearise`): penalised weighted least squares.
+    The normal equations `(A* S^{-1} A + weight L* L) x = A* S^{-1} y`, with `S` the covariance of the noise,
+    matrix-free from `x = 0`. With `weight=0` it is least squares, the solution of least norm. Photon noise enters
+    by its Gaussian approximation (`noise.linearise`): penalised weighted least squares.
 
     **Arguments:**
 
@@ -61,12 +63,14 @@ def tikhonov(
     regulariser = Tikhonov() if regulariser is None else regulariser
     if not (isinstance(regulariser, AbstractRegulariser) and regulariser.is_quadratic):
         raise ValueError(
-            f"`tikhonov` needs a quadratic regulariser, Tikhonov(L) or Gaussian(prior) or sums of them; got {regulariser}. "
-            "For TV take `classical.tv`, for L1 `classical.fista`."
+            "`tikhonov` needs a quadratic regulariser, Tikhonov(L) or Gaussian(prior) or sums of them; got "
+            f"{regulariser}. For TV take `classical.tv`, for L1 `classical.fista`."
         )
     prepared, data, result = prepare(likelihood, y)
+    inputs = (likelihood, y, weight, regulariser)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     whitened, b = whiten(prepared, data, "tikhonov")
+    regulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
     problem = _Quadratic(whitened, regulariser, weight, b)
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.domain)
 
@@ -84,7 +88,8 @@ def tikhonov(
         differentiate=differentiate,
     )
     if isinstance(differentiate, Implicit):
-        x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, result == RESULTS.successful)
+        ok = result == RESULTS.successful
+        x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, ok, inputs)
     objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
     stats = {"num_steps": num_steps, "objective": objective, "residual": jnp.sqrt(square)}
     return Solution(x, result, stats)
@@ -122,6 +127,12 @@ def _conjugate_gradients(index, state, args):
     solved = new <= tolerance**2
     broken = ~solved & ~(curvature > 0)
     return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
+
+
+def _matching(dtype: Any, real: Any) -> Any:
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return jnp.result_type(real, jnp.complex64)
+    return real if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 def _norm(x: Array) -> Array:

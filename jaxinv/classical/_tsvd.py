@@ -18,8 +18,8 @@ HIGHEST = jax.lax.Precision.HIGHEST
 def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) -> Solution:
     """`x = sum_{i <= rank} v_i <u_i, b> / s_i`, the pseudo-inverse on the largest singular values.
 
-    The operator, whitened by the noise, is materialised, so this is for small problems. Singular values that are zero up
-    to rounding are left out whatever the rank. Photon noise enters by its Gaussian approximation.
+    The operator, whitened by the noise, is materialised, so this is for small problems. Singular values that are zero
+    up to rounding are left out whatever the rank. Photon noise enters by its Gaussian approximation.
 
     **Arguments:**
 

@@ -5,14 +5,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import attach_implicit, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit
 from .._loop import iterate, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
-from ..likelihood import Likelihood, prepare, prepare_parameter, Whitened, whiten
+from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..operators._base import check_image_shape
-from ..regularisers import Anisotropic, image_gradient, image_gradient_adjoint, Isotropic, Smoothed, TV
+from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._bound import norm_bound
 
 
@@ -31,9 +31,9 @@ def tv(
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * TV(x)` by the primal-dual method of Chambolle and Pock.
 
-    Both the data term and the variation are dualised: `K = (B / |B|, grad / sqrt(8))`, with `B` the operator whitened by
-    the noise, and steps balanced by the sizes of data and weight, so that the iteration does not depend on the units of
-    the image. Over-relaxed. Photon noise enters by its Gaussian approximation (`noise.linearise`).
+    Both the data term and the variation are dualised: `K = (B / |B|, grad / sqrt(8))`, with `B` the operator whitened
+    by the noise, and steps balanced by the sizes of data and weight, so that the iteration does not depend on the
+    units of the image. Over-relaxed. Photon noise enters by its Gaussian approximation (`noise.linearise`).
 
     **Arguments:**
 
@@ -50,8 +50,8 @@ def tv(
 
     **Raises:** `ValueError` for a non-linear operator, wrong shapes, or `Implicit()` with a kind that is not smooth.
 
-    **Reference:** Chambolle, Pock, A first-order primal-dual algorithm for convex problems with applications to imaging,
-    2011.
+    **Reference:** Chambolle, Pock, A first-order primal-dual algorithm for convex problems with applications to
+    imaging, 2011.
 
     !!! example
         ```python
@@ -69,6 +69,7 @@ def tv(
         )
     check_image_shape(likelihood.operator.domain.shape)
     prepared, data, result = prepare(likelihood, y)
+    inputs = (likelihood, y, weight, regulariser)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     if norm is not None:
         norm, result = prepare_parameter(norm, likelihood.operator, result)
@@ -79,7 +80,8 @@ def tv(
     if isinstance(differentiate, Implicit):
         at = jax.lax.stop_gradient(x)
         curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
-        x = attach_implicit(differentiate, x, problem.gradient, curvature, result == RESULTS.successful)
+        ok = result == RESULTS.successful
+        x = attach_implicit(differentiate, x, problem.gradient, curvature, ok, inputs)
     objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
     return Solution(x, result, {"num_steps": num_steps, "objective": objective})
 
@@ -106,6 +108,7 @@ class _Steps(eqx.Module):
     dual: Array
     rtol: Array
     atol: Array
+    rounding: Array
 
 
 # ||(B / |B|, grad / sqrt(8))||^2 is at most 2; the relaxation must be below 2.
@@ -117,14 +120,16 @@ def _solve(problem, norm, result, max_steps, rtol, atol, differentiate):
     bound = norm_bound(problem.operator, norm)
     domain = problem.operator.domain
     x = jnp.zeros(domain.shape, domain.dtype)
-    # Sizes of the primal and the dual solution, a guess from the data: their ratio balances the steps.
+    # Sizes of the primal and the dual solution, a guess: their ratio balances the steps. At the solution the whitened
+    # residual is near white noise of unit variance, and the other dual variable is bounded by the weight.
     primal_size = _size(problem.data) / bound
-    dual_size = jnp.sqrt(jnp.asarray(x.size * _RADIUS, bound.dtype)) * problem.weight / bound**2
-    ratio = jnp.where((primal_size > 0) & (dual_size > 0), primal_size / jnp.where(dual_size > 0, dual_size, 1), 1)
-    ratio = jax.lax.stop_gradient(jnp.clip(ratio, 1e-3, 1e3))
+    count = sum(leaf.size for leaf in jax.tree.leaves(problem.data))
+    dual_size = jnp.sqrt(count / bound**2 + x.size * _RADIUS * (problem.weight / bound**2) ** 2)
+    ratio = jax.lax.stop_gradient(jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3))
     scale = jnp.sqrt(jnp.asarray(0.5, bound.dtype))
     as_real = lambda value: jnp.asarray(value, bound.dtype)
-    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol))
+    rounding = jnp.finfo(bound.dtype).eps * 0.5 * _size(problem.data) ** 2
+    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding)
     q = jax.tree.map(jnp.zeros_like, problem.data)
     p = jnp.zeros((2, *domain.shape), domain.dtype)
     state = (x, q, p, q, p, jnp.zeros((), bound.dtype))
@@ -150,11 +155,10 @@ def _primal_dual(index, state, steps):
 
     residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
     value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
-    finished = settled(new_x, x, value, objective, steps.rtol, steps.atol) & (index > 0)
+    still = settled(new_x, x, value, objective, steps.rtol, steps.atol, steps.rounding)
+    finished = still & (index > 0)
     relax = lambda new, old: old + _RELAXATION * (new - old)
-    moved = jax.tree.map(
-        relax, (new_x, new_q, new_p, new_forward, new_gradient), (x, q, p, forward, gradient)
-    )
+    moved = jax.tree.map(relax, (new_x, new_q, new_p, new_forward, new_gradient), (x, q, p, forward, gradient))
     return (*moved, value), finished, RESULTS.successful
 
 

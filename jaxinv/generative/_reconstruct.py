@@ -10,14 +10,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .._differentiation import attach_implicit, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit
 from .._keys import check_key
 from .._loop import iterate, settled
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import Key, Scalar, State
 from .._verb import verb
-from ..likelihood import domain_dtype, Likelihood, prepare, prepare_parameter
+from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ._method import AbstractMethod, Hard
 from ._start import AbstractStart, FromPrior
 
@@ -43,8 +43,8 @@ def reconstruct(
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x = G(z)`, by gradient steps on `z` from several starts.
 
-    All restarts run at once, in one `jax.vmap`, and stop one by one; the one with the smallest objective is returned. To
-    solve many problems, map this function: problems and restarts are then one batch.
+    All restarts run at once, in one `jax.vmap`, and stop one by one; the one with the smallest objective is returned.
+    To solve many problems, map this function: problems and restarts are then one batch.
 
     **Arguments:**
 
@@ -91,6 +91,7 @@ def reconstruct(
     start = FromPrior() if start is None else start
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"`restarts` must be a static integer of at least 1; got {restarts!r}.")
+    inputs = (likelihood, prior, y, weight)
     likelihood, y, result = prepare(likelihood, y)
     real = domain_dtype(likelihood.operator)
     prior = jax.tree.map(lambda leaf: leaf.astype(real) if _is_real(leaf) else leaf, prior)
@@ -107,8 +108,11 @@ def reconstruct(
 
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
     pick = lambda tree: jax.tree.map(lambda leaf: leaf[best], tree)
-    chosen = pick(variables)
-    image, objective, code = method.image(prior, chosen), objectives[best], pick(results)
+    chosen, objective, code = pick(variables), objectives[best], pick(results)
+    if isinstance(differentiate, Implicit):
+        chosen = _attach(differentiate, problem, chosen, code, inputs)
+        objective = problem(chosen)
+    image = method.image(prior, chosen)
     failed = ~jnp.all(jnp.isfinite(image)) & ((code == RESULTS.successful) | (code == RESULTS.max_steps_reached))
     code = RESULTS.where(failed, RESULTS.nonfinite, code)
     image = jnp.where(_is_flagged(code) & ~jnp.all(jnp.isfinite(image)), jnp.zeros_like(image), image)
@@ -163,19 +167,18 @@ def _solve(problem, z, optimiser, tolerances, result, max_steps, differentiate, 
         differentiate=differentiate,
         progress=progress,
     )
-    if implicit:
-        variables = _attach(differentiate, problem, frozen, variables, code)
     return variables, problem(variables), num_steps, code
 
 
-def _attach(implicit, problem, frozen, variables, code):
+def _attach(implicit, problem, variables, code, inputs):
+    frozen = jax.lax.stop_gradient(problem)
     flat, unravel = ravel_pytree(variables)
     gradient = jax.grad(lambda v: problem(unravel(v)))
     at = jax.lax.stop_gradient(flat)
     # The exact Hessian, not Gauss-Newton's: at a minimum it is positive semi-definite, and Gauss-Newton's gives a wrong
     # derivative wherever the residual is not zero.
     curvature = lambda v: jax.jvp(jax.grad(lambda u: frozen(unravel(u))), (at,), (v,))[1]
-    return unravel(attach_implicit(implicit, flat, gradient, curvature, ~_is_flagged(code)))
+    return unravel(attach_implicit(implicit, flat, gradient, curvature, ~_is_flagged(code), inputs))
 
 
 def _is_flagged(code: Any) -> Array:

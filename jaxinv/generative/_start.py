@@ -12,6 +12,7 @@ from .._prior import AbstractGenerativePrior
 from .._types import Key, State
 from ..classical import tikhonov
 from ..likelihood import Likelihood
+from ..operators import AbstractLinearOperator
 
 
 class AbstractStart(eqx.Module):
@@ -44,6 +45,11 @@ class FromEncoder(AbstractStart):
     def latents(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, restarts: int, *, key: Key
     ) -> Array:
+        if not isinstance(likelihood.operator, AbstractLinearOperator):
+            raise ValueError(
+                f"`FromEncoder()` starts from a linear reconstruction and needs a linear operator; got "
+                f"{type(likelihood.operator).__name__}. Take `FromPrior()`, or `From(prior.encode(image))`."
+            )
         image = tikhonov(likelihood, y, weight=1.0, max_steps=50, rtol=1e-3).value
         encoded = prior.encode(image.real)
         draws = FromPrior().latents(likelihood, prior, y, restarts, key=key)

@@ -281,11 +281,19 @@ def onto_reals(x: State, operator: AbstractOperator) -> State:
     return jax.tree.map(jnp.real, x) if into_complex(operator) else x
 
 
+def varying_like(x: State, *others: Any) -> State:
+    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transposition demands equal types."""
+    flag = jnp.zeros((), bool)
+    for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(others)):
+        flag = flag | jnp.zeros_like(leaf, shape=(), dtype=bool)
+    return jax.tree.map(lambda leaf: leaf + flag.astype(leaf.dtype), x)
+
+
 def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
     """What the operator makes of an image like `struct`, whose dtype may differ from that of its domain."""
     if jax.tree.map(lambda s: s.dtype, struct) == jax.tree.map(lambda s: s.dtype, operator.domain):
         return operator.codomain
-    out = jax.eval_shape(operator, struct)
+    out = jax.eval_shape(lambda x: operator(x), struct)
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
 
 
@@ -310,7 +318,7 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
     return shape
 
 
-def check_state(x: Any, struct: Any, what: str, operator: AbstractOperator) -> PyTree[Array]:
+def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
     """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
 
     **Raises:** `ValueError` that names what came and what `operator` expects.
@@ -344,7 +352,7 @@ def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct
     # A real operator acts on complex images too, and does before one that has a complex domain.
     if not is_complex(outer.domain) or is_complex(inner.codomain) or not isinstance(inner, AbstractLinearOperator):
         return inner.domain
-    return jax.tree.map(lambda s: _promoted(s, jnp.complex64), inner.domain)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.result_type(s.dtype, jnp.complex64)), inner.domain)
 
 
 def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:

@@ -1,6 +1,6 @@
 """Blur."""
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import equinox as eqx
 import jax
@@ -37,7 +37,7 @@ class Convolution(AbstractLinearOperator):
     boundary: Boundary = eqx.field(static=True)
     kernel_size: tuple[int, int] = eqx.field(static=True)
 
-    def __init__(self, kernel: Any, shape: tuple[int, int, int], boundary: Boundary = "zero"):
+    def __init__(self, kernel: Any, shape: Any, boundary: Boundary | str = "zero"):
         shape = check_image_shape(shape)
         kernel = as_parameter(kernel)
         if boundary not in get_args(Boundary):
@@ -55,7 +55,7 @@ class Convolution(AbstractLinearOperator):
         self.kernel = kernel if kernel.ndim == 3 else kernel[:, :, None]
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype(kernel))
         self.codomain = self.domain
-        self.boundary = boundary
+        self.boundary = cast(Boundary, boundary)
         self.kernel_size = kernel.shape[:2]
 
     def __call__(self, x: State) -> Array:
@@ -63,11 +63,13 @@ class Convolution(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        example = jax.ShapeDtypeStruct(self.domain.shape, jnp.result_type(y, self.kernel))
-        padded = jax.ShapeDtypeStruct(self._padded_shape(), example.dtype)
-        # Extension and cropping are real and their own conjugates, so their transposes are their adjoints.
-        (spread,) = jax.linear_transpose(self._crop, padded)(y.astype(example.dtype))
-        (x,) = jax.linear_transpose(self._extend, example)(self._filter(spread, adjoint=True))
+        y = y.astype(jnp.result_type(y, self.kernel))
+        # Extension and cropping are real and their own conjugates, so their transposes are their adjoints. The examples
+        # are arrays, not shapes: inside `shard_map` the type of an array says over which devices it varies.
+        crop, extend = lambda x: self._crop(x), lambda x: self._extend(x)
+        (spread,) = jax.linear_transpose(crop, jnp.zeros_like(y, shape=self._padded_shape()))(y)
+        filtered = self._filter(spread, adjoint=True)
+        (x,) = jax.linear_transpose(extend, jnp.zeros_like(filtered, shape=self.domain.shape))(filtered)
         return x
 
     def _margins(self) -> list[tuple[int, int]]:

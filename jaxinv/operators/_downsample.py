@@ -36,7 +36,7 @@ class Downsample(AbstractLinearOperator):
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
     factor: int = eqx.field(static=True)
 
-    def __init__(self, shape: tuple[int, int, int], factor: int, kernel: Any = None, boundary: Boundary = "zero"):
+    def __init__(self, shape: Any, factor: Any, kernel: Any = None, boundary: Boundary | str = "zero"):
         h, w, c = shape = check_image_shape(shape)
         if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or h % factor or w % factor:
             raise ValueError(

@@ -19,6 +19,7 @@ from ._base import (
     onto_reals,
     parameter_dtype,
     real_dtype,
+    varying_like,
 )
 
 
@@ -45,12 +46,12 @@ class FunctionOperator(AbstractLinearOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Callable, domain: Any):
+    def __init__(self, function: Any, domain: Any):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
         try:
-            jax.eval_shape(self._transpose, self.codomain)
+            jax.eval_shape(lambda y: self._transpose(y), self.codomain)
         except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
             raise ValueError(
                 f"`function` is not linear, as far as JAX can see ({type(error).__name__}: {error}). Use "
@@ -72,10 +73,12 @@ class FunctionOperator(AbstractLinearOperator):
             dtype = jnp.result_type(dtype, jnp.complex64)
         elif into_complex(self):
             dtype = real_dtype(dtype)
-        example = jax.ShapeDtypeStruct(self.domain.shape, dtype)
-        outputs = jax.eval_shape(self.function, example)
-        y = jax.tree.map(lambda v, s: v.astype(s.dtype), y, outputs)
-        return jax.linear_transpose(self.function, example)(y)[0]
+        example = varying_like(jnp.zeros(self.domain.shape, dtype), y, self.function)
+        # Not the function itself: jax compares functions, and to compare pytrees is to compare traced arrays.
+        function = lambda x: self.function(x)
+        outputs = jax.eval_shape(function, example)
+        y = jax.tree.map(lambda v, s: v.astype(s.dtype), varying_like(y, example), outputs)
+        return jax.linear_transpose(function, example)(y)[0]
 
 
 class NonlinearFunction(AbstractOperator):
@@ -95,7 +98,7 @@ class NonlinearFunction(AbstractOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Callable, domain: Any):
+    def __init__(self, function: Any, domain: Any):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
@@ -132,16 +135,17 @@ class Jacobian(AbstractLinearOperator):
     def __call__(self, x: State) -> State:
         x = check_state(x, self.domain, "the image", self)
         point, x = _promote(self.point, x)
-        return jax.jvp(self.operator, (point,), (x,))[1]
+        return jax.jvp(lambda u: self.operator(u), (point,), (x,))[1]
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
-        value, pull = jax.vjp(self.operator, self.point)
-        cotangent = jax.tree.map(lambda leaf, v: jnp.conj(leaf).astype(v.dtype), y, value)
+        point = varying_like(self.point, y, self.operator)
+        value, pull = jax.vjp(lambda u: self.operator(u), point)
+        cotangent = jax.tree.map(lambda leaf, v: jnp.conj(leaf).astype(v.dtype), varying_like(y, point), value)
         return jax.tree.map(jnp.conj, pull(cotangent)[0])
 
 
-def as_leaves(function: Callable) -> Callable:
+def as_leaves(function: Any) -> Callable:
     """`function` as a pytree whose leaves are arrays: what is not a pytree already becomes a `Partial` without any."""
     if not callable(function):
         raise ValueError(f"a function is expected; got {type(function).__name__}.")
@@ -166,7 +170,7 @@ def _struct(domain: Any, function: Callable) -> jax.ShapeDtypeStruct:
 
 def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:
     try:
-        out = jax.eval_shape(function, domain)
+        out = jax.eval_shape(lambda x: function(x), domain)
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"`function` cannot be applied to an image of shape {domain.shape} and dtype {domain.dtype}: {error}"

@@ -1,5 +1,7 @@
 """The identity, and the embedding of real images into complex ones."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -25,7 +27,7 @@ class Identity(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, shape: Any):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
         self.codomain = self.domain
 
@@ -55,7 +57,7 @@ class Real(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, shape: tuple[int, ...]):
+    def __init__(self, shape: Any):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
         self.codomain = jax.ShapeDtypeStruct(self.domain.shape, jnp.result_type(complex))
 

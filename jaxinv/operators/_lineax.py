@@ -2,11 +2,11 @@
 
 import lineax
 
-from ._base import AbstractLinearOperator
+from ._base import AbstractOperator
 from ._norm import check_linear
 
 
-def as_lineax(operator: AbstractLinearOperator) -> lineax.FunctionLinearOperator:
+def as_lineax(operator: AbstractOperator) -> lineax.FunctionLinearOperator:
     """The operator for lineax's solvers.
 
     Beware: lineax works with transposes, this library with adjoints; they differ for complex operators.
@@ -22,5 +22,5 @@ def as_lineax(operator: AbstractLinearOperator) -> lineax.FunctionLinearOperator
         y = jaxinv.operators.as_lineax(operator).mv(jnp.ones((4, 4, 1)))
         ```
     """
-    check_linear(operator, "as_lineax")
+    operator = check_linear(operator, "as_lineax")
     return lineax.FunctionLinearOperator(operator, operator.domain)

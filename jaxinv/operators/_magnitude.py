@@ -1,5 +1,7 @@
 """Phase retrieval: only magnitudes are measured."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -29,9 +31,10 @@ class Magnitude(AbstractOperator):
 
     operator: AbstractLinearOperator
 
-    def __check_init__(self):
-        if not isinstance(self.operator, AbstractLinearOperator):
-            raise ValueError(f"`operator` must be a linear operator; got {type(self.operator).__name__}.")
+    def __init__(self, operator: Any):
+        if not isinstance(operator, AbstractLinearOperator):
+            raise ValueError(f"`operator` must be a linear operator; got {type(operator).__name__}.")
+        self.operator = operator
 
     @property
     def domain(self) -> Struct:

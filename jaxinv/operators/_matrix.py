@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from .._types import State, Struct
 from ._base import (
     AbstractLinearOperator,
+    AbstractOperator,
     as_parameter,
     check_shape,
     check_state,
@@ -43,7 +44,7 @@ class Matrix(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, matrix: Any, shape: tuple[int, ...]):
+    def __init__(self, matrix: Any, shape: Any):
         shape = check_shape(shape)
         self.matrix = as_parameter(matrix)
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):
@@ -89,7 +90,7 @@ class Materialised(AbstractLinearOperator):
         return onto_reals(_unravel(x, self.domain), self)
 
 
-def materialise(operator: AbstractLinearOperator) -> Materialised:
+def materialise(operator: AbstractOperator) -> Materialised:
     """The operator with its matrix, `(measurements, pixels)`, computed once: column `j` is `A e_j`.
 
     For small problems applying it (a matrix product) is faster than applying the operator, on a batch above all. Memory

@@ -1,6 +1,7 @@
 """Several operators at once: more rows of one problem, or many problems."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,6 @@ class Stack(AbstractOperator):
     """`x -> (A_1(x), A_2(x), ...)`, made by `stack`."""
 
     operators: tuple[AbstractOperator, ...]
-
-    def __check_init__(self):
-        _check_stackable(self.operators)
 
     @property
     def domain(self) -> Struct:
@@ -42,9 +40,6 @@ class LinearStack(AbstractLinearOperator):
 
     operators: tuple[AbstractLinearOperator, ...]
 
-    def __check_init__(self):
-        _check_stackable(self.operators)
-
     @property
     def domain(self) -> Struct:
         return _common_domain(self.operators)
@@ -66,7 +61,7 @@ class LinearStack(AbstractLinearOperator):
         return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
 
 
-def stack(operators: Sequence[AbstractOperator]) -> Stack | LinearStack:
+def stack(operators: Sequence[Any]) -> Stack | LinearStack:
     """One problem with the measurements of several operators: `x -> (A_1(x), A_2(x), ...)`, a tuple.
 
     **Arguments:**
@@ -84,12 +79,13 @@ def stack(operators: Sequence[AbstractOperator]) -> Stack | LinearStack:
         ```
     """
     operators = tuple(operators)
-    if operators and all(isinstance(operator, AbstractLinearOperator) for operator in operators):
+    _check_stackable(operators)
+    if all(isinstance(operator, AbstractLinearOperator) for operator in operators):
         return LinearStack(operators)
     return Stack(operators)
 
 
-def batch(operators: Sequence[AbstractOperator]) -> AbstractOperator:
+def batch(operators: Sequence[Any]) -> AbstractOperator:
     """Many problems: operators of one kind, their parameters stacked along a new leading axis for `jax.vmap`.
 
     **Arguments:**
@@ -124,7 +120,7 @@ def _common_domain(operators: tuple[AbstractOperator, ...]) -> Struct:
     return jax.tree.map(promote, *(operator.domain for operator in operators))
 
 
-def _check_stackable(operators: tuple[AbstractOperator, ...]) -> None:
+def _check_stackable(operators: tuple[Any, ...]) -> None:
     if not operators:
         raise ValueError("`stack` needs at least one operator; got none.")
     for operator in operators:

@@ -13,7 +13,7 @@ from .._solution import RESULTS
 from .._types import Key, State
 from ..likelihood import Likelihood, prepare
 from ..noise import AbstractGaussianNoise
-from ..operators._base import as_parameter, check_state, is_concrete
+from ..operators._base import as_parameter, is_concrete
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
 from ._update import condition, observe
@@ -56,14 +56,16 @@ class Gaussian(eqx.Module):
         self.shape = self.mean.shape
         size = math.prod(self.shape)
         if factor is None:
+            if covariance is None:
+                raise ValueError("`covariance` is missing. For a covariance of low rank see `Gaussian.from_factor`.")
             covariance = as_parameter(covariance)
             _check_covariance(covariance, self.shape)
             factor = _clipped_factor(covariance)
         self.factor = as_parameter(factor)
         if self.factor.ndim != 2 or self.factor.shape[0] != size:
             raise ValueError(
-                f"`factor` must have shape ({size}, rank), a row for each entry of the mean, whose shape is {self.shape}; "
-                f"got {self.factor.shape}."
+                f"`factor` must have shape ({size}, rank), a row for each entry of the mean, whose shape is "
+                f"{self.shape}; got {self.factor.shape}."
             )
         self.diagonal = None if diagonal is None else jnp.broadcast_to(as_parameter(diagonal).ravel(), (size,))
 
@@ -131,7 +133,12 @@ class Gaussian(eqx.Module):
         If the covariance is singular, it is the density on the affine space that the distribution lives on, and minus
         infinity for images that are off it by more than `sqrt(eps)`, relatively.
         """
-        x = check_state(x, jax.ShapeDtypeStruct(self.shape, self.mean.dtype), "the image", self)
+        x = jnp.asarray(x)
+        if x.shape != self.shape:
+            raise ValueError(
+                f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "
+                "`jax.vmap`."
+            )
         basis, std = self.spectrum()
         deviation = (x - self.mean).ravel()
         coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
@@ -197,7 +204,8 @@ class Gaussian(eqx.Module):
         domain = likelihood.operator.domain
         if tuple(domain.shape) != self.shape:
             raise ValueError(
-                f"The prior is on images of shape {self.shape}, the operator takes images of shape {tuple(domain.shape)}."
+                f"The prior is on images of shape {self.shape}, the operator takes images of shape "
+                f"{tuple(domain.shape)}."
             )
         likelihood, y, result = prepare(likelihood, y)
         prior = jax.tree.map(lambda leaf: leaf.astype(jnp.finfo(domain.dtype).dtype), self)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._types import Scalar, State
+
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -21,7 +23,8 @@ class GaussianDenoiser(eqx.Module):
     deviations: Array
     process: Any
 
-    def __call__(self, t: Array, x: Array) -> Array:
+    def __call__(self, t: Scalar, x: State) -> Array:
+        x = jnp.asarray(x)
         scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
         coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
@@ -38,7 +41,8 @@ class GaussianScore(eqx.Module):
     deviations: Array
     process: Any
 
-    def __call__(self, t: Array, x: Array) -> Array:
+    def __call__(self, t: Scalar, x: State) -> Array:
+        x = jnp.asarray(x)
         scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
         deviation = (x - scale * mean).ravel()

@@ -1,0 +1,237 @@
+"""Noise models against scipy's densities and the moments of their own draws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from jaxinv import noise
+
+SHAPE = (3, 4, 1)
+ALL = jnp.ones((1, 1, 1))
+HOLES = jnp.asarray(np.random.default_rng(9).integers(0, 2, SHAPE).astype(float))
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def covariance_factor():
+    """Square, invertible, not triangular."""
+    return normal(12, 12, seed=5) + 3 * np.eye(12)
+
+
+@pytest.mark.parametrize("measured", [ALL, HOLES], ids=["all", "holes"])
+@pytest.mark.parametrize("std", [0.3, np.random.default_rng(3).uniform(0.2, 2, SHAPE)], ids=["scalar", "array"])
+def test_gaussian(measured, std):
+    with jax.enable_x64(True):
+        kept = np.broadcast_to(measured, SHAPE) > 0
+        mean, y = normal(*SHAPE), normal(*SHAPE, seed=1)
+        nll = lambda mean, y: noise.Gaussian(std).negative_log_likelihood(jnp.asarray(mean), jnp.asarray(y), measured)
+        each = lambda mean, y: -scipy.stats.norm.logpdf(y, mean, std)[kept].sum()
+        np.testing.assert_allclose(nll(mean, y), each(mean, y), rtol=1e-12)
+        # Complex: std in real and imaginary part each.
+        expected = each(mean, y) + each(2 * mean, 3 * y)
+        np.testing.assert_allclose(nll(mean + 2j * mean, y + 3j * y), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("measured", [ALL, HOLES], ids=["all", "holes"])
+@pytest.mark.parametrize("triangular", [True, False])
+def test_correlated_gaussian(measured, triangular):
+    with jax.enable_x64(True):
+        factor = np.tril(covariance_factor()) if triangular else covariance_factor()
+        kept = np.flatnonzero(np.broadcast_to(measured, SHAPE))
+        # What is not measured is marginalised: rows and columns of the covariance, not of the precision.
+        law = scipy.stats.multivariate_normal(np.zeros(len(kept)), (factor @ factor.T)[np.ix_(kept, kept)])
+        each = lambda residual: -law.logpdf(residual.ravel()[kept])
+        mean, y = normal(*SHAPE), normal(*SHAPE, seed=1)
+        model = noise.CorrelatedGaussian(factor)
+        nll = lambda mean, y: model.negative_log_likelihood(jnp.asarray(mean), jnp.asarray(y), measured)
+        np.testing.assert_allclose(nll(mean, y), each(y - mean), rtol=1e-10)
+        np.testing.assert_allclose(nll(1j * mean, y), each(y) + each(mean), rtol=1e-10)
+        np.testing.assert_allclose(model.whiten(model.whiten_adjoint(jnp.asarray(y))).shape, SHAPE)
+        white, whiter = model.whiten(jnp.asarray(y)), model.whiten_adjoint(jnp.asarray(white_noise := mean))
+        np.testing.assert_allclose(np.vdot(white, white_noise), np.vdot(y, whiter), rtol=1e-10)
+        np.testing.assert_allclose(
+            np.vdot(white, white), y.ravel() @ np.linalg.solve(factor @ factor.T, y.ravel()), rtol=1e-9
+        )
+
+
+def test_correlated_gaussian_gradient_in_its_factor():
+    with jax.enable_x64(True):
+        y, direction = jnp.asarray(normal(*SHAPE)), normal(12, 12, seed=2)
+        value = lambda factor: noise.CorrelatedGaussian(factor).negative_log_likelihood(0 * y, y, HOLES)
+        factor, step = jnp.asarray(covariance_factor()), 1e-6
+        difference = (value(factor + step * direction) - value(factor - step * direction)) / (2 * step)
+        np.testing.assert_allclose(jnp.sum(jax.grad(value)(factor) * direction), difference, rtol=1e-6)
+
+
+PHOTONS = {
+    "Poisson": (noise.Poisson(7.0), lambda p: 7 * p),
+    "Poisson per entry": (noise.Poisson(np.random.default_rng(4).uniform(1, 9, SHAPE)), None),
+    "TransmissionPoisson": (noise.TransmissionPoisson(50.0), lambda p: 50 * np.exp(-p)),
+}
+
+
+@pytest.mark.parametrize("measured", [ALL, HOLES], ids=["all", "holes"])
+@pytest.mark.parametrize("name", PHOTONS)
+def test_photon_noise(name, measured):
+    with jax.enable_x64(True):
+        model, mean_of = PHOTONS[name]
+        mean_of = mean_of or (lambda p: np.asarray(model.gain) * p)
+        prediction = np.random.default_rng(0).uniform(0.1, 3, SHAPE)
+        counts = np.random.default_rng(1).poisson(10, SHAPE).astype(float)
+        kept = np.broadcast_to(measured, SHAPE) > 0
+        expected = -scipy.stats.poisson.logpmf(counts, mean_of(prediction))[kept].sum()
+        value = lambda p: model.negative_log_likelihood(p, jnp.asarray(counts), measured)
+        # The parameters are float32 arrays, made outside of x64.
+        np.testing.assert_allclose(value(jnp.asarray(prediction)), expected, rtol=1e-6)
+        direction, step = normal(*SHAPE, seed=2), 1e-6
+        difference = (value(prediction + step * direction) - value(prediction - step * direction)) / (2 * step)
+        slope = jnp.sum(jax.grad(value)(jnp.asarray(prediction)) * direction)
+        np.testing.assert_allclose(slope, difference, rtol=1e-6)
+
+
+def test_gradients_are_finite_where_nothing_is_expected():
+    for model in (noise.Poisson(5.0), noise.TransmissionPoisson(5.0), noise.Gaussian(1.0)):
+        for prediction in (0.0, -1.0, 1e4):
+            for count in (0.0, 3.0):
+                value = lambda p, count=count, model=model: model.negative_log_likelihood(
+                    p, jnp.full((2,), count), ALL[0, 0]
+                )
+                assert np.isfinite(value(jnp.full((2,), prediction)))
+                assert np.isfinite(jax.grad(value)(jnp.full((2,), prediction))).all()
+
+
+MODELS = {
+    "Gaussian": (noise.Gaussian(0.5), lambda p: p, lambda p: 0.25 + 0 * p),
+    "CorrelatedGaussian": (
+        noise.CorrelatedGaussian(covariance_factor()),
+        lambda p: p,
+        lambda p: (covariance_factor() ** 2).sum(1).reshape(SHAPE),
+    ),
+    "Poisson": (noise.Poisson(4.0), lambda p: 4 * p, lambda p: 4 * p),
+    "TransmissionPoisson": (
+        noise.TransmissionPoisson(20.0),
+        lambda p: 20 * np.exp(-p),
+        lambda p: 20 * np.exp(-p),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_moments_of_draws(name, key):
+    model, mean_of, variance_of = MODELS[name]
+    n, prediction = 4000, np.random.default_rng(0).uniform(0.2, 2, SHAPE).astype("f4")
+    draws = np.asarray(
+        jax.jit(jax.vmap(lambda k: model.simulate(jnp.asarray(prediction), key=k)))(jax.random.split(key, n))
+    )
+    assert draws.dtype == np.float32
+    mean, variance = mean_of(prediction), variance_of(prediction)
+    # 12 entries at 5 standard errors; a variance has a relative standard error of at most about sqrt(3 / n) here.
+    assert (np.abs(draws.mean(0) - mean) <= 5 * np.sqrt(variance / n)).all()
+    np.testing.assert_allclose(draws.var(0), variance, rtol=5 * np.sqrt(3 / n))
+    if name == "CorrelatedGaussian":
+        factor = covariance_factor()
+        covariance = np.cov(draws.reshape(n, -1).T)
+        np.testing.assert_allclose(covariance, factor @ factor.T, atol=5 * np.sqrt(2 / n) * variance.max())
+
+
+def test_complex_draws_have_their_std_in_each_part(key):
+    draws = noise.Gaussian(0.5).simulate(jnp.zeros((20000,), complex), key=key)
+    # Relative standard error of a standard deviation: 1 / sqrt(2 n).
+    np.testing.assert_allclose([draws.real.std(), draws.imag.std()], 0.5, rtol=5 / np.sqrt(2 * 20000))
+
+
+def test_linearise():
+    counts = jnp.array([0.0, 1.0, 100.0])
+    clipped = np.array([0.5, 1.0, 100.0])
+    line_integrals, std = noise.TransmissionPoisson(200.0).linearise(counts)
+    np.testing.assert_allclose(line_integrals, -np.log(clipped / 200), rtol=1e-6)
+    np.testing.assert_allclose(std, 1 / np.sqrt(clipped), rtol=1e-6)
+    intensities, std = noise.Poisson(4.0).linearise(counts)
+    np.testing.assert_allclose(intensities, counts / 4, rtol=1e-6)
+    np.testing.assert_allclose(std, np.sqrt(clipped) / 4, rtol=1e-6)
+    data, std = noise.Gaussian(0.2).linearise(counts)
+    np.testing.assert_array_equal(data, counts)
+    np.testing.assert_allclose(std, np.full(3, 0.2), rtol=1e-6)
+    data, std = noise.CorrelatedGaussian(jnp.array([[3.0, 0.0], [4.0, 1.0]])).linearise(jnp.ones(2))
+    np.testing.assert_allclose(std, np.sqrt([9, 17]), rtol=1e-6)
+
+
+def test_linearised_transmission_is_calibrated(key):
+    # At 10^4 photons the residual of the line integrals in units of their std is standard normal to 1 %.
+    truth = jnp.full((20000,), 1.5)
+    model = noise.TransmissionPoisson(1e4)
+    data, std = model.linearise(model.simulate(truth, key=key))
+    z = np.asarray((data - truth) / std)
+    assert abs(z.mean()) < 5 / np.sqrt(20000) + 0.02
+    np.testing.assert_allclose(z.std(), 1, rtol=0.04)
+
+
+@pytest.mark.parametrize("name", ["Gaussian", "Poisson", "TransmissionPoisson"])
+def test_a_stack_is_the_sum_of_its_parts(name, key):
+    kind = getattr(noise, name)
+    p, y = (
+        (jnp.asarray(normal(3, 2, 1) ** 2), jnp.asarray(normal(4) ** 2)),
+        (jnp.full((3, 2, 1), 2.0), jnp.full((4,), 3.0)),
+    )
+    measured = (jnp.ones((1, 1, 1)), jnp.array([1.0, 0.0, 1.0, 1.0]))
+    for parameter in (5.0, (5.0, 2.0)):
+        each = parameter if isinstance(parameter, tuple) else (parameter, parameter)
+        expected = sum(
+            kind(part).negative_log_likelihood(*args) for part, *args in zip(each, p, y, measured, strict=True)
+        )
+        np.testing.assert_allclose(kind(parameter).negative_log_likelihood(p, y, measured), expected, rtol=1e-6)
+        draws = kind(parameter).simulate(p, key=key)
+        assert [d.shape for d in draws] == [(3, 2, 1), (4,)]
+        data, std = kind(parameter).linearise(y)
+        for part, index in zip(each, (0, 1), strict=True):
+            np.testing.assert_allclose(data[index], kind(part).linearise(y[index])[0], rtol=1e-6)
+            np.testing.assert_allclose(std[index], kind(part).linearise(y[index])[1], rtol=1e-6)
+
+
+def test_parts_of_a_stack_draw_independently(key):
+    first, second = noise.Gaussian(1.0).simulate((jnp.zeros(1000), jnp.zeros(1000)), key=key)
+    assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(1000)
+
+
+def test_a_dose_sweep_is_one_vmap(key):
+    doses = jnp.array([10.0, 1e3, 1e5])
+    prediction = jnp.asarray(normal(*SHAPE) ** 2)
+    sweep = jax.vmap(noise.TransmissionPoisson)(doses)
+    counts = jax.vmap(lambda model: model.simulate(prediction, key=key))(sweep)
+    nll = jax.vmap(lambda model, y: model.negative_log_likelihood(prediction, y, ALL))(sweep, counts)
+    for dose, y, value in zip(doses, counts, nll, strict=True):
+        alone = noise.TransmissionPoisson(dose)
+        np.testing.assert_array_equal(y, alone.simulate(prediction, key=key))
+        np.testing.assert_allclose(value, alone.negative_log_likelihood(prediction, y, ALL), rtol=1e-6)
+    slope = jax.vmap(
+        jax.grad(lambda dose: noise.TransmissionPoisson(dose).negative_log_likelihood(prediction, counts[0], ALL))
+    )(doses)
+    expected = prediction.size * np.exp(-prediction).mean() - counts[0].sum() / doses
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
+
+
+def test_a_double_parameter_leaves_a_single_measurement_single(key):
+    with jax.enable_x64(True):
+        single = jnp.ones((2, 2, 1), "f4")
+        for model in (
+            noise.Gaussian(jnp.asarray(0.5, "f8")),
+            noise.Poisson(jnp.asarray(0.5, "f8")),
+            noise.TransmissionPoisson(jnp.asarray(0.5, "f8")),
+            noise.CorrelatedGaussian(jnp.eye(4)),
+        ):
+            assert model.simulate(single, key=key).dtype == jnp.float32
+            assert model.negative_log_likelihood(single, single, ALL).dtype == jnp.float32
+            assert {leaf.dtype for leaf in model.linearise(single)} == {jnp.dtype("f4")}
+
+
+def test_invalid_parameters_are_flagged_at_run_time():
+    for kind in (noise.Gaussian, noise.Poisson, noise.TransmissionPoisson):
+        flags = jax.jit(jax.vmap(lambda v, kind=kind: kind(v).invalid()))(jnp.array([1.0, 0.0, -1.0, jnp.nan, jnp.inf]))
+        np.testing.assert_array_equal(flags, [False, True, True, True, True])
+    factors = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.full((2, 2), jnp.nan)])
+    flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid())(factors)
+    np.testing.assert_array_equal(flags, [False, True, True])

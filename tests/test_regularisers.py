@@ -1,0 +1,204 @@
+"""Regularisers against their definitions, numerical minimisation and finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.optimize
+
+from jaxinv import operators, oracles, regularisers
+from jaxinv.regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
+
+SHAPE = (2, 3, 1)
+
+
+def normal(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def gaussian(singular=False):
+    factor = normal(6, 6, seed=3)
+    if singular:
+        factor[:, 3:] = 0
+    return oracles.Gaussian(normal(*SHAPE, seed=4), factor @ factor.T)
+
+
+PROXIMAL = {
+    "L1": lambda: regularisers.L1(),
+    "Tikhonov": lambda: regularisers.Tikhonov(),
+    "Gaussian": lambda: regularisers.Gaussian(gaussian()),
+    "3 L1": lambda: 3 * regularisers.L1(),
+}
+
+
+@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("name", PROXIMAL)
+@pytest.mark.parametrize("step", [0.1, 1.0])
+def test_prox_is_the_minimiser(name, kind, step):
+    with jax.enable_x64(True):
+        regulariser, x = PROXIMAL[name](), normal(*SHAPE)
+        if kind == "complex":
+            if name == "Gaussian":
+                pytest.skip("a Gaussian prior is on real images")
+            x = x + 1j * normal(*SHAPE, seed=1)
+        found = regulariser.prox(jnp.asarray(x), step)
+        assert found.dtype == x.dtype
+        parts = lambda u: np.stack([u.real, u.imag]) if kind == "complex" else u
+        whole = lambda v: (lambda u: u[0] + 1j * u[1] if kind == "complex" else u)(v.reshape(parts(x).shape))
+        objective = jax.jit(lambda v: 0.5 * jnp.sum(jnp.abs(whole(v) - x) ** 2) + step * regulariser(whole(v)))
+        found = parts(np.asarray(found)).ravel()
+        options = {"xtol": 1e-9, "ftol": 1e-14}
+        best = scipy.optimize.minimize(objective, parts(x).ravel(), method="Powell", options=options)
+        # The minimiser is unique. Powell's lines stop early at kinks, so it is polished from the point in question too.
+        again = scipy.optimize.minimize(objective, found, method="Powell", options=options)
+        assert objective(found) <= min(best.fun, again.fun) + 1e-10
+        # 1/2 ||u - v||^2 is at most the gap of objectives, as the objective is strongly convex.
+        assert np.sum((found - best.x) ** 2) / 2 <= best.fun - objective(found) + 1e-10
+
+
+def test_prox_of_a_singular_gaussian_is_the_limit():
+    with jax.enable_x64(True):
+        prior, x = gaussian(singular=True), normal(*SHAPE)
+        covariance = np.asarray(prior.factor @ prior.factor.T)
+        mean = np.asarray(prior.mean)
+        for step in (0.1, 2.0):
+            shrunk = covariance @ np.linalg.solve(covariance + step * np.eye(6), (x - mean).ravel())
+            found = regularisers.Gaussian(prior).prox(jnp.asarray(x), step)
+            np.testing.assert_allclose(found, mean + shrunk.reshape(SHAPE), atol=1e-10)
+        at = mean + (covariance @ normal(6, seed=8)).reshape(SHAPE)
+        expected = 0.5 * (at - mean).ravel() @ np.linalg.pinv(covariance) @ (at - mean).ravel()
+        np.testing.assert_allclose(regularisers.Gaussian(prior)(jnp.asarray(at)), expected, rtol=1e-8)
+
+
+def test_gaussian_is_the_negative_log_density_up_to_a_constant():
+    with jax.enable_x64(True):
+        prior = gaussian()
+        x, w = jnp.asarray(normal(*SHAPE)), jnp.asarray(normal(*SHAPE, seed=1))
+        regulariser = regularisers.Gaussian(prior)
+        expected = prior.log_prob(w) - prior.log_prob(x)
+        np.testing.assert_allclose(regulariser(x) - regulariser(w), expected, rtol=1e-8)
+
+
+SMOOTH = {
+    "Tikhonov": lambda: regularisers.Tikhonov(),
+    "Tikhonov blurred": lambda: regularisers.Tikhonov(operators.Convolution(normal(2, 2), SHAPE)),
+    "Tikhonov of a stack": lambda: regularisers.Tikhonov(
+        operators.stack([operators.Identity(SHAPE), operators.Convolution(normal(2, 2), SHAPE)])
+    ),
+    "L1": lambda: regularisers.L1(),
+    "TV isotropic": lambda: TV(),
+    "TV anisotropic": lambda: TV(Anisotropic()),
+    "TV smoothed": lambda: TV(Smoothed(0.1)),
+    "sum": lambda: 2 * regularisers.L1() + TV(Smoothed(0.3)) * 0.5,
+}
+
+
+@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_gradient_against_finite_differences(name, kind):
+    # At a random image, where all of these are smooth.
+    with jax.enable_x64(True):
+        regulariser = SMOOTH[name]()
+        x, direction = jnp.asarray(normal(*SHAPE)), jnp.asarray(normal(*SHAPE, seed=1))
+        if kind == "complex":
+            x, direction = x + 1j * normal(*SHAPE, seed=2), direction + 1j * normal(*SHAPE, seed=3)
+        step = 1e-6
+        difference = (regulariser(x + step * direction) - regulariser(x - step * direction)) / (2 * step)
+        slope = jnp.vdot(regulariser.gradient(x), direction).real
+        np.testing.assert_allclose(slope, difference, rtol=1e-6)
+        images = jnp.stack([x, direction])
+        np.testing.assert_allclose(jax.vmap(regulariser)(images), [regulariser(x), regulariser(direction)], rtol=1e-12)
+
+
+def test_gaussian_gradient_against_finite_differences():
+    with jax.enable_x64(True):
+        for singular in (False, True):
+            regulariser = regularisers.Gaussian(gaussian(singular))
+            x, direction, step = jnp.asarray(normal(*SHAPE)), jnp.asarray(normal(*SHAPE, seed=1)), 1e-4
+            difference = (regulariser(x + step * direction) - regulariser(x - step * direction)) / (2 * step)
+            np.testing.assert_allclose(jnp.vdot(regulariser.gradient(x), direction), difference, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.complex64])
+def test_gradient_is_finite_at_constant_images(name, dtype):
+    for value in (0.0, 1.0):
+        assert np.isfinite(SMOOTH[name]().gradient(jnp.full(SHAPE, value, dtype))).all()
+
+
+def test_total_variation_by_hand():
+    step = np.zeros((4, 5, 1), np.float32)
+    step[:, 3:] = 2.0
+    for kind in (Isotropic(), Anisotropic()):
+        np.testing.assert_allclose(TV(kind)(step), 4 * 2.0, rtol=1e-6)
+    corner = np.zeros((3, 3, 1), np.float32)
+    corner[0, 0] = 3.0  # one pixel with a step of 3 in both directions
+    np.testing.assert_allclose(TV()(corner), 3 * np.sqrt(2), rtol=1e-6)
+    np.testing.assert_allclose(TV(Anisotropic())(corner), 6, rtol=1e-6)
+    np.testing.assert_allclose(TV(Smoothed(4.0))(corner), np.sqrt(18 + 16) - 4, rtol=1e-5)
+    np.testing.assert_allclose(TV()(np.tile(corner, 2)), 2 * TV()(corner), rtol=1e-6)
+    np.testing.assert_allclose(TV(Smoothed(1e-4))(corner), TV()(corner), rtol=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 4, 2), (3, 1, 1), (5, 4, 2)])
+def test_image_gradient_and_its_adjoint(shape):
+    with jax.enable_x64(True):
+        x, dual = normal(*shape), normal(2, *shape, seed=1)
+        forward = image_gradient(jnp.asarray(x))
+        np.testing.assert_allclose(forward[0, :-1, ..., 0], np.diff(x[..., 0], axis=0), atol=1e-14)
+        np.testing.assert_allclose(forward[1, :, :-1], np.diff(x, axis=1), atol=1e-14)
+        np.testing.assert_array_equal(forward[0, -1], 0)
+        np.testing.assert_array_equal(forward[1, :, -1], 0)
+        np.testing.assert_allclose(
+            np.vdot(forward, dual), np.vdot(x, image_gradient_adjoint(jnp.asarray(dual))), atol=1e-12
+        )
+
+
+def test_the_norm_of_the_image_gradient_is_below_the_root_of_8(key):
+    with jax.enable_x64(True):
+        size = operators.norm(operators.FunctionOperator(image_gradient, (32, 32, 1)), key=key)
+        assert 7.9 < size**2 < 8
+
+
+def test_projections_are_onto_the_dual_ball():
+    dual = jnp.asarray(normal(2, 3, 4, 1), jnp.float32)
+    inside = Isotropic().project(dual, jnp.float32(0.5))
+    modulus = np.sqrt((np.asarray(dual) ** 2).sum(0))
+    np.testing.assert_allclose(np.sqrt((inside**2).sum(0)), np.minimum(modulus, 0.5), rtol=1e-5)
+    np.testing.assert_allclose(Anisotropic().project(dual, jnp.float32(0.5)), np.clip(dual, -0.5, 0.5), rtol=1e-6)
+
+
+def test_sums_scalings_and_what_they_are():
+    x, tikhonov, l1 = jnp.asarray(normal(*SHAPE), jnp.float32), regularisers.Tikhonov(), regularisers.L1()
+    np.testing.assert_allclose((2 * tikhonov + l1 * 3)(x), 2 * tikhonov(x) + 3 * l1(x), rtol=1e-6)
+    np.testing.assert_allclose((2 * l1).prox(x, 0.1), l1.prox(x, 0.2), rtol=1e-6)
+    table = [
+        (tikhonov, True, True),
+        (l1, False, False),
+        (TV(), False, False),
+        (TV(Smoothed(0.1)), False, True),
+        (2 * tikhonov, True, True),
+        (tikhonov + l1, False, False),
+        (tikhonov + TV(Smoothed(0.1)), False, True),
+        (regularisers.Gaussian(gaussian()) + tikhonov, True, True),
+    ]
+    for regulariser, quadratic, is_smooth in table:
+        assert (regulariser.is_quadratic, regulariser.is_smooth) == (quadratic, is_smooth)
+
+
+def test_a_weight_sweep_is_one_vmap():
+    x, factors = jnp.asarray(normal(*SHAPE), jnp.float32), jnp.array([0.0, 1.0, 3.0])
+    sweep = jax.vmap(lambda f: f * regularisers.L1())(factors)
+    values = jax.vmap(lambda regulariser: regulariser(x))(sweep)
+    np.testing.assert_allclose(values, factors * regularisers.L1()(x), rtol=1e-6)
+    gradient = jax.grad(lambda regulariser: regulariser(x))(2 * regularisers.L1())
+    np.testing.assert_allclose(gradient.factor, regularisers.L1()(x), rtol=1e-6)
+
+
+def test_single_precision_stays_single_under_x64():
+    with jax.enable_x64(True):
+        x = jnp.asarray(normal(*SHAPE), jnp.float32)
+        for regulariser in [make() for make in PROXIMAL.values()] + [SMOOTH[n]() for n in ("TV smoothed", "sum")]:
+            assert regulariser(x).dtype == jnp.float32
+        for make in PROXIMAL.values():
+            assert make().prox(x, jnp.asarray(0.1, "f8")).dtype == jnp.float32
