@@ -62,8 +62,7 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
 
     prior, history = _train(train, tuning, keys[1], quick)
     print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
-    flat = train.reshape(len(train), -1)
-    gaussian = oracles.Gaussian(train.mean(0), jnp.cov(flat.T))
+    gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
     for number, task in enumerate(_tasks(tuning, test, keys[2])):

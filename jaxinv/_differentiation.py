@@ -1,6 +1,7 @@
 """How a solver is differentiated: through its steps, or at its solution."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -20,7 +21,9 @@ class Implicit(eqx.Module):
 
     At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; `H^{-1}`
     is applied by conjugate gradients, matrix-free. Memory does not grow with the steps. Exact at the exact minimiser;
-    the error is that of the solve. First derivatives only.
+    the error is that of the solve. First derivatives only. Where conjugate gradients do not find it, because the
+    Hessian is singular (`weight=0` with missing data, say) or `max_steps` are too few, the derivative is NaN: set
+    `damping`, or take `Unrolled()`.
 
     - `rtol`: relative residual at which conjugate gradients stop.
     - `damping`: added to `H`, times the identity.
@@ -74,7 +77,10 @@ def attach_implicit(
         return pack(curvature(unpack(v))) + implicit.damping * v
 
     def solve(matvec, b):
-        return jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
+        v = jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
+        # A derivative that was not found is NaN, not wrong: of a singular Hessian, say, or after too few steps.
+        missed, size = (jnp.sqrt(jnp.sum(u**2)) for u in (b - matvec(v), b))
+        return jnp.where(missed <= max(10 * implicit.rtol, 1e-3) * size, v, jnp.nan)
 
     step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
     # Not a NaN within the solve: conjugate gradients return 0 for a right-hand side that is NaN.
@@ -86,3 +92,11 @@ def _real_pair(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Ar
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return (lambda v: jnp.stack([v.real, v.imag])), (lambda v: jax.lax.complex(v[0], v[1]))
     return (lambda v: v), (lambda v: v)
+
+
+def check_differentiate(differentiate: Any) -> None:
+    """Raise unless `differentiate` is `None`, `Unrolled()` or `Implicit()`."""
+    if not (differentiate is None or isinstance(differentiate, Unrolled | Implicit)):
+        raise ValueError(
+            f"`differentiate` must be None, `jaxinv.Unrolled()` or `jaxinv.Implicit()`; got {differentiate!r}."
+        )

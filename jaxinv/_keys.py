@@ -14,7 +14,7 @@ def check_key(key: Key) -> None:
     if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(
             f"`key` must be one typed key, made by `jax.random.key(0)`; got {what}. "
-            "Keys of the old style convert by `jax.random.wrap_key_data(key)`."
+            "Keys of the old style (uint32) convert by `jax.random.wrap_key_data(key)`."
         )
     if "fry" not in str(jax.random.key_impl(key)):
         raise ValueError(

@@ -118,6 +118,11 @@ def settled(
     return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective) + rounding)
 
 
+def ceiling(objective: Array) -> Array:
+    """The value beyond which an objective that began as `objective` has grown beyond all bounds."""
+    return (1 + jnp.abs(jax.lax.stop_gradient(objective))) / jnp.finfo(objective.dtype).eps
+
+
 def check_max_steps(max_steps: int) -> None:
     """Raise unless `max_steps` is a positive Python integer."""
     if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:

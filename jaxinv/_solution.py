@@ -100,12 +100,16 @@ class Solution(eqx.Module):
     def lane(self, index: int | tuple[int, ...]) -> "Solution":
         """Problem number `index` of a batch of solutions.
 
-        **Raises:** `ValueError` if this is the solution of one problem.
+        **Raises:** `ValueError` if this is the solution of one problem, or the batch has no such number.
         """
         if jnp.ndim(self.result == RESULTS.successful) == 0:
             raise ValueError(
                 "This is the solution of one problem, so it has no lanes; `lane` is for what `jax.vmap` returns."
             )
+        lanes = jnp.shape(self.result == RESULTS.successful)
+        position = index if isinstance(index, tuple) else (index,)
+        if len(position) > len(lanes) or any(not -n <= i < n for i, n in zip(position, lanes, strict=False)):
+            raise ValueError(f"The batch has {lanes} problems; there is no number {index}.")
         return jax.tree.map(lambda leaf: leaf[index], self)
 
 

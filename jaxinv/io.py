@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -24,12 +23,12 @@ _DTYPES = {
     "U64": np.uint64,
     "I64": np.int64,
     "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
+    "BF16": jnp.bfloat16,
     "F32": np.float32,
     "F64": np.float64,
     "C64": np.complex64,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3": jnp.float8_e4m3fn,
+    "F8_E5M2": jnp.float8_e5m2,
 }
 # What safetensors has no name for (complex128, keys, Python numbers) is written as an array that it has, and the header
 # says what it was.

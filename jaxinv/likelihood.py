@@ -37,7 +37,8 @@ class Likelihood(eqx.Module):
     def __init__(self, operator: Any, noise: Any):
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
-                f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of `jaxinv.operators`."
+                f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of "
+                "`jaxinv.operators`."
             )
         if not isinstance(noise, AbstractNoise):
             raise ValueError(
@@ -76,6 +77,11 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     of the codomain and zero where nothing is measured; and a code. Where the code is not `RESULTS.successful` the
     measurement is zero and the noise is of unit size, so that what is computed for such a problem stays finite.
     """
+    if not isinstance(likelihood, Likelihood):
+        raise ValueError(
+            f"`likelihood` must be a `jaxinv.Likelihood(operator, noise)`; got {type(likelihood).__name__}. The "
+            "measurement `y` is the last positional argument."
+        )
     operator, noise = likelihood.operator, likelihood.noise
     y = check_state(y, operator.codomain, "the measurement", operator)
     real = domain_dtype(operator)
@@ -83,7 +89,7 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     y = _measured_only(operator.measured, y)
     noise = jax.tree.map(lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, noise)
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
-    invalid = noise.invalid()
+    invalid = noise.invalid(operator.measured)
     result = RESULTS.where(invalid, RESULTS.invalid_parameter, RESULTS.successful)
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     usable = finite & ~invalid
@@ -94,16 +100,17 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
 
 
 def prepare_parameter(
-    value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False
+    value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False, name: str = "weight"
 ) -> tuple[Array, Any]:
     """A scalar parameter of a verb in the verb's dtype, and the code: `invalid_parameter` where it is out of range.
 
     Where it is out of range it is replaced by 1.
     """
     value = jnp.asarray(value)
-    if value.ndim != 0:
+    if value.ndim != 0 or jnp.iscomplexobj(value):
         raise ValueError(
-            f"a scalar is expected; got an array of shape {value.shape}. Map over its values with `jax.vmap`."
+            f"`{name}` must be a real scalar; got shape {value.shape} and dtype {value.dtype}. Map over several values "
+            "with `jax.vmap`."
         )
     value = value.astype(domain_dtype(operator))
     good = jnp.isfinite(value) & ((value > 0) if positive else (value >= 0))

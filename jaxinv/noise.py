@@ -34,8 +34,8 @@ class AbstractNoise(eqx.Module):
         """`(data, std)` such that `data` is roughly Gaussian around `A x` with this standard deviation."""
 
     @abc.abstractmethod
-    def invalid(self) -> Array:
-        """Whether a parameter is out of its range, a boolean scalar."""
+    def invalid(self, measured: State) -> Array:
+        """Whether a parameter is out of its range where something is measured, a boolean scalar."""
 
     @abc.abstractmethod
     def unit(self) -> "AbstractNoise":
@@ -81,7 +81,7 @@ class Gaussian(AbstractGaussianNoise):
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
-            std = _fit(std, y, "std")
+            std = jnp.where(measured > 0, _fit(std, y, "std"), 1)
             residual = _where_measured(measured, y - prediction) / std
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
@@ -104,11 +104,12 @@ class Gaussian(AbstractGaussianNoise):
         return self.whiten(residual)
 
     def restrict(self, measured: State, struct: Any) -> "Gaussian":
-        del measured, struct
-        return self
+        del struct
+        keep = lambda std, m: jnp.where(m > 0, std, 1) if std.ndim == m.ndim else std
+        return eqx.tree_at(lambda n: n.std, self, jax.tree.map(keep, spread(self.std, measured), measured))
 
-    def invalid(self) -> Array:
-        return _any_leaf(lambda s: ~(jnp.isfinite(s) & (s > 0)), self.std)
+    def invalid(self, measured: State) -> Array:
+        return _not_positive(self.std, measured)
 
     def unit(self) -> "Gaussian":
         return jax.tree.map(jnp.ones_like, self)
@@ -183,7 +184,8 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         wide = jnp.concatenate([rows, jnp.diag(missing)], axis=1)
         return eqx.tree_at(lambda noise: noise.factor, self, _triangular(wide))
 
-    def invalid(self) -> Array:
+    def invalid(self, measured: State) -> Array:
+        del measured
         return ~jnp.all(jnp.isfinite(self.factor)) | jnp.any(jnp.diagonal(self.factor) == 0)
 
     def unit(self) -> "CorrelatedGaussian":
@@ -215,8 +217,8 @@ class Poisson(AbstractNoise):
 
     - `gain`: expected counts per unit of `A x`, positive.
 
-    A negative `A x` counts as zero; a count where nothing is expected has a very large, but finite, negative
-    log-likelihood.
+    The negative log-likelihood is exact where at least 1e-12 counts are expected, and goes on along its tangent below, so
+    that an `A x` that is not positive is penalised with a gradient that leads back. (Without a count, it is 0 there.)
 
     **Raises:** `ValueError` if `gain` is not positive, where its value is known.
 
@@ -247,8 +249,8 @@ class Poisson(AbstractNoise):
         stds = jax.tree.map(lambda leaf, g: jnp.sqrt(jnp.maximum(leaf, 0.5)) / _fit(g, leaf, "gain"), y, gains)
         return intensities, stds
 
-    def invalid(self) -> Array:
-        return _any_leaf(lambda g: ~(jnp.isfinite(g) & (g > 0)), self.gain)
+    def invalid(self, measured: State) -> Array:
+        return _not_positive(self.gain, measured)
 
     def unit(self) -> "Poisson":
         return jax.tree.map(jnp.ones_like, self)
@@ -290,8 +292,8 @@ class TransmissionPoisson(AbstractNoise):
         line_integrals = jax.tree.map(lambda c, n: jnp.log(_fit(n, c, "photons")) - jnp.log(c), counts, photons)
         return line_integrals, jax.tree.map(lambda c: 1 / jnp.sqrt(c), counts)
 
-    def invalid(self) -> Array:
-        return _any_leaf(lambda n: ~(jnp.isfinite(n) & (n > 0)), self.photons)
+    def invalid(self, measured: State) -> Array:
+        return _not_positive(self.photons, measured)
 
     def unit(self) -> "TransmissionPoisson":
         return jax.tree.map(jnp.ones_like, self)
@@ -346,8 +348,12 @@ def _total(part, *trees: State) -> Array:
     return jax.tree.reduce(jnp.add, jax.tree.map(part, *trees))
 
 
-def _any_leaf(bad, tree: PyTree[Array]) -> Array:
-    return jax.tree.reduce(jnp.logical_or, jax.tree.map(lambda leaf: jnp.any(bad(leaf)), tree))
+def _not_positive(parameter: PyTree[Array], measured: State) -> Array:
+    def bad(value, measured):
+        wrong = ~(jnp.isfinite(value) & (value > 0))
+        return jnp.any(wrong & (measured > 0) if value.ndim == measured.ndim else wrong)
+
+    return jax.tree.reduce(jnp.logical_or, jax.tree.map(bad, spread(parameter, measured), measured))
 
 
 def _keys(key: Key, like: State) -> PyTree[Array]:
@@ -366,7 +372,13 @@ def _standard_normal(key: Key, like: Array) -> Array:
 
 
 def _draw_counts(key: Key, mean: Array) -> Array:
-    return jax.random.poisson(key, jnp.maximum(mean, 0)).astype(mean.dtype)
+    _check_real(mean)
+    mean = jnp.maximum(mean, 0)
+    # Counts are drawn as 32-bit integers; at 1e9 a Gaussian differs from Poisson's law by less than float32 resolves.
+    many = mean > 1e9
+    counts = jax.random.poisson(key, jnp.where(many, 0, mean)).astype(mean.dtype)
+    gaussian = jnp.round(mean + jnp.sqrt(mean) * jax.random.normal(key, mean.shape, mean.dtype))
+    return jnp.where(many, gaussian, counts)
 
 
 def _triangular(factor: Array) -> Array:
@@ -376,12 +388,38 @@ def _triangular(factor: Array) -> Array:
 
 
 def _poisson(mean: Array, y: Array, measured: Array) -> Array:
-    # Selected at the input: NaN where nothing is measured would otherwise reach the gradient, as 0 * NaN.
+    _check_real(mean, y)
+    # Inputs are selected, not outputs: what a branch that is not taken would give reaches the gradient as 0 * NaN.
     mean, y = (jnp.where(measured > 0, v, jnp.ones((), v.dtype)) for v in (mean, y))
-    floor = jnp.finfo(mean.dtype).tiny
-    log_mean = jnp.log(jnp.maximum(mean, floor))
-    surprise = jnp.maximum(mean, 0) - y * log_mean + jax.scipy.special.gammaln(y + 1)
-    return jnp.sum(_where_measured(measured, surprise))
+    counted = y > 0
+    count, tangent = jnp.where(counted, y, 1), jnp.minimum(mean - _FEWEST, 0)
+    expected = jnp.where(counted, jnp.maximum(mean, _FEWEST), 1)
+    surprise = _deviance(expected, count) + tangent * (1 - count / _FEWEST) + _stirling(count)
+    return jnp.sum(_where_measured(measured, jnp.where(counted, surprise, jnp.maximum(mean, 0))))
+
+
+# Below this many expected counts the negative log-likelihood of a positive count goes on along its tangent: finite,
+# convex, and with a gradient that leads back.
+_FEWEST = 1e-12
+
+
+def _deviance(mean: Array, count: Array) -> Array:
+    # mean - count - count log(mean / count) = count (u - log(1 + u)), in forms that do not cancel.
+    u = (mean - count) / count
+    small, large = jnp.abs(u) < 1e-2, jnp.abs(u) > 0.5
+    tiny = jnp.where(small, u, 0)
+    series = tiny**2 * (1 / 2 - tiny * (1 / 3 - tiny * (1 / 4 - tiny * (1 / 5 - tiny * (1 / 6 - tiny / 7)))))
+    middle = jnp.where(small | large, 0, u)
+    far = u - (jnp.log(mean) - jnp.log(count))
+    return count * jnp.where(small, series, jnp.where(large, far, middle - jnp.log1p(middle)))
+
+
+def _stirling(count: Array) -> Array:
+    # log(count!) - count log(count) + count.
+    large = count > 10
+    many, few = jnp.where(large, count, 11), jnp.where(large, 1, count)
+    asymptotic = 0.5 * jnp.log(2 * math.pi * many) + (1 / 12 - (1 / 360 - 1 / 1260 / many**2) / many**2) / many
+    return jnp.where(large, asymptotic, jax.scipy.special.gammaln(few + 1) - few * jnp.log(few) + few)
 
 
 def _one_array(y: State) -> Array:
@@ -390,3 +428,11 @@ def _one_array(y: State) -> Array:
             "CorrelatedGaussian is for a measurement that is one array; give a stack `noise.Gaussian((std1, std2))`."
         )
     return jnp.asarray(y)
+
+
+def _check_real(*arrays: Array) -> None:
+    if any(jnp.iscomplexobj(array) for array in arrays):
+        raise ValueError(
+            "Photon counts are real; the operator's measurements are complex. Count the intensities of "
+            "`operators.Magnitude(operator)`, or take Gaussian noise."
+        )

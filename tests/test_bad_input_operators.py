@@ -195,7 +195,7 @@ def test_values_that_are_not_known_yet_are_no_error():
     # Under a trace a bad value flags its own problem; an exception would end the whole batch.
     masks = jax.vmap(operators.Mask)(jnp.array([[1.0], [-1.0]]))
     assert masks.mask.shape == (2, 1)
-    flags = eqx.filter_vmap(lambda std: noise.Gaussian(std).invalid())(jnp.array([1.0, -1.0]))
+    flags = eqx.filter_vmap(lambda std: noise.Gaussian(std).invalid(jnp.ones(())))(jnp.array([1.0, -1.0]))
     np.testing.assert_array_equal(flags, [False, True])
 
 

@@ -233,5 +233,5 @@ def test_invalid_parameters_are_flagged_at_run_time():
         flags = jax.jit(jax.vmap(lambda v, kind=kind: kind(v).invalid()))(jnp.array([1.0, 0.0, -1.0, jnp.nan, jnp.inf]))
         np.testing.assert_array_equal(flags, [False, True, True, True, True])
     factors = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.full((2, 2), jnp.nan)])
-    flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid())(factors)
+    flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid(jnp.ones(())))(factors)
     np.testing.assert_array_equal(flags, [False, True, True])

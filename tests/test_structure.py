@@ -26,7 +26,7 @@ ORDER = [
     *["operators", "noise", "regularisers", "likelihood"],
     *["oracles", "classical", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip"],
-    *["scale", "plotting", "cli"],
+    *["scale", "plotting", "_demo", "cli"],
 ]
 
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
@@ -58,8 +58,9 @@ def imported_parts(path):
         else:
             continue
         for name in names:
-            if name[0] == "jaxinv" and len(name) > 1:
-                yield name[1]
+            if name[0] == "jaxinv":
+                known = len(name) > 1 and ((ROOT / name[1]).is_dir() or (ROOT / f"{name[1]}.py").is_file())
+                yield name[1] if known else "__init__"  # the whole package, or a name that it re-exports
 
 
 def test_every_part_has_a_place_in_the_order():
@@ -78,6 +79,8 @@ def test_imports_go_one_way(path):
         allowed = FIRST if part in ASIDE else ORDER[: ORDER.index(part)]
         # Within the first group only the order of imports at run time matters, which Python itself checks.
         allowed = FIRST if part in FIRST else allowed
+        # Only the command line stands above the whole package.
+        allowed = [*allowed, "__init__"] if part in ("_demo", "cli") else allowed
         assert other in allowed, f"{part} imports {other}"
 
 
@@ -92,6 +95,8 @@ def test_nothing_forbidden(path):
             dotted |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         if isinstance(node, ast.ExceptHandler):
             caught = "everything" if node.type is None else ast.unparse(node.type)
+            if ast.unparse(node.body[-1]) == "raise":
+                continue  # it tidies up and lets the exception pass
             assert caught not in ("everything", "Exception", "BaseException"), f"line {node.lineno} catches {caught}"
     forbidden = (
         r"jax\._src|equinox\.internal|eqx\.internal|pickle|torch\.load|jax\.config\.update|(eqx|equinox)\.error_if"
@@ -151,7 +156,7 @@ def test_modules_have_docstrings(module):
     assert importlib.import_module(module).__doc__
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", sorted(PUBLIC))
 def test_public_names_have_docstrings_of_their_own(name):
     value = PUBLIC[name]
     doc = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
@@ -172,7 +177,7 @@ def examples():
 SLOW: set[str] = set()
 
 
-@pytest.mark.parametrize("code", examples())
+@pytest.mark.parametrize("code", list(examples()))
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
@@ -183,8 +188,9 @@ def test_every_operator_noise_and_verb_has_an_example():
     found = {parameter.id for parameter in examples()}
     for name, value in PUBLIC.items():
         module = name.split(".")[1]
-        abstract = inspect.isabstract(value)
-        if abstract or module not in ("operators", "noise", "classical", "Likelihood"):
-            continue
-        if inspect.isfunction(value) or module in ("noise", "Likelihood"):
+        verb = inspect.isfunction(value) and module in ("operators", "classical", "generative", "training")
+        noun = (
+            inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")
+        )
+        if verb or (noun and name not in ("jaxinv.operators.Certificate",)):
             assert name in found, name

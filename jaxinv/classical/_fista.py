@@ -20,8 +20,8 @@ def fista(
     weight: Scalar,
     regulariser: Any = None,
     norm: Scalar | None = None,
-    max_steps: int = 1000,
-    rtol: Scalar = 1e-6,
+    max_steps: int = 3000,
+    rtol: Scalar = 1e-5,
     atol: Scalar = 0.0,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * R(x)` by proximal gradient steps from an extrapolated point (Nesterov).
@@ -56,4 +56,5 @@ def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
     new_ahead = new + (momentum - 1) / new_momentum * (new - x)
     value = problem.value(new)
     finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
-    return (new, new_ahead, new_momentum, value), finished, RESULTS.successful
+    diverged = value > problem.ceiling
+    return (new, new_ahead, new_momentum, value), finished | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)

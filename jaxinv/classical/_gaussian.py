@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._differentiation import Implicit, Unrolled
+from .._differentiation import check_differentiate, Implicit, Unrolled
 from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb
@@ -43,7 +43,7 @@ def gaussian(
         mean, std = solution.value, solution.aux.variance**0.5
         ```
     """
-    del differentiate
+    check_differentiate(differentiate)
     if not isinstance(prior, Gaussian):
         raise ValueError(f"`prior` must be a `jaxinv.oracles.Gaussian`; got {type(prior).__name__}.")
     prepared, data, result = prepare(likelihood, y)

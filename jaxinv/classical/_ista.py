@@ -18,8 +18,8 @@ def ista(
     weight: Scalar,
     regulariser: Any = None,
     norm: Scalar | None = None,
-    max_steps: int = 1000,
-    rtol: Scalar = 1e-6,
+    max_steps: int = 3000,
+    rtol: Scalar = 1e-5,
     atol: Scalar = 0.0,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * R(x)` by proximal gradient steps: `x <- prox(x - step grad, step weight)`.
@@ -66,4 +66,5 @@ def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
     new = proximal_step(problem, x)
     value = problem.value(new)
     finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
-    return (new, value), finished, RESULTS.successful
+    diverged = value > problem.ceiling
+    return (new, value), finished | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)

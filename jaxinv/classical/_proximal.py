@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar, State
+from .._loop import ceiling
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import L1, AbstractRegulariser
 from ._bound import norm_bound
@@ -24,6 +25,7 @@ class ProximalProblem(eqx.Module):
     rtol: Array
     atol: Array
     rounding: Array
+    ceiling: Array
 
     def value(self, x: Array) -> Array:
         residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
@@ -52,18 +54,32 @@ def enter(
     regulariser = L1() if regulariser is None else regulariser
     if not isinstance(regulariser, AbstractRegulariser):
         raise ValueError(
+            f"`regulariser` must be one of `jaxinv.regularisers`, such as L1(); got {type(regulariser).__name__}."
+        )
+    if not isinstance(regulariser, AbstractRegulariser):
+        raise ValueError(
             f"`{name}` needs a regulariser with a prox, such as `regularisers.L1()`; got {type(regulariser).__name__}."
         )
     prepared, data, result = prepare(likelihood, y)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     if norm is not None:
-        norm, result = prepare_parameter(norm, likelihood.operator, result)
+        norm, result = prepare_parameter(norm, likelihood.operator, result, positive=True, name="norm")
     whitened, b = whiten(prepared, data, name)
     bound = norm_bound(whitened, norm)
     as_real = lambda value: jnp.asarray(value, bound.dtype)
-    rounding = jnp.finfo(bound.dtype).eps * 0.5 * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
-    step = 1 / bound**2
-    problem = ProximalProblem(whitened, regulariser, weight, b, step, as_real(rtol), as_real(atol), rounding)
+    at_zero = 0.5 * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
+    rounding = as_real(jnp.finfo(bound.dtype).eps * at_zero)
+    problem = ProximalProblem(
+        operator=whitened,
+        regulariser=regulariser,
+        weight=weight,
+        data=b,
+        step=1 / bound**2,
+        rtol=as_real(rtol),
+        atol=as_real(atol),
+        rounding=rounding,
+        ceiling=ceiling(at_zero),
+    )
     domain = likelihood.operator.domain
     return problem, jnp.zeros(domain.shape, domain.dtype), prepared, data, result
 

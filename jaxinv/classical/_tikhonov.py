@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import Implicit, Unrolled, attach_implicit
+from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
 from .._loop import iterate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
-from ..likelihood import Likelihood, prepare, prepare_parameter, whiten
+from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
 
 
@@ -60,6 +60,7 @@ def tikhonov(
         image = jaxinv.classical.tikhonov(likelihood, y, weight=1.0).value
         ```
     """
+    check_differentiate(differentiate)
     regulariser = Tikhonov() if regulariser is None else regulariser
     if not (isinstance(regulariser, AbstractRegulariser) and regulariser.is_quadratic):
         raise ValueError(
@@ -98,7 +99,7 @@ def tikhonov(
 class _Quadratic(eqx.Module):
     """`1/2 ||B x - b||^2 + weight R(x)`."""
 
-    operator: eqx.Module
+    operator: Whitened
     regulariser: AbstractRegulariser
     weight: Array
     data: State

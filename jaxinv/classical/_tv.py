@@ -5,8 +5,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import Implicit, Unrolled, attach_implicit
-from .._loop import iterate, settled
+from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
+from .._loop import ceiling, iterate, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
@@ -61,6 +61,7 @@ def tv(
         image = jaxinv.classical.tv(likelihood, y, weight=5.0).value
         ```
     """
+    check_differentiate(differentiate)
     regulariser = TV(Isotropic() if kind is None else kind)
     if isinstance(differentiate, Implicit) and not regulariser.is_smooth:
         raise ValueError(
@@ -72,7 +73,7 @@ def tv(
     inputs = (likelihood, y, weight, regulariser)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     if norm is not None:
-        norm, result = prepare_parameter(norm, likelihood.operator, result)
+        norm, result = prepare_parameter(norm, likelihood.operator, result, positive=True, name="norm")
     whitened, b = whiten(prepared, data, "tv")
     problem = _Problem(whitened, regulariser, weight, b)
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
@@ -109,6 +110,7 @@ class _Steps(eqx.Module):
     rtol: Array
     atol: Array
     rounding: Array
+    ceiling: Array
 
 
 # ||(B / |B|, grad / sqrt(8))||^2 is at most 2; the relaxation must be below 2.
@@ -128,8 +130,9 @@ def _solve(problem, norm, result, max_steps, rtol, atol, differentiate):
     ratio = jax.lax.stop_gradient(jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3))
     scale = jnp.sqrt(jnp.asarray(0.5, bound.dtype))
     as_real = lambda value: jnp.asarray(value, bound.dtype)
-    rounding = jnp.finfo(bound.dtype).eps * 0.5 * _size(problem.data) ** 2
-    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding)
+    at_zero = 0.5 * _size(problem.data) ** 2
+    rounding = jnp.finfo(bound.dtype).eps * at_zero
+    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding, ceiling(at_zero))
     q = jax.tree.map(jnp.zeros_like, problem.data)
     p = jnp.zeros((2, *domain.shape), domain.dtype)
     state = (x, q, p, q, p, jnp.zeros((), bound.dtype))
@@ -156,10 +159,11 @@ def _primal_dual(index, state, steps):
     residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
     value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
     still = settled(new_x, x, value, objective, steps.rtol, steps.atol, steps.rounding)
-    finished = still & (index > 0)
+    diverged = value > steps.ceiling
+    finished = (still & (index > 0)) | diverged
     relax = lambda new, old: old + _RELAXATION * (new - old)
     moved = jax.tree.map(relax, (new_x, new_q, new_p, new_forward, new_gradient), (x, q, p, forward, gradient))
-    return (*moved, value), finished, RESULTS.successful
+    return (*moved, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
 
 def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Array:

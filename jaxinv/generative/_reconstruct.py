@@ -10,9 +10,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .._differentiation import Implicit, Unrolled, attach_implicit
+from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
 from .._keys import check_key
-from .._loop import iterate, settled
+from .._loop import ceiling, iterate, settled
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import Key, Scalar, State
@@ -87,8 +87,19 @@ def reconstruct(
         ```
     """
     check_key(key)
+    check_differentiate(differentiate)
     method = Hard() if method is None else method
     start = FromPrior() if start is None else start
+    for name, value, kind in (("method", method, AbstractMethod), ("start", start, AbstractStart)):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"`{name}` must be an instance, `method=Hard()` or `start=FromPrior()` of `jaxinv.generative`; got {value!r}."
+            )
+    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation)):
+        raise ValueError(
+            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`; got {type(optimiser).__name__}. A "
+            "rate alone is `learning_rate`."
+        )
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"`restarts` must be a static integer of at least 1; got {restarts!r}.")
     inputs = (likelihood, prior, y, weight)
@@ -97,7 +108,9 @@ def reconstruct(
     prior = jax.tree.map(lambda leaf: leaf.astype(real) if _is_real(leaf) else leaf, prior)
     _check_fit(likelihood, prior, real)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
-    learning_rate, result = prepare_parameter(learning_rate, likelihood.operator, result, positive=True)
+    learning_rate, result = prepare_parameter(
+        learning_rate, likelihood.operator, result, positive=True, name="learning_rate"
+    )
     optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
 
     problem = _Problem(likelihood, prior, y, weight, method)
@@ -146,22 +159,23 @@ def _solve(problem, z, optimiser, tolerances, result, max_steps, differentiate, 
 
     def step(index, state, args):
         del index
-        problem, (rtol, atol) = args
+        problem, (rtol, atol), most = args
         variables, memory, objective = state
         value, gradient = jax.value_and_grad(lambda v: problem(v))(variables)
         updates, memory = optimiser.update(
             gradient, memory, variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
         )
         moved = optax.apply_updates(variables, updates)
-        finished = settled(moved, variables, value, objective, rtol, atol)
-        return (moved, memory, value), finished, RESULTS.successful
+        diverged = value > most
+        finished = settled(moved, variables, value, objective, rtol, atol) | diverged
+        return (moved, memory, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
     first = jnp.asarray(jnp.finfo(tolerances[0].dtype).max)
     state = (variables, optimiser.init(variables), first)
     (variables, _, _), num_steps, code = iterate(
         step,
         state,
-        (frozen, tolerances),
+        (frozen, tolerances, ceiling(frozen(variables))),
         result=result,
         max_steps=max_steps,
         differentiate=differentiate,

@@ -1,6 +1,7 @@
 """The interface of operators, and their algebra."""
 
 import abc
+from operator import index
 from typing import Any
 
 import equinox as eqx
@@ -300,7 +301,7 @@ def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
 def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
     """`shape` as a tuple of positive integers, which it must be: shapes are static."""
     try:
-        shape = tuple(int(n) for n in shape)
+        shape = tuple(index(n) for n in shape)
     except TypeError as error:
         raise ValueError(f"`{what}` must be a tuple of static integers, such as (28, 28, 1); got {shape!r}.") from error
     if not shape or min(shape) < 1:
@@ -336,6 +337,8 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
             f"{_name(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
             f"{_advice(x.shape, struct.shape)}"
         )
+    if what == "the measurement" and jnp.issubdtype(x.dtype, jnp.integer):
+        return x.astype(jnp.result_type(float))  # counts
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         raise ValueError(
             f"{_name(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "

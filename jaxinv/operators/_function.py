@@ -175,8 +175,8 @@ def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:
         raise ValueError(
             f"`function` cannot be applied to an image of shape {domain.shape} and dtype {domain.dtype}: {error}"
         ) from error
-    leaves = jax.tree.leaves(out)
-    if not leaves or not all(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
+    leaves = out if isinstance(out, tuple) else (out,)
+    fits = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    if not leaves or not all(map(fits, leaves)):
         raise ValueError(f"`function` must return an array, or a tuple of arrays, of inexact dtype; it returns {out}.")
-    out = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
-    return tuple(out) if isinstance(out, list) else out
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)

@@ -37,7 +37,7 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
             f"{name}: `angles` are in radians, yet the largest is {float(np.abs(angles).max()):.4g}, more than two "
             "turns. If they are in degrees, convert them with `jnp.deg2rad(angles)`.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return angles.astype(dtype), centre_offset.astype(dtype)
 

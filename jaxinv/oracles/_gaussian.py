@@ -37,7 +37,7 @@ class Gaussian(eqx.Module):
         ```python
         import jax, jax.numpy as jnp, jaxinv
         data = jax.random.normal(jax.random.key(0), (100, 4, 4, 1))
-        prior = jaxinv.oracles.Gaussian(data.mean(0), jnp.cov(data.reshape(100, 16).T))
+        prior = jaxinv.oracles.Gaussian.from_samples(data)
         operator = jaxinv.operators.Downsample((4, 4, 1), 2)
         likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
         y = likelihood.simulate(data[0], key=jax.random.key(1))
@@ -90,6 +90,20 @@ class Gaussian(eqx.Module):
             raise ValueError("`diagonal` must be finite and not negative: it is a variance.")
         return Gaussian(mean, factor=factor, diagonal=diagonal)
 
+    @staticmethod
+    def from_samples(samples: Any) -> "Gaussian":
+        """The Gaussian with the mean and the covariance of a set of images, `(n, *shape)`: a prior learned by counting.
+
+        **Raises:** `ValueError` for fewer than two samples.
+        """
+        samples = as_parameter(samples)
+        if samples.ndim < 2 or samples.shape[0] < 2:
+            raise ValueError(f"`samples` must be at least two images, of shape (n, h, w, c); got shape {samples.shape}.")
+        mean = samples.mean(0)
+        centred = (samples - mean[None]).reshape(samples.shape[0], -1)
+        covariance = jnp.matmul(centred.T, centred, precision=HIGHEST) / (samples.shape[0] - 1)
+        return Gaussian(mean, covariance)
+
     @property
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance as a matrix."""
@@ -116,9 +130,12 @@ class Gaussian(eqx.Module):
         floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
         return basis, jnp.where(std > floor, std, 0)
 
+    @eqx.filter_jit
     def sample(self, n: int, *, key: Key) -> Array:
         """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
         check_key(key)
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"`n` must be a static integer of at least 1; got {n!r}.")
         factor = self.full_factor()
 
         def draw(index):
@@ -127,6 +144,7 @@ class Gaussian(eqx.Module):
 
         return jax.vmap(draw)(jnp.arange(n))
 
+    @eqx.filter_jit
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
@@ -159,6 +177,7 @@ class Gaussian(eqx.Module):
         """The score `grad log p_t(x)` of a noising process with `marginal(t) -> (scale, std)`, a module `(t, x)`."""
         return GaussianScore(self.mean, *self.spectrum(), process)
 
+    @eqx.filter_jit
     def posterior(self, likelihood: Likelihood, y: State) -> "Gaussian":
         """The exact posterior `p(x | y)` for a linear operator and Gaussian noise, again a Gaussian.
 
@@ -182,6 +201,7 @@ class Gaussian(eqx.Module):
         mean, factor = condition(problem, prior.mean, prior.full_factor())
         return Gaussian(jnp.where(failed, jnp.nan, mean), factor=factor)
 
+    @eqx.filter_jit
     def evidence(self, likelihood: Likelihood, y: State) -> Array:
         """The exact log-evidence `log p(y) = log N(y; A mean, A C A^T + noise covariance)`, over the measured entries.
 

@@ -26,7 +26,7 @@ class Row:
     """An operator `build(*parameters)`; `parameters(random)` draws them, in float64 or complex128.
 
     - `over_reals`: linear over the reals only (it holds `Real`), so the dot test compares real parts.
-    - `twin`: another size or variant of a row that is there; the tests that compile for seconds leave it out.
+    - `twin`: a variant, or made, of other rows; the tests that compile for seconds mark it as slow.
     """
 
     name: str
@@ -114,7 +114,7 @@ def low_and_high(weight: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 ROWS = [
-    Row("Identity", lambda: operators.Identity(SHAPE)),
+    Row("Identity", lambda: operators.Identity(SHAPE), twin=True),
     Row("Identity (d,)", lambda: operators.Identity((5,)), twin=True),
     Row("Real", lambda: operators.Real((5, 4, 1)), over_reals=True),
     Row("Mask", operators.Mask, mask(*SHAPE)),
@@ -130,7 +130,7 @@ ROWS = [
         for k in ((3, 3), (2, 4), SHAPE[:2])
     ],
     Row("Convolution per channel", convolution(SHAPE, "reflect"), normal(1, 3, 2), twin=True),
-    Row("Downsample", lambda: operators.Downsample((6, 4, 2), 2)),
+    Row("Downsample", lambda: operators.Downsample((6, 4, 2), 2), twin=True),
     Row("Downsample by 1", lambda: operators.Downsample((3, 4, 1), 1), twin=True),
     Row("Downsample blurred", lambda k: operators.Downsample((6, 9, 2), 3, k, "reflect"), normal(4, 3)),
     Row(
@@ -157,8 +157,9 @@ ROWS = [
         "FunctionOperator complex",
         lambda w: function(coil, complex_domain((4, 3, 1), w))(w),
         lambda r: (gaussian_complex(r, 4, 3, 1),),
+        twin=True,
     ),
-    Row("FunctionOperator tuple", function(low_and_high, (6, 3, 1)), weights(3, 3, 1)),
+    Row("FunctionOperator tuple", function(low_and_high, (6, 3, 1)), weights(3, 3, 1), twin=True),
     Row(
         "FunctionOperator real to complex",
         function(lambda w, x: jnp.fft.rfft(w * x, axis=0), (6, 3, 1)),
@@ -169,6 +170,7 @@ ROWS = [
         "materialise",
         lambda k: operators.materialise(operators.Convolution(k, (4, 3, 1), "reflect")),
         normal(2, 3),
+        twin=True,
     ),
     Row("materialise (d,)", lambda w: operators.materialise(operators.Mask(w)), weights(6), twin=True),
     Row(
@@ -178,23 +180,31 @@ ROWS = [
         over_reals=True,
     ),
     Row("A @ B", blurred, mask_and_kernel),
-    Row("Mask @ MaskedFourier", lambda a, b: operators.Mask(a) @ operators.MaskedFourier(b), two_masks),
+    Row("Mask @ MaskedFourier", lambda a, b: operators.Mask(a) @ operators.MaskedFourier(b), two_masks, twin=True),
     Row(
         "MaskedFourier @ Convolution",
         lambda m, k: operators.MaskedFourier(m) @ operators.Convolution(k, SHAPE),
         mask_and_kernel,
+        twin=True,
     ),
-    Row("A + B", lambda m, k: operators.Mask(m) + operators.Convolution(k, SHAPE), mask_and_kernel),
+    Row("A + B", lambda m, k: operators.Mask(m) + operators.Convolution(k, SHAPE), mask_and_kernel, twin=True),
     Row("A - B", lambda m, k: operators.Mask(m) - operators.Convolution(k, SHAPE), mask_and_kernel, twin=True),
-    Row("Mask + MaskedFourier", lambda a, b: operators.Mask(a) + operators.MaskedFourier(b), two_masks),
-    Row("Mask + Real", lambda m: operators.Mask(m) + operators.Real(SHAPE), weights(*SHAPE), over_reals=True),
-    Row("2 A", lambda m: 2 * operators.Mask(m), weights(*SHAPE)),
-    Row("factor A", lambda f: f * operators.Identity((4,)), lambda r: (r.normal(),)),
-    Row("i A", lambda m: 1j * operators.Mask(m), weights(*SHAPE)),
-    Row("i A @ Real", lambda m: 1j * real_fourier(m), weights(4, 3, 1), over_reals=True),
+    Row("Mask + MaskedFourier", lambda a, b: operators.Mask(a) + operators.MaskedFourier(b), two_masks, twin=True),
+    Row(
+        "Mask + Real", lambda m: operators.Mask(m) + operators.Real(SHAPE), weights(*SHAPE), over_reals=True, twin=True
+    ),
+    Row("2 A", lambda m: 2 * operators.Mask(m), weights(*SHAPE), twin=True),
+    Row("factor A", lambda f: f * operators.Identity((4,)), lambda r: (r.normal(),), twin=True),
+    Row("i A", lambda m: 1j * operators.Mask(m), weights(*SHAPE), twin=True),
+    Row("i A @ Real", lambda m: 1j * real_fourier(m), weights(4, 3, 1), over_reals=True, twin=True),
     Row("-A / 3", lambda k: -operators.Convolution(k, SHAPE) / 3, normal(3, 2), twin=True),
-    Row("A.H", lambda m: operators.Matrix(m, (3, 2, 1)).H, lambda r: (gaussian_complex(r, 5, 6),)),
-    Row("stack", lambda m, k: operators.stack([operators.Mask(m), operators.Convolution(k, SHAPE)]), mask_and_kernel),
+    Row("A.H", lambda m: operators.Matrix(m, (3, 2, 1)).H, lambda r: (gaussian_complex(r, 5, 6),), twin=True),
+    Row(
+        "stack",
+        lambda m, k: operators.stack([operators.Mask(m), operators.Convolution(k, SHAPE)]),
+        mask_and_kernel,
+        twin=True,
+    ),
     Row(
         "stack real and complex",
         lambda a, b: operators.stack([operators.Mask(a), real_fourier(b)]),
@@ -206,6 +216,7 @@ ROWS = [
         "stack into complex",
         lambda a, b: operators.stack([operators.Mask(a), operators.MaskedFourier(b)]),
         two_masks,
+        twin=True,
     ),
     Row(
         "nested",
