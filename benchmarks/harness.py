@@ -16,11 +16,15 @@ import jax
 RESULTS = Path(__file__).parent / "results"
 
 
-def environment() -> dict[str, Any]:
-    """The machine, the versions and the commit that a figure belongs to."""
-    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "numpy")
+def environment(also: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The machine, the versions and the commit that a figure belongs to; `also` names further packages."""
+    packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "numpy", *also)
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return {
         "machine": f"{platform.machine()} {platform.system()}, {jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -51,9 +55,9 @@ def timed(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> tu
 class Recorder:
     """Prints one JSON line per case, and writes them all to `results/NAME.jsonl` at the end, whole or not at all."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, also: tuple[str, ...] = ()):
         self.path = RESULTS / f"{name}.jsonl"
-        self.lines = [json.dumps(environment())]
+        self.lines = [json.dumps(environment(also))]
         print(self.lines[0], flush=True)
 
     def add(self, **case: Any) -> None:

@@ -84,7 +84,11 @@ def _train(train, test, steps, recorder):
     priors = {}
     for name, model, loss in (
         ("AE-8", models.Autoencoder(SHAPE, 8, rngs=nnx.Rngs(0)), generative.autoencoder_loss),
-        ("VAE-8", models.VAE(SHAPE, 8, likelihood=models.Gaussian(0.025**0.5), rngs=nnx.Rngs(0)), generative.vae_loss()),
+        (
+            "VAE-8",
+            models.VAE(SHAPE, 8, likelihood=models.Gaussian(0.025**0.5), rngs=nnx.Rngs(0)),
+            generative.vae_loss(),
+        ),
     ):
         model, history = training.fit(
             model, loss, train[:-1000], key=key, num_steps=steps, batch_size=128, ema=0.999, validation=train[-1000:]
@@ -134,9 +138,11 @@ def _solve(name, std, test, gaussian, pca, networks, draw):
         return jax.vmap(solve)(y, keys)
 
     def least_squares(y, likelihood, prior, keys):
-        solve = lambda y, k: generative.reconstruct(
-            likelihood, prior, y, key=k, weight=0.0, optimiser=OPTIMISER, max_steps=100, rtol=1e-6
-        ).value
+        solve = lambda y, k: (
+            generative.reconstruct(
+                likelihood, prior, y, key=k, weight=0.0, optimiser=OPTIMISER, max_steps=100, rtol=1e-6
+            ).value
+        )
         return jax.vmap(solve)(y, keys)
 
     outcome = {}

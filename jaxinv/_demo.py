@@ -16,7 +16,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from . import classical, data as datasets, generative, io, metrics, models, noise, operators, oracles, plotting, training
+from . import (
+    classical,
+    data as datasets,
+    generative,
+    io,
+    metrics,
+    models,
+    noise,
+    operators,
+    oracles,
+    plotting,
+    training,
+)
 from ._types import Key
 from ._version import __version__
 from .likelihood import Likelihood
@@ -101,7 +113,9 @@ def plotting_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"The output folder {output} cannot be made ({error.strerror}). Choose another by --output.") from error
+        raise ValueError(
+            f"The output folder {output} cannot be made ({error.strerror}). Choose another by --output."
+        ) from error
     io.check_writable(output / "results.json")
 
 
@@ -109,7 +123,7 @@ def _load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, A
     # Training images; others to choose the weights of the baselines and the epoch of the VAE by; and held-out ones.
     if name == "mnist":
         train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]
-        train, tuning, test = train[: -1000], train[-1000:], held_out[100 : 100 + count]
+        train, tuning, test = train[:-1000], train[-1000:], held_out[100 : 100 + count]
         if quick:
             train = train[:5000]
         scaled = (np.asarray(part, np.float32) / 255 for part in (train, tuning, test))

@@ -1,6 +1,7 @@
 """What jaxinv demands of a random key."""
 
 import jax
+import jax.numpy as jnp
 
 from ._types import Key
 
@@ -11,7 +12,7 @@ def check_key(key: Key) -> None:
     An `rbg` key draws other numbers under `vmap` than alone, which would break the promise that a batch equals a loop.
     """
     what = f"{type(key).__name__} of dtype {getattr(key, 'dtype', None)} and shape {getattr(key, 'shape', None)}"
-    if not isinstance(key, jax.Array) or not jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key):
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise ValueError(
             f"`key` must be one typed key, made by `jax.random.key(0)`; got {what}. "
             "Keys of the old style (uint32) convert by `jax.random.wrap_key_data(key)`."

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
@@ -38,7 +37,7 @@ def iterate(
     state: PyTree,
     args: PyTree,
     *,
-    result: eqx.Enumeration | Any = RESULTS.successful,
+    result: Any = RESULTS.successful,
     max_steps: int,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: Any = RESULTS.max_steps_reached,
@@ -136,7 +135,7 @@ def _never(tree: PyTree) -> Array:
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, jax.Array) or leaf.size == 0:
             continue
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         first = leaf[(0,) * leaf.ndim]
         flag = flag | ((first != first) & (first == first))

@@ -46,23 +46,25 @@ def _add_demo(commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         help="train a small prior on real images, then deblur and CT-reconstruct held-out ones beside the baselines",
         description=(
-            "Trains a variational autoencoder on handwritten digits (no paired data), then reconstructs held-out images "
-            "from blurred, noisy measurements and from ten noisy X-ray projections, by filtered back-projection, "
-            "Tikhonov, total variation, a Gaussian prior and the latent space of the autoencoder. Prints a table and "
-            "writes two figures and a JSON file."
+            "Trains a variational autoencoder on handwritten digits (no paired data), then reconstructs held-out "
+            "images from blurred, noisy measurements and from ten noisy X-ray projections, by filtered "
+            "back-projection, Tikhonov, total variation, a Gaussian prior and the latent space of the autoencoder. "
+            "Prints a table and writes two figures and a JSON file."
         ),
     )
     demo.add_argument(
         "--data",
         choices=("digits", "mnist"),
         default="digits",
-        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA, ../shared/data and the user's cache, or "
-        "downloaded",
+        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
+        "or downloaded",
     )
     demo.add_argument("--quick", action="store_true", help="a short training and fewer images: seconds, worse pictures")
     demo.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
     demo.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    demo.add_argument("--output", type=Path, default=Path("jaxinv_demo"), help="folder for the figures and results.json")
+    demo.add_argument(
+        "--output", type=Path, default=Path("jaxinv_demo"), help="folder for the figures and results.json"
+    )
     demo.set_defaults(run=_run_demo)
 
 

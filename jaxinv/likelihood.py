@@ -164,6 +164,7 @@ def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State
             "`operator.linearise(x)`, or use `generative.reconstruct`, which takes any differentiable operator."
         )
     likelihood, y = gaussian_approximation(likelihood, y)
+    assert isinstance(likelihood.noise, AbstractGaussianNoise)
     noise = likelihood.noise.restrict(operator.measured, operator.codomain)
     return Whitened(operator, noise), noise.whiten(y)
 

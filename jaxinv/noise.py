@@ -217,8 +217,8 @@ class Poisson(AbstractNoise):
 
     - `gain`: expected counts per unit of `A x`, positive.
 
-    The negative log-likelihood is exact where at least 1e-12 counts are expected, and goes on along its tangent below, so
-    that an `A x` that is not positive is penalised with a gradient that leads back. (Without a count, it is 0 there.)
+    The negative log-likelihood is exact where at least 1e-12 counts are expected, and goes on along its tangent below,
+    so that an `A x` that is not positive is penalised with a gradient that leads back. (Without a count it is 0.)
 
     **Raises:** `ValueError` if `gain` is not positive, where its value is known.
 

@@ -106,8 +106,8 @@ show(plotting.compare({name: s.value for name, s in solutions.items()}, referenc
 # %% [markdown]
 # ## Many problems in one call
 #
-# `jax.vmap` over measurements gives, per problem, what a loop gives. Here eight phantoms drawn at random, one of which has
-# a broken detector: it gets a code, and the others do not notice.
+# `jax.vmap` over measurements gives, per problem, what a loop gives. Here eight phantoms drawn at random, one of which
+# has a broken detector: it gets a code, and the others do not notice.
 
 # %%
 images = data.ellipses(8, 64, key=key)
@@ -144,8 +144,8 @@ show(plotting.compare(dict(zip(names, views, strict=True)), reference=phantom), 
 # %% [markdown]
 # ## A dose sweep
 #
-# With photon noise, $y \sim \text{Poisson}(\text{photons} \cdot e^{-Ax})$, the dose is an array leaf of the noise: a sweep
-# over doses is one `vmap`. The photon counts enter by their Gaussian approximation, weighted least squares.
+# With photon noise, $y \sim \text{Poisson}(\text{photons} \cdot e^{-Ax})$, the dose is an array leaf of the noise: a
+# sweep over doses is one `vmap`. The photon counts enter by their Gaussian approximation, weighted least squares.
 
 # %%
 attenuation = operators.ParallelBeam(phantom.shape, angles, pixel_size=0.05, detector_spacing=0.05)
@@ -161,13 +161,16 @@ doses = jnp.array([100.0, 1000.0, 10000.0])
 sweep = jax.jit(jax.vmap(at_dose))(doses, jax.random.split(key, 3))
 for photons, image in zip(doses, sweep, strict=True):
     print(f"{int(photons):>6} photons per ray: PSNR {metrics.psnr(image, phantom):.2f} dB")
-show(plotting.compare({f"{int(n)} photons": image for n, image in zip(doses, sweep, strict=True)}, reference=phantom), "dose")
+show(
+    plotting.compare({f"{int(n)} photons": image for n, image in zip(doses, sweep, strict=True)}, reference=phantom),
+    "dose",
+)
 
 # %% [markdown]
 # ## Gradients
 #
-# Solvers differentiate, through their steps (`Unrolled()`) or at the solution (`Implicit()`), here the error of a Tikhonov
-# reconstruction with respect to its weight.
+# Solvers differentiate, through their steps (`Unrolled()`) or at the solution (`Implicit()`), here the error of a
+# Tikhonov reconstruction with respect to its weight.
 
 # %%
 error = lambda weight: jnp.sum(

@@ -229,9 +229,14 @@ def test_a_double_parameter_leaves_a_single_measurement_single(key):
 
 
 def test_invalid_parameters_are_flagged_at_run_time():
+    values, one = jnp.array([1.0, 0.0, -1.0, jnp.nan, jnp.inf]), jnp.ones((1,))
     for kind in (noise.Gaussian, noise.Poisson, noise.TransmissionPoisson):
-        flags = jax.jit(jax.vmap(lambda v, kind=kind: kind(v).invalid()))(jnp.array([1.0, 0.0, -1.0, jnp.nan, jnp.inf]))
+        flags = jax.jit(jax.vmap(lambda v, kind=kind: kind(v).invalid(one)))(values)
         np.testing.assert_array_equal(flags, [False, True, True, True, True])
+        # Where nothing is measured nothing is asked of a parameter.
+        flag = jax.jit(lambda v, hidden, kind=kind: kind(v).invalid(hidden))
+        np.testing.assert_array_equal(flag(values, jnp.array([1.0, 0, 0, 0, 0])), False)
+        np.testing.assert_array_equal(flag(values, jnp.array([1.0, 0, 1, 0, 0])), True)
     factors = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.full((2, 2), jnp.nan)])
-    flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid(jnp.ones(())))(factors)
+    flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid(one))(factors)
     np.testing.assert_array_equal(flags, [False, True, True])

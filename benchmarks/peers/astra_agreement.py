@@ -6,10 +6,11 @@ Parallel beams are compared with ASTRA's `linear` projector, which is Joseph's m
 fan beams on the CPU, so each ray of the fan goes to the same `linear` projector as a parallel view of its own with one
 bin; its `line_fanflat`, which integrates pixels as squares, is another discretisation, shown for comparison only.
 
-Prints one line for each case, and fails if a relative difference, in the 2-norm, exceeds 1e-3.
+One line for each case, in float64; it fails if a relative difference, in the 2-norm, exceeds 1e-3.
 """
 
 import sys
+from pathlib import Path
 
 import astra
 import jax
@@ -18,6 +19,9 @@ import numpy as np
 
 from jaxinv.data import shepp_logan
 from jaxinv.operators import FanBeam, ParallelBeam
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from harness import Recorder  # noqa: E402
 
 BAR = 1e-3
 
@@ -52,6 +56,7 @@ def relative(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 def main() -> None:
     jax.config.update("jax_enable_x64", True)
+    recorder = Recorder("astra_agreement", also=("astra-toolbox",))
     rng = np.random.default_rng(0)
     phantom = np.asarray(shepp_logan(128))[..., 0].astype(float)
     images = {
@@ -72,7 +77,7 @@ def main() -> None:
                 astra_forward("linear", geometry, image, pixel),
             )
             worst = max(worst, error)
-            print(f"parallel  {name:22} spacing {spacing:4} pixel {pixel:4}: {error:.1e}")
+            recorder.add(beam="parallel", image=name, spacing=spacing, pixel=pixel, difference=float(f"{error:.1e}"))
         for spacing, source, detector, pixel in ((1.6, 300.0, 200.0, 1.0), (0.6, 60.0, 80.0, 0.25)):
             operator = FanBeam(shape, turn, 160, spacing, source, detector, pixel)
             ours = np.asarray(operator(jnp.asarray(image[..., None])))[..., 0]
@@ -81,8 +86,15 @@ def main() -> None:
             worst = max(worst, error)
             geometry = astra.create_proj_geom("fanflat", spacing, 160, turn, source, detector)
             line = relative(ours, astra_forward("line_fanflat", geometry, image, pixel))
-            print(f"fan       {name:22} spacing {spacing:4} pixel {pixel:4}: {error:.1e} (line_fanflat {line:.1e})")
-    print(f"largest {worst:.1e}, bar {BAR:.0e}")
+            recorder.add(
+                beam="fan",
+                image=name,
+                spacing=spacing,
+                pixel=pixel,
+                difference=float(f"{error:.1e}"),
+                line_fanflat=float(f"{line:.1e}"),
+            )
+    recorder.write()
     if worst > BAR:
         sys.exit("The projections disagree.")
 

@@ -57,4 +57,8 @@ def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
     value = problem.value(new)
     finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
     diverged = value > problem.ceiling
-    return (new, new_ahead, new_momentum, value), finished | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+    return (
+        (new, new_ahead, new_momentum, value),
+        finished | diverged,
+        RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful),
+    )

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._differentiation import check_differentiate, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, check_differentiate
 from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar, State
 from .._loop import ceiling
+from .._types import Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import L1, AbstractRegulariser
 from ._bound import norm_bound
@@ -67,7 +67,7 @@ def enter(
     whitened, b = whiten(prepared, data, name)
     bound = norm_bound(whitened, norm)
     as_real = lambda value: jnp.asarray(value, bound.dtype)
-    at_zero = 0.5 * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
+    at_zero = jnp.asarray(0.5) * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
     rounding = as_real(jnp.finfo(bound.dtype).eps * at_zero)
     problem = ProximalProblem(
         operator=whitened,

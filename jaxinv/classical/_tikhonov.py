@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._loop import iterate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State

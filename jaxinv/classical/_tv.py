@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._loop import ceiling, iterate, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
@@ -132,7 +132,9 @@ def _solve(problem, norm, result, max_steps, rtol, atol, differentiate):
     as_real = lambda value: jnp.asarray(value, bound.dtype)
     at_zero = 0.5 * _size(problem.data) ** 2
     rounding = jnp.finfo(bound.dtype).eps * at_zero
-    steps = _Steps(problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding, ceiling(at_zero))
+    steps = _Steps(
+        problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding, ceiling(at_zero)
+    )
     q = jax.tree.map(jnp.zeros_like, problem.data)
     p = jnp.zeros((2, *domain.shape), domain.dtype)
     state = (x, q, p, q, p, jnp.zeros((), bound.dtype))

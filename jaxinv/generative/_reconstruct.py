@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .._differentiation import attach_implicit, check_differentiate, Implicit, Unrolled
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._keys import check_key
 from .._loop import ceiling, iterate, settled
 from .._prior import AbstractGenerativePrior
@@ -93,7 +93,8 @@ def reconstruct(
     for name, value, kind in (("method", method, AbstractMethod), ("start", start, AbstractStart)):
         if not isinstance(value, kind):
             raise ValueError(
-                f"`{name}` must be an instance, `method=Hard()` or `start=FromPrior()` of `jaxinv.generative`; got {value!r}."
+                f"`{name}` must be an instance of a class of `jaxinv.generative`, such as `method=Hard()` or "
+                f"`start=FromPrior()`; got {value!r}."
             )
     if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation)):
         raise ValueError(

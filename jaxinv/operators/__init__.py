@@ -11,7 +11,7 @@ from ._identity import Identity as Identity, Real as Real
 from ._lineax import as_lineax as as_lineax
 from ._magnitude import Magnitude as Magnitude
 from ._mask import Mask as Mask
-from ._matrix import materialise as materialise, Matrix as Matrix
+from ._matrix import Matrix as Matrix, materialise as materialise
 from ._norm import norm as norm
 from ._parallel_beam import ParallelBeam as ParallelBeam
 from ._stack import batch as batch, stack as stack

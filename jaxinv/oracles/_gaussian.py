@@ -98,7 +98,9 @@ class Gaussian(eqx.Module):
         """
         samples = as_parameter(samples)
         if samples.ndim < 2 or samples.shape[0] < 2:
-            raise ValueError(f"`samples` must be at least two images, of shape (n, h, w, c); got shape {samples.shape}.")
+            raise ValueError(
+                f"`samples` must be at least two images, of shape (n, h, w, c); got shape {samples.shape}."
+            )
         mean = samples.mean(0)
         centred = (samples - mean[None]).reshape(samples.shape[0], -1)
         covariance = jnp.matmul(centred.T, centred, precision=HIGHEST) / (samples.shape[0] - 1)
