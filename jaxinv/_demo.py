@@ -126,8 +126,8 @@ def _load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, A
         train, tuning, test = train[:-1000], train[-1000:], held_out[100 : 100 + count]
         if quick:
             train = train[:5000]
-        scaled = (np.asarray(part, np.float32) / 255 for part in (train, tuning, test))
-        return tuple(jnp.asarray(part) for part in scaled)
+        train, tuning, test = (jnp.asarray(part, jnp.float32) / 255 for part in (train, tuning, test))
+        return train, tuning, test
     images = jnp.asarray(datasets.digits(size=SIZE)[0])
     order = jax.random.permutation(key, len(images))
     images = images[order]
