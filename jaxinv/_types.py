@@ -1,5 +1,7 @@
 """The type aliases that the whole package shares."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped
@@ -8,6 +10,6 @@ from jaxtyping import Array, PyTree, Shaped
 # do, so the aliases stay as wide as the messages need.
 State = PyTree[Array | np.ndarray]
 Image = Shaped[Array, "h w c"]
-Key = Array
+Key = Any
 Scalar = Array | np.ndarray | float | int
 Struct = PyTree[jax.ShapeDtypeStruct]

@@ -2,8 +2,13 @@
 
 import os
 
-# Before jax is imported: the sharding tests need two devices, simulated.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=2")
+# Before jax is imported. Two devices, simulated, for the sharding tests. And little optimisation: nearly all the time
+# goes into compiling small programs, and this halves it; set XLA_FLAGS yourself to test what users run.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true",
+)
 
 import jax
 import pytest

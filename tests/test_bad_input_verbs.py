@@ -67,14 +67,6 @@ ROWS = {
         for n in VERBS
     },
     **{
-        f"{n}: integer measurement": (
-            functools.partial(run, n),
-            {"y": np.zeros(SHAPE, int)},
-            r"floating or complex.*got int",
-        )
-        for n in VERBS
-    },
-    **{
         f"{n}: max_steps 0": (functools.partial(run, n), {"max_steps": 0}, r"`max_steps` must be .* at least 1; got 0")
         for n in VERBS
         if n not in ("tsvd", "gaussian")
@@ -197,3 +189,9 @@ def test_check_is_for_the_host():
 def test_a_mismatched_batch_is_named():
     with pytest.raises(ValueError, match=r"looks like a batch.*jax.vmap"):
         run("tsvd", y=np.zeros((4, *SHAPE)))
+
+
+@pytest.mark.parametrize("key", [None, 0, "key"])
+def test_what_is_not_a_key_is_named(key):
+    with pytest.raises(ValueError, match="one typed key"):
+        operators.norm(operators.Identity((2,)), key=key)

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from verbs import SHAPE, codes, rng_of, square, tanh_decode
 
+import jaxinv
 from jaxinv import Implicit, Likelihood, Unrolled, classical, generative, noise, operators, regularisers
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -200,3 +201,21 @@ def test_implicit_outcome_is_the_same():
     plain, implicit = tikhonov(p, None), tikhonov(p)
     np.testing.assert_array_equal(plain.value, implicit.value)
     assert str(codes(implicit.result)) == "successful"
+
+
+@pytest.mark.parametrize("wrong", ["unrolled", True, jaxinv.Unrolled])
+def test_differentiate_is_one_of_three(wrong):
+    likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((2, 2, 1)), jaxinv.noise.Gaussian(1.0))
+    with pytest.raises(ValueError, match=r"Unrolled\(\)"):
+        jaxinv.classical.tikhonov(likelihood, jnp.ones((2, 2, 1)), weight=1.0, differentiate=wrong)
+
+
+def test_an_implicit_derivative_that_was_not_found_is_nan():
+    matrix = jax.random.normal(jax.random.key(0), (30, 30))
+    likelihood = jaxinv.Likelihood(jaxinv.operators.Matrix(matrix, (30,)), jaxinv.noise.Gaussian(1.0))
+    y = jax.random.normal(jax.random.key(1), (30,))
+    loss = lambda weight, implicit: jnp.sum(
+        jaxinv.classical.tikhonov(likelihood, y, weight=weight, differentiate=implicit).value ** 2
+    )
+    assert np.isfinite(jax.grad(loss)(1.0, jaxinv.Implicit()))
+    assert np.isnan(jax.grad(loss)(1.0, jaxinv.Implicit(max_steps=1)))

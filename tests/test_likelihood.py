@@ -128,3 +128,12 @@ def test_a_likelihood_of_magnitudes(key):
     assert y.dtype == jnp.float32
     turned = likelihood.negative_log_likelihood(x * jnp.exp(0.7j), y)
     np.testing.assert_allclose(turned, likelihood.negative_log_likelihood(x, y), rtol=1e-4)
+
+
+def test_counts_may_be_integers(key):
+    # A detector file holds integers; they are measurements, not 8-bit images.
+    likelihood = Likelihood(operators.Identity((4, 4, 1)), noise.Poisson(10.0))
+    counts = likelihood.simulate(jnp.ones((4, 4, 1)), key=key)
+    x = jnp.full((4, 4, 1), 0.9)
+    whole = likelihood.negative_log_likelihood(x, counts.astype(int))
+    np.testing.assert_array_equal(whole, likelihood.negative_log_likelihood(x, counts))

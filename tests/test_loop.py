@@ -7,6 +7,7 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 from verbs import codes
 
+import jaxinv
 from jaxinv import RESULTS, Unrolled
 from jaxinv._loop import iterate, settled
 
@@ -199,3 +200,12 @@ def test_settled_is_scaled():
     one, rtol, atol = jnp.full((), 1e12), jnp.array(1e-3), jnp.zeros(())
     assert bool(settled(x + 10, x, one, one, rtol, atol))
     assert not bool(settled(x * 1e-6 + 10, x * 1e-6, one, one, rtol, atol))
+
+
+def test_lane_says_when_there_is_none():
+    likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((2,)), jaxinv.noise.Gaussian(1.0))
+    solve = jax.vmap(lambda y: jaxinv.classical.tikhonov(likelihood, y, weight=1.0))
+    solutions = solve(jnp.ones((3, 2)))
+    assert solutions.lane(-1).value.shape == (2,)
+    with pytest.raises(ValueError, match="no number 100"):
+        solutions.lane(100)

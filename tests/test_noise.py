@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from jaxinv import noise
+from jaxinv import Likelihood, classical, noise, operators
 
 SHAPE = (3, 4, 1)
 ALL = jnp.ones((1, 1, 1))
@@ -240,3 +240,47 @@ def test_invalid_parameters_are_flagged_at_run_time():
     factors = jnp.stack([jnp.eye(2), jnp.zeros((2, 2)), jnp.full((2, 2), jnp.nan)])
     flags = jax.vmap(lambda f: noise.CorrelatedGaussian(f).invalid(one))(factors)
     np.testing.assert_array_equal(flags, [False, True, True])
+
+
+def test_poisson_gradient_leads_back_from_intensities_that_are_not_positive():
+    prediction, counts = jnp.array([-1.0, 0.0, 1e-39, 1e-5]), jnp.full(4, 10.0)
+    loss = lambda p: noise.Poisson().negative_log_likelihood(p, counts, jnp.ones(1))
+    gradient = jax.grad(loss)(prediction)
+    assert np.isfinite(gradient).all()
+    assert (gradient < 0).all()
+
+
+@pytest.mark.parametrize("mean", [1e-3, 0.5, 9.0, 50.0, 1e3, 1e5, 1e7])
+def test_poisson_does_not_cancel_in_single_precision(mean):
+    counts = np.random.default_rng(0).poisson(mean, 200)
+    exact = -scipy.stats.poisson.logpmf(counts, float(np.float32(mean))).sum()
+    got = noise.Poisson().negative_log_likelihood(
+        jnp.full(200, mean, jnp.float32), jnp.asarray(counts, jnp.float32), jnp.ones(1)
+    )
+    # 200 terms of order 10, each rounded to 1e-7 of itself, and what y - mean loses to the rounding of either.
+    np.testing.assert_allclose(got, exact, rtol=2e-6)
+
+
+def test_doses_beyond_32_bit_integers():
+    counts = noise.TransmissionPoisson(3e11).simulate(jnp.zeros(1000), key=jax.random.key(0))
+    # Five standard errors of the mean, sqrt(3e11 / 1000) each; single precision resolves 3e4.
+    assert abs(float(counts.mean()) - 3e11) < 5 * (3e11 / 1000) ** 0.5 + 3e4
+
+
+def test_photon_noise_of_complex_measurements_says_what_to_do():
+    with pytest.raises(ValueError, match="Magnitude"):
+        noise.Poisson().simulate(jnp.ones(3, complex), key=jax.random.key(0))
+
+
+def test_a_noise_level_of_zero_matters_only_where_something_is_measured():
+    mask = jnp.ones((2, 2, 1)).at[0, 0].set(0)
+    level = jnp.full((2, 2, 1), 0.5)
+    x = jnp.full((2, 2, 1), 0.3)
+    y = mask * 0.7
+    values = [
+        Likelihood(operators.Mask(mask), noise.Gaussian(std)).negative_log_likelihood(x, y)
+        for std in (level, level.at[0, 0].set(0))
+    ]
+    np.testing.assert_array_equal(*values)
+    likelihood = Likelihood(operators.Mask(mask), noise.Gaussian(level.at[0, 0].set(0)))
+    assert classical.tikhonov(likelihood, y, weight=1.0).check().value.shape == x.shape

@@ -169,14 +169,10 @@ def examples():
         blocks = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")
         for block in blocks:
             (code,) = re.findall(r"```python\n(.*?)```", textwrap.dedent(block), re.DOTALL)
-            marks = [pytest.mark.slow] if name in SLOW else []
-            yield pytest.param(textwrap.dedent(code), id=name, marks=marks)
+            yield pytest.param(textwrap.dedent(code), id=name)
 
 
-# Examples that train a network.
-SLOW: set[str] = set()
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("code", list(examples()))
 def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

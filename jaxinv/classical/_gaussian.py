@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._differentiation import Implicit, Unrolled, check_differentiate
+from .._differentiation import check_differentiate
 from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb
@@ -13,9 +13,7 @@ from ..oracles import Gaussian
 
 
 @verb
-def gaussian(
-    likelihood: Likelihood, prior: Any, y: State, *, differentiate: Unrolled | Implicit | None = None
-) -> Solution:
+def gaussian(likelihood: Likelihood, prior: Any, y: State, *, differentiate: Any = None) -> Solution:
     """The exact posterior mean `E[x | y]` under a Gaussian prior, linear operator and Gaussian noise.
 
     With the mean and covariance of a training set it is the best affine reconstruction, in mean squared error: the

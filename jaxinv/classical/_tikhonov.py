@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
+from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._loop import iterate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
@@ -26,7 +26,7 @@ def tikhonov(
     max_steps: int = 500,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    differentiate: Unrolled | Implicit | None = None,
+    differentiate: Any = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * R(x)` for a quadratic `R`, by conjugate gradients.
 

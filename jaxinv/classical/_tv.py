@@ -1,11 +1,13 @@
 """Total variation by a primal-dual method."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
+from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._loop import ceiling, iterate, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
@@ -27,7 +29,7 @@ def tv(
     max_steps: int = 2000,
     rtol: Scalar = 1e-5,
     atol: Scalar = 0.0,
-    differentiate: Unrolled | Implicit | None = None,
+    differentiate: Any = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * TV(x)` by the primal-dual method of Chambolle and Pock.
 

@@ -10,7 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
+from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._keys import check_key
 from .._loop import ceiling, iterate, settled
 from .._prior import AbstractGenerativePrior
@@ -38,7 +38,7 @@ def reconstruct(
     max_steps: int = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
-    differentiate: Unrolled | Implicit | None = None,
+    differentiate: Any = None,
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x = G(z)`, by gradient steps on `z` from several starts.

@@ -178,3 +178,9 @@ def test_bad_images(metric, x, reference, words):
 def test_bad_options(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_psnr_of_a_set_is_the_mean_over_its_images():
+    images = jnp.stack([jnp.full((4, 4, 1), error) for error in (0.1, 0.01)])
+    # 20 and 40 dB; the PSNR of the whole array would be 23 dB.
+    np.testing.assert_allclose(metrics.psnr(images, jnp.zeros_like(images)), 30, rtol=1e-5)

@@ -247,3 +247,13 @@ def test_a_batch_of_priors():
     )
     expected = MEAN * (1 / (1 + np.asarray(scales)))[:, None, None, None]
     np.testing.assert_allclose(means, expected, rtol=1e-5)
+
+
+def test_from_samples_is_numpys_mean_and_covariance(key):
+    samples = jax.random.normal(key, (40, 3, 2, 1)) * jnp.arange(1.0, 7).reshape(1, 3, 2, 1)
+    prior = oracles.Gaussian.from_samples(samples)
+    flat = np.asarray(samples, float).reshape(40, 6)
+    np.testing.assert_allclose(prior.mean.ravel(), flat.mean(0), atol=1e-5)
+    np.testing.assert_allclose(prior.covariance, np.cov(flat.T), atol=1e-4)
+    with pytest.raises(ValueError, match="at least two"):
+        oracles.Gaussian.from_samples(samples[:1])
