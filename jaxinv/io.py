@@ -92,6 +92,10 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     path = os.fspath(path)
     temporary = _temporary_beside(path)
     try:
+        # A temporary file is for its owner only; the finished one has the permissions of any new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
