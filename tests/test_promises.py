@@ -80,7 +80,7 @@ def _vmap_cases():
             yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=marks)
 
 
-@pytest.mark.parametrize(("row", "dtype"), _vmap_cases())
+@pytest.mark.parametrize(("row", "dtype"), list(_vmap_cases()))
 def test_vmap_equals_loop(row, dtype):
     _, together, apart, _ = outcome(row, dtype)
     for i, solution in enumerate(apart):
