@@ -30,9 +30,12 @@ ORDER = [
 ]
 
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
+# Of verbs, each of which has an example.
+ROOMS = ("operators", "classical", "generative", "training", "subspace", "scale")
 LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
+    "_kernels/_linear_map.py": "sums of fixed length, over lines or views",
     "data/_raster.py": "phantoms, a sum over ellipses of fixed length",
 }
 
@@ -184,7 +187,7 @@ def test_every_operator_noise_and_verb_has_an_example():
     found = {parameter.id for parameter in examples()}
     for name, value in PUBLIC.items():
         module = name.split(".")[1]
-        verb = inspect.isfunction(value) and module in ("operators", "classical", "generative", "training")
+        verb = inspect.isfunction(value) and module in ROOMS
         noun = (
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")
         )

@@ -2,22 +2,20 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._kernels import smear
+from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb
 from ..operators._base import check_state
 from ..operators._fan_beam import FanBeam
-from ..operators._geometry import detector_positions
 from ..operators._parallel_beam import ParallelBeam
 from ._windows import AbstractWindow, RamLak
 
-# Entries of the index arrays that are worked on at once.
-_CHUNK = 2**20
 # A gap this many times the second largest is a wedge that was not measured; views at random rarely leave such a one.
 _MISSING = 3.0
 
@@ -84,20 +82,22 @@ def fbp(operator: Any, y: State, *, window: Any = RamLak()) -> Solution:  # noqa
 def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:
     weights = _view_weights(operator.angles, jnp.pi)
     y = _filter(y, operator.detector_spacing, window) * weights[:, None, None]
-    return _smear(y, operator.detector_coordinate(operator.angles.dtype), None)
+    return smear(operator.rays, y, *operator.placement(operator.angles.dtype))
 
 
 def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
     dtype = operator.angles.dtype
     source_detector = operator.source_origin + operator.origin_detector
-    s = detector_positions(operator.codomain.shape[1], operator.detector_spacing, operator.centre_offset)
+    num_detectors = operator.codomain.shape[1]
+    s = detector_positions(all_bins(num_detectors, dtype), num_detectors, operator.detector_spacing)
+    s = s[None] + operator.centre_offset
     cosine = source_detector / jnp.sqrt(source_detector**2 + s**2)
     # The filter acts on the detector as it would be, drawn towards the source, at the origin.
     spacing = operator.detector_spacing * operator.source_origin / source_detector
     weights = _view_weights(operator.angles, 2 * jnp.pi)
     weights = weights * jnp.clip(jnp.pi / jnp.sum(weights), 0.5, 1)
     y = _filter(y * cosine[:, :, None], spacing, window) * weights[:, None, None]
-    return _smear(y, operator.detector_coordinate(dtype), (operator.source_origin / operator.depth(dtype)) ** 2)
+    return smear(operator.rays, y, *operator.placement(dtype))
 
 
 def _view_weights(angles: Array, period: float) -> Array:
@@ -125,31 +125,3 @@ def _filter(y: Array, spacing: float, window: AbstractWindow) -> Array:
     response = response * window(jnp.asarray(n / (size // 2), dtype))
     filtered = jnp.fft.ifft(jnp.fft.fft(y, n=size, axis=1) * response[None, :, None], axis=1)[:, :num_detectors]
     return filtered.astype(y.dtype) if jnp.iscomplexobj(y) else filtered.real.astype(y.dtype)
-
-
-def _smear(views: Array, coordinate: Array, depth_weight: Array | None) -> Array:
-    """The sum over the views of what each pixel, at `coordinate` `(h, angles, w)` on the detector, sees of it."""
-    num_angles, num_detectors, c = views.shape
-    h, _, w = coordinate.shape
-    # A zero bin on either side: beyond the detector a view counts as zero.
-    flat = jnp.pad(views, ((0, 0), (1, 1), (0, 0))).reshape(-1, c)
-    base = jnp.arange(num_angles)[:, None] * (num_detectors + 2) + 1
-
-    @jax.checkpoint
-    def image_row(row: tuple[Array, ...]) -> Array:
-        k = jnp.clip(row[0], -1, num_detectors)
-        lower = jnp.minimum(jnp.floor(k), num_detectors - 1)
-        upper_weight = (k - lower)[..., None]
-        index = base + lower.astype(base.dtype)
-        values = (1 - upper_weight) * _gather(flat, index) + upper_weight * _gather(flat, index + 1)
-        if depth_weight is not None:
-            values = values * row[1][..., None]
-        return jnp.sum(values, axis=0)
-
-    batch_size = min(h, max(1, _CHUNK // (num_angles * w)))
-    rows = (coordinate,) if depth_weight is None else (coordinate, depth_weight)
-    return jax.lax.map(image_row, rows, batch_size=batch_size)
-
-
-def _gather(table: Array, index: Array) -> Array:
-    return table.at[index].get(mode="clip")

@@ -1,6 +1,5 @@
 """Fan-beam tomography."""
 
-import math
 from typing import Any
 
 import equinox as eqx
@@ -8,17 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._kernels import FanRays, back_project, project
+from .._kernels._beams import half_diagonal, padded_radius
 from .._types import State
 from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
-from ._geometry import (
-    check_angles,
-    check_count,
-    check_length,
-    detector_positions,
-    half_diagonal,
-    pixel_positions,
-)
-from ._joseph import Rays, back_project, make_rays, num_taps, project
+from ._geometry import check_angles, check_count, check_length
 
 
 class FanBeam(AbstractLinearOperator):
@@ -82,9 +75,9 @@ class FanBeam(AbstractLinearOperator):
         self.source_origin = check_length(source_origin, "source_origin", name)
         self.origin_detector = check_length(origin_detector, "origin_detector", name)
         self.pixel_size = check_length(pixel_size, "pixel_size", name)
-        radius = half_diagonal(shape, self.pixel_size)
+        radius = half_diagonal(shape[:2], self.pixel_size)
         for what, distance, least in (
-            ("source_origin", self.source_origin, _padded_radius(shape, self.pixel_size)),
+            ("source_origin", self.source_origin, padded_radius(shape[:2], self.pixel_size)),
             ("origin_detector", self.origin_detector, radius),
         ):
             if distance <= least:
@@ -100,54 +93,25 @@ class FanBeam(AbstractLinearOperator):
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
         dtype = jnp.result_type(x, self.angles)
-        return project(x.astype(dtype), self._rays(real_dtype(dtype)), self.codomain.shape)
+        return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
         dtype = jnp.result_type(y, self.angles)
-        nearest = self.detector_coordinate(real_dtype(dtype))
-        largest = self._largest_magnification()
-        taps = num_taps(self.pixel_size, self.detector_spacing, largest)
-        half_width = self.pixel_size * largest / self.detector_spacing
-        return back_project(y.astype(dtype), self._rays(real_dtype(dtype)), nearest, taps, half_width)
+        return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
-    def depth(self, dtype: Any) -> Array:
-        """How far each pixel is from the source, along the central ray of each view, `(h, angles, w)`."""
-        x, y = pixel_positions(self.domain.shape, self.pixel_size, dtype)
-        t = self.angles.astype(dtype)[None, :, None]
-        return self.source_origin - x * jnp.sin(t) + y * jnp.cos(t)
+    def placement(self, dtype: Any) -> tuple[Array, Array]:
+        """The angles, and the offset of the detector at each of them, `(angles,)`."""
+        return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
 
-    def detector_coordinate(self, dtype: Any) -> Array:
-        """Where each pixel falls on the detector of each view, in bins from bin 0, `(h, angles, w)`."""
-        x, y = pixel_positions(self.domain.shape, self.pixel_size, dtype)
-        t = self.angles.astype(dtype)[None, :, None]
-        magnification = (self.source_origin + self.origin_detector) / self.depth(dtype)
-        s = magnification * (x * jnp.cos(t) + y * jnp.sin(t)) - self.centre_offset.astype(dtype)
-        return s / self.detector_spacing + (self.codomain.shape[1] - 1) / 2
-
-    def _rays(self, dtype: Any) -> Rays:
-        t = self.angles.astype(dtype)[:, None]
-        cos, sin = jnp.cos(t), jnp.sin(t)
-        s = detector_positions(self.codomain.shape[1], self.detector_spacing, self.centre_offset.astype(dtype))
-        # In units of the distance from source to detector, so that the normal is near 1.
-        s = s / (self.source_origin + self.origin_detector)
-        # The ray to s has direction s (cos, sin) + (-sin, cos), and passes the origin at source_origin * s.
-        normal = (cos + s * sin, sin - s * cos)
-        length = jnp.sqrt(1 + s**2)
-        return make_rays(normal, length, self.source_origin * s, self.domain.shape, self.pixel_size)
-
-    def _largest_magnification(self) -> float:
-        """The largest `SDD / (L cos gamma)` over the image padded by one pixel, at any angle.
-
-        Two rays that cross a row or column one pixel apart are at most this many pixels apart on the detector; `L` is
-        the depth of the crossing, `gamma` the angle of the ray with the central one. It is attained on the circle
-        around the padded image: `sqrt(L^2 + xi^2) / L^2` with `L = so - r cos(phi)`, `xi = r sin(phi)`.
-        """
-        so, r = self.source_origin, _padded_radius(self.domain.shape, self.pixel_size)
-        cos = min(1.0, (so**2 + 2 * r**2) / (3 * so * r))
-        largest = math.sqrt(so**2 - 2 * so * r * cos + r**2) / (so - r * cos) ** 2
-        return (self.source_origin + self.origin_detector) * largest
-
-
-def _padded_radius(shape: tuple[int, ...], pixel_size: float) -> float:
-    return half_diagonal((shape[0] + 2, shape[1] + 2), pixel_size)
+    @property
+    def rays(self) -> FanRays:
+        """The static part of the geometry."""
+        return FanRays(
+            self.domain.shape[:2],
+            self.codomain.shape[1],
+            self.detector_spacing,
+            self.pixel_size,
+            self.source_origin,
+            self.origin_detector,
+        )

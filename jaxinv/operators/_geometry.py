@@ -58,25 +58,6 @@ def check_count(value: Any, what: str, name: str) -> int:
     return count
 
 
-def half_diagonal(shape: tuple[int, ...], pixel_size: float) -> float:
-    """The distance of the corners of the image from its centre."""
-    return pixel_size * math.hypot(shape[0], shape[1]) / 2
-
-
-def detector_positions(num_detectors: int, spacing: float, centre_offset: Array) -> Array:
-    """Where the bins lie on the detector, `(1, detectors)`."""
-    centred = (np.arange(num_detectors) - (num_detectors - 1) / 2) * spacing
-    return jnp.asarray(centred, centre_offset.dtype)[None] + centre_offset
-
-
-def pixel_positions(shape: tuple[int, ...], pixel_size: float, dtype: Any) -> tuple[Array, Array]:
-    """`x` of the columns, `(1, 1, w)`, and `y` of the rows, `(h, 1, 1)`."""
-    h, w, _ = shape
-    x = (np.arange(w) - (w - 1) / 2) * pixel_size
-    y = ((h - 1) / 2 - np.arange(h)) * pixel_size
-    return jnp.asarray(x, dtype)[None, None, :], jnp.asarray(y, dtype)[:, None, None]
-
-
 def _static(value: Any, kind: type, what: str, name: str) -> Any:
     if not is_concrete(value):
         raise ValueError(

@@ -8,17 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._kernels import ParallelRays, back_project, project
+from .._kernels._beams import half_diagonal
 from .._types import State
 from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
-from ._geometry import (
-    check_angles,
-    check_count,
-    check_length,
-    detector_positions,
-    half_diagonal,
-    pixel_positions,
-)
-from ._joseph import Rays, back_project, make_rays, num_taps, project
+from ._geometry import check_angles, check_count, check_length
 
 
 class ParallelBeam(AbstractLinearOperator):
@@ -76,7 +70,7 @@ class ParallelBeam(AbstractLinearOperator):
         self.pixel_size = check_length(pixel_size, "pixel_size", name)
         if num_detectors is None:
             # Less a little, lest rounding of a quotient that is an integer add a bin.
-            num_detectors = math.ceil(2 * half_diagonal(shape, self.pixel_size) / self.detector_spacing - 1e-6)
+            num_detectors = math.ceil(2 * half_diagonal(shape[:2], self.pixel_size) / self.detector_spacing - 1e-6)
         num_detectors = check_count(num_detectors, "num_detectors", name)
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
         self.codomain = jax.ShapeDtypeStruct((self.angles.shape[0], num_detectors, shape[2]), self.angles.dtype)
@@ -84,24 +78,18 @@ class ParallelBeam(AbstractLinearOperator):
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
         dtype = jnp.result_type(x, self.angles)
-        return project(x.astype(dtype), self._rays(real_dtype(dtype)), self.codomain.shape)
+        return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
         dtype = jnp.result_type(y, self.angles)
-        nearest = self.detector_coordinate(real_dtype(dtype))
-        taps = num_taps(self.pixel_size, self.detector_spacing)
-        half_width = self.pixel_size / self.detector_spacing
-        return back_project(y.astype(dtype), self._rays(real_dtype(dtype)), nearest, taps, half_width)
+        return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
-    def detector_coordinate(self, dtype: Any) -> Array:
-        """Where each pixel falls on the detector of each view, in bins from bin 0, `(h, angles, w)`."""
-        x, y = pixel_positions(self.domain.shape, self.pixel_size, dtype)
-        t = self.angles.astype(dtype)[None, :, None]
-        s = x * jnp.cos(t) + y * jnp.sin(t) - self.centre_offset.astype(dtype)
-        return s / self.detector_spacing + (self.codomain.shape[1] - 1) / 2
+    def placement(self, dtype: Any) -> tuple[Array, Array]:
+        """The angles, and the offset of the detector at each of them, `(angles,)`."""
+        return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
 
-    def _rays(self, dtype: Any) -> Rays:
-        t = self.angles.astype(dtype)[:, None]
-        s = detector_positions(self.codomain.shape[1], self.detector_spacing, self.centre_offset.astype(dtype))
-        return make_rays((jnp.cos(t), jnp.sin(t)), jnp.ones_like(t), s, self.domain.shape, self.pixel_size)
+    @property
+    def rays(self) -> ParallelRays:
+        """The static part of the geometry."""
+        return ParallelRays(self.domain.shape[:2], self.codomain.shape[1], self.detector_spacing, self.pixel_size)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv.operators import _joseph
+from jaxinv._kernels import _joseph, _joseph_reference
 from jaxinv.operators._fan_beam import FanBeam
 from jaxinv.operators._parallel_beam import ParallelBeam
 
@@ -155,17 +155,25 @@ def test_default_detector_sees_everything(shape, spacing):
 
 
 @pytest.mark.parametrize("beam", [parallel, fan])
-def test_chunks(beam, monkeypatch):
-    operator = beam((11, 6, 2))
-    x = jax.random.normal(jax.random.key(0), operator.domain.shape)
-    y = jax.random.normal(jax.random.key(1), operator.codomain.shape)
-    # Compiled here, as the size of a chunk is a constant of the program.
-    both = lambda: jax.jit(lambda: (operator(x), operator.adjoint(y)))()
-    whole = both()
-    # Chunks of three angles or rows, with a remainder, and of one.
-    for chunk in (600, 1):
-        monkeypatch.setattr(_joseph, "_CHUNK", chunk)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), both(), whole)
+@pytest.mark.parametrize("shape", [(11, 6), (5, 13)])
+def test_forms_agree(beam, shape, monkeypatch):
+    """The forms for processors and for accelerators, in chunks with a remainder, and the one that is differentiated."""
+    with jax.enable_x64(True):
+        operator = beam((*shape, 1), offset=0.3)
+        fast = _joseph._Joseph(operator.rays, len(ANGLES))
+        placement = operator.placement(jnp.float64)
+        x = jax.random.normal(jax.random.key(0), (*shape, 3))
+        y = jax.random.normal(jax.random.key(1), (*operator.codomain.shape[:2], 3))
+        forward = jax.jit(lambda: fast.reference(x, *placement))()
+        adjoint = jax.jit(lambda: fast.reference_transpose(y, *placement))()
+        # Terms at once: one, some with a remainder, all.
+        for wide, size in ((False, None), (True, 1), (True, 5 * 11 * 15 * 14 * 3), (True, 2**27)):
+            if wide:
+                monkeypatch.setattr(_joseph, "_WIDE", size)
+            both = jax.jit(lambda w=wide: (fast.forward(x, *placement, wide=w), fast.transpose(y, *placement, wide=w)))
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), both(), (forward, adjoint))
+        monkeypatch.setattr(_joseph_reference, "_CHUNK", 600)
+        np.testing.assert_allclose(jax.jit(lambda: fast.reference(x, *placement))(), forward, atol=1e-12)
 
 
 @pytest.mark.parametrize("beam", [parallel, fan])

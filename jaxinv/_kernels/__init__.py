@@ -1,0 +1,6 @@
+"""What must be fast: primitives with a form for each platform, behind the operators and the networks."""
+
+from ._beams import FanRays as FanRays, ParallelRays as ParallelRays
+from ._convolution import conv_general_dilated as conv_general_dilated, conv_transpose as conv_transpose
+from ._joseph import back_project as back_project, project as project
+from ._smear import smear as smear

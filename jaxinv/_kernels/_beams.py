@@ -1,0 +1,174 @@
+"""The static geometry of the two tomographs: where their rays run, and how far they are from the pixels.
+
+Images are `(h, w)`, views `(angles, detectors)`. `t` is the angle of a view, `offset` where the middle of its detector
+lies: the forward projection and its adjoint get the rays of bins from one function of them, and so agree to rounding.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+# At exact odd multiples of pi/4 rounding would decide between rows and columns, differently in each program and dtype.
+_STEEP = 1 - 1e-4
+
+
+class Rays(eqx.Module):
+    """Rays in units of pixels; the fields broadcast against each other.
+
+    - `steep`: whether the ray steps along rows, `i` being the row and `j` the column; else they change places.
+    - `start`, `slope`, `inverse`: it crosses line `i` at pixel `j = (start + slope * i) * inverse`, where both count
+      from the middle `(n - 1) / 2`: of small numbers float32 resolves more.
+    - `weight`: the length of a step, in the unit of `pixel_size`.
+    """
+
+    steep: Array
+    start: Array
+    slope: Array
+    inverse: Array
+    weight: Array
+
+    def crossing(self, line: Array) -> Array:
+        """At which pixel the rays cross a line; both directions of the projection take it from here."""
+        return (self.start + self.slope * line) * self.inverse
+
+
+@dataclasses.dataclass(frozen=True)
+class ParallelRays:
+    """The lines `x cos t + y sin t = s`."""
+
+    shape: tuple[int, int]
+    num_detectors: int
+    detector_spacing: float
+    pixel_size: float
+
+    def rays(self, bins: Array, t: Array, offset: Array) -> Rays:
+        """The rays to `bins`, counted from number `num_detectors // 2`."""
+        s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
+        return _make_rays((jnp.cos(t), jnp.sin(t)), jnp.ones_like(t), s / self.pixel_size, self.pixel_size)
+
+    def coordinate(self, t: Array, offset: Array) -> Array:
+        """Where each pixel falls on the detector of one view, in bins from number `num_detectors // 2`, `(h, w)`."""
+        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
+        s = x * jnp.cos(t) + y * jnp.sin(t) - offset
+        return s / self.detector_spacing + half_step(self.num_detectors)
+
+    @property
+    def half_width(self) -> float:
+        """How far on the detector, in bins, the rays reach that pass within one pixel of a pixel, at most."""
+        return self.pixel_size / self.detector_spacing
+
+
+@dataclasses.dataclass(frozen=True)
+class FanRays:
+    """The lines from the source, at `(sin t, -cos t) * source_origin`, to the bins of a flat detector."""
+
+    shape: tuple[int, int]
+    num_detectors: int
+    detector_spacing: float
+    pixel_size: float
+    source_origin: float
+    origin_detector: float
+
+    def rays(self, bins: Array, t: Array, offset: Array) -> Rays:
+        """The rays to `bins`, counted from number `num_detectors // 2`."""
+        s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
+        # The ray has direction s (cos, sin) + (-sin, cos), and passes the origin at the distance source_origin * s.
+        s = s / self._source_detector
+        cos, sin = jnp.cos(t), jnp.sin(t)
+        distance = (self.source_origin / self.pixel_size) * s
+        return _make_rays((cos + s * sin, sin - s * cos), jnp.sqrt(1 + s**2), distance, self.pixel_size)
+
+    def coordinate(self, t: Array, offset: Array) -> Array:
+        """Where each pixel falls on the detector of one view, in bins from number `num_detectors // 2`, `(h, w)`."""
+        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
+        s = (self._source_detector / self.depth(t)) * (x * jnp.cos(t) + y * jnp.sin(t)) - offset
+        return s / self.detector_spacing + half_step(self.num_detectors)
+
+    def depth(self, t: Array) -> Array:
+        """How far each pixel is from the source, along the central ray of the view, `(h, w)`."""
+        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
+        return self.source_origin - x * jnp.sin(t) + y * jnp.cos(t)
+
+    @property
+    def half_width(self) -> float:
+        """How far on the detector, in bins, the rays reach that pass within one pixel of a pixel, at most.
+
+        Two rays that cross a row or column one pixel apart are `SDD / (L cos gamma)` pixels apart on the detector; `L`
+        is the depth of the crossing, `gamma` the angle of the ray with the central one. The largest such value over the
+        image padded by a pixel, at any angle, is attained on the circle around it, where that is
+        `sqrt(L^2 + xi^2) / L^2` with `L = so - r cos(phi)`, `xi = r sin(phi)`.
+        """
+        so, r = self.source_origin, padded_radius(self.shape, self.pixel_size)
+        cos = min(1.0, (so**2 + 2 * r**2) / (3 * so * r))
+        largest = math.sqrt(so**2 - 2 * so * r * cos + r**2) / (so - r * cos) ** 2
+        return self.pixel_size * self._source_detector * largest / self.detector_spacing
+
+    @property
+    def _source_detector(self) -> float:
+        return self.source_origin + self.origin_detector
+
+
+Beam = ParallelRays | FanRays
+
+
+def num_taps(beam: Beam) -> int:
+    """How many rays of one view, at most, pass within one pixel of a pixel.
+
+    So many integers fit in an open interval of twice the half width; less a little, lest rounding add one. Where
+    rounding moves the interval, the ray that is left out has a weight of the size of rounding.
+    """
+    return math.ceil(2 * beam.half_width * (1 - 1e-6))
+
+
+def all_rays(beam: Beam, angles: Array, offsets: Array) -> Rays:
+    """The rays of all views, the fields `(angles, detectors)` or `(angles, 1)`."""
+    return beam.rays(all_bins(beam.num_detectors, angles.dtype)[None], angles[:, None], offsets[:, None])
+
+
+def all_bins(num_detectors: int, dtype: Any) -> Array:
+    """The bins, counted from number `num_detectors // 2`."""
+    return jnp.arange(num_detectors, dtype=dtype) - num_detectors // 2
+
+
+def detector_positions(bins: Array, num_detectors: int, spacing: float) -> Array:
+    """How far `bins`, counted from number `num_detectors // 2`, are from the middle of the detector."""
+    return (bins - half_step(num_detectors)) * spacing
+
+
+def half_diagonal(shape: tuple[int, int], pixel_size: float) -> float:
+    """The distance of the corners of the image from its centre."""
+    return pixel_size * math.hypot(*shape) / 2
+
+
+def padded_radius(shape: tuple[int, int], pixel_size: float) -> float:
+    """The distance of the corners from the centre of the image with a ring of pixels around it."""
+    return half_diagonal((shape[0] + 2, shape[1] + 2), pixel_size)
+
+
+def _pixel_positions(shape: tuple[int, int], pixel_size: float, dtype: Any) -> tuple[Array, Array]:
+    # x of the columns, (1, w), and y of the rows, (h, 1).
+    h, w = shape
+    x = (np.arange(w) - (w - 1) / 2) * pixel_size
+    y = ((h - 1) / 2 - np.arange(h)) * pixel_size
+    return jnp.asarray(x, dtype)[None, :], jnp.asarray(y, dtype)[:, None]
+
+
+def half_step(count: int) -> float:
+    """The middle of so many pixels or bins, counted from number `count // 2` of them: 0 or -1/2."""
+    return (count - 1) / 2 - count // 2
+
+
+def _make_rays(normal: tuple[Array, Array], length: Array, distance: Array, pixel_size: float) -> Rays:
+    """The rays `x normal_x + y normal_y = distance`, in pixels, where `length` is that of the normal."""
+    normal_x, normal_y = normal
+    steep = jnp.abs(normal_x) >= _STEEP * jnp.abs(normal_y)
+    inverse = 1 / jnp.where(steep, normal_x, normal_y)
+    # Rows count downwards, against y.
+    start = jnp.where(steep, distance, -distance)
+    slope = jnp.where(steep, normal_y, normal_x)
+    return Rays(steep, start, slope, inverse, pixel_size * length * jnp.abs(inverse))

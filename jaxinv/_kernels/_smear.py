@@ -1,0 +1,70 @@
+"""Views smeared back along their rays, with linear interpolation: the back-projection of filtered views."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ._beams import Beam, FanRays
+from ._linear_map import accumulate, apply
+
+# As in `_joseph`.
+_UNROLL = 8
+_WIDE = 2**27
+
+
+def smear(beam: Beam, views: Array, angles: Array, offsets: Array) -> Array:
+    """The sum over the views `(angles, detectors, c)` of what each pixel sees of them, `(h, w, c)`.
+
+    A view of a fan beam counts as `(source_origin / depth)^2`. Beyond the detector a view counts as zero.
+    """
+    return apply(_Smear(beam, angles.shape[0]), views, angles, offsets)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Smear:
+    beam: Beam
+    num_angles: int
+
+    @property
+    def input_shape(self) -> tuple[int, int]:
+        return self.num_angles, self.beam.num_detectors
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        return self.beam.shape
+
+    def forward(self, x: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
+        beam, last = self.beam, self.beam.num_detectors
+        padded = jnp.pad(x, ((0, 0), (2, 2), (0, 0)))
+
+        # Rematerialised, so that differentiation keeps no index and weight of any view.
+        @jax.checkpoint
+        def seen(item: tuple[Array, ...]) -> Array:
+            view, t, offset = item
+            coordinate = beam.coordinate(t, offset)
+            lower = jnp.floor(coordinate)
+            index = jnp.clip(last // 2 + lower.astype(jnp.int32), -2, last) + 2
+            bin, beside = _gather(view, index), _gather(view, index + 1)
+            value = bin + (coordinate - lower)[..., None] * (beside - bin)
+            return value * (beam.source_origin / beam.depth(t))[..., None] ** 2 if isinstance(beam, FanRays) else value
+
+        init = jnp.zeros_like(x, shape=(*self.output_shape, x.shape[-1]))
+        chunk = max(1, _WIDE // math.prod(init.shape)) if wide else _UNROLL
+        return accumulate(seen, init, (padded, angles, offsets), chunk=chunk, wide=wide)
+
+    def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
+        example = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
+        return jax.linear_transpose(lambda x: self.forward(x, angles, offsets, wide=wide), example)(y)[0]
+
+    def reference(self, x: Array, angles: Array, offsets: Array) -> Array:
+        return self.forward(x, angles, offsets, wide=False)
+
+    def reference_transpose(self, y: Array, angles: Array, offsets: Array) -> Array:
+        return self.transpose(y, angles, offsets, wide=False)
+
+
+def _gather(table: Array, index: Array) -> Array:
+    return table.at[index].get(mode="promise_in_bounds")

@@ -1,0 +1,22 @@
+"""What a primitive needs to work inside `jax.shard_map`."""
+
+import jax
+from jaxtyping import Array
+
+
+def same_varying(*operands: Array) -> tuple[Array, ...]:
+    """The operands, all of them varying over every axis of the mesh that one of them varies over.
+
+    Inside `jax.shard_map` the type of an array says along which axes of the mesh its value differs, and a primitive
+    takes operands of one such type. Elsewhere nothing happens.
+    """
+    axes = frozenset().union(*(_axes(operand) for operand in operands))
+    return tuple(_vary(operand, tuple(sorted(axes - _axes(operand)))) for operand in operands)
+
+
+def _axes(operand: Array) -> frozenset:
+    return jax.typeof(operand).manual_axis_type.varying
+
+
+def _vary(operand: Array, axes: tuple) -> Array:
+    return jax.lax.pcast(operand, axes, to="varying") if axes else operand
