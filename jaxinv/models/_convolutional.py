@@ -1,0 +1,115 @@
+"""The blocks of convolutional networks, all of them on the convolution of `jaxinv._kernels`."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx.nn.dtypes import promote_dtype
+from jaxtyping import Array, Float
+
+from .._kernels import conv_general_dilated, conv_transpose
+
+# Of a group normalisation, where the width allows.
+_GROUPS = 8
+# The largest angular frequency of a time embedding, for times in [0, 1]; the smallest is 1.
+_FASTEST = 1000.0
+
+
+def convolution(
+    into: int, out: int, size: int = 3, *, stride: int = 1, zero: bool = False, rngs: nnx.Rngs, **options: Any
+) -> nnx.Conv:
+    """A `size x size` convolution, `(n, h, w, into) -> (n, ceil(h / stride), ceil(w / stride), out)`.
+
+    - `zero`: starts from weights that are zero.
+    - `options`: of `flax.nnx.Conv`; the padding is `"SAME"` unless they say otherwise.
+    """
+    if zero:
+        options["kernel_init"] = nnx.initializers.zeros_init()
+    strides = (stride, stride)
+    return nnx.Conv(into, out, (size, size), strides, conv_general_dilated=conv_general_dilated, rngs=rngs, **options)
+
+
+class TransposedConvolution(nnx.Module):
+    """`flax.nnx.ConvTranspose`, which cannot be given a convolution: `(n, h, w, into) -> (n, stride h, stride w, out)`.
+
+    - `padding`: `"SAME"`, or `"VALID"` for the size `stride (h - 1) + max(size, stride)`.
+    """
+
+    def __init__(self, into: int, out: int, size: int = 4, *, stride: int = 2, padding: str = "SAME", rngs: nnx.Rngs):
+        self.stride, self.padding = stride, padding
+        shape = (size, size, into, out)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32))
+
+    def __call__(self, x: Float[Array, "n h w into"]) -> Float[Array, "n hh ww out"]:
+        x, kernel, bias = promote_dtype((x, self.kernel[...], self.bias[...]))
+        return conv_transpose(x, kernel, (self.stride, self.stride), self.padding) + bias.reshape(1, 1, 1, -1)
+
+
+class Downsampling(nnx.Module):
+    """A 3 x 3 convolution at every second pixel: `(n, h, w, into) -> (n, ceil(h / 2), ceil(w / 2), out)`."""
+
+    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
+        self.layer = convolution(into, out, stride=2, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w into"]) -> Float[Array, "n hh ww out"]:
+        return self.layer(x)
+
+
+class Upsampling(nnx.Module):
+    """Every pixel four times, cut to `size`, and a 3 x 3 convolution: `(n, h, w, into) -> (n, *size, out)`."""
+
+    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
+        self.layer = convolution(into, out, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "n h w into"], size: tuple[int, int]) -> Float[Array, "n hh ww out"]:
+        n, h, w, c = x.shape
+        x = jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+        return self.layer(x[:, : size[0], : size[1]])
+
+
+class TimeEmbedding(nnx.Module):
+    """Sines and cosines of a time in `[0, 1]` at geometric frequencies, and a dense layer: `(n,) -> (n, width)`."""
+
+    def __init__(self, width: int, *, num_frequencies: int = 32, rngs: nnx.Rngs):
+        self.num_frequencies = num_frequencies
+        self.layer = nnx.Linear(2 * num_frequencies, width, rngs=rngs)
+
+    def __call__(self, t: Float[Array, " n"]) -> Float[Array, "n width"]:
+        frequencies = jnp.asarray(_FASTEST, t.dtype) ** jnp.linspace(0, 1, self.num_frequencies, dtype=t.dtype)
+        angles = t[:, None] * frequencies[None, :]
+        return jax.nn.silu(self.layer(jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)))
+
+
+class ResidualBlock(nnx.Module):
+    """Two 3 x 3 convolutions beside a short cut, `(n, h, w, into) -> (n, h, w, out)`.
+
+    Each after a group normalisation and SiLU; the second normalisation is scaled and shifted by the embedding of time,
+    `(n, embedded)`.
+    """
+
+    def __init__(self, into: int, out: int, embedded: int, *, rngs: nnx.Rngs):
+        self.norms = nnx.List([normalisation(into, rngs=rngs), normalisation(out, rngs=rngs)])
+        self.layers = nnx.List([convolution(into, out, rngs=rngs), convolution(out, out, rngs=rngs)])
+        self.modulation = nnx.Linear(embedded, 2 * out, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
+        self.shortcut = convolution(into, out, 1, rngs=rngs) if into != out else None
+
+    def __call__(self, x: Float[Array, "n h w into"], time: Float[Array, "n embedded"]) -> Float[Array, "n h w out"]:
+        hidden = self.layers[0](jax.nn.silu(self.norms[0](x)))
+        scale, shift = jnp.split(self.modulation(time)[:, None, None, :], 2, axis=-1)
+        hidden = self.layers[1](jax.nn.silu(self.norms[1](hidden) * (1 + scale) + shift))
+        return hidden + (x if self.shortcut is None else self.shortcut(x))
+
+
+def normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """A group normalisation of `width` channels: no statistic is kept, none is taken over the batch."""
+    return nnx.GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
+
+
+def check_count(value: Any, name: str) -> int:
+    """A static integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
+    return value
