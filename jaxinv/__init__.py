@@ -12,6 +12,8 @@ from . import (
     oracles as oracles,
     plotting as plotting,
     regularisers as regularisers,
+    scale as scale,
+    subspace as subspace,
     training as training,
 )
 from ._differentiation import Implicit as Implicit, Unrolled as Unrolled

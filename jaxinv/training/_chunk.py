@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from .._types import Key
 from ..io import leaf_names
+from ._mesh import everywhere, rows
 
 
 class Split(eqx.Module):
@@ -59,6 +61,7 @@ class Setting(eqx.Module):
     loss_key: Key
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
 
 
 def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
@@ -95,6 +98,9 @@ def run_chunk(setting: Setting, carry: Carry, num_steps: Array, chunk_size: int)
 
     first = (jnp.zeros((), jnp.int32), carry, losses, jnp.ones((), bool))
     index, carry, losses, finite = jax.lax.while_loop(lambda state: (state[0] < num_steps) & state[3], body, first)
+    if setting.mesh is not None:
+        # As they came in, or the next chunk would be compiled for another layout.
+        carry = jax.lax.with_sharding_constraint(carry, everywhere(setting.mesh))
     return carry, losses, index - (~finite).astype(jnp.int32)
 
 
@@ -129,7 +135,7 @@ def evaluate(setting: Setting, weights: dict[str, Array], data: PyTree[Array], c
 
     def one(index):
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, index * size, size), data)
-        return scalar_loss(setting.loss, model, batch, jax.random.fold_in(key, index))
+        return scalar_loss(setting.loss, model, _spread(setting, batch), jax.random.fold_in(key, index))
 
     total = size * jnp.sum(jax.lax.map(one, jnp.arange(whole, dtype=jnp.int32)))
     rest = count - whole * size
@@ -163,6 +169,7 @@ def _step(setting: Setting, carry: Carry) -> tuple[Carry, Array]:
     )
     indices = jax.lax.dynamic_slice_in_dim(order, position * setting.batch_size, setting.batch_size)
     batch = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), setting.data)
+    batch = _spread(setting, batch)
     key = jax.random.fold_in(setting.loss_key, carry.step)
     loss, gradient = jax.value_and_grad(
         lambda weights: scalar_loss(setting.loss, setting.model.merge(weights), batch, key)
@@ -176,6 +183,13 @@ def _step(setting: Setting, carry: Carry) -> tuple[Carry, Array]:
     decay = jnp.minimum(setting.ema, (1 + step) / (10 + step))
     average = {name: _mix(decay, carry.average[name], weights[name]) for name in carry.average}
     return Carry(weights, state, average, order, step), loss
+
+
+def _spread(setting: Setting, batch: PyTree[Array]) -> PyTree[Array]:
+    # A validation set smaller than a batch may not be divisible; then every device computes the whole.
+    if setting.mesh is None or len(jax.tree.leaves(batch)[0]) % setting.mesh.size:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, rows(setting.mesh))
 
 
 def _mix(decay: Array, old: Array, new: Array) -> Array:

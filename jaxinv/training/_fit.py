@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from ..operators._base import is_concrete
 from ._checkpoint import Checkpoint, Run
 from ._chunk import Setting, all_finite, evaluate, last_good, run_chunk, split, start
 from ._data import check_data, fingerprint
+from ._mesh import check_mesh, everywhere, gathered
 
 
 def fit(
@@ -35,6 +37,7 @@ def fit(
     checkpoint: str | os.PathLike | None = None,
     progress: Any = None,
     chunk_size: Any = None,
+    mesh: Any = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Minimise a loss over the weights of a model, by stochastic gradients.
 
@@ -64,6 +67,9 @@ def fit(
         `optimiser` of your own it cannot see.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
     - `chunk_size`: steps per compiled call. Default: a 50th of `num_steps`, at most 1000.
+    - `mesh`: a `jax.sharding.Mesh`. Each batch is cut into one piece for each of its devices, so their number divides
+        `batch_size`; weights and data are on every device. The loss and its keys stay those of the whole batch, so it
+        is the same run to rounding, and a checkpoint goes on with another mesh, or none.
 
     **Returns:** the trained model, and the history, a dict: `loss` of every step; `validation` and `validation_steps`;
     `seconds`, compilation included; `resumed_from`, the step of the checkpoint or 0; `result`, a member of `RESULTS`:
@@ -102,6 +108,12 @@ def fit(
     data, count = check_data(data, "data")
     if batch_size > count:
         raise ValueError(f"`batch_size` is {batch_size}, more than the {count} examples of `data`.")
+    mesh = check_mesh(mesh)
+    if mesh is not None and batch_size % mesh.size:
+        raise ValueError(
+            f"`batch_size` is {batch_size}, which the {mesh.size} devices of `mesh` do not divide; take a multiple of "
+            f"{mesh.size}, such as {-(-batch_size // mesh.size) * mesh.size}."
+        )
     chunk_size = _check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
     if ema is not None and not 0 <= ema < 1:
         raise ValueError(f"`ema` must be in [0, 1), such as .999; got {ema!r}.")
@@ -130,6 +142,7 @@ def fit(
         loss_key=loss_key,
         batch_size=batch_size,
         count=count,
+        mesh=mesh,
     )
     run = Run(start(setting, weights, ema is not None))
     file = None
@@ -154,6 +167,8 @@ def fit(
                 f"The checkpoint {checkpoint} has done {run.step} steps, more than `num_steps={num_steps}`."
             )
     resumed_from, earlier = run.step, run.seconds
+    if mesh is not None:
+        setting, run.carry, judged = eqx.filter_shard((setting, run.carry, judged), everywhere(mesh))
 
     meter = None if progress is None else progress.init()
     try:
@@ -185,7 +200,8 @@ def fit(
         "resumed_from": resumed_from,
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
-    return rest.merge(run.best or run.weights()), history
+    weights = run.best or run.weights()
+    return rest.merge(weights if mesh is None else gathered(weights)), history
 
 
 def _check_count(value: Any, name: str) -> int:

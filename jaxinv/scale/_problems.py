@@ -1,0 +1,151 @@
+"""What `solve_many` is given, taken apart: arrays that are mapped, arrays that are shared, and what is static."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from ..io import leaf_names
+from ..operators._base import is_concrete
+
+ON_THE_HOST = (
+    "`solve_many` runs on the host and cannot be called inside `jax.jit`, `jax.vmap` or `jax.grad`. There, call "
+    "`jax.vmap(solve)(problems)`."
+)
+_SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Everything about `(solve, problems)` but the values of arrays. Hashable: compiled programs are found by it."""
+
+    treedef: Any
+    static: tuple[Any, ...]  # for each leaf: what it is if it is no array, with its type, for 1 == True; or None
+    shared: tuple[bool, ...]  # for each leaf that is an array: whether it belongs to `solve`
+    keys: tuple[Any, ...]  # for each mapped array: the generator if it is one of random keys, or None
+    mesh: Mesh | None
+
+    def merge(self, shared: list, mapped: list) -> tuple[Callable, PyTree]:
+        """`solve`, and one problem, of their arrays."""
+        ours = (a if k is None else jax.random.wrap_key_data(a, impl=k) for a, k in zip(mapped, self.keys, strict=True))
+        theirs, roles = iter(shared), iter(self.shared)
+        leaves = [s[1] if s is not None else next(theirs) if next(roles) else next(ours) for s in self.static]
+        return jax.tree.unflatten(self.treedef, leaves)
+
+
+def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[Setting, list, list[np.ndarray], int]:
+    """The setting, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
+
+    **Raises:** `ValueError` for what cannot be mapped, naming the leaf.
+    """
+    _check_solve(solve)
+    leaves, treedef = jax.tree.flatten((solve, problems))
+    own = len(jax.tree.leaves(solve))
+    names = ["solve"] * own + leaf_names(problems)
+    # Inside `jax.jit` every new array is a tracer.
+    if not is_concrete(jnp.zeros(()), *leaves):
+        raise ValueError(ON_THE_HOST)
+    static = tuple(
+        None if _is_array(leaf) else (type(leaf), _hashable(leaf, name))
+        for leaf, name in zip(leaves, names, strict=True)
+    )
+    arrays = [(i < own, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    mapped = [(name, leaf) for is_shared, name, leaf in arrays if not is_shared]
+    count = _check_leading(mapped)
+    for name, leaf in mapped:
+        if not (is_key(leaf) or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
+            raise ValueError(f"`problems`: {_named(name)} has the dtype {leaf.dtype}, which JAX does not compute with.")
+    setting = Setting(
+        treedef=treedef,
+        static=static,
+        shared=tuple(is_shared for is_shared, _, _ in arrays),
+        keys=tuple(jax.random.key_impl(leaf) if is_key(leaf) else None for _, leaf in mapped),
+        mesh=mesh,
+    )
+    shared = [leaf for is_shared, _, leaf in arrays if is_shared]
+    return setting, shared, [to_host(leaf) for _, leaf in mapped], count
+
+
+def to_host(leaf: Any) -> np.ndarray:
+    """An array in host memory, without a copy where it is there already; random keys as their data."""
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+
+
+def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:
+    """The problems from `start`; behind the last one it stands repeated, so that there are always `lanes`."""
+    parts = [array[start : start + lanes] for array in arrays]
+    missing = lanes - len(parts[0])
+    return [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts] if missing else parts
+
+
+def describe(problems: PyTree) -> str:
+    """Names, dtypes and shapes of one problem's arrays."""
+    named = zip(leaf_names(problems), jax.tree.leaves(problems), strict=True)
+    shown = [f"{name or 'the array'}: {a.dtype}{list(a.shape[1:])}" for name, a in named if _is_array(a)]
+    return ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
+
+
+def _check_solve(solve: Any) -> None:
+    if not callable(solve):
+        raise ValueError(f"`solve` must be a function of one problem; got {type(solve).__name__}.")
+    try:
+        signature = inspect.signature(solve)
+    except ValueError:
+        return  # some functions written in C have none
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise ValueError(
+            f"`solve` must be a function of one problem, called as `solve(problem)`; its arguments are {signature}: "
+            f"{error}. Put all that differs from problem to problem into `problems`, and bind the rest: "
+            "`lambda problem: verb(likelihood, problem['y'], weight=problem['weight'])`."
+        ) from error
+
+
+def _check_leading(mapped: list[tuple[str, Any]]) -> int:
+    if not mapped:
+        raise ValueError("`problems` holds no array; the problems are along the first axis of its arrays.")
+    counts = [leaf.shape[0] if leaf.ndim else None for _, leaf in mapped]
+    usual = max(counts, key=counts.count)
+    if usual is None or counts.count(usual) < len(counts):
+        clear = usual is not None and 2 * counts.count(usual) > len(counts)
+        odd = [f"{_named(name)} {list(a.shape)}" for name, a in mapped if not clear or a.shape[:1] != (usual,)]
+        raise ValueError(
+            "Every array of `problems` must have the problems along its first axis, the same number of them; "
+            f"{f'most have {usual}, these do not' if clear else 'got'}: {', '.join(odd[:_SHOWN])}"
+            f"{' ...' if len(odd) > _SHOWN else ''}. What all problems share belongs to `solve`: bind it by "
+            "`jax.tree_util.Partial(solve, shared)`, or let `solve` close over it."
+        )
+    if usual == 0:
+        raise ValueError("`problems` is empty: there are 0 along the first axis.")
+    return usual
+
+
+def _hashable(leaf: Any, name: str) -> Any:
+    try:
+        hash(leaf)
+    except TypeError as error:
+        raise ValueError(
+            f"{_named(name)} is a {type(leaf).__name__}, neither an array nor hashable; it would compile anew at every "
+            "call. Make it an array, or leave it out of `problems`."
+        ) from error
+    return leaf
+
+
+def _named(name: str) -> str:
+    return name or "the array"
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array is one of typed random keys."""
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

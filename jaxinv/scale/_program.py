@@ -1,0 +1,74 @@
+"""The one compiled program that all chunks of problems go through."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import PyTree
+
+from ..io import leaf_names
+from ..training._mesh import everywhere, rows
+from ._problems import ON_THE_HOST, Setting, describe
+
+# What a function raises that is called with something it is not made for.
+_MISUSE = (TypeError, ValueError, IndexError, KeyError, AttributeError)
+
+
+def compile_chunk(setting: Setting, shared: list, mapped: list[np.ndarray], lanes: int, problems: PyTree) -> Any:
+    """The program for `lanes` problems at once. The second time it comes from the cache of `jax.jit`.
+
+    **Raises:** `ValueError` if `solve` is not a function of one problem that returns arrays.
+    """
+    where = None if setting.mesh is None else rows(setting.mesh)
+    structs = [
+        jax.ShapeDtypeStruct((lanes, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype), sharding=where)
+        for a in mapped
+    ]
+    try:
+        traced = _run.trace(setting, shared, structs)
+    except _MISUSE as error:
+        raise ValueError(
+            "`solve` must be a function of ONE problem, without the leading axis, that returns a pytree of arrays. "
+            f"Called with one problem ({describe(problems)}), it raised {type(error).__name__}: {error}"
+        ) from error
+    # What is closed over becomes a constant, but if it is traced an argument.
+    if len(traced.jaxpr.in_avals) > len(shared) + len(mapped):
+        raise ValueError(f"{ON_THE_HOST} `solve` closes over a traced value of such a transformation.")
+    return traced.lower().compile()
+
+
+def place(setting: Setting, shared: list) -> list:
+    """The arrays that all problems share, on every device."""
+    return shared if setting.mesh is None else jax.device_put(shared, everywhere(setting.mesh))
+
+
+def put(setting: Setting, part: list[np.ndarray]) -> list:
+    """One chunk of problems on its devices."""
+    return jax.device_put(part, None if setting.mesh is None else rows(setting.mesh))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _run(setting: Setting, shared: list, mapped: list) -> PyTree:
+    def one(shared, mapped):
+        solve, problem = setting.merge(shared, mapped)
+        return _check_arrays(solve(problem))
+
+    lanes = jax.vmap(one, in_axes=(None, 0))
+    if setting.mesh is not None:
+        # Not a sharded `jax.jit`: there the devices would share one loop, and each step of it would wait for all.
+        cut = PartitionSpec(setting.mesh.axis_names)
+        lanes = jax.shard_map(lanes, mesh=setting.mesh, in_specs=(PartitionSpec(), cut), out_specs=cut, check_vma=False)
+    return lanes(shared, mapped)
+
+
+def _check_arrays(outcome: PyTree) -> PyTree:
+    named = list(zip(leaf_names(outcome), jax.tree.leaves(outcome), strict=True))
+    for name, leaf in named:
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            raise ValueError(f"it returns a {type(leaf).__name__}{name and f' at {name}'}, which is not an array.")
+    if not named:
+        raise ValueError("it returns no array. Return what is to be kept, a `Solution` for instance.")
+    return jax.tree.map(jnp.asarray, outcome)

@@ -1,0 +1,43 @@
+"""The devices that work is spread over."""
+
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import PyTree
+
+
+def check_mesh(mesh: Any) -> Mesh | None:
+    """The mesh with axes of type `Auto`, or `None` for none.
+
+    **Raises:** `ValueError` for anything but a mesh of devices of this process.
+    """
+    if mesh is None:
+        return None
+    if not isinstance(mesh, Mesh):
+        raise ValueError(
+            f"`mesh` must be a `jax.sharding.Mesh`, such as `jax.make_mesh((n,), ('devices',), "
+            f"axis_types=(jax.sharding.AxisType.Auto,))` with n = `jax.device_count()`; got {type(mesh).__name__}."
+        )
+    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+        raise ValueError(
+            f"`mesh` holds devices of other processes, and the results are collected in this one; make it of "
+            f"`jax.local_devices()`. Got {mesh}."
+        )
+    # `make_mesh` may give axes of type `Explicit`, which demand a sharding of every operation inside.
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def rows(mesh: Mesh) -> NamedSharding:
+    """The first axis is cut into one piece for each device, whatever the axes of the mesh."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+
+
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Every device holds the whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """The same values on the default device, committed to none."""
+    return jax.tree.map(lambda leaf: jax.numpy.asarray(jax.device_get(leaf)), tree)

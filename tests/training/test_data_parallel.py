@@ -1,0 +1,111 @@
+"""Training with the batch spread over devices is the same run, to rounding."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from jaxinv.generative import vae_loss
+from jaxinv.models import VAE
+from jaxinv.training import fit
+
+SHAPE = (5, 4, 1)
+DATA = np.random.default_rng(0).uniform(size=(50, *SHAPE))
+# Random inside: it draws from the key for the whole batch.
+LOSS = vae_loss()
+
+two = pytest.mark.skipif(jax.device_count() < 2, reason="there is one device; XLA_FLAGS can simulate two")
+
+
+class Interrupt(diffrax.AbstractProgressMeter):
+    """Stops the run after its first chunk."""
+
+    def init(self):
+        return jnp.zeros(())
+
+    def step(self, state, progress):
+        raise KeyboardInterrupt
+
+    def close(self, state):
+        pass
+
+
+def _mesh(names=("devices",), types=AxisType.Auto):
+    shape = (2,) + (1,) * (len(names) - 1)
+    return jax.make_mesh(shape, names, axis_types=(types,) * len(names), devices=jax.devices()[:2])
+
+
+def _fit(loss=LOSS, **options):
+    model = VAE(SHAPE, 2, widths=(6,), rngs=nnx.Rngs(0))
+    model = jax.tree.map(lambda leaf: leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, model)
+    options = {"key": jax.random.key(7), "num_steps": 25, "batch_size": 8, "chunk_size": 10, **options}
+    return fit(model, loss, DATA, **options)
+
+
+def _assert_close(got, expected, tolerance):
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+@two
+def test_equals_one_device(tmp_path):
+    options = {"ema": 0.9, "validation": DATA[:11]}
+    traces, pieces = [], []
+
+    def loss(model, batch, *, key):
+        traces.append(None)
+        note = lambda sharding, shape=batch.shape: pieces.append(sharding.shard_shape(shape)[0])
+        jax.debug.inspect_array_sharding(batch, callback=note)
+        return LOSS(model, batch, key=key)
+
+    with jax.enable_x64(True):
+        alone, history = _fit(**options)
+        path = tmp_path / "run"
+        with pytest.raises(KeyboardInterrupt):
+            _fit(loss, mesh=_mesh(), checkpoint=path, progress=Interrupt(), **options)
+        # One in a step; in the validation, one in a whole batch and one in the last.
+        assert len(traces) == 3
+        resumed, continued = _fit(loss, mesh=_mesh(), checkpoint=path, **options)
+        whole, spread = _fit(loss, mesh=_mesh(), **options)
+        assert len(traces) == 3
+        # Half of a batch on each device; the validation's last three examples on both.
+        assert sorted(pieces) == [3, 4, 4]
+        assert continued["resumed_from"] == 10
+        # Other orders of summation, and Adam over 25 steps.
+        _assert_close(whole, alone, 1e-10)
+        for name in ("loss", "validation"):
+            np.testing.assert_allclose(spread[name], history[name], rtol=1e-10)
+            np.testing.assert_array_equal(continued[name], spread[name])
+        _assert_close(resumed, whole, 0)
+        # What is returned is not bound to the mesh.
+        assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(whole))
+
+
+@two
+@pytest.mark.slow
+def test_a_checkpoint_goes_on_with_another_mesh(tmp_path):
+    path = tmp_path / "run"
+    with jax.enable_x64(True):
+        alone, _ = _fit()
+        with pytest.raises(KeyboardInterrupt):
+            _fit(mesh=_mesh(("data", "more"), AxisType.Explicit), checkpoint=path, progress=Interrupt())
+        resumed, history = _fit(checkpoint=path)
+        assert history["resumed_from"] == 10
+        _assert_close(resumed, alone, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"mesh": 2}, "`mesh` must be a `jax.sharding.Mesh`.*got int"),
+        pytest.param({"mesh": "two", "batch_size": 7}, "2 devices of `mesh` do not divide.*such as 8", marks=two),
+    ],
+)
+def test_wrong_input(options, match):
+    if options["mesh"] == "two":
+        options = {**options, "mesh": _mesh()}
+    with pytest.raises(ValueError, match=match):
+        _fit(**options)
