@@ -1,0 +1,111 @@
+"""One step of Lloyd's algorithm, in bounded memory."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from .._solution import RESULTS
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+# Entries of the largest temporary array of one chunk of points.
+_CHUNK_ENTRIES = 2**22
+
+
+class Cloud(eqx.Module):
+    """Points in chunks of equal size, the last one filled up with points that do not exist.
+
+    - `points`: `(chunks, size, d)`; `exists`: `(chunks, size)`, 0 or 1.
+    """
+
+    points: Array
+    exists: Array
+
+    @staticmethod
+    def of(points: Float[Array, "n d"], k: int, lanes: int) -> "Cloud":
+        """A cloud in as many chunks as `lanes` runs with `k` centres at once need."""
+        n, d = points.shape
+        size = min(n, max(1, _CHUNK_ENTRIES // (lanes * (k + d))))
+        chunks = -(-n // size)
+        size = -(-n // chunks)
+        padding = chunks * size - n
+        exists = jnp.pad(jnp.ones_like(points[:, 0]), (0, padding))
+        points = jnp.pad(points, ((0, padding), (0, 0)))
+        return Cloud(points.reshape(chunks, size, d), exists.reshape(chunks, size))
+
+    @property
+    def flat(self) -> tuple[Float[Array, "m d"], Float[Array, " m"]]:
+        """Points and existence without the axis of the chunks."""
+        return self.points.reshape(-1, self.points.shape[2]), self.exists.reshape(-1)
+
+    def map(self, function: Any, labels: Int[Array, "chunks size"]) -> Any:
+        """`function(points, exists, labels)` of every chunk, one after the other."""
+        arguments = (self.points, self.exists, labels)
+        if self.points.shape[0] == 1:
+            return jax.tree.map(lambda leaf: leaf[None], function(*(leaf[0] for leaf in arguments)))
+        return jax.lax.map(lambda chunk: function(*chunk), arguments)
+
+
+def nearest(points: Float[Array, "m d"], labels: Int[Array, " m"], centres: Float[Array, "k d"]) -> Int[Array, " m"]:
+    """The number of the nearest centre of each point; `labels`, a guess at it, says what the rounding is relative to.
+
+    With `r = x - c_l` for the guess `l`: `||x - c_j||^2 - ||r||^2 = ||c_j - c_l||^2 - 2 <r, c_j - c_l>`, a matrix
+    product whose rounding is relative to `||r||`, not, as that of the expanded square, to the distance from the origin.
+    """
+    chosen = jax.nn.one_hot(labels, centres.shape[0], dtype=points.dtype)
+    residual = points - jnp.matmul(chosen, centres, precision=HIGHEST)
+    gaps = jnp.sum((centres[:, None] - centres[None]) ** 2, axis=2)
+    about = centres - jnp.mean(centres, axis=0, keepdims=True)
+    products = jnp.matmul(residual, about.T, precision=HIGHEST)
+    return jnp.argmin(jnp.matmul(chosen, gaps, precision=HIGHEST) - 2 * products, axis=1).astype(jnp.int32)
+
+
+def residuals(
+    points: Float[Array, "m d"], labels: Int[Array, " m"], centres: Float[Array, "k d"]
+) -> tuple[Float[Array, "m d"], Float[Array, "m k"]]:
+    """What is left of the points without their centres, and which centre is whose."""
+    chosen = jax.nn.one_hot(labels, centres.shape[0], dtype=points.dtype)
+    return points - jnp.matmul(chosen, centres, precision=HIGHEST), chosen
+
+
+def lloyd_step(index: Array, state: Any, cloud: Cloud) -> Any:
+    """Assign every point to its nearest centre, fill empty clusters, and move the centres to the means."""
+    del index
+    labels, centres = state
+    k = centres.shape[0]
+
+    def assign(points, exists, old):
+        new = nearest(points, old, centres)
+        residual, chosen = residuals(points, new, centres)
+        chosen = chosen * exists[:, None]
+        square = exists * jnp.sum(residual**2, axis=1)
+        return new, square, jnp.matmul(chosen.T, residual, precision=HIGHEST), jnp.sum(chosen, axis=0)
+
+    new, square, sums, counts = cloud.map(assign, labels)
+    sums, counts = jnp.sum(sums, axis=0), jnp.sum(counts, axis=0)
+
+    # Each empty cluster gets a point of its own, farthest first; that lowers the objective by its distance. Not one
+    # that is its cluster's only one, and none that lies on its centre.
+    flat, square = new.reshape(-1), square.reshape(-1)
+    points, _ = cloud.flat
+    distance, farthest = jax.lax.top_k(jnp.where(counts[flat] > 1, square, 0), min(k, flat.shape[0]))
+    empty = counts == 0
+    order = jnp.clip(jnp.cumsum(empty) - 1, 0, distance.shape[0] - 1)
+    filled = empty & (distance[order] > 0)
+    moved = farthest[order]
+    donors = jnp.where(filled, flat[moved], k)
+    position = points[moved]
+    left = jnp.where(filled[:, None], position - centres[flat[moved]], 0)
+    flat = flat.at[jnp.where(filled, moved, flat.shape[0])].set(jnp.arange(k, dtype=flat.dtype), mode="drop")
+    sums = sums.at[donors].add(-left, mode="drop")
+    counts = jnp.where(filled, 1, counts.at[donors].add(-1, mode="drop"))
+    # Sums of residuals: a mean far from the origin keeps its digits.
+    means = centres + sums / jnp.maximum(counts, 1)[:, None]
+    centres = jnp.where(filled[:, None], position, means)
+    new = flat.reshape(labels.shape)
+    exhausted = jnp.any(counts == 0)
+    code = RESULTS.where(exhausted, RESULTS.breakdown, RESULTS.successful)
+    return (new, centres), jnp.all(new == labels), code

@@ -1,0 +1,132 @@
+"""Robust principal component analysis."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._loop import iterate
+from .._solution import RESULTS
+from .._types import Scalar
+from .._verb import verb
+from ._check import check_data
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class RobustPCA(eqx.Module):
+    """A matrix taken apart into one of low rank and a sparse one.
+
+    - `low_rank`, `sparse`: of the shape of the matrix.
+    - `rank`: of `low_rank`, an integer array.
+    - `result`: one of `RESULTS`; `num_steps`: taken.
+    """
+
+    low_rank: Array
+    sparse: Array
+    rank: Array
+    result: Any = None
+    num_steps: Array | None = None
+
+
+def robust_pca(
+    matrix: Any,
+    *,
+    weight: Scalar | None = None,
+    max_steps: int = 1000,
+    rtol: Scalar | None = None,
+) -> RobustPCA:
+    """Take a matrix apart into a low-rank and a sparse one: `min ||L||_* + weight ||S||_1` subject to `L + S = M`.
+
+    Principal component pursuit, by alternating directions with `mu = n1 n2 / (4 ||M||_1)`: singular values of
+    `M - S + Y / mu` shrunk by `1 / mu`, entries of `M - L + Y / mu` by `weight / mu`, `Y <- Y + mu (M - L - S)`. One
+    singular value decomposition a step.
+
+    **Arguments:**
+
+    - `matrix`: `(n1, n2)`, real or complex; or n1 images `(n1, ...)`, each a row.
+    - `weight`: a positive scalar; default `1 / sqrt(max(n1, n2))`, with which gross errors of unknown sparse support
+      are found exactly if the rank is low enough.
+    - `max_steps`: static.
+    - `rtol`: it stops when `||M - L - S|| <= rtol ||M||`, in the Frobenius norm. Default: 1e-7 in float64, 1e-6 in
+      float32, whose rounding is 1e-7.
+
+    **Returns:** a `RobustPCA`; `rank` counts the singular values that the last shrinkage left. On 200 x 200 of ranks 10
+    and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative error below 3e-7 in float64 and 2e-6 in
+    float32, in 20 to 45 steps.
+
+    **Raises:** `ValueError` for a matrix that is empty or, where its values are known, not finite (naming the first
+    such row). Inside a trace that is the code `nonfinite_measurement`; an invalid weight is `invalid_parameter`.
+
+    **Reference:** Candes, Li, Ma, Wright, Robust principal component analysis?, 2011.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        keys = jax.random.split(jax.random.key(0), 3)
+        low_rank = jax.random.normal(keys[0], (60, 2)) @ jax.random.normal(keys[1], (2, 60))
+        errors = 10.0 * jax.random.bernoulli(keys[2], 0.05, (60, 60))
+        parts = jaxinv.subspace.robust_pca(low_rank + errors)
+        assert parts.rank == 2
+        ```
+    """
+    matrix = check_data(matrix, "robust_pca", "matrix", allow_complex=True)
+    if weight is not None and jnp.ndim(weight) != 0:
+        raise ValueError(f"`weight` must be a scalar; got shape {jnp.shape(weight)}. Map with `jax.vmap`.")
+    return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)
+
+
+@verb
+def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
+    shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
+    rows, columns = matrix.shape
+    real = jnp.finfo(matrix.dtype).dtype
+    weight = jnp.asarray(1 / math.sqrt(max(rows, columns)) if weight is None else weight).astype(real)
+    default = 1e-7 if real == jnp.float64 else 1e-6
+    rtol = jnp.asarray(default if rtol is None else rtol).astype(real)
+
+    result = RESULTS.where(jnp.isfinite(weight) & (weight > 0), RESULTS.successful, RESULTS.invalid_parameter)
+    finite = jnp.all(jnp.isfinite(matrix))
+    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
+    matrix = jnp.where(finite, matrix, 0)
+    # In units of the mean modulus, so that no square overflows; mu is then n1 n2 / (4 n1 n2).
+    unit = jnp.mean(jnp.abs(matrix))
+    unit = jnp.where(unit > 0, unit, 1)
+    problem = _Problem(matrix / unit, weight, jnp.asarray(0.25, real), rtol)
+    zeros = jnp.zeros_like(matrix)
+    state = (zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+    state, num_steps, result = iterate(_alternate, state, problem, result=result, max_steps=max_steps)
+    low_rank, sparse, _, rank = state
+    return RobustPCA((unit * low_rank).reshape(shape), (unit * sparse).reshape(shape), rank, result, num_steps)
+
+
+class _Problem(eqx.Module):
+    matrix: Array
+    weight: Array
+    mu: Array
+    rtol: Array
+
+
+def _alternate(index: Array, state: Any, problem: _Problem) -> Any:
+    del index
+    _, sparse, dual, _ = state
+    matrix, mu = problem.matrix, problem.mu
+    left, singular, right = jnp.linalg.svd(matrix - sparse + dual / mu, full_matrices=False)
+    shrunk = jnp.maximum(singular - 1 / mu, 0)
+    low_rank = jnp.matmul(left * shrunk[None, :], right, precision=HIGHEST)
+    reach = matrix - low_rank + dual / mu
+    modulus = jnp.abs(reach)
+    kept = modulus > problem.weight / mu
+    sparse = jnp.where(kept, reach * (1 - problem.weight / mu / jnp.where(kept, modulus, 1)), 0)
+    residual = matrix - low_rank - sparse
+    dual = dual + mu * residual
+    solved = _norm(residual) <= problem.rtol * _norm(matrix)
+    rank = jnp.sum(shrunk > 0).astype(jnp.int32)
+    return (low_rank, sparse, dual, rank), solved, RESULTS.successful
+
+
+def _norm(matrix: Array) -> Array:
+    return jnp.sqrt(jnp.sum(jnp.abs(matrix) ** 2))
