@@ -2,16 +2,19 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -50,6 +53,29 @@ def timed(function: Callable[..., Any], *arguments: Any, repeats: int = 5) -> tu
     if memory is not None:
         figures["temporary_megabytes"] = memory.temp_size_in_bytes / 1e6
     return result, figures
+
+
+def peer_seconds(script: str, interpreter: Path, inputs: dict[str, Any], timeout: float = 600) -> dict[str, Any]:
+    """What `peers/SCRIPT.py` measures on `inputs`, in the environment of `interpreter`; else why it was skipped."""
+    if not interpreter.exists():
+        return {"skipped": "not installed: build the peers by shared/tools/peers.sh and name their folder by --peers"}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "inputs.npz"
+        np.savez(file, **inputs)
+        try:
+            done = subprocess.run(
+                [interpreter, Path(__file__).parent / "peers" / f"{script}.py", file],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=timeout,
+                env={name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")},
+            )
+        except subprocess.TimeoutExpired:
+            return {"skipped": f"took longer than {timeout:.0f} s"}
+    if done.returncode:
+        return {"skipped": f"failed: {(done.stderr.strip().splitlines() or ['no message'])[-1][:200]}"}
+    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 class Recorder:
