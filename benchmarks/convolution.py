@@ -25,8 +25,9 @@ STEPS = 8
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=7, help="of which the median is taken")
+    parser.add_argument("--name", default="convolution", help="of the file of results")
     options = parser.parse_args()
-    recorder = Recorder("convolution")
+    recorder = Recorder(options.name)
     _gradients(recorder, options.repeats)
     _many(recorder, options.repeats)
     _training(recorder, options.repeats)

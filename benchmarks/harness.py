@@ -87,7 +87,7 @@ class Recorder:
         print(self.lines[0], flush=True)
 
     def add(self, **case: Any) -> None:
-        self.lines.append(json.dumps(case))
+        self.lines.append(json.dumps({name: _rounded(value) for name, value in case.items()}))
         print(self.lines[-1], flush=True)
 
     def write(self) -> None:
@@ -96,3 +96,8 @@ class Recorder:
         self.path.parent.mkdir(exist_ok=True)
         io.write_bytes(self.path, ("\n".join(self.lines) + "\n").encode())
         print(f"wrote {self.path}", file=sys.stderr)
+
+
+def _rounded(value: Any) -> Any:
+    # Four digits: more would be noise.
+    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -6,6 +6,10 @@ One line for each case and direction: `seconds` is our median, `problems_per_sec
 column its median time over ours. Parallel beams have a detector over the diagonal. Fan beams have the same number of
 bins, a source at twice the size of the image and bins of 1.6 pixels, so that three rays pass within a pixel of some
 pixels where two do of parallel beams; `over parallel` is their time over that of the parallel beam of the same size.
+
+What bounds them are look-ups: two for each ray and line, forward, and as many as rays pass within a pixel for each view
+and pixel, adjoint, whatever the batch. `lookups per ns` is that number over the time, and `bare lookups per ns` the
+rate at which the same machine, in the same run, does nothing but look up and add as many numbers from a table in cache.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from harness import Recorder, peer_seconds, timed
 
+from jaxinv._kernels._beams import num_taps
 from jaxinv.operators import FanBeam, ParallelBeam
 
 # Size, images, angles.
@@ -44,6 +49,7 @@ def measure(recorder: Recorder, size: int, images: int, num_angles: int, options
     x = jax.random.uniform(jax.random.key(0), (images, *shape))
     repeats = options.repeats if size < 512 else 3
     ours = {}
+    bare = bare_lookups(num_angles * bins, size, images)
     for name, operator in (("parallel", parallel), ("fan", fan)):
         y = jax.vmap(operator)(x)
         for direction, argument in (("forward", x), ("adjoint", y)):
@@ -61,7 +67,10 @@ def measure(recorder: Recorder, size: int, images: int, num_angles: int, options
         seconds = figures["seconds"]
         line = {"size": f"{images} x {size} x {size}, {num_angles} angles", "beam": name, "direction": direction}
         line |= {"seconds": float(f"{seconds:.4g}"), "problems per second": round(images / seconds, 1)}
-        line |= {"compile seconds": round(figures["compile_seconds"], 2)}
+        taps = 2 if direction == "forward" else num_taps(parallel.rays if name == "parallel" else fan.rays)
+        points = bins * size if direction == "forward" else size * size
+        line |= {"lookups per ns": round(num_angles * points * taps * images / seconds / 1e9, 2)}
+        line |= {"bare lookups per ns": round(bare, 2), "compile seconds": round(figures["compile_seconds"], 2)}
         line |= {"temporary megabytes": round(figures.get("temporary_megabytes", float("nan")), 2)}
         if name == "fan":
             line["over parallel"] = round(seconds / ours["parallel", direction]["seconds"], 2)
@@ -69,6 +78,19 @@ def measure(recorder: Recorder, size: int, images: int, num_angles: int, options
             times = {peer: found.get("seconds", {}).get(direction) for peer, found in peers.items()}
             line |= {f"{peer} over ours": round(t / seconds, 1) for peer, t in times.items() if t is not None}
         recorder.add(**line)
+
+
+def bare_lookups(rays: int, lines: int, images: int) -> float:
+    """Look-ups per nanosecond, each of `images` numbers next to each other, with nothing to compute."""
+    table = jax.random.normal(jax.random.key(1), (lines, lines + 4, images))
+    index = jax.random.randint(jax.random.key(2), (rays,), 0, lines)
+
+    def add_up(table, index):
+        body = lambda total, line: (total + line.at[index].get(mode="promise_in_bounds"), None)
+        return jax.lax.scan(body, jnp.zeros((rays, images)), table, unroll=8 if images < 64 else 1)[0]
+
+    _, figures = timed(add_up, table, index)
+    return rays * lines * images / figures["seconds"] / 1e9
 
 
 def run_forward(operator, x):
