@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"jaxinv {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
+    _add_train(commands)
+    _add_reconstruct(commands)
     return parser
 
 
@@ -70,9 +72,81 @@ def _add_demo(commands) -> None:
 
 def _run_demo(options: argparse.Namespace) -> None:
     # Here, so that `jaxinv --help` does not wait for jax.
-    from ._demo import run
+    from ._commands._demo import run
 
     run(data=options.data, quick=options.quick, images=options.images, seed=options.seed, output=options.output)
+
+
+def _add_train(commands) -> None:
+    train = commands.add_parser(
+        "train",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="train a generative prior on images, and write it to a file",
+        description=(
+            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct`. Keeps the "
+            "weights of the lowest validation loss. Interrupted, the same command goes on where it stopped."
+        ),
+    )
+    train.add_argument("kind", metavar="MODEL", choices=("autoencoder", "vae"), help="autoencoder or vae")
+    _add_data(train)
+    train.add_argument("--latents", type=_positive, default=8, help="how many latent variables")
+    train.add_argument("--steps", type=_positive, default=6000, help="of the optimiser")
+    train.add_argument("--batch", type=_positive, default=128, help="images in each step")
+    train.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write")
+    train.set_defaults(run=_run_train)
+
+
+def _run_train(options: argparse.Namespace) -> None:
+    from ._commands._train import run
+
+    names = ("kind", "data", "latents", "steps", "batch", "seed", "output")
+    run(**{name: getattr(options, name) for name in names})
+
+
+def _add_reconstruct(commands) -> None:
+    reconstruct = commands.add_parser(
+        "reconstruct",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="reconstruct held-out images from simulated measurements with a prior that `jaxinv train` wrote",
+        description=(
+            "Measures held-out images, with noise, and reconstructs them in the latent space of a trained prior, "
+            "beside a Gaussian prior of the same training images. Prints figures of merit; writes a figure, "
+            "results.json and the images as a .npy file."
+        ),
+    )
+    reconstruct.add_argument("network", type=Path, metavar="FILE", help="that `jaxinv train` wrote")
+    reconstruct.add_argument(
+        "--task",
+        choices=("deblurring", "tomography", "compressed-sensing", "inpainting"),
+        default="deblurring",
+        help="the kind of measurement",
+    )
+    _add_data(reconstruct)
+    reconstruct.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
+    reconstruct.add_argument("--noise", dest="level", type=float, default=0.1, help="over the norm of the operator")
+    reconstruct.add_argument("--restarts", type=_positive, default=8, help="of each image, of which the best is kept")
+    reconstruct.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    reconstruct.add_argument("--output", type=Path, default=Path("jaxinv_reconstruction"), help="folder to write")
+    reconstruct.set_defaults(run=_run_reconstruct)
+
+
+def _run_reconstruct(options: argparse.Namespace) -> None:
+    from ._commands._reconstruct import run
+
+    names = ("network", "task", "data", "images", "level", "restarts", "seed", "output")
+    run(**{name: getattr(options, name) for name in names})
+
+
+def _add_data(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--data",
+        default="digits",
+        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
+        "or downloaded), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
+    )
 
 
 def _positive(text: str) -> int:

@@ -2,9 +2,14 @@
 
 import json
 
+import diffrax
+import jax
+import numpy as np
 import pytest
+import safetensors.numpy
 
 from jaxinv import cli
+from jaxinv._commands._images import load
 
 
 def test_help_is_complete(capsys):
@@ -54,3 +59,82 @@ def test_demo(tmp_path, capsys):
     for name in ("deblurring.png", "tomography.png"):
         assert (tmp_path / "demo" / name).read_bytes().startswith(b"\x89PNG")
     assert "problems/s" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_train_and_reconstruct(tmp_path, capsys):
+    network, output = tmp_path / "prior.safetensors", tmp_path / "out"
+    train = ["train", "autoencoder", "--latents", "6", "--steps", "600", "--output", str(network)]
+    assert cli.main(train) == 0
+    assert "encode and decode" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["prior.safetensors"]
+    for task in ("deblurring", "tomography", "compressed-sensing", "inpainting"):
+        again = [
+            "reconstruct",
+            str(network),
+            "--task",
+            task,
+            "--images",
+            "3",
+            "--restarts",
+            "2",
+            "--output",
+            str(output),
+        ]
+        assert cli.main(again) == 0
+        row = json.loads((output / "results.json").read_text())
+        # An image of the mean digit has about 12 dB.
+        assert row["failed"] == 0
+        assert row["rows"]["autoencoder"]["psnr_clipped"] > 13
+        assert np.load(output / f"{task}.npy").shape == (3, 28, 28, 1)
+        assert (output / f"{task}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
+    train = ["train", "vae", "--latents", "2", "--steps", "60", "--output", str(tmp_path / "a.safetensors")]
+    assert cli.main(train) == 0
+    ticks = []
+
+    def interrupt(meter, state, progress):
+        ticks.append(float(progress))
+        if float(progress) > 0.5:
+            raise KeyboardInterrupt
+        return state
+
+    other = [*train[:-1], str(tmp_path / "b.safetensors")]
+    with monkeypatch.context() as patched:
+        patched.setattr(diffrax.TqdmProgressMeter, "step", interrupt)
+        assert cli.main(other) == 130
+    assert cli.main(other) == 0
+    assert "Went on from step" in capsys.readouterr().out
+    read = lambda name: safetensors.numpy.load_file(tmp_path / f"{name}.safetensors")
+    for name, value in read("a").items():
+        np.testing.assert_array_equal(read("b")[name], value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragment"),
+    [
+        (["train", "vae", "--data", "cifar"], "give `digits`, `mnist`, or a file"),
+        (["train", "vae", "--output", "missing/prior.safetensors"], "Cannot write"),
+        (["reconstruct", "missing.safetensors"], "There is no file"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_said(arguments, fragment, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 1
+    assert fragment in capsys.readouterr().err
+
+
+def test_images_of_a_file(tmp_path):
+    good = np.random.default_rng(0).integers(0, 256, (400, 8, 9), np.uint8)
+    np.save(tmp_path / "good.npy", good)
+    train, tuning, test = load(str(tmp_path / "good.npy"), jax.random.key(0), 5, quick=False)
+    assert (train.shape, tuning.shape, test.shape) == ((103, 8, 9, 1), (97, 8, 9, 1), (5, 8, 9, 1))
+    assert float(train.max()) == 1
+    bad = {"few": good[:100], "range": good * 2.0, "nan": np.full((400, 8, 9, 1), np.nan), "shape": good[0]}
+    for name, message in {"few": "at least 298", "range": "in \\[0, 1\\]", "nan": "finite", "shape": "shape"}.items():
+        np.save(tmp_path / f"{name}.npy", bad[name])
+        with pytest.raises(ValueError, match=message):
+            load(str(tmp_path / f"{name}.npy"), jax.random.key(0), 5, quick=False)

@@ -13,27 +13,16 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array
 
-from . import (
-    classical,
-    data as datasets,
-    generative,
-    io,
-    metrics,
-    models,
-    noise,
-    operators,
-    oracles,
-    plotting,
-    training,
-)
-from ._types import Key
-from ._version import __version__
-from .likelihood import Likelihood
+from .. import classical, generative, io, metrics, operators, oracles, plotting, training
+from .._types import Key
+from .._version import __version__
+from ..likelihood import Likelihood
+from ._images import load
+from ._measurements import TASKS, measured_by
+from ._networks import KINDS, rngs_of
 
-SIZE = 28
 NOISE = 0.1
 
 
@@ -69,7 +58,7 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
     key = jax.random.key(seed)
     keys = [jax.random.fold_in(key, i) for i in range(4)]
     count = min(images, 4) if quick else images
-    train, tuning, test = _load(data, keys[0], count, quick)
+    train, tuning, test = load(data, keys[0], count, quick)
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
 
     prior, history = _train(train, tuning, keys[1], quick)
@@ -119,28 +108,10 @@ def plotting_folder(output: Path) -> None:
     io.check_writable(output / "results.json")
 
 
-def _load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, Array]:
-    # Training images; others to choose the weights of the baselines and the epoch of the VAE by; and held-out ones.
-    if name == "mnist":
-        train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]
-        train, tuning, test = train[:-1000], train[-1000:], held_out[100 : 100 + count]
-        if quick:
-            train = train[:5000]
-        train, tuning, test = (jnp.asarray(part, jnp.float32) / 255 for part in (train, tuning, test))
-        return train, tuning, test
-    images = jnp.asarray(datasets.digits(size=SIZE)[0])
-    order = jax.random.permutation(key, len(images))
-    images = images[order]
-    if count > 200:
-        raise ValueError(f"--images {count}: with --data digits at most 200 are held out; use --data mnist.")
-    return images[297:], images[200:297], images[:count]
-
-
 def _train(train: Array, tuning: Array, key: Key, quick: bool) -> tuple[generative.VAEPrior, dict[str, Any]]:
-    model = models.VAE(train.shape[1:], 16, rngs=nnx.Rngs(int(jax.random.randint(key, (), 0, 1 << 30))))
     model, history = training.fit(
-        model,
-        generative.vae_loss(),
+        KINDS["vae"].make(train.shape[1:], 16, rngs_of(key)),
+        KINDS["vae"].loss,
         train,
         key=key,
         num_steps=400 if quick else 6000,
@@ -153,21 +124,13 @@ def _train(train: Array, tuning: Array, key: Key, quick: bool) -> tuple[generati
 
 
 def _tasks(tuning: Array, test: Array, key: Key) -> list[_Task]:
-    line = jnp.arange(5.0) - 2
-    kernel = jnp.exp(-0.5 * (line[:, None] ** 2 + line[None, :] ** 2))
     shape = test.shape[1:]
-    blur = operators.Convolution(kernel / kernel.sum(), shape)
-    scan = operators.ParallelBeam(shape, jnp.linspace(0, jnp.pi, 10, endpoint=False))
     tasks = []
-    for number, (name, title, operator) in enumerate(
-        [
-            ("deblurring", f"Deblurring: 5 x 5 Gaussian blur, noise {NOISE}", blur),
-            ("tomography", f"Tomography: 10 parallel X-ray projections, noise {NOISE} of the norm", scan),
-        ]
-    ):
-        std = NOISE * operators.norm(operator, key=jax.random.fold_in(key, 0))
-        # At this size the matrix is small, and applying it to a batch is one matrix product.
-        likelihood = Likelihood(operators.materialise(operator), noise.Gaussian(std))
+    for number, name in enumerate(("deblurring", "tomography")):
+        heading, make = TASKS[name]
+        title = f"{heading}, noise {NOISE}" + ("" if name == "deblurring" else " of the norm")
+        operator = make(shape, key)
+        likelihood = measured_by(operator, NOISE, jax.random.fold_in(key, 0))
         draws = []
         for images, stream in ((test, 1), (tuning[:32], 2)):
             stream_keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, stream), number), len(images))

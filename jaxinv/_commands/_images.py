@@ -1,0 +1,57 @@
+"""The images that the commands train on, and those that they hold out."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .. import data as datasets
+from .._types import Key
+
+SIZE = 28
+# Of a file, and of the digits: held out to reconstruct, and to choose by.
+_TEST, _TUNING = 200, 97
+
+
+def load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, Array]:
+    """Training images, others to choose weights and epochs by, and `count` that are held out; `(n, h, w, c)`."""
+    if name == "mnist":
+        train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]
+        train, tuning, test = train[:-1000], train[-1000:], held_out[100 : 100 + count]
+        if quick:
+            train = train[:5000]
+        train, tuning, test = (jnp.asarray(part, jnp.float32) / 255 for part in (train, tuning, test))
+        return train, tuning, test
+    images = jnp.asarray(datasets.digits(size=SIZE)[0]) if name == "digits" else _of_file(Path(name))
+    least = _TEST + _TUNING + 1
+    if len(images) < least:
+        raise ValueError(
+            f"--data {name}: holds {len(images)} images; at least {least} are needed, of which 297 held out."
+        )
+    if count > _TEST:
+        raise ValueError(f"--images {count}: with --data {name} at most {_TEST} are held out; use --data mnist.")
+    images = images[jax.random.permutation(key, len(images))]
+    return images[_TEST + _TUNING :], images[_TEST : _TEST + _TUNING], images[:count]
+
+
+def _of_file(path: Path) -> Array:
+    if path.suffix != ".npy" or not path.is_file():
+        raise ValueError(
+            f"--data {path}: give `digits`, `mnist`, or a file of images, (n, h, w, c), made by `numpy.save`."
+        )
+    images = np.load(path, allow_pickle=False)
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[3] not in (1, 3):
+        raise ValueError(f"--data {path}: expected images of shape (n, h, w, c) with c 1 or 3; got {images.shape}.")
+    if images.dtype == np.uint8:
+        images = images / np.float32(255)
+    if not np.issubdtype(images.dtype, np.floating) or not np.isfinite(images).all():
+        raise ValueError(f"--data {path}: expected 8-bit or finite floating images; got {images.dtype}.")
+    if images.min() < 0 or images.max() > 1:
+        raise ValueError(
+            f"--data {path}: values must be in [0, 1], or 8-bit; got {images.min():.4g} to {images.max():.4g}."
+        )
+    return jnp.asarray(images, jnp.float32)

@@ -1,0 +1,42 @@
+"""What `jaxinv train` runs."""
+
+from pathlib import Path
+
+import diffrax
+import jax
+
+from .. import io, metrics, training
+from ._images import load
+from ._networks import KINDS, rngs_of, save
+
+
+def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int, output: Path) -> None:
+    """Train a network and write it; go on where an interrupted run of the same settings stopped."""
+    io.check_writable(output)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(3)]
+    train, tuning, test = load(data, keys[0], 100, quick=False)
+    shape = train.shape[1:]
+    print(f"{data}: {len(train)} training images of {shape[0]} x {shape[1]}; no pairs are used.")
+    checkpoint = output.with_suffix(".checkpoint")
+    chosen = KINDS[kind]
+    model, history = training.fit(
+        chosen.make(shape, latents, rngs_of(keys[1])),
+        chosen.loss,
+        train,
+        key=keys[2],
+        num_steps=steps,
+        batch_size=batch,
+        ema=0.999,
+        validation=tuning,
+        checkpoint=checkpoint,
+        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+    )
+    save(output, kind, shape, latents, model, train)
+    checkpoint.unlink(missing_ok=True)
+    if history["resumed_from"]:
+        print(f"Went on from step {history['resumed_from']}.")
+    prior = chosen.prior(model, chosen.latents(model, train))
+    decoded = jax.vmap(lambda x: prior.decode(prior.encode(x)))(test)
+    quality = float(jax.vmap(metrics.psnr)(decoded, test).mean())
+    print(f"{kind}: {len(history['loss'])} steps in {history['seconds']:.0f} s; encode and decode {quality:.2f} dB.")
+    print(f"Wrote {output}. Use it: jaxinv reconstruct {output} --task deblurring --data {data}")
