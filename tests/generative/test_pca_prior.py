@@ -13,6 +13,7 @@ def images(n=40, seed=0):
     return jnp.asarray((rng.normal(size=(n, 12)) * 0.8 ** np.arange(12) + 3).reshape(n, *SHAPE))
 
 
+@pytest.mark.slow
 def test_it_is_the_gaussian_fit():
     with jax.enable_x64(True):
         data = images()
@@ -30,6 +31,7 @@ def test_it_is_the_gaussian_fit():
         assert prior.sample_latent(key=jax.random.key(0)).shape == (12,)
 
 
+@pytest.mark.slow
 def test_stacked_priors_and_degenerate_directions():
     batch = jnp.stack([images(seed=s) for s in range(2)])
     priors = jax.jit(jax.vmap(lambda data: generative.PCAPrior(subspace.pca(data, rank=3))))(batch)

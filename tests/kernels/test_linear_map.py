@@ -100,6 +100,12 @@ def test_smear_in_every_transformation():
         np.testing.assert_allclose(jax.vmap(solve)(jnp.stack([v, y]))[1], one, rtol=1e-12, atol=1e-12)
         np.testing.assert_allclose(jax.jvp(solve, (v,), (y,))[1], one, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(jnp.vdot(jax.vjp(solve, v)[1](x)[0], y), jnp.vdot(x, one), rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_filtered_back_projection_in_the_angles():
+    with jax.enable_x64(True):
+        y, x = draw(0, 5, 9, 1), draw(2, *SHAPE)
         of = lambda t: jnp.vdot(classical.fbp(fan(t), y).value, x)
         step = 1e-6
         difference = (of(ANGLES + step) - of(ANGLES - step)) / (2 * step)

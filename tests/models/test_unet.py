@@ -43,6 +43,7 @@ def test_any_size(shape):
     assert float(jnp.abs(_call(network, x, t[::-1]) - y).max()) > 1e-3
 
 
+@pytest.mark.slow
 def test_vmap_over_weights_is_a_loop():
     shape = (5, 4, 1)
     networks = [_make(shape, seed, widths=(3,), num_blocks=2) for seed in range(2)]

@@ -99,6 +99,7 @@ def test_restarts():
     check_consistent(many, data, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [subspace.Greedy(), subspace.PlusPlus()])
 def test_every_start_is_a_point_and_all_differ(start):
     data = blobs(n=20, dtype=np.float32)
@@ -108,6 +109,7 @@ def test_every_start_is_a_point_and_all_differ(start):
     assert np.abs(seeds[0] - seeds[1]).max() > 0
 
 
+@pytest.mark.slow
 def test_plus_plus_draws_by_squared_distance():
     # Three points, at 0, 1 and 3: the second centre's law given the first is known.
     points = jnp.array([[0.0], [1.0], [3.0]])
@@ -131,6 +133,7 @@ def test_fine_structure_far_from_the_origin():
     check_consistent(found, data, 4)
 
 
+@pytest.mark.slow
 def test_lanes_and_images():
     with jax.enable_x64(True):
         clean = jnp.asarray(np.stack([blobs(40, 6, 3, seed=s) for s in range(4)])).reshape(4, 40, 3, 2)

@@ -111,6 +111,7 @@ def _check_lanes(method):
     np.testing.assert_allclose(bad.components[::2], mapped.components[::2], atol=1e-10)
 
 
+@pytest.mark.slow
 def test_dtypes_are_kept():
     with jax.enable_x64(True):
         found = subspace.pca(images(20, np.float32), tolerance=0.1)

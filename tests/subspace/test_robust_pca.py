@@ -38,6 +38,7 @@ def test_exact_recovery(n1, n2, rank, fraction):
     assert found.num_steps <= 60
 
 
+@pytest.mark.slow
 def test_float32_and_complex_and_images():
     matrix, low, _ = problem(60, 60, 3, 0.05, dtype=np.float32)
     found = subspace.robust_pca(matrix)
