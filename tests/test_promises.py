@@ -69,7 +69,7 @@ def assert_same(got, expected, tolerance):
 
 
 # Rows that repeat another one's loop with one part exchanged: in double precision only, unless the slow tests run.
-TWINS = ("tv-anisotropic", "tv-smoothed", "reconstruct-lbfgs", "ista")
+TWINS = ("tv-anisotropic", "tv-smoothed", "reconstruct-lbfgs", "reconstruct-relaxed", "ista")
 
 
 def _vmap_cases():

@@ -167,6 +167,10 @@ def _latent(i, dtype):
     return problem | {"y": problem["likelihood"].simulate(problem["prior"].decode(z), key=jax.random.key(i))}
 
 
+def _deviating(i, dtype):
+    return _latent(i, dtype) | {"method": generative.Relaxed(weight=jnp.asarray(2.0 + i, dtype))}
+
+
 def _encodable(i, dtype):
     return _gaussian(i, dtype, _mask(i, dtype), prior=_prior(i, dtype).as_latent(), key=jax.random.key(i))
 
@@ -283,5 +287,11 @@ TABLE = [
         "reconstruct-encoder",
         _encodable,
         _with_prior(generative.reconstruct, start=generative.FromEncoder(), max_steps=100, rtol=1e-3),
+    ),
+    # Steps are taken or taken back: a fixed number of them.
+    Row(
+        "reconstruct-relaxed",
+        _deviating,
+        _with_prior(generative.reconstruct, max_steps=40, rtol=0.0),
     ),
 ]

@@ -1,6 +1,7 @@
 """What a method of latent reconstruction minimises."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array, PyTree
@@ -8,14 +9,37 @@ from jaxtyping import Array, PyTree
 from .._prior import AbstractGenerativePrior
 from .._types import State
 from ..likelihood import Likelihood
+from ._proximal_map import AbstractProximalMap
 
 
 class AbstractMethod(eqx.Module):
     """The variables and the objective of a latent reconstruction."""
 
+    @property
+    @abc.abstractmethod
+    def is_smooth(self) -> bool:
+        """Whether the objective is differentiable wherever likelihood and generator are."""
+
+    @abc.abstractmethod
+    def enter(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
+    ) -> tuple["AbstractMethod", Any]:
+        """The method that is run on a prepared measurement, its parameters in the dtype of the solve, and the code."""
+
     @abc.abstractmethod
     def variables(self, prior: AbstractGenerativePrior, z: Array) -> PyTree[Array]:
-        """The variables to optimise, from a first latent."""
+        """The variables to optimise, from a first latent; the latent is the first of them."""
+
+    @abc.abstractmethod
+    def smooth_part(
+        self,
+        likelihood: Likelihood,
+        prior: AbstractGenerativePrior,
+        y: State,
+        weight: Array,
+        variables: PyTree[Array],
+    ) -> Array:
+        """The objective without the penalty that `proximal_map` stands for."""
 
     @abc.abstractmethod
     def objective(
@@ -29,32 +53,13 @@ class AbstractMethod(eqx.Module):
         """What is minimised, a scalar."""
 
     @abc.abstractmethod
+    def proximal_map(self) -> AbstractProximalMap | None:
+        """The proximal map of a penalty on the last of the variables, if it has one."""
+
+    @abc.abstractmethod
     def image(self, prior: AbstractGenerativePrior, variables: PyTree[Array]) -> Array:
         """The reconstruction."""
 
     @abc.abstractmethod
     def latent(self, variables: PyTree[Array]) -> Array:
         """The latent among the variables."""
-
-
-class Hard(AbstractMethod):
-    """The image lies in the range of the generator: `min_z -log p(y | G(z)) + weight * energy(z)`.
-
-    **Reference:** Bora, Jalal, Price, Dimakis, Compressed sensing using generative models, 2017.
-    """
-
-    def variables(self, prior: AbstractGenerativePrior, z: Array) -> Array:
-        del prior
-        return z
-
-    def objective(
-        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
-    ) -> Array:
-        fit = likelihood.negative_log_likelihood(prior.decode(variables), y)
-        return fit + weight * prior.energy(variables)
-
-    def image(self, prior: AbstractGenerativePrior, variables: Array) -> Array:
-        return prior.decode(variables)
-
-    def latent(self, variables: Array) -> Array:
-        return variables

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._keys import check_key
@@ -18,30 +18,35 @@ from .._solution import RESULTS, Solution
 from .._types import Key, Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
-from ._method import AbstractMethod, Hard
+from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem
+from ._hard import Hard
+from ._method import AbstractMethod
 from ._start import AbstractStart, FromPrior
 
 
 @verb
 def reconstruct(
     likelihood: Likelihood,
-    prior: AbstractGenerativePrior,
+    prior: Any,
     y: State,
     *,
     key: Key,
-    method: AbstractMethod | None = None,
+    method: Any = None,
     weight: Scalar = 1.0,
-    optimiser: optax.GradientTransformation | None = None,
+    optimiser: Any = None,
     learning_rate: Scalar = 0.05,
-    restarts: int = 1,
-    start: AbstractStart | None = None,
+    restarts: Any = 1,
+    start: Any = None,
     max_steps: int = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
     differentiate: Any = None,
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
-    """Minimise `-log p(y | x) + weight * energy(z)` with `x = G(z)`, by gradient steps on `z` from several starts.
+    """Minimise `-log p(y | x) + weight * energy(z)` with `x` in the range of a generator, or near it, by descent.
+
+    `Hard()`: `x = G(z)`. `Relaxed(deviation, weight)`: `x = G(z) + u` with a penalty on `u`. `Soft(deviation, weight)`:
+    `x` free, with a penalty on its distance to `G(z)`.
 
     All restarts run at once, in one `jax.vmap`, and stop one by one; the one with the smallest objective is returned.
     To solve many problems, map this function: problems and restarts are then one batch.
@@ -52,23 +57,27 @@ def reconstruct(
     - `prior`: a generative prior, `VAEPrior(model)` for instance.
     - `y`: one measurement.
     - `key`: for the starts.
-    - `method`: `Hard()`, the default.
+    - `method`: `Hard()`, the default, `Relaxed(deviation, weight)` or `Soft(deviation, weight)`.
     - `weight`: of the energy, not negative. 1 is the maximum of the posterior density of `z`.
-    - `optimiser`: of optax; `None` is Adam with `learning_rate`. Create it once and reuse it: each new one compiles
-      again, which `learning_rate` does not.
+    - `optimiser`: of optax, or `Alternating()`; `None` is Adam with `learning_rate`, and `Alternating()` where the
+      deviation is not smooth. (There an optimiser of optax takes subgradients, and what should be 0 is only small.)
+      Create an optimiser of optax once and reuse it: each new one compiles again, which `learning_rate` does not.
     - `learning_rate`: a scalar, positive.
     - `restarts`: static.
-    - `start`: `FromPrior()` (the default), `FromEncoder()`, or `From(z)`.
+    - `start`: `FromPrior()` (the default), `FromEncoder()`, or `From(z)`. Deviations start at 0.
     - `max_steps`: static.
-    - `rtol`, `atol`: a restart stops when a step changes both latent and objective by less than `atol + rtol * size`.
-    - `differentiate`: `None`, `Unrolled()`, or `Implicit()`: the derivative of the local minimiser that was found, with
-      the exact Hessian in `z`.
+    - `rtol`, `atol`: a restart stops when a step changes both variables and objective by less than `atol + rtol *
+      size`.
+    - `differentiate`: `None`, `Unrolled()`, or, where the deviation is smooth, `Implicit()`: the derivative of the
+      local minimiser that was found, with the exact Hessian.
     - `progress`: a progress meter of diffrax.
 
     **Returns:** a `Solution`; `stats`: `num_steps` and `objective` of the best restart, `restart` its number; `aux`: a
-    dict with its `latent`, and with `latents`, `objectives` and `results` of all restarts.
+    dict with its `latent` and `deviation`, `x - G(z)`, and with `latents`, `images`, `objectives` and `results` of all
+    restarts.
 
-    **Raises:** `ValueError` if the generator's images do not fit the operator, or a start does not fit the prior.
+    **Raises:** `ValueError` if the generator's images do not fit the operator, a start does not fit the prior, or the
+    deviation can be minimised neither by gradients nor by a proximal map.
 
     **Reference:** Bora, Jalal, Price, Dimakis, Compressed sensing using generative models, 2017; Duff, Campbell,
     Ehrhardt, Regularising inverse problems with generative machine learning models, 2023.
@@ -96,28 +105,32 @@ def reconstruct(
                 f"`{name}` must be an instance of a class of `jaxinv.generative`, such as `method=Hard()` or "
                 f"`start=FromPrior()`; got {value!r}."
             )
-    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation)):
+    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation | Alternating)):
         raise ValueError(
-            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`; got {type(optimiser).__name__}. A "
-            "rate alone is `learning_rate`."
+            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
+            f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
         )
     if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
         raise ValueError(f"`restarts` must be a static integer of at least 1; got {restarts!r}.")
-    inputs = (likelihood, prior, y, weight)
+    if isinstance(differentiate, Implicit) and not method.is_smooth:
+        raise ValueError(
+            f"`Implicit()` needs a smooth objective, and that of {method} is not smooth. Take a smooth deviation, such "
+            "as TV(Smoothed(eps)) or Gaussian(prior), or `differentiate=Unrolled()`."
+        )
+    inputs = (likelihood, prior, y, weight, method)
     likelihood, y, result = prepare(likelihood, y)
-    real = domain_dtype(likelihood.operator)
-    prior = jax.tree.map(lambda leaf: leaf.astype(real) if _is_real(leaf) else leaf, prior)
-    _check_fit(likelihood, prior, real)
+    prior = enter_prior(likelihood, prior)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     learning_rate, result = prepare_parameter(
         learning_rate, likelihood.operator, result, positive=True, name="learning_rate"
     )
-    optimiser = optax.adam(learning_rate) if optimiser is None else optimiser
+    method, result = method.enter(likelihood, prior, y, result)
+    problem = Problem(likelihood, prior, y, weight, method)
+    algorithm = _choose(optimiser, method, learning_rate)
 
-    problem = _Problem(likelihood, prior, y, weight, method)
-    tolerances = (jnp.asarray(rtol).astype(real), jnp.asarray(atol).astype(real))
-    latents = start.latents(likelihood, prior, y, restarts, key=key).astype(real)
-    solve = lambda z: _solve(problem, z, optimiser, tolerances, result, max_steps, differentiate, progress)
+    tolerances = (jnp.asarray(rtol).astype(weight.dtype), jnp.asarray(atol).astype(weight.dtype))
+    latents = start.latents(likelihood, prior, y, restarts, key=key).astype(weight.dtype)
+    solve = lambda z: _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, progress)
     variables, objectives, num_steps, results = jax.vmap(solve)(latents)
 
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
@@ -132,47 +145,75 @@ def reconstruct(
     image = jnp.where(_is_flagged(code) & ~jnp.all(jnp.isfinite(image)), jnp.zeros_like(image), image)
     image = jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image))
     stats = {"num_steps": num_steps[best], "objective": objective, "restart": best}
-    all_latents = jax.vmap(method.latent)(variables)
-    aux = {"latent": method.latent(chosen), "latents": all_latents, "objectives": objectives, "results": results}
+    aux = {
+        "latent": method.latent(chosen),
+        "deviation": image - prior.decode(method.latent(chosen)),
+        "latents": jax.vmap(method.latent)(variables),
+        "images": jax.vmap(lambda v: method.image(prior, v))(variables),
+        "objectives": objectives,
+        "results": results,
+    }
     return Solution(image, code, stats, aux)
 
 
-class _Problem(eqx.Module):
-    """The objective as a function of the variables."""
-
-    likelihood: Likelihood
-    prior: AbstractGenerativePrior
-    y: State
-    weight: Array
-    method: AbstractMethod
-
-    def __call__(self, variables: PyTree[Array]) -> Array:
-        return self.method.objective(self.likelihood, self.prior, self.y, self.weight, variables)
+def check_prior(prior: Any) -> AbstractGenerativePrior:
+    """`prior`, which must be one."""
+    if not isinstance(prior, AbstractGenerativePrior):
+        raise ValueError(
+            f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
+            f"got {type(prior).__name__}."
+        )
+    return prior
 
 
-def _solve(problem, z, optimiser, tolerances, result, max_steps, differentiate, progress):
+def enter_prior(likelihood: Likelihood, prior: Any) -> AbstractGenerativePrior:
+    """The prior in the dtype of the solve.
+
+    **Raises:** `ValueError` if it is none, or its images do not fit the operator.
+    """
+    prior = check_prior(prior)
+    real = domain_dtype(likelihood.operator)
+    prior = jax.tree.map(lambda leaf: leaf.astype(real) if _is_real(leaf) else leaf, prior)
+    image = jax.eval_shape(lambda z: prior.decode(z), jax.ShapeDtypeStruct(tuple(prior.latent_shape), real))
+    domain = likelihood.operator.domain
+    if tuple(image.shape) != tuple(domain.shape):
+        raise ValueError(
+            f"The generator makes images of shape {tuple(image.shape)}; the operator takes images of shape "
+            f"{tuple(domain.shape)}."
+        )
+    return prior
+
+
+def _choose(optimiser: Any, method: AbstractMethod, learning_rate: Array) -> AbstractAlgorithm:
+    proximal = method.is_smooth or method.proximal_map() is not None
+    if isinstance(optimiser, Alternating) or (optimiser is None and not method.is_smooth):
+        if not proximal:
+            raise ValueError(
+                f"The deviation of {method} is neither smooth nor has it a proximal map, as L1(), TV(), Tikhonov() and "
+                "Gaussian(prior) have; sums have none. Take one of these, a smooth one, or an `optimiser` of optax, "
+                "which takes subgradients."
+            )
+        return Alternating() if optimiser is None else optimiser
+    return Descent(optax.adam(learning_rate) if optimiser is None else optimiser)
+
+
+def _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, progress):
     implicit = isinstance(differentiate, Implicit)
     frozen = jax.lax.stop_gradient(problem) if implicit else problem
     variables = problem.method.variables(problem.prior, z)
     variables = jax.lax.stop_gradient(variables) if implicit else variables
-    # Optimisers that search along a line want the value and the function too.
-    optimiser = optax.with_extra_args_support(optimiser)
 
     def step(index, state, args):
         del index
         problem, (rtol, atol), most = args
         variables, memory, objective = state
-        value, gradient = jax.value_and_grad(lambda v: problem(v))(variables)
-        updates, memory = optimiser.update(
-            gradient, memory, variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
-        )
-        moved = optax.apply_updates(variables, updates)
+        moved, memory, value, whole = algorithm.step(problem, variables, memory)
         diverged = value > most
-        finished = settled(moved, variables, value, objective, rtol, atol) | diverged
+        finished = (whole & settled(moved, variables, value, objective, rtol, atol)) | diverged
         return (moved, memory, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
     first = jnp.asarray(jnp.finfo(tolerances[0].dtype).max)
-    state = (variables, optimiser.init(variables), first)
+    state = (variables, algorithm.start(frozen, variables), first)
     (variables, _, _), num_steps, code = iterate(
         step,
         state,
@@ -202,18 +243,3 @@ def _is_flagged(code: Any) -> Array:
 
 def _is_real(leaf: Any) -> bool:
     return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
-
-
-def _check_fit(likelihood: Likelihood, prior: AbstractGenerativePrior, real: Any) -> None:
-    if not isinstance(prior, AbstractGenerativePrior):
-        raise ValueError(
-            f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
-            f"got {type(prior).__name__}."
-        )
-    image = jax.eval_shape(lambda z: prior.decode(z), jax.ShapeDtypeStruct(tuple(prior.latent_shape), real))
-    domain = likelihood.operator.domain
-    if tuple(image.shape) != tuple(domain.shape):
-        raise ValueError(
-            f"The generator makes images of shape {tuple(image.shape)}; the operator takes images of shape "
-            f"{tuple(domain.shape)}."
-        )

@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,19 @@ _SHARE = 0.05
 
 
 class Run:
-    """What a run has done so far: everything that a checkpoint holds. Lives on the host."""
+    """What a run has done so far: everything that a checkpoint holds. Lives on the host.
 
-    def __init__(self, carry: Carry):
+    - `loss_shape`: of the losses of one step.
+    - `num_observed`: how many numbers are noted beside each validation loss.
+    """
+
+    def __init__(self, carry: Carry, loss_shape: tuple[int, ...] = (), num_observed: int = 0):
         self.carry = carry
         self.best: dict[str, Array] = {}
-        self.losses = np.zeros(0)
+        self.losses = np.zeros((0, *loss_shape))
         self.validation = np.zeros(0)
         self.validation_steps = np.zeros(0, np.int64)
+        self.observed = np.zeros((0, num_observed))
         self.seconds = 0.0
         self.good = True
 
@@ -34,15 +40,16 @@ class Run:
 
     def weights(self) -> dict[str, Array]:
         """The weights to be judged: their average where there is one."""
-        return self.carry.average or self.carry.weights
+        return {**self.carry.weights, **self.carry.average}
 
-    def judge(self, value: float) -> None:
-        """Note a validation loss, and keep the weights if it is the lowest yet."""
+    def judge(self, value: float, observed: Sequence[float] = ()) -> None:
+        """Note a validation loss, and keep the weights if it is the lowest yet; NaN is never the lowest."""
         seen = self.validation[np.isfinite(self.validation)]
         if np.isfinite(value) and value < seen.min(initial=np.inf):
             self.best = self.weights()
         self.validation = np.append(self.validation, value)
         self.validation_steps = np.append(self.validation_steps, self.step)
+        self.observed = np.append(self.observed, np.reshape(observed, (1, -1)), axis=0)
 
 
 class Checkpoint:
@@ -87,9 +94,10 @@ class Checkpoint:
                     "Delete it, or give another path."
                 )
         progress = json.loads(metadata["progress"])
-        run.losses = np.zeros(progress["steps"], progress["loss_dtype"])
+        run.losses = np.zeros((progress["steps"], *run.losses.shape[1:]), progress["loss_dtype"])
         run.validation = np.zeros(progress["evaluations"])
         run.validation_steps = np.zeros(progress["evaluations"], np.int64)
+        run.observed = np.zeros((progress["evaluations"], run.observed.shape[1]))
         run.best = run.weights() if progress["best"] else {}
         try:
             contents = io.load(self.path, _contents(run))
@@ -99,6 +107,7 @@ class Checkpoint:
         history = contents["history"]
         run.losses, run.validation = history["losses"], history["validation"]
         run.validation_steps, run.seconds = history["validation_steps"], history["seconds"]
+        run.observed = history.get("observed", run.observed)
 
 
 def _contents(run: Run) -> dict[str, Any]:
@@ -108,4 +117,6 @@ def _contents(run: Run) -> dict[str, Any]:
         "validation_steps": run.validation_steps,
         "seconds": run.seconds,
     }
+    if run.observed.size:
+        history["observed"] = run.observed
     return {"carry": run.carry, "best": run.best, "history": history}

@@ -1,6 +1,8 @@
 """The compiled part of training: many steps in one call, on a carry of nothing but arrays."""
 
-from typing import Any, NamedTuple
+import abc
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -49,8 +51,23 @@ class Carry(NamedTuple):
     step: Array
 
 
-class Setting(eqx.Module):
-    """Everything that does not."""
+class AbstractSetting(eqx.Module):
+    """Everything that does not, and the step."""
+
+    data: eqx.AbstractVar[PyTree[Array]]
+    order_key: eqx.AbstractVar[Key]
+    batch_size: eqx.AbstractVar[int]
+    count: eqx.AbstractVar[int]
+    mesh: eqx.AbstractVar[Mesh | None]
+    loss_shape: eqx.AbstractClassVar[tuple[int, ...]]
+
+    @abc.abstractmethod
+    def step(self, carry: Carry) -> tuple[Carry, Array]:
+        """The next carry, and the losses of this step, of shape `loss_shape`."""
+
+
+class Setting(AbstractSetting):
+    """One model and one loss."""
 
     model: Split
     loss: Any
@@ -62,6 +79,17 @@ class Setting(eqx.Module):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
+    loss_shape: ClassVar[tuple[int, ...]] = ()
+
+    def step(self, carry: Carry) -> tuple[Carry, Array]:
+        order, batch = draw(self, carry.order, carry.step)
+        key = jax.random.fold_in(self.loss_key, carry.step)
+        loss, gradient = jax.value_and_grad(
+            lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
+        )(carry.weights)
+        weights, state = improve(make_optimiser(self.optimiser), gradient, carry.optimiser, carry.weights)
+        average = averaged(self.ema, carry.step + 1, carry.average, weights)
+        return Carry(weights, state, average, order, carry.step + 1), loss
 
 
 def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
@@ -79,7 +107,7 @@ def start(setting: Setting, weights: dict[str, Array], average: bool) -> Carry:
 # The carry is not donated: the one before the chunk is what `last_good` starts from. Guarding every step instead, by a
 # select between old and new weights, costs 20 % of a step of a dense network.
 @eqx.filter_jit
-def run_chunk(setting: Setting, carry: Carry, num_steps: Array, chunk_size: int) -> tuple[Carry, Array, Array]:
+def run_chunk(setting: AbstractSetting, carry: Carry, num_steps: Array, chunk_size: int) -> tuple[Carry, Array, Array]:
     """`num_steps` steps, or as many as have a finite loss and the first that has not.
 
     **Arguments:**
@@ -88,13 +116,13 @@ def run_chunk(setting: Setting, carry: Carry, num_steps: Array, chunk_size: int)
 
     **Returns:** the carry, the losses (of which those of the steps done are set), and the number of finite ones.
     """
-    dtype = jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in carry.weights.values()))
-    losses = jnp.zeros((chunk_size,), dtype)
+    dtype = loss_dtype(carry.weights)
+    losses = jnp.zeros((chunk_size, *setting.loss_shape), dtype)
 
     def body(state):
         index, carry, losses, _ = state
-        carry, loss = _step(setting, carry)
-        return index + 1, carry, losses.at[index].set(loss.astype(dtype)), jnp.isfinite(loss)
+        carry, loss = setting.step(carry)
+        return index + 1, carry, losses.at[index].set(loss.astype(dtype)), jnp.all(jnp.isfinite(loss))
 
     first = (jnp.zeros((), jnp.int32), carry, losses, jnp.ones((), bool))
     index, carry, losses, finite = jax.lax.while_loop(lambda state: (state[0] < num_steps) & state[3], body, first)
@@ -110,7 +138,7 @@ def all_finite(carry: Carry) -> Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(weight)) for weight in carry.weights.values()]))
 
 
-def last_good(setting: Setting, carry: Carry, most: int, chunk_size: int) -> tuple[Carry, int]:
+def last_good(setting: AbstractSetting, carry: Carry, most: int, chunk_size: int) -> tuple[Carry, int]:
     """The last carry with finite weights, and its number of steps, within `most` steps from a finite `carry`.
 
     Found by bisection, running the chunk again: weights that are not finite never become so again.
@@ -135,7 +163,7 @@ def evaluate(setting: Setting, weights: dict[str, Array], data: PyTree[Array], c
 
     def one(index):
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, index * size, size), data)
-        return scalar_loss(setting.loss, model, _spread(setting, batch), jax.random.fold_in(key, index))
+        return scalar_loss(setting.loss, model, spread(setting, batch), jax.random.fold_in(key, index))
 
     total = size * jnp.sum(jax.lax.map(one, jnp.arange(whole, dtype=jnp.int32)))
     rest = count - whole * size
@@ -156,36 +184,55 @@ def scalar_loss(loss: Any, model: Any, batch: PyTree[Array], key: Key) -> Float[
     return value
 
 
-def _step(setting: Setting, carry: Carry) -> tuple[Carry, Array]:
+def draw(setting: AbstractSetting, order: Array, index: Array) -> tuple[Array, PyTree[Array]]:
+    """The order of the examples in the epoch of batch number `index`, and that batch, from the order before it."""
     per_epoch = setting.count // setting.batch_size
-    epoch, position = carry.step // per_epoch, carry.step % per_epoch
+    epoch, position = index // per_epoch, index % per_epoch
     order = jax.lax.cond(
         position == 0,
         lambda order: jax.random.permutation(
             jax.random.fold_in(setting.order_key, epoch), jnp.arange(order.shape[0], dtype=order.dtype)
         ),
         lambda order: order,
-        carry.order,
+        order,
     )
     indices = jax.lax.dynamic_slice_in_dim(order, position * setting.batch_size, setting.batch_size)
     batch = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), setting.data)
-    batch = _spread(setting, batch)
-    key = jax.random.fold_in(setting.loss_key, carry.step)
-    loss, gradient = jax.value_and_grad(
-        lambda weights: scalar_loss(setting.loss, setting.model.merge(weights), batch, key)
-    )(carry.weights)
+    return order, spread(setting, batch)
+
+
+def improve(
+    optimiser: optax.GradientTransformation, gradient: dict[str, Array], state: PyTree, weights: dict[str, Array]
+) -> tuple[dict[str, Array], PyTree]:
+    """The weights after one step of the optimiser, and its state."""
     # The gradient of a real function of complex weights points downhill as its conjugate.
     gradient = jax.tree.map(jnp.conj, gradient)
-    updates, state = make_optimiser(setting.optimiser).update(gradient, carry.optimiser, carry.weights)
-    weights: Any = optax.apply_updates(carry.weights, updates)
-    step = carry.step + 1
-    # Early on the average is over the few steps there were, not over the initial weights.
-    decay = jnp.minimum(setting.ema, (1 + step) / (10 + step))
-    average = {name: _mix(decay, carry.average[name], weights[name]) for name in carry.average}
-    return Carry(weights, state, average, order, step), loss
+    updates, state = optimiser.update(gradient, state, weights)
+    moved: Any = optax.apply_updates(weights, updates)
+    return moved, state
 
 
-def _spread(setting: Setting, batch: PyTree[Array]) -> PyTree[Array]:
+def averaged(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
+    """The average after step number `step`, counted from 1."""
+    # Early on it is over the few steps there were, not over the initial weights.
+    decay = jnp.minimum(ema, (1 + step) / (10 + step))
+    return {name: _mix(decay, average[name], weights[name]) for name in average}
+
+
+def repeat(function: Callable[[Array, PyTree], PyTree], state: PyTree, times: int) -> PyTree:
+    """`function(index, state) -> state`, so many times."""
+    if times == 1:
+        return function(jnp.zeros((), jnp.int32), state)
+    return jax.lax.fori_loop(0, times, function, state)
+
+
+def loss_dtype(weights: dict[str, Array]) -> Any:
+    """The dtype in which losses are recorded: real, float32 at least."""
+    return jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
+
+
+def spread(setting: AbstractSetting, batch: PyTree[Array]) -> PyTree[Array]:
+    """The batch, one piece of it on each device."""
     # A validation set smaller than a batch may not be divisible; then every device computes the whole.
     if setting.mesh is None or len(jax.tree.leaves(batch)[0]) % setting.mesh.size:
         return batch

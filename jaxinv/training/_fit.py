@@ -4,22 +4,26 @@ import os
 import time
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from jaxtyping import PyTree
 
-from .._keys import check_key
 from .._solution import RESULTS
 from .._types import Key
-from ..operators._base import is_concrete
 from ._checkpoint import Checkpoint, Run
-from ._chunk import Setting, all_finite, evaluate, last_good, run_chunk, split, start
+from ._chunk import Setting, evaluate, split, start
 from ._data import check_data, fingerprint
-from ._mesh import check_mesh, everywhere, gathered
+from ._drive import drive, resume
+from ._mesh import everywhere, gathered
+from ._options import (
+    check_average,
+    check_host,
+    check_optimiser,
+    check_progress,
+    check_rate,
+    check_sizes,
+    check_weights,
+)
 
 
 def fit(
@@ -98,51 +102,28 @@ def fit(
         ```
     """
     began = time.perf_counter()
-    check_key(key)
-    if not is_concrete(key, *jax.tree.leaves((model, data))):
-        raise ValueError(
-            "`fit` runs on the host and cannot be called inside `jax.jit`, `jax.vmap` or `jax.grad`. To train several "
-            "models at once, stack them and let the loss sum over `jax.vmap`."
-        )
-    num_steps, batch_size = _check_count(num_steps, "num_steps"), _check_count(batch_size, "batch_size")
+    check_host(key, (model, data), "fit")
     data, count = check_data(data, "data")
-    if batch_size > count:
-        raise ValueError(f"`batch_size` is {batch_size}, more than the {count} examples of `data`.")
-    mesh = check_mesh(mesh)
-    if mesh is not None and batch_size % mesh.size:
-        raise ValueError(
-            f"`batch_size` is {batch_size}, which the {mesh.size} devices of `mesh` do not divide; take a multiple of "
-            f"{mesh.size}, such as {-(-batch_size // mesh.size) * mesh.size}."
-        )
-    chunk_size = _check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
-    if ema is not None and not 0 <= ema < 1:
-        raise ValueError(f"`ema` must be in [0, 1), such as .999; got {ema!r}.")
-    if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
-        raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
-    if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
-        raise ValueError(
-            f"`optimiser` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}."
-        )
+    sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
+    average = check_average(ema)
+    check_progress(progress)
+    check_optimiser(optimiser)
     judged = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
-    if not weights:
-        raise ValueError(
-            f"The model {type(model).__name__} has no weights to train: no leaf of it is a floating array."
-            + (" Is it a pytree?" if len(jax.tree.leaves(model)) == 1 else "")
-        )
-    rate = _check_rate(learning_rate, weights)
+    check_weights(weights, model)
+    rate = check_rate(learning_rate, weights)
     order_key, loss_key, validation_key = (jax.random.fold_in(key, i) for i in range(3))
     setting = Setting(
         model=rest,
         loss=loss,
         optimiser=rate if optimiser is None else optimiser,
         data=data,
-        ema=jnp.asarray(0.0 if ema is None else ema, jnp.float32),
+        ema=average,
         order_key=order_key,
         loss_key=loss_key,
-        batch_size=batch_size,
+        batch_size=sizes.batch_size,
         count=count,
-        mesh=mesh,
+        mesh=sizes.mesh,
     )
     run = Run(start(setting, weights, ema is not None))
     file = None
@@ -155,43 +136,22 @@ def fit(
             "data": fingerprint(data),
             "validation": fingerprint(validation),
             "key": fingerprint(key),
-            "batch_size": str(batch_size),
+            "batch_size": str(sizes.batch_size),
             "ema": str(ema),
             # Without validation the chunks leave no trace.
-            "chunk_size": "any" if validation is None else str(chunk_size),
+            "chunk_size": "any" if validation is None else str(sizes.chunk_size),
         }
         file = Checkpoint(checkpoint, settings)
-        file.restore(run)
-        if run.step > num_steps:
-            raise ValueError(
-                f"The checkpoint {checkpoint} has done {run.step} steps, more than `num_steps={num_steps}`."
-            )
-    resumed_from, earlier = run.step, run.seconds
-    if mesh is not None:
-        setting, run.carry, judged = eqx.filter_shard((setting, run.carry, judged), everywhere(mesh))
+        resume(file, run, sizes.num_steps)
+    resumed_from = run.step
+    if sizes.mesh is not None:
+        setting, run.carry, judged = eqx.filter_shard((setting, run.carry, judged), everywhere(sizes.mesh))
 
-    meter = None if progress is None else progress.init()
-    try:
-        while run.good and run.step < num_steps:
-            # Up to the next multiple: a resumed run has the same chunks as a whole one.
-            steps = min(chunk_size - run.step % chunk_size, num_steps - run.step)
-            carry, losses, finite = run_chunk(setting, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
-            done = int(finite)
-            run.good = done == steps and bool(all_finite(carry))
-            if not run.good:
-                carry, done = last_good(setting, run.carry, done, chunk_size)
-            run.carry = carry
-            run.losses = np.append(run.losses.astype(losses.dtype), np.asarray(losses)[:done])
-            if judged is not None and done:
-                run.judge(float(evaluate(setting, run.weights(), *judged, validation_key)))
-            run.seconds = earlier + time.perf_counter() - began
-            if file is not None:
-                file.write(run, last=not run.good or run.step == num_steps)
-            if progress is not None:
-                meter = progress.step(meter, jnp.asarray(run.step / num_steps))
-    finally:
-        if progress is not None:
-            progress.close(meter)
+    def judge():
+        run.judge(float(evaluate(setting, run.weights(), *judged, validation_key)))
+
+    looked = None if judged is None else judge
+    drive(setting, run, sizes, began=began, file=file, progress=progress, judge=looked)
     history = {
         "loss": run.losses,
         "validation": run.validation,
@@ -201,20 +161,4 @@ def fit(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    return rest.merge(weights if mesh is None else gathered(weights)), history
-
-
-def _check_count(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}.")
-    return int(value)
-
-
-def _check_rate(rate: Any, weights: dict[str, jax.Array]) -> Any:
-    if callable(rate):
-        return rate
-    dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
-    rate = jnp.asarray(rate, dtype)
-    if rate.shape != () or not 0 < float(rate) < np.inf:
-        raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")
-    return rate
+    return rest.merge(weights if sizes.mesh is None else gathered(weights)), history

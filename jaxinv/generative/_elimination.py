@@ -1,0 +1,98 @@
+"""Gaussian deviations, eliminated: for each latent the best one has a closed form."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._prior import AbstractGenerativePrior
+from .._types import State
+from ..likelihood import Likelihood, Whitened, whiten
+from ..noise import AbstractGaussianNoise
+from ..operators import AbstractLinearOperator
+from ..oracles._update import Observation, _rows, observe
+from ..regularisers import AbstractRegulariser, Gaussian, Scaled
+from ._method import AbstractMethod
+
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Eliminated(AbstractMethod):
+    """`min_z min_u -log p(y | G(z) + u) + weight * energy(z) + R(u)` with the inner minimum in closed form.
+
+    For a linear operator, Gaussian noise and `u = mean + factor w` with `R(u) = 1/2 ||w||^2` it is
+    `1/2 r^T (I + B B^T)^{-1} r` with `r` the whitened residual of `G(z) + mean` and `B` the whitened operator on the
+    factor. The Hessian in `z` is the Schur complement of the joint one, so a minimiser, and its derivatives, are those
+    of the joint problem.
+
+    **Reference:** Golub, Pereyra, The differentiation of pseudo-inverses and nonlinear least squares problems whose
+    variables separate, 1973.
+    """
+
+    operator: Whitened
+    observation: Observation
+    mean: Array
+    factor: Array
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
+
+    def enter(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
+    ) -> tuple["Eliminated", Any]:
+        del likelihood, prior, y
+        return self, result
+
+    def variables(self, prior: AbstractGenerativePrior, z: Array) -> Array:
+        del prior
+        return z
+
+    def smooth_part(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
+    ) -> Array:
+        return self.objective(likelihood, prior, y, weight, variables)
+
+    def objective(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
+    ) -> Array:
+        del likelihood, y
+        at = self._at(prior.decode(variables))
+        # The evidence but for the determinant.
+        fit = -at.log_evidence() - jnp.sum(jnp.log(jnp.diagonal(at.triangle)))
+        return fit + weight * prior.energy(variables)
+
+    def proximal_map(self) -> None:
+        return None
+
+    def image(self, prior: AbstractGenerativePrior, variables: Array) -> Array:
+        decoded = prior.decode(variables)
+        step = jnp.matmul(self.factor, self._at(decoded).latent_mean(), precision=HIGHEST)
+        return decoded + self.mean + step.reshape(decoded.shape)
+
+    def latent(self, variables: Array) -> Array:
+        return variables
+
+    def _at(self, decoded: Array) -> Observation:
+        residual = self.observation.data - _rows(self.operator, self.operator(decoded))
+        return eqx.tree_at(lambda o: o.data, self.observation, residual)
+
+
+def eliminate(likelihood: Likelihood, y: State, deviation: AbstractRegulariser, weight: Array) -> Eliminated | None:
+    """The problem without the deviation, where that has a closed form; else `None`. The weight is positive."""
+    while isinstance(deviation, Scaled):
+        deviation, weight = deviation.regulariser, weight * deviation.factor.astype(weight.dtype)
+    operator = likelihood.operator
+    if not (
+        isinstance(deviation, Gaussian)
+        and isinstance(operator, AbstractLinearOperator)
+        and isinstance(likelihood.noise, AbstractGaussianNoise)
+    ):
+        return None
+    positive = weight > 0
+    factor = deviation.basis * (deviation.std / jnp.sqrt(jnp.where(positive, weight, 1)))[None, :]
+    observation = observe(likelihood, y, deviation.mean, factor)
+    whitened, _ = whiten(likelihood, y, "a Gaussian deviation")
+    return Eliminated(whitened, observation, deviation.mean, factor)

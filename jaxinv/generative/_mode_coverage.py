@@ -1,0 +1,92 @@
+"""How much of the data a generator reaches."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._keys import check_key
+from .._types import Key
+from ..models._generator import latent_shape_of
+from ..models._network import weights_dtype
+from ..operators._base import check_shape
+from ..subspace import KMeans
+
+# A cluster counts as reached from this part of its share of the data on: a single stray sample reaches nothing.
+_REACHED = 0.1
+
+
+class ModeCoverage(eqx.Module):
+    """Counts the clusters of the data that a generator's samples reach: a monitor for `training.fit_adversarial`.
+
+    A generator that suffers from mode collapse makes few kinds of images, however good. Called, `(generator, *, key)`,
+    it gives `coverage`, the fraction of clusters whose share of the samples is at least a tenth of their share of the
+    data, and `entropy`, that of the shares of the samples, `-sum_j p_j log p_j / log k`: 1 if all clusters are equally
+    frequent, 0 if there is one only. For the data themselves it is `reference_entropy`.
+
+    **Arguments:**
+
+    - `clusters`: from `subspace.kmeans` on the training data, at least two.
+    - `num_samples`: static.
+    - `latent_shape`: asked for only where the generator has no `latent_size`.
+
+    **Raises:** `ValueError` for anything but clusters, or a single one; its call, for samples of another shape.
+
+    !!! cite "Reference"
+        Richardson, Weiss, On GANs and GMMs, 2018
+
+    !!! example
+        ```python
+        import jax
+        from flax import nnx
+        import jaxinv
+        images = jax.random.uniform(jax.random.key(0), (64, 8, 8, 1))
+        clusters = jaxinv.subspace.kmeans(images, 4, key=jax.random.key(1))
+        monitor = jaxinv.generative.ModeCoverage(clusters, num_samples=100)
+        generator = jaxinv.models.Generator((8, 8, 1), 2, rngs=nnx.Rngs(0))
+        seen = monitor(generator, key=jax.random.key(2))  # {"coverage": ..., "entropy": ...}
+        ```
+    """
+
+    clusters: Any
+    num_samples: Any = eqx.field(static=True, default=1000)
+    latent_shape: tuple[int, ...] | None = eqx.field(
+        static=True, default=None, converter=lambda s: None if s is None else check_shape(s, "latent_shape")
+    )
+
+    def __check_init__(self):
+        if not isinstance(self.clusters, KMeans):
+            raise ValueError(
+                f"ModeCoverage takes `clusters`, made by `subspace.kmeans(data, k, key=key)`; got "
+                f"{type(self.clusters).__name__}."
+            )
+        if self.clusters.centres.shape[0] < 2:
+            raise ValueError("ModeCoverage needs at least two clusters; there is one.")
+        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
+            raise ValueError(f"`num_samples` must be a static integer of at least 1; got {self.num_samples!r}.")
+
+    @property
+    def reference_entropy(self) -> Float[Array, ""]:
+        """The entropy of the data, to which that of the samples compares."""
+        return _entropy(self._shares(self.clusters.labels))
+
+    def __call__(self, generator: Any, *, key: Key) -> dict[str, Array]:
+        """What `num_samples` images of the generator reach."""
+        check_key(key)
+        shape = latent_shape_of(generator, self.latent_shape, "ModeCoverage(clusters, latent_shape=(k,))")
+        latents = jax.random.normal(key, (self.num_samples, *shape), weights_dtype(generator))
+        shares = self._shares(self.clusters.assign(generator(latents)))
+        reached = shares >= _REACHED * self._shares(self.clusters.labels)
+        return {"coverage": jnp.mean(reached.astype(shares.dtype)), "entropy": _entropy(shares)}
+
+    def _shares(self, labels: Array) -> Float[Array, " k"]:
+        dtype = self.clusters.centres.dtype
+        return jnp.mean(jax.nn.one_hot(labels, self.clusters.centres.shape[0], dtype=dtype), axis=0)
+
+
+def _entropy(shares: Float[Array, " k"]) -> Float[Array, ""]:
+    present = shares > 0
+    terms = jnp.where(present, shares * jnp.log(1 / jnp.where(present, shares, 1)), 0)
+    return jnp.sum(terms) / jnp.log(jnp.asarray(shares.shape[0], shares.dtype))

@@ -1,0 +1,141 @@
+"""The nearest point of the range of a generator, and its latent."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._solution import Solution
+from .._types import Key, Scalar
+from .._verb import verb
+from ..likelihood import Likelihood
+from ..noise import Gaussian
+from ..operators import Mask
+from ..operators._base import as_parameter
+from ._reconstruct import check_prior, reconstruct
+
+
+@verb
+def project(
+    prior: Any,
+    x: Any,
+    *,
+    key: Key,
+    optimiser: Any = None,
+    learning_rate: Scalar = 0.05,
+    restarts: Any = 1,
+    start: Any = None,
+    max_steps: int = 1000,
+    rtol: Scalar = 1e-4,
+    atol: Scalar = 0.0,
+    differentiate: Any = None,
+) -> Solution:
+    """The image of the generator that is nearest to `x`: `G(z)` with `z = argmin ||G(z) - x||^2`.
+
+    How far the range of a generator is from images of its kind is the error that no reconstruction in it can beat.
+
+    **Arguments:**
+
+    - `prior`: a generative prior.
+    - `x`: one image of `image_shape`, of a real floating dtype.
+    - `key`, `optimiser`, `learning_rate`, `restarts`, `start`, `max_steps`, `rtol`, `atol`, `differentiate`: as
+      `reconstruct`, of which this is the case without operator, noise and energy.
+
+    **Returns:** a `Solution` as `reconstruct` has it: `value` is the image, `aux["latent"]` its latent. `stats` in
+    addition: `distance`, `||G(z) - x||`.
+
+    **Raises:** `ValueError` if the image does not fit the prior, and as `reconstruct`.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian.from_factor(jnp.zeros((8, 8, 1)), jnp.eye(64)[:, :5]).as_latent()
+        x = jax.random.uniform(jax.random.key(0), (8, 8, 1))
+        nearest = jaxinv.generative.project(prior, x, key=jax.random.key(1)).value
+        ```
+    """
+    return _invert(
+        prior,
+        x,
+        key=key,
+        weight=jnp.zeros(()),
+        optimiser=optimiser,
+        learning_rate=learning_rate,
+        restarts=restarts,
+        start=start,
+        max_steps=max_steps,
+        rtol=rtol,
+        atol=atol,
+        differentiate=differentiate,
+    )
+
+
+@verb
+def encode(
+    prior: Any,
+    x: Any,
+    *,
+    key: Key,
+    weight: Scalar = 0.0,
+    optimiser: Any = None,
+    learning_rate: Scalar = 0.05,
+    restarts: Any = 1,
+    start: Any = None,
+    max_steps: int = 1000,
+    rtol: Scalar = 1e-4,
+    atol: Scalar = 0.0,
+    differentiate: Any = None,
+) -> Solution:
+    """The latent of an image by inversion of the generator: `argmin_z 1/2 ||G(z) - x||^2 + weight * energy(z)`.
+
+    For priors without an encoder, a GAN say, and better than the encoder of one that has it, from where it may begin:
+    `start=From(prior.encode(x))`.
+
+    **Arguments:** as `project`, and
+
+    - `weight`: of the energy, not negative.
+
+    **Returns:** a `Solution` whose `value` is the latent, of `latent_shape`; `aux["image"]` is what it decodes to;
+    `stats` and the rest of `aux` as `project`.
+
+    **Raises:** as `project`.
+
+    **Reference:** Lipton, Tripathi, Precise recovery of latent vectors from generative adversarial networks, 2017.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian.from_factor(jnp.zeros((8, 8, 1)), jnp.eye(64)[:, :5]).as_latent()
+        z = jaxinv.generative.encode(prior, prior.decode(jnp.ones(5)), key=jax.random.key(0)).value
+        ```
+    """
+    solution = _invert(
+        prior,
+        x,
+        key=key,
+        weight=weight,
+        optimiser=optimiser,
+        learning_rate=learning_rate,
+        restarts=restarts,
+        start=start,
+        max_steps=max_steps,
+        rtol=rtol,
+        atol=atol,
+        differentiate=differentiate,
+    )
+    aux = solution.aux | {"image": solution.value}
+    return Solution(solution.aux["latent"], solution.result, solution.stats, aux)
+
+
+def _invert(prior: Any, x: Any, **options: Any) -> Solution:
+    prior = check_prior(prior)
+    x = as_parameter(x)
+    shape = tuple(prior.image_shape)
+    if x.shape != shape or jnp.iscomplexobj(x):
+        batch = " It looks like a batch: map with `jax.vmap`." if x.shape[1:] == shape else ""
+        raise ValueError(f"`x` must be one real image of shape {shape}; got {x.shape} of dtype {x.dtype}.{batch}")
+    # The identity in the dtype of the image.
+    likelihood = Likelihood(Mask(jnp.ones(shape, x.dtype)), Gaussian(jnp.ones((), x.dtype)))
+    solution = reconstruct(likelihood, prior, x, **options)
+    square = jnp.sum((solution.value - x) ** 2)
+    distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return Solution(solution.value, solution.result, solution.stats | {"distance": distance}, solution.aux)

@@ -1,0 +1,133 @@
+"""Normalising flows."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ._affine import Affine
+from ._conditioner import conditioners
+from ._convolutional import check_count
+from ._coupling import AbstractCoupling, Coupling, Parts, cut, join, partitions
+from ._network import check_batch, check_sizes
+from ._trunks import Dense
+
+# The latents of pixels in [0, 1] are logits divided by this, which brings them from +-14 to the size of a latent.
+_LOGIT_SCALE = 4.0
+# Half a grey level of 256. Dequantised images lie that far from 0 and 1, so 0 itself is far from all that a flow has
+# seen: its latent may be a hundred times as large.
+_MARGIN = 1 / 512
+
+
+class Flow(nnx.Module):
+    """A normalising flow: images to latents and back, one to one, with the exact density of the images,
+
+        log p(x) = log N(z; 0, I) + log |det dz/dx|,  z = flow.forward(x).
+
+    Images in `[0, 1]` go through the logit of `alpha + (1 - 2 alpha) x`, so that the density lives there; then each
+    coupling maps half of the entries with parameters that a network makes of the other half, in a checkerboard, in rows
+    and in columns (with several channels, between the channels too). All weights at their start make it the identity.
+
+    At 28 x 28 pixels it has 2.9 M weights by default, and .15 M with `Convolutional((32,))`: slower steps, but on MNIST
+    the better density by far after the same time of training. Further levels, as in `Convolutional((32, 32))`, reach
+    further in large images: a network sees 7 x 7 of its cells.
+
+    Trained by `generative.flow_loss`, a flow knows dequantised images, `(255 x + u) / 256`. Exact zeros and ones, as of
+    an image that was not dequantised, are far from them: encode `(255 x + .5) / 256`.
+
+    **Arguments:**
+
+    - `image_shape`: `(h, w, c)`; `d = h w c`, at least 2, is the size of the latents.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    - `coupling`: `Affine()`, the default, or `RationalQuadratic(bins=8)`.
+    - `trunk`: of the networks of the couplings: `Dense((256, 256))`, the default, or `Convolutional(channels)`: the
+        couplings are spread over its levels, from the finest, each on a grid of cells of `2^level x 2^level` pixels.
+    - `num_couplings`: at least 2; with fewer, half of the entries stay as they are.
+    - `alpha`: how far the logit stays off 0 and 1, positive and below .5; or `None` for images on the whole real line,
+        which are then not transformed. Static.
+
+    **Raises:** `ValueError` for sizes that are not positive integers, and other wrong options; its calls, for anything
+    but a batch.
+
+    !!! cite "Reference"
+        Dinh, Sohl-Dickstein, Bengio, Density estimation using Real NVP, 2017; Durkan, Bekasov, Murray, Papamakarios,
+        Neural Spline Flows, 2019
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from flax import nnx
+        import jaxinv
+        flow = jaxinv.models.Flow((28, 28, 1), rngs=nnx.Rngs(0))
+        z, log_det = flow.forward(jnp.full((5, 28, 28, 1), 0.5))  # (5, 784), (5,)
+        x = flow.inverse(z)  # (5, 28, 28, 1)
+        ```
+    """
+
+    def __init__(
+        self,
+        image_shape: Any,
+        *,
+        rngs: Any,
+        coupling: Any = None,
+        trunk: Any = None,
+        num_couplings: Any = 8,
+        alpha: Any = 1e-6,
+    ):
+        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.latent_size = math.prod(self.image_shape)
+        coupling = Affine() if coupling is None else coupling
+        if not isinstance(coupling, AbstractCoupling):
+            raise ValueError(f"`coupling` must be `models.Affine()` or `models.RationalQuadratic()`; got {coupling!r}.")
+        if check_count(num_couplings, "num_couplings") < 2:
+            raise ValueError("`num_couplings` must be at least 2, or half of the entries stay as they are; got 1.")
+        if alpha is not None and not (isinstance(alpha, float) and 0 < alpha < 0.5):
+            raise ValueError(
+                f"`alpha` must be a Python number between 0 and .5, or None for images on the whole real line; got "
+                f"{alpha!r}."
+            )
+        self.alpha = alpha
+        halves = partitions(self.image_shape, num_couplings)
+        trunk = Dense((256, 256)) if trunk is None else trunk
+        networks = conditioners(trunk, halves, coupling.num_parameters, rngs=rngs)
+        pairs = zip(halves, networks, strict=True)
+        self.couplings = nnx.List([Coupling(partition, coupling, network) for partition, network in pairs])
+
+    def forward(self, x: Any) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        """The latents of images `x` of shape `(n, h, w, c)`, in the order of the pixels, and `log |det dz/dx|`.
+
+        With `alpha`, an image with pixels outside `[-alpha, 1 + alpha]`, about, has no latent: its `log_det` is minus
+        infinity, and its latent that of the image with those pixels moved to half a grey level inside `[0, 1]`.
+        """
+        x, log_det = self._unbounded(check_batch(x, self.image_shape, "images", "Flow"))
+        parts = cut(x)
+        for coupling in self.couplings:
+            parts, more = coupling.forward(parts)
+            log_det = log_det + more
+        return join(parts, self.image_shape).reshape(-1, self.latent_size), log_det
+
+    def inverse(self, z: Any) -> Float[Array, "n h w c"]:
+        """The images of latents `z` of shape `(n, d)`."""
+        z = check_batch(z, (self.latent_size,), "latents", "Flow")
+        parts: Parts = cut(z.reshape(-1, *self.image_shape))
+        for coupling in reversed(self.couplings):
+            parts = coupling.inverse(parts)
+        x = join(parts, self.image_shape)
+        if self.alpha is None:
+            return x
+        return (jax.nn.sigmoid(_LOGIT_SCALE * x) - self.alpha) / (1 - 2 * self.alpha)
+
+    def _unbounded(self, x: Float[Array, "n h w c"]) -> tuple[Float[Array, "n h w c"], Float[Array, " n"]]:
+        if self.alpha is None:
+            return x, jnp.zeros_like(x[:, 0, 0, 0])
+        slope = 1 - 2 * self.alpha
+        # 1 - x is exact near 1, where 1 - (alpha + (1 - 2 alpha) x) would lose every digit of alpha.
+        supported = (self.alpha + slope * x > 0) & (self.alpha + slope * (1 - x) > 0)
+        x = jnp.where(supported, x, jnp.clip(x, _MARGIN, 1 - _MARGIN))
+        log_p, log_q = jnp.log(self.alpha + slope * x), jnp.log(self.alpha + slope * (1 - x))
+        log_slopes = math.log(slope / _LOGIT_SCALE) - log_p - log_q
+        log_det = jnp.sum(jnp.where(supported, log_slopes, -jnp.inf), axis=(1, 2, 3))
+        return (log_p - log_q) / _LOGIT_SCALE, log_det

@@ -1,0 +1,114 @@
+"""The compiled part of adversarial training: the step of two networks against each other."""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from .._types import Key
+from ._chunk import AbstractSetting, Carry, Split, averaged, draw, improve, loss_dtype, repeat, spread
+
+GENERATOR, CRITIC = "generator", "critic"
+# Without momentum, and with a short memory of squares: each network's loss moves with the other one.
+_MOMENTUM, _SQUARES = 0.0, 0.99
+
+
+class AdversarialSetting(AbstractSetting):
+    """Two networks and one loss; the carry holds the weights of both, and two states of optimisers."""
+
+    model: Split  # of a dict of the two
+    loss: Any
+    optimisers: tuple[Any, Any]
+    data: Array
+    ema: Array
+    order_key: Key
+    loss_key: Key
+    latent_shape: tuple[int, ...] = eqx.field(static=True)
+    latent_dtype: Any = eqx.field(static=True)
+    critic_steps: int = eqx.field(static=True)
+    batch_size: int = eqx.field(static=True)
+    count: int = eqx.field(static=True)
+    mesh: Mesh | None = eqx.field(static=True)
+    loss_shape: ClassVar[tuple[int, ...]] = (2,)
+
+    def step(self, carry: Carry) -> tuple[Carry, Array]:
+        """`critic_steps` steps of the critic, each on a batch of its own, and one of the generator."""
+        generator, critic = part(carry.weights, GENERATOR), part(carry.weights, CRITIC)
+        optimisers = tuple(make_optimiser(optimiser) for optimiser in self.optimisers)
+        generator_state, critic_state = carry.optimiser
+        first = carry.step * self.critic_steps
+        key = jax.random.fold_in(self.loss_key, carry.step)
+        dtype = loss_dtype(carry.weights)
+
+        def teach(index, state):
+            critic, memory, order, total = state
+            order, batch = draw(self, order, first + index)
+            k = jax.random.fold_in(key, index)
+            loss, gradient = jax.value_and_grad(lambda c: self._losses({**generator, **c}, batch, k)[1])(critic)
+            critic, memory = improve(optimisers[1], gradient, memory, critic)
+            return critic, memory, order, total + loss.astype(dtype)
+
+        state = (critic, critic_state, carry.order, jnp.zeros((), dtype))
+        critic, critic_state, order, total = repeat(teach, state, self.critic_steps)
+        # The last batch of the critic; gathered again only if the loss of the generator looks at it.
+        _, batch = draw(self, order, first + self.critic_steps - 1)
+        k = jax.random.fold_in(key, self.critic_steps)
+        loss, gradient = jax.value_and_grad(lambda g: self._losses({**g, **critic}, batch, k)[0])(generator)
+        generator, generator_state = improve(optimisers[0], gradient, generator_state, generator)
+
+        losses = jnp.stack([loss.astype(dtype), total / self.critic_steps])
+        average = averaged(self.ema, carry.step + 1, carry.average, generator)
+        weights = {**generator, **critic}
+        return Carry(weights, (generator_state, critic_state), average, order, carry.step + 1), losses
+
+    def _losses(self, weights: dict[str, Array], batch: Array, key: Key) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        model = self.model.merge(weights)
+        shape = (self.batch_size, *self.latent_shape)
+        latents = spread(self, jax.random.normal(jax.random.fold_in(key, 0), shape, self.latent_dtype))
+        losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
+        arrays = [jnp.asarray(value) for value in losses] if isinstance(losses, tuple | list) else []
+        if len(arrays) != 2 or any(a.shape != () or not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
+            found = [f"{a.dtype} of shape {a.shape}" for a in arrays] or type(losses).__name__
+            raise ValueError(
+                "`loss(generator, critic, images, latents, *, key)` must return two real scalars, the loss of the "
+                f"generator and that of the critic; got {found}. Take the mean over the batch."
+            )
+        return arrays[0], arrays[1]
+
+
+def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
+    """The user's own, or Adam of a learning rate: built inside the trace, so that another rate does not retrace."""
+    if isinstance(optimiser, optax.GradientTransformation):
+        return optimiser
+    return optax.adam(optimiser, b1=_MOMENTUM, b2=_SQUARES)
+
+
+def start(setting: AdversarialSetting, weights: dict[str, Array], average: bool) -> Carry:
+    """The carry before the first step; the average is of the generator."""
+    generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
+    pairs = zip(setting.optimisers, (generator, critic), strict=True)
+    states = tuple(jax.tree.map(jnp.array, make_optimiser(optimiser).init(own)) for optimiser, own in pairs)
+    order = jnp.arange(setting.count, dtype=jnp.int32)
+    return Carry(weights, states, generator if average else {}, order, jnp.zeros((), jnp.int32))
+
+
+def part(weights: dict[str, Array], name: str) -> dict[str, Array]:
+    """The weights of one of the two networks."""
+    return {path: weight for path, weight in weights.items() if path.split(".")[0] == name}
+
+
+@eqx.filter_jit
+def observe(model: Split, weights: dict[str, Array], monitor: Any, key: Key) -> dict[str, Array]:
+    """What the monitor says of the generator."""
+    values: PyTree = monitor(model.merge(weights)[GENERATOR], key=key)
+    values = {name: jnp.asarray(value) for name, value in values.items()} if isinstance(values, dict) else {}
+    if not values or any(v.shape != () or jnp.issubdtype(v.dtype, jnp.complexfloating) for v in values.values()):
+        raise ValueError(
+            "`monitor(generator, *, key)` must return a dict of real scalars, such as {'coverage': ...}; got "
+            f"{ {name: value.shape for name, value in values.items()} or 'something else' }."
+        )
+    return values

@@ -1,0 +1,64 @@
+"""The host's side of training: one chunk of steps after another."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+
+from ._checkpoint import Checkpoint, Run
+from ._chunk import AbstractSetting, all_finite, last_good, run_chunk
+from ._options import Sizes
+
+
+def drive(
+    setting: AbstractSetting,
+    run: Run,
+    sizes: Sizes,
+    *,
+    began: float,
+    file: Checkpoint | None,
+    progress: diffrax.AbstractProgressMeter | None,
+    judge: Callable[[], None] | None,
+) -> None:
+    """Bring the run to its last step, or to the last good one before a loss or a weight that is not finite.
+
+    - `began`: when this call of the trainer did, by `time.perf_counter`.
+    - `judge`: called after every chunk, to look at `run.weights()`.
+    """
+    earlier = run.seconds
+    num_steps, _, chunk_size, _ = sizes
+    meter: Any = None if progress is None else progress.init()
+    try:
+        while run.good and run.step < num_steps:
+            # Up to the next multiple: a resumed run has the same chunks as a whole one.
+            steps = min(chunk_size - run.step % chunk_size, num_steps - run.step)
+            carry, losses, finite = run_chunk(setting, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
+            done = int(finite)
+            run.good = done == steps and bool(all_finite(carry))
+            if not run.good:
+                carry, done = last_good(setting, run.carry, done, chunk_size)
+            run.carry = carry
+            run.losses = np.append(run.losses.astype(losses.dtype), np.asarray(losses)[:done], axis=0)
+            if judge is not None and done:
+                judge()
+            run.seconds = earlier + time.perf_counter() - began
+            if file is not None:
+                file.write(run, last=not run.good or run.step == num_steps)
+            if progress is not None:
+                meter = progress.step(meter, jnp.asarray(run.step / num_steps))
+    finally:
+        if progress is not None:
+            progress.close(meter)
+
+
+def resume(file: Checkpoint, run: Run, num_steps: int) -> None:
+    """Bring the run to where its checkpoint is.
+
+    **Raises:** `ValueError` if that is of another run, or beyond `num_steps`.
+    """
+    file.restore(run)
+    if run.step > num_steps:
+        raise ValueError(f"The checkpoint {file.path} has done {run.step} steps, more than `num_steps={num_steps}`.")

@@ -1,0 +1,244 @@
+"""Training of a generator against a critic."""
+
+import inspect
+import os
+import time
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from .._solution import RESULTS
+from .._types import Key
+from ..models._generator import latent_shape_of
+from ..models._network import weights_dtype
+from ._adversarial import CRITIC, GENERATOR, AdversarialSetting, observe, part, start
+from ._checkpoint import Checkpoint, Run
+from ._chunk import split
+from ._data import check_data, fingerprint
+from ._drive import drive, resume
+from ._mesh import everywhere, gathered
+from ._options import (
+    check_average,
+    check_count,
+    check_host,
+    check_optimiser,
+    check_progress,
+    check_rate,
+    check_sizes,
+    check_weights,
+)
+
+
+def fit_adversarial(
+    generator: Any,
+    critic: Any,
+    loss: Any,
+    data: Any,
+    *,
+    key: Key,
+    optimisers: Any = None,
+    learning_rate: Any = 5e-4,
+    critic_steps: Any = 1,
+    num_steps: Any,
+    batch_size: Any,
+    latent_shape: Any = None,
+    ema: Any = None,
+    monitor: Any = None,
+    checkpoint: str | os.PathLike | None = None,
+    progress: Any = None,
+    chunk_size: Any = None,
+    mesh: Any = None,
+) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    """Train a generator against a critic, in turns, by stochastic gradients.
+
+    A step is `critic_steps` steps of the critic, each on a batch of its own, and one of the generator; each draws new
+    latents from a standard normal. Chunks, epochs and random numbers are as in `fit`.
+
+    **Arguments:**
+
+    - `generator`: `generator(z) -> x`, batched: `models.Generator`, any Flax NNX or equinox network with that call.
+        Not changed.
+    - `critic`: `critic(x) -> (n,)` logits, `models.Critic` or another such network. Not changed.
+    - `loss`: `generative.minimax_loss`, `nonsaturating_loss` or `wasserstein_loss`, one that they make, or your own:
+        `loss(generator, critic, images, latents, *, key) -> (loss of the generator, loss of the critic)`. Functions
+        compare by identity: define it once.
+    - `data`: `(n, ...)`, images of a floating dtype.
+    - `key`: a typed key.
+    - `optimisers`: the generator's and the critic's, optax transformations on dicts of weights by name, or one for
+        both; make them once. Default, also for `None` in one place: Adam without momentum, `b1=0, b2=.99`.
+    - `learning_rate`: of that default, a number or an optax schedule, or a pair, the generator's first.
+    - `critic_steps`, `num_steps`, `batch_size`: static. A step takes `critic_steps * batch_size` examples.
+    - `latent_shape`: of one latent; asked for where the generator has no `latent_size`.
+    - `ema`: decay of the exponential moving average of the generator's weights, such as .999, which damps the
+        oscillation of the game; the average is what is returned, beside the critic as it is. It warms up as in `fit`.
+    - `monitor`: `monitor(generator, *, key) -> dict of scalars`, such as `generative.ModeCoverage(clusters)`: called
+        after every chunk, always with the same key (on the average, if there is one). If it has an entry `loss`, the
+        networks of the lowest are returned.
+    - `checkpoint`: a file, as in `fit`: the run goes on from there, to bit-identical weights.
+    - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
+    - `chunk_size`: steps per compiled call. Default: a 50th of `num_steps`, at most 1000.
+    - `mesh`: a `jax.sharding.Mesh`, whose devices share each batch, as in `fit`.
+
+    **Returns:** the pair of the trained generator and critic, and the history, a dict: `generator_loss` and
+    `critic_loss` of every step (the latter the mean over its `critic_steps`); `monitor`, a dict of arrays, and
+    `monitor_steps`; `seconds`, compilation included; `resumed_from`; `result`, a member of `RESULTS`: `nonfinite` if a
+    loss or a weight became NaN or infinite, upon which the run stops with the last good weights of both.
+
+    **Raises:** `ValueError` for sizes that do not fit the data, a generator whose images are not of the data's shape,
+    data that are empty, of an integer dtype or not finite (naming the first such example), and for a checkpoint that is
+    of another run or cannot be written.
+
+    !!! cite "Reference"
+        Goodfellow et al., Generative Adversarial Nets, 2014; Yazici et al., The Unusual Effectiveness of Averaging in
+        GAN Training, 2019
+
+    !!! example
+        ```python
+        import jax
+        from flax import nnx
+        import jaxinv
+        images = jax.random.uniform(jax.random.key(0), (256, 8, 8, 1))
+        (generator, critic), history = jaxinv.training.fit_adversarial(
+            jaxinv.models.Generator((8, 8, 1), 4, widths=(32,), rngs=nnx.Rngs(0)),
+            jaxinv.models.Critic((8, 8, 1), widths=(32,), rngs=nnx.Rngs(1)),
+            jaxinv.generative.nonsaturating_loss(penalty=1.0),
+            images,
+            key=jax.random.key(1),
+            num_steps=50,
+            batch_size=32,
+            ema=0.99,
+        )
+        x = generator(jax.random.normal(jax.random.key(2), (5, 4)))  # (5, 8, 8, 1)
+        ```
+    """
+    began = time.perf_counter()
+    check_host(key, (generator, critic, data), "fit_adversarial")
+    if not isinstance(data, jax.Array | np.ndarray):
+        raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
+    images, count = check_data(data, "data")
+    sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
+    critic_steps, average = check_count(critic_steps, "critic_steps"), check_average(ema)
+    check_progress(progress)
+    loss = _made(loss)
+    latent_shape = latent_shape_of(generator, latent_shape, "fit_adversarial(..., latent_shape=(k,))")
+    weights, rest = split({GENERATOR: generator, CRITIC: critic})
+    check_weights(part(weights, GENERATOR), generator, GENERATOR)
+    check_weights(part(weights, CRITIC), critic, CRITIC)
+    dtype = weights_dtype(generator)
+    _check_images(generator, (sizes.batch_size, *latent_shape), dtype, images)
+    rates = _check_rates(learning_rate, weights)
+    order_key, loss_key, monitor_key = (jax.random.fold_in(key, i) for i in range(3))
+    setting = AdversarialSetting(
+        model=rest,
+        loss=loss,
+        optimisers=_check_optimisers(optimisers, rates),
+        data=images,
+        ema=average,
+        order_key=order_key,
+        loss_key=loss_key,
+        latent_shape=latent_shape,
+        latent_dtype=dtype,
+        critic_steps=critic_steps,
+        batch_size=sizes.batch_size,
+        count=count,
+        mesh=sizes.mesh,
+    )
+    names: list[str] = []
+    if monitor is not None:
+        names = sorted(eqx.filter_eval_shape(observe, rest, weights, monitor, monitor_key))
+    run = Run(start(setting, weights, ema is not None), setting.loss_shape, len(names))
+    file = None
+    if checkpoint is not None:
+        settings = {
+            "generator": type(generator).__name__,
+            "critic": type(critic).__name__,
+            "initial weights": fingerprint((generator, critic)),
+            "loss": _name(loss),
+            "learning rate": "that of `optimisers`" if optimisers is not None else ", ".join(map(str, rates)),
+            "data": fingerprint(images),
+            "monitor": "None" if monitor is None else f"{_name(monitor)} of {', '.join(names)}",
+            "key": fingerprint(key),
+            "batch_size": str(sizes.batch_size),
+            "critic_steps": str(critic_steps),
+            "latent_shape": str(latent_shape),
+            "ema": str(ema),
+            # Without a monitor the chunks leave no trace.
+            "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
+        }
+        file = Checkpoint(checkpoint, settings)
+        resume(file, run, sizes.num_steps)
+    resumed_from = run.step
+    if sizes.mesh is not None:
+        setting, run.carry = eqx.filter_shard((setting, run.carry), everywhere(sizes.mesh))
+
+    def judge():
+        seen = observe(rest, run.weights(), monitor, monitor_key)
+        run.judge(float(seen.get("loss", np.nan)), [float(seen[name]) for name in names])
+
+    looked = None if monitor is None else judge
+    drive(setting, run, sizes, began=began, file=file, progress=progress, judge=looked)
+    history = {
+        "generator_loss": run.losses[:, 0],
+        "critic_loss": run.losses[:, 1],
+        "monitor": {name: run.observed[:, i] for i, name in enumerate(names)},
+        "monitor_steps": run.validation_steps,
+        "seconds": run.seconds,
+        "resumed_from": resumed_from,
+        "result": RESULTS.successful if run.good else RESULTS.nonfinite,
+    }
+    weights = run.best or run.weights()
+    trained = rest.merge(weights if sizes.mesh is None else gathered(weights))
+    return (trained[GENERATOR], trained[CRITIC]), history
+
+
+def _made(loss: Any) -> Any:
+    """The loss; of a function that makes one, the loss that it makes without arguments."""
+    if not callable(loss):
+        raise ValueError(f"`loss` must be a function, such as `generative.nonsaturating_loss`; got {loss!r}.")
+    if not inspect.isfunction(loss):
+        return loss
+    try:
+        inspect.signature(loss).bind()
+    except TypeError:
+        return loss
+    return loss()
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__qualname__", type(function).__name__) + f" ({fingerprint(function)})"
+
+
+def _check_images(generator: Any, shape: tuple[int, ...], dtype: Any, data: Array) -> None:
+    images = eqx.filter_eval_shape(lambda g, z: g(z), generator, jax.ShapeDtypeStruct(shape, dtype))
+    expected = (shape[0], *data.shape[1:])
+    if getattr(images, "shape", None) != expected:
+        raise ValueError(
+            f"From latents of shape {shape} the generator must make images of the shape of the data, {expected}; it "
+            f"makes {getattr(images, 'shape', images)}."
+        )
+
+
+def _check_rates(rate: Any, weights: dict[str, Array]) -> tuple[Any, Any]:
+    rates = tuple(rate) if isinstance(rate, tuple | list) else (rate, rate)
+    if len(rates) != 2:
+        raise ValueError(f"`learning_rate` is one, or the generator's and the critic's; got {len(rates)}.")
+    return check_rate(rates[0], part(weights, GENERATOR)), check_rate(rates[1], part(weights, CRITIC))
+
+
+def _check_optimisers(optimisers: Any, rates: tuple[Any, Any]) -> tuple[Any, Any]:
+    if optimisers is None:
+        return rates
+    if isinstance(optimisers, optax.GradientTransformation):
+        return optimisers, optimisers
+    if not isinstance(optimisers, tuple | list) or len(optimisers) != 2:
+        raise ValueError(
+            f"`optimisers` must be two optax transformations, `(generator's, critic's)`; got {optimisers!r}."
+        )
+    for optimiser in optimisers:
+        check_optimiser(optimiser, "optimisers")
+    first, second = (rate if own is None else own for own, rate in zip(optimisers, rates, strict=True))
+    return first, second

@@ -1,0 +1,98 @@
+"""The options that every trainer shares, checked."""
+
+from typing import Any, NamedTuple
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, PyTree
+
+from .._keys import check_key
+from .._types import Key
+from ..operators._base import is_concrete
+from ._mesh import check_mesh
+
+
+class Sizes(NamedTuple):
+    """How long a run is, and how it is cut into pieces."""
+
+    num_steps: int
+    batch_size: int
+    chunk_size: int
+    mesh: Mesh | None
+
+
+def check_host(key: Key, arrays: PyTree, name: str) -> None:
+    """Raise unless the trainer runs on the host, with a proper key."""
+    check_key(key)
+    if not is_concrete(key, *jax.tree.leaves(arrays)):
+        raise ValueError(
+            f"`{name}` runs on the host and cannot be called inside `jax.jit`, `jax.vmap` or `jax.grad`. To train "
+            "several models at once, stack them and let the loss sum over `jax.vmap`."
+        )
+
+
+def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, count: int) -> Sizes:
+    """The sizes of a run on `count` examples; the default chunk is a 50th of the steps, at most 1000."""
+    num_steps, batch_size = check_count(num_steps, "num_steps"), check_count(batch_size, "batch_size")
+    if batch_size > count:
+        raise ValueError(f"`batch_size` is {batch_size}, more than the {count} examples of `data`.")
+    mesh = check_mesh(mesh)
+    if mesh is not None and batch_size % mesh.size:
+        raise ValueError(
+            f"`batch_size` is {batch_size}, which the {mesh.size} devices of `mesh` do not divide; take a multiple of "
+            f"{mesh.size}, such as {-(-batch_size // mesh.size) * mesh.size}."
+        )
+    chunk_size = check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
+    return Sizes(num_steps, batch_size, chunk_size, mesh)
+
+
+def check_count(value: Any, name: str) -> int:
+    """A positive integer."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}.")
+    return int(value)
+
+
+def check_average(ema: Any) -> Array:
+    """The decay of the average as an array, 0 for none."""
+    if ema is not None and not 0 <= ema < 1:
+        raise ValueError(f"`ema` must be in [0, 1), such as .999; got {ema!r}.")
+    return jnp.asarray(0.0 if ema is None else ema, jnp.float32)
+
+
+def check_progress(progress: Any) -> None:
+    """Raise unless it is a progress meter, or none."""
+    if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
+        raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
+
+
+def check_optimiser(optimiser: Any, name: str = "optimiser") -> None:
+    """Raise unless it is an optax transformation, or none."""
+    if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
+        raise ValueError(
+            f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}."
+        )
+
+
+def check_weights(weights: dict[str, Array], model: Any, what: str = "model") -> None:
+    """Raise if there is nothing to train."""
+    if not weights:
+        raise ValueError(
+            f"The {what} {type(model).__name__} has no weights to train: no leaf of it is a floating array."
+            + (" Is it a pytree?" if len(jax.tree.leaves(model)) == 1 else "")
+        )
+
+
+def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
+    """A learning rate as a scalar in the real dtype of the weights, or a schedule as it is."""
+    if callable(rate):
+        return rate
+    dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
+    rate = jnp.asarray(rate, dtype)
+    if rate.shape != () or not 0 < float(rate) < np.inf:
+        raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")
+    return rate
