@@ -88,9 +88,9 @@ def _add_train(commands) -> None:
             "weights of the lowest validation loss. Interrupted, the same command goes on where it stopped."
         ),
     )
-    train.add_argument("kind", metavar="MODEL", choices=("autoencoder", "vae"), help="autoencoder or vae")
+    train.add_argument("kind", metavar="MODEL", choices=("autoencoder", "vae", "gan", "flow"), help="%(choices)s")
     _add_data(train)
-    train.add_argument("--latents", type=_positive, default=8, help="how many latent variables")
+    train.add_argument("--latents", type=_positive, default=8, help="how many; a flow has as many as pixels")
     train.add_argument("--steps", type=_positive, default=6000, help="of the optimiser")
     train.add_argument("--batch", type=_positive, default=128, help="images in each step")
     train.add_argument("--seed", type=int, default=0, help="of everything that is random")

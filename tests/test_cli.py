@@ -91,6 +91,21 @@ def test_train_and_reconstruct(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "said"), [("gan", "nearest images of its range"), ("flow", "bits per dimension")])
+def test_train_the_others(kind, said, tmp_path, capsys):
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (320, 8, 8, 1), np.uint8))
+    chosen = ["--data", str(tmp_path / "images.npy")]
+    network = tmp_path / "prior.safetensors"
+    train = ["train", kind, *chosen, "--latents", "3", "--steps", "20", "--batch", "16", "--output", str(network)]
+    assert cli.main(train) == 0
+    assert said in capsys.readouterr().out
+    output = tmp_path / "out"
+    again = ["reconstruct", str(network), *chosen, "--images", "2", "--restarts", "1", "--output", str(output)]
+    assert cli.main(again) == 0
+    assert kind in json.loads((output / "results.json").read_text())["rows"]
+
+
+@pytest.mark.slow
 def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
     train = ["train", "vae", "--latents", "2", "--steps", "60", "--output", str(tmp_path / "a.safetensors")]
     assert cli.main(train) == 0

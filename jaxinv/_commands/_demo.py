@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import classical, generative, io, metrics, operators, oracles, plotting, training
+from .. import classical, generative, io, metrics, operators, oracles, plotting
 from .._types import Key
 from .._version import __version__
 from ..likelihood import Likelihood
@@ -109,15 +109,13 @@ def plotting_folder(output: Path) -> None:
 
 
 def _train(train: Array, tuning: Array, key: Key, quick: bool) -> tuple[generative.VAEPrior, dict[str, Any]]:
-    model, history = training.fit(
+    model, history = KINDS["vae"].train(
         KINDS["vae"].make(train.shape[1:], 16, rngs_of(key)),
-        KINDS["vae"].loss,
         train,
+        tuning,
         key=key,
         num_steps=400 if quick else 6000,
         batch_size=128,
-        ema=0.999,
-        validation=tuning,
         progress=diffrax.TqdmProgressMeter(refresh_steps=1),
     )
     return generative.VAEPrior(model), history

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from .. import generative, io, models
+from .. import generative, io, metrics, models, training
 from .._prior import AbstractGenerativePrior
 
 Shape = tuple[int, ...]
@@ -19,12 +19,32 @@ _KEPT = 2000
 
 
 class Kind(NamedTuple):
-    """A network that is trained by minimising one loss."""
+    """How one kind of network is made, trained, used and judged."""
 
     make: Callable[[Shape, int, nnx.Rngs], Any]
-    loss: Callable[..., Any]
+    train: Callable[..., tuple[Any, dict[str, Any]]]
     prior: Callable[[Any, Array], AbstractGenerativePrior]
     latents: Callable[[Any, Array], Array]  # kept beside the network
+    judge: Callable[[AbstractGenerativePrior, Array], str]  # by held-out images
+
+
+def _minimise(loss: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    def train(model: Any, images: Array, tuning: Array, **options: Any) -> tuple[Any, dict[str, Any]]:
+        return training.fit(model, loss, images, validation=tuning, ema=0.999, **options)
+
+    return train
+
+
+def _play(
+    generator: Any, images: Array, tuning: Array, *, key: jax.Array, **options: Any
+) -> tuple[Any, dict[str, Any]]:
+    del tuning
+    critic = models.Critic(images.shape[1:], rngs=rngs_of(jax.random.fold_in(key, 1)))
+    loss = generative.nonsaturating_loss(penalty=1.0)
+    (generator, _), history = training.fit_adversarial(
+        generator, critic, loss, images, key=jax.random.fold_in(key, 2), ema=0.999, **options
+    )
+    return generator, history
 
 
 def _no_latents(model: Any, images: Array) -> Array:
@@ -32,18 +52,52 @@ def _no_latents(model: Any, images: Array) -> Array:
     return jnp.zeros((0,))
 
 
+def _decoded(prior: AbstractGenerativePrior, images: Array) -> str:
+    quality = jax.vmap(lambda x: metrics.psnr(prior.decode(prior.encode(x)), x))(images).mean()
+    return f"encode and decode {quality:.2f} dB"
+
+
+def _projected(prior: AbstractGenerativePrior, images: Array) -> str:
+    some = images[:20]
+    nearest = lambda x, key: generative.project(prior, x, key=key, restarts=8).value
+    found = jax.vmap(nearest)(some, jax.random.split(jax.random.key(0), len(some)))
+    return f"nearest images of its range {jax.vmap(metrics.psnr)(found, some).mean():.2f} dB"
+
+
+def _coded(prior: Any, images: Array) -> str:
+    nats = -jax.vmap(prior.log_prob)((255 * images + 0.5) / 256).mean()
+    return f"{metrics.bits_per_dim(nats, images.shape[1:]):.2f} bits per dimension"
+
+
 KINDS = {
     "autoencoder": Kind(
         lambda shape, size, rngs: models.Autoencoder(shape, size, rngs=rngs),
-        generative.autoencoder_loss,
+        _minimise(generative.autoencoder_loss),
         generative.AutoencoderPrior,
         lambda model, images: model.encode(images[:_KEPT]),
+        _decoded,
     ),
     "vae": Kind(
         lambda shape, size, rngs: models.VAE(shape, size, rngs=rngs),
-        generative.vae_loss(),
+        _minimise(generative.vae_loss()),
         lambda model, latents: generative.VAEPrior(model),
         _no_latents,
+        _decoded,
+    ),
+    "gan": Kind(
+        lambda shape, size, rngs: models.Generator(shape, size, rngs=rngs),
+        _play,
+        lambda model, latents: generative.GANPrior(model),
+        _no_latents,
+        _projected,
+    ),
+    # Its latents are as many as the pixels.
+    "flow": Kind(
+        lambda shape, size, rngs: models.Flow(shape, rngs=rngs),
+        _minimise(generative.flow_loss),
+        lambda model, latents: generative.FlowPrior(model),
+        _no_latents,
+        _coded,
     ),
 }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import diffrax
 import jax
 
-from .. import io, metrics, training
+from .. import io
 from ._images import load
 from ._networks import KINDS, rngs_of, save
 
@@ -19,15 +19,13 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
     print(f"{data}: {len(train)} training images of {shape[0]} x {shape[1]}; no pairs are used.")
     checkpoint = output.with_suffix(".checkpoint")
     chosen = KINDS[kind]
-    model, history = training.fit(
+    model, history = chosen.train(
         chosen.make(shape, latents, rngs_of(keys[1])),
-        chosen.loss,
         train,
+        tuning,
         key=keys[2],
         num_steps=steps,
         batch_size=batch,
-        ema=0.999,
-        validation=tuning,
         checkpoint=checkpoint,
         progress=diffrax.TqdmProgressMeter(refresh_steps=1),
     )
@@ -35,8 +33,6 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
     checkpoint.unlink(missing_ok=True)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
-    prior = chosen.prior(model, chosen.latents(model, train))
-    decoded = jax.vmap(lambda x: prior.decode(prior.encode(x)))(test)
-    quality = float(jax.vmap(metrics.psnr)(decoded, test).mean())
-    print(f"{kind}: {len(history['loss'])} steps in {history['seconds']:.0f} s; encode and decode {quality:.2f} dB.")
+    verdict = chosen.judge(chosen.prior(model, chosen.latents(model, train)), test)
+    print(f"{kind}: {steps} steps in {history['seconds']:.0f} s; {verdict} on held-out images.")
     print(f"Wrote {output}. Use it: jaxinv reconstruct {output} --task deblurring --data {data}")

@@ -1,0 +1,175 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Generative models as priors
+#
+# A generator $G$ learned from images alone makes images $G(z)$ of few latent variables. Reconstruction becomes a search
+# in the latent space, $\min_z -\log p(y \mid G(z)) + \text{weight} \cdot \Psi(z)$. This notebook trains an
+# autoencoder, a variational autoencoder and a generative adversarial network on small digits, and uses them.
+
+# %%
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import jaxinv
+from jaxinv import classical, data, generative, metrics, models, noise, operators, oracles, plotting, subspace, training
+
+key = jax.random.key(0)
+
+
+def show(figure, name):
+    """In Jupyter the figure is displayed; as a script it is written to a file."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        get_ipython = lambda: None
+    if get_ipython() is None:
+        plotting.save(figure, f"{name}.png")
+    else:
+        from IPython.display import display
+
+        display(figure)
+
+
+# %% [markdown]
+# ## Images, and no pairs
+
+# %%
+images, _ = data.digits(size=14)
+images = images[jax.random.permutation(key, len(images))]
+train, test = images[200:], images[:200]
+shape = train.shape[1:]
+print(train.shape)
+
+# %% [markdown]
+# ## Three generators, and a linear one
+
+# %%
+LATENTS = 8
+autoencoder, _ = training.fit(
+    models.Autoencoder(shape, LATENTS, widths=(256, 128), rngs=nnx.Rngs(0)),
+    generative.autoencoder_loss,
+    train,
+    key=key,
+    num_steps=1000,
+    batch_size=64,
+    ema=0.99,
+)
+vae, _ = training.fit(
+    models.VAE(shape, LATENTS, widths=(256, 128), rngs=nnx.Rngs(1)),
+    generative.vae_loss(),
+    train,
+    key=key,
+    num_steps=1000,
+    batch_size=64,
+    ema=0.99,
+)
+(generator, critic), history = training.fit_adversarial(
+    models.Generator(shape, LATENTS, widths=(128, 256), rngs=nnx.Rngs(2)),
+    models.Critic(shape, widths=(256, 128), rngs=nnx.Rngs(3)),
+    generative.nonsaturating_loss(penalty=1.0),
+    train,
+    key=key,
+    num_steps=1000,
+    batch_size=64,
+    ema=0.99,
+)
+priors = {
+    "PCA": generative.PCAPrior(subspace.pca(train, rank=LATENTS)),
+    "autoencoder": generative.AutoencoderPrior(autoencoder, autoencoder.encode(train)),
+    "VAE": generative.VAEPrior(vae),
+    "GAN": generative.GANPrior(generator),
+}
+
+# %% [markdown]
+# How near do their ranges come to held-out images? `project` searches for the nearest point, from four starts:
+
+# %%
+for name, prior in priors.items():
+    nearest = jax.vmap(lambda x, k, prior=prior: generative.project(prior, x, key=k, restarts=8))(
+        test[:8], jax.random.split(key, 8)
+    )
+    print(f"{name:12} {jax.vmap(metrics.psnr)(nearest.value, test[:8]).mean():.2f} dB")
+
+# %% [markdown]
+# ## Interpolation
+#
+# Between the latents of two images; along the way a generator shows what it holds for an image.
+
+# %%
+rows = []
+for prior in priors.values():
+    found = jax.vmap(lambda x, prior=prior: generative.project(prior, x, key=key, restarts=4).aux["latent"])(test[:2])
+    rows.append(generative.interpolate(prior, found[0], found[1], 7))
+grid = jnp.stack(rows)  # (priors, 7, h, w, c)
+figure = plotting.compare(
+    {f"t = {i / 6:.2f}": grid[:, i] for i in range(7)}, titles=list(priors), heading="Interpolation", errors=False
+)
+show(figure, "interpolation")
+
+# %% [markdown]
+# ## Reconstruction in the latent space
+#
+# A blurred, noisy digit. One compiled call solves all problems from all starts; the best start is kept, and all of them
+# are returned: a latent objective has local minima, and the spread over the starts shows it.
+
+# %%
+line = jnp.arange(5.0) - 2
+kernel = jnp.exp(-0.5 * (line[:, None] ** 2 + line[None, :] ** 2))
+blur = operators.Convolution(kernel / kernel.sum(), shape)
+likelihood = jaxinv.Likelihood(blur, noise.Gaussian(0.1))
+x = test[:8]
+y = jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(x, jax.random.split(jax.random.key(1), 8))
+results = {}
+for name, prior in priors.items():
+    solve = lambda y, k, prior=prior: generative.reconstruct(likelihood, prior, y, key=k, restarts=8)
+    solution = jax.vmap(solve)(y, jax.random.split(jax.random.key(2), 8))
+    results[name] = solution.value
+    spread = jnp.std(solution.aux["objectives"], axis=1).mean()
+    quality = jax.vmap(metrics.psnr)(solution.value, x).mean()
+    print(f"{name:12} {quality:.2f} dB, spread of the objective over starts {spread:.2f}")
+
+# %% [markdown]
+# ## What the range misses
+#
+# An image is near the range, not in it. `Relaxed` lets it deviate, `x = G(z) + u`: with sparse `u`, or with `u` that
+# follow the covariance of what the generator is known to miss, fitted on training images. A dense Gaussian prior of the
+# images is the honest baseline: on small digits it is hard to beat.
+
+# %%
+missed = generative.residual_gaussian(priors["VAE"], train[:500], rank=40)
+methods = {
+    "hard": generative.Hard(),
+    "relaxed, residual covariance": generative.Relaxed(jaxinv.regularisers.Gaussian(missed)),
+}
+for name, method in methods.items():
+    solve = lambda y, k, m=method: generative.reconstruct(likelihood, priors["VAE"], y, key=k, method=m, restarts=4)
+    solution = jax.vmap(solve)(y, jax.random.split(jax.random.key(3), 8))
+    results[name] = solution.value
+    print(f"{name:30} {jax.vmap(metrics.psnr)(jnp.clip(solution.value, 0, 1), x).mean():.2f} dB")
+gaussian = oracles.Gaussian.from_samples(train)
+results["Gaussian"] = jax.vmap(lambda y: classical.gaussian(likelihood, gaussian, y).value)(y)
+print(f"{'dense Gaussian prior':30} {jax.vmap(metrics.psnr)(jnp.clip(results['Gaussian'], 0, 1), x).mean():.2f} dB")
+figure = plotting.compare({name: value[:3] for name, value in results.items()}, reference=x[:3], limits=(0, 1))
+show(figure, "deblurring_by_generators")
+
+# %% [markdown]
+# ## Mode collapse
+#
+# The lecture's warning: an adversarial generator may forget a part of the data. `ModeCoverage` counts which clusters of
+# the training images its samples reach.
+
+# %%
+clusters = subspace.kmeans(train, 10, key=key, restarts=4)
+shares = jnp.bincount(clusters.assign(generative.sample(priors["GAN"], 500, key=key)), length=10) / 500
+print("share of the GAN's samples in each of 10 clusters:", jnp.round(shares, 2))
