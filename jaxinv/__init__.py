@@ -5,6 +5,7 @@ from . import (
     data as data,
     generative as generative,
     io as io,
+    lsvd as lsvd,
     metrics as metrics,
     models as models,
     noise as noise,

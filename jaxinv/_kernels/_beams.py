@@ -170,5 +170,7 @@ def _make_rays(normal: tuple[Array, Array], length: Array, distance: Array, pixe
     inverse = 1 / jnp.where(steep, normal_x, normal_y)
     # Rows count downwards, against y.
     start = jnp.where(steep, distance, -distance)
-    slope = jnp.where(steep, normal_y, normal_x)
+    # Not a second `where`: at 18 or 20 angles LLVM never finishes with the two of them on a sine and a cosine.
+    is_steep = steep.astype(normal_x.dtype)
+    slope = is_steep * normal_y + (1 - is_steep) * normal_x
     return Rays(steep, start, slope, inverse, pixel_size * length * jnp.abs(inverse))

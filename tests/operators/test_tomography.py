@@ -154,6 +154,13 @@ def test_default_detector_sees_everything(shape, spacing):
     assert bool(jnp.all(one_view(jnp.asarray(ANGLES[:, None])) > 0))
 
 
+@pytest.mark.parametrize("count", [18, 20])
+def test_compiles_at_any_number_of_angles(count):
+    # With these LLVM did not finish, before the slope of the rays was computed otherwise.
+    operator = ParallelBeam((5, 5, 1), np.linspace(0, np.pi, count, endpoint=False), 5)
+    jax.jit(lambda operator, x: operator(x)).lower(operator, jnp.ones((5, 5, 1))).compile()
+
+
 @pytest.mark.parametrize("beam", [parallel, fan])
 @pytest.mark.parametrize("shape", [(11, 6), (5, 13)])
 def test_forms_agree(beam, shape, monkeypatch):

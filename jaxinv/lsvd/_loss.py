@@ -1,0 +1,83 @@
+"""What a learned SVD is trained on."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._types import Key, Scalar
+from ..likelihood import Likelihood
+
+
+def joint_loss(
+    model: Any, batch: Any, *, key: Key, image_weight: Scalar = 1.0, measurement_weight: Scalar = 1.0
+) -> Float[Array, ""]:
+    """`||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the mean over the batch.
+
+    **Arguments:**
+
+    - `model`: an `LSVD`, or any network with its parts: `image` and `measurement`, which have `encode` and `decode`,
+        and `latent_map`.
+    - `batch`: pairs `(x, y)`: images `(n, h, w, c)` and their measurements `(n, ...)`.
+    - `key`: not used; every loss of `training.fit` takes it.
+    - `image_weight`, `measurement_weight`: `a_x`, `a_y`.
+
+    **Raises:** `ValueError` if the batch is not pairs, or the shapes are not those of the model.
+
+    **Reference:** Boink, Brune, Learned SVD: solving inverse problems via hybrid autoencoding, 2019.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from flax import nnx
+        from jaxinv import lsvd
+        model = lsvd.LSVD((8, 8, 1), (20,), 4, rngs=nnx.Rngs(0))
+        pairs = (jnp.ones((5, 8, 8, 1)), jnp.ones((5, 20)))
+        loss = lsvd.joint_loss(model, pairs, key=jax.random.key(0), image_weight=0.1)
+        ```
+    """
+    del key
+    if not isinstance(batch, tuple | list) or len(batch) != 2 or len(batch[0]) != len(batch[1]):
+        raise ValueError(
+            "`joint_loss` takes a batch of pairs `(x, y)`, images and as many measurements of them; got "
+            f"{jax.tree.map(jnp.shape, batch)}."
+        )
+    x, y = batch
+    latents = model.measurement.encode(y)
+    reconstruction = _error(model.image.decode(model.latent_map(latents)), x)
+    image = _error(model.image.decode(model.image.encode(x)), x)
+    measurement = _error(model.measurement.decode(latents), y)
+    weigh = lambda weight, error: jnp.asarray(weight).astype(error.dtype) * error
+    return reconstruction + weigh(image_weight, image) + weigh(measurement_weight, measurement)
+
+
+def autoencoding_loss(side: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+    """The squared error of one of the two autoencoders, the mean over the batch."""
+    del key
+    return _error(side.decode(side.encode(batch)), batch)
+
+
+class Simulated(eqx.Module):
+    """The joint loss on images alone, of which every step draws new measurements."""
+
+    likelihood: Likelihood
+    image_weight: Array
+    measurement_weight: Array
+
+    def __call__(self, model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+        pairs = (batch, simulate(self.likelihood, batch, key=key))
+        return joint_loss(
+            model, pairs, key=key, image_weight=self.image_weight, measurement_weight=self.measurement_weight
+        )
+
+
+def simulate(likelihood: Likelihood, images: Array, *, key: Key) -> Array:
+    """A measurement of each image."""
+    keys = jax.random.split(key, images.shape[0])
+    return jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(images, keys)
+
+
+def _error(approximation: Array, truth: Array) -> Float[Array, ""]:
+    return jnp.sum((approximation - truth) ** 2) / truth.shape[0]

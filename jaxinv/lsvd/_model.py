@@ -1,0 +1,128 @@
+"""The learned SVD, a network."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from ..models import AbstractTrunk, Convolutional, Dense
+from ..models._network import check_batch, check_sizes
+from ..operators._base import check_shape
+from ._latent_map import Full, Spectrum
+
+
+class LSVD(nnx.Module):
+    """A learned SVD: an autoencoder of images, one of measurements, and a map between their latents.
+
+    A measurement is reconstructed as `D_x S E_y(y)`; see `lsvd.train`. The parts are `image` and `measurement`, each
+    with `encode` and `decode`, and `latent_map`, a `Spectrum` or a `Full` matrix. All calls take a batch.
+
+    **Arguments:**
+
+    - `image_shape`: `(h, w, c)`.
+    - `measurement_shape`: of one measurement, `(angles, detectors, c)` or any other.
+    - `latent_size`: `k`, the number of latent variables on either side, which bounds the rank.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    - `trunk`: of all four networks, `models.Dense(widths)`, the default, `models.Convolutional(channels)`, or
+        `lsvd.Linear()`.
+    - `measurement_trunk`: another one for the measurements.
+    - `activation`: between the layers.
+    - `diagonal`: whether the latent map is diagonal, which restricts nothing as long as the autoencoders are trained
+      with it, since their own dense layers can rotate the latents.
+    - `output`: applied to decoded images: `jax.nn.sigmoid` for images in [0, 1]. Default: nothing.
+
+    **Raises:** `ValueError` for sizes that are not positive integers; its calls, for anything but a batch.
+
+    !!! cite "Reference"
+        Boink, Brune, Learned SVD: solving inverse problems via hybrid autoencoding, 2019
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from flax import nnx
+        from jaxinv import lsvd, models
+        model = lsvd.LSVD((28, 28, 1), (10, 41, 1), 16, rngs=nnx.Rngs(0), trunk=models.Dense((256, 128)))
+        x = model(jnp.ones((5, 10, 41, 1)))  # (5, 28, 28, 1)
+        z = model.image.encode(x)  # (5, 16)
+        ```
+    """
+
+    def __init__(
+        self,
+        image_shape: Any,
+        measurement_shape: Any,
+        latent_size: Any,
+        *,
+        rngs: Any,
+        trunk: Any = None,
+        measurement_trunk: Any = None,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        diagonal: bool = True,
+        output: Callable[[Array], Array] | None = None,
+    ):
+        image_shape, size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
+        measurement_shape = check_shape(measurement_shape, "measurement_shape")
+        trunk = Dense() if trunk is None else _check_trunk(trunk, "trunk")
+        other = trunk if measurement_trunk is None else _check_trunk(measurement_trunk, "measurement_trunk")
+        if isinstance(other, Convolutional) and len(measurement_shape) != 3:
+            raise ValueError(
+                f"`Convolutional()` takes measurements of shape (h, w, c); these have shape {measurement_shape}. Give "
+                "their side dense layers: `measurement_trunk=models.Dense()`."
+            )
+        self.image = Side(image_shape, size, trunk, activation, what="images", output=output, rngs=rngs)
+        self.measurement = Side(measurement_shape, size, other, activation, what="measurements", output=None, rngs=rngs)
+        offset = jnp.zeros((size,), jnp.float32)
+        self.latent_map = Spectrum(jnp.ones_like(offset), offset) if diagonal else Full(jnp.diag(offset + 1), offset)
+        self.image_shape, self.measurement_shape, self.latent_size = image_shape, measurement_shape, size
+
+    def __call__(self, y: Any, filter: Any = None) -> Float[Array, "n h w c"]:
+        """The reconstructions `D_x S E_y(y)` of measurements `(n, *measurement_shape)`.
+
+        - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`.
+        """
+        return self.image.decode(self.latent_map(self.measurement.encode(y), filter))
+
+
+class Side(nnx.Module):
+    """One of the two autoencoders."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        latent_size: int,
+        trunk: AbstractTrunk,
+        activation: Callable[[Array], Array],
+        *,
+        what: str,
+        output: Callable[[Array], Array] | None,
+        rngs: nnx.Rngs,
+    ):
+        self.shape, self.latent_size, self.what, self.output = shape, latent_size, what, output
+        # Networks are made for images; measurements of another rank come to them as one column.
+        self.grid = (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
+        self.encoder: Any = trunk.encoder(self.grid, latent_size, activation=activation, rngs=rngs)
+        self.decoder: Any = trunk.decoder(latent_size, self.grid, activation=activation, rngs=rngs)
+
+    def encode(self, x: Any) -> Float[Array, "n k"]:
+        """The latents of `(n, *shape)`."""
+        x = check_batch(x, self.shape, self.what, "LSVD")
+        return self.encoder(x.reshape(x.shape[0], *self.grid))
+
+    def decode(self, z: Any) -> Float[Array, "n ..."]:
+        """The images or measurements of latents `(n, k)`."""
+        z = check_batch(z, (self.latent_size,), "latents", "LSVD")
+        x = self.decoder(z).reshape(z.shape[0], *self.shape)
+        return x if self.output is None else self.output(x)
+
+
+def _check_trunk(trunk: Any, name: str) -> AbstractTrunk:
+    if not isinstance(trunk, AbstractTrunk):
+        raise ValueError(
+            f"`{name}` must be `lsvd.Linear()`, `models.Dense(widths)` or `models.Convolutional(channels)`; got "
+            f"{trunk!r}."
+        )
+    return trunk

@@ -1,0 +1,81 @@
+"""Reconstruction by a trained model."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._solution import RESULTS, Solution
+from .._types import State
+from .._verb import verb
+from ..models._network import as_network, weights_dtype
+from ..operators._base import is_complex
+from ._filter import AbstractFilter
+from ._model import LSVD
+from ._reduced_rank import ReducedRankRegression
+
+
+@verb
+def reconstruct(model: Any, y: State, *, filter: Any = None) -> Solution:
+    """`D_x S E_y(y)`, the reconstruction of one measurement by a learned SVD; map many with `jax.vmap`.
+
+    **Arguments:**
+
+    - `model`: an `LSVD`, a `ReducedRankRegression`, or any network from measurements to images with batched calls.
+    - `y`: one measurement, of the shape that the model was made for.
+    - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`. Create a function
+        once and reuse it: each new one compiles again.
+
+    **Returns:** a `Solution`; `aux`: the `latent` of the measurement, `(k,)`, or `None` for other networks.
+
+    **Raises:** `ValueError` for a measurement of another shape, a complex one, or a filter where there is no spectrum.
+
+    **Reference:** Boink, Brune, Learned SVD: solving inverse problems via hybrid autoencoding, 2019.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from jaxinv import lsvd
+        images = jax.random.normal(jax.random.key(0), (100, 6, 6, 1))
+        measurements = images[:, ::2].reshape(100, -1) + 0.1 * jax.random.normal(jax.random.key(1), (100, 18))
+        model = lsvd.reduced_rank_regression(images, measurements, 8)
+        solution = lsvd.reconstruct(model, measurements[0], filter=lsvd.Truncation(4))
+        ```
+    """
+    ours = isinstance(model, LSVD | ReducedRankRegression)
+    if filter is not None and not ours:
+        raise ValueError(f"`filter` acts on the spectrum of an `LSVD`; {type(model).__name__} has none.")
+    network = model if ours else as_network(model)
+    y = _check_measurement(y, getattr(model, "measurement_shape", None)).astype(weights_dtype(network))
+    finite = jnp.all(jnp.isfinite(y))
+    result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
+    if isinstance(filter, AbstractFilter):
+        invalid = filter.invalid() & finite
+        result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
+    batch = jnp.where(finite, y, jnp.zeros_like(y))[None]
+    image = network(batch, filter)[0] if ours else network(batch)[0]
+    aux = None
+    if isinstance(model, LSVD | ReducedRankRegression):
+        encode = model.measurement.encode if isinstance(model, LSVD) else model.encode
+        aux = {"latent": encode(batch)[0]}
+    broken = ~jnp.all(jnp.isfinite(image)) & (result == RESULTS.successful)
+    result = RESULTS.where(broken, RESULTS.nonfinite, result)
+    return Solution(jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image)), result, {}, aux)
+
+
+def _check_measurement(y: Any, shape: Any) -> Any:
+    if isinstance(y, tuple | list | dict):
+        raise ValueError(
+            f"The model takes a measurement as one array; got {type(y).__name__}. Give the parts of a stack as "
+            "channels."
+        )
+    y = jnp.asarray(y)
+    if shape is not None and y.shape != shape:
+        advice = "It may belong to another model."
+        if y.shape[1:] == shape:
+            advice = "It looks like a batch: `reconstruct` takes one at a time, so map with `jax.vmap`."
+        elif (*y.shape, 1) == shape:
+            advice = "Add the channel axis: `y[..., None]`."
+        raise ValueError(f"The model takes a measurement of shape {shape}; got {y.shape}. {advice}")
+    if is_complex(y):
+        raise ValueError("The measurement is complex; the model takes real ones: real and imaginary part as channels.")
+    return y

@@ -1,0 +1,225 @@
+"""The training of a learned SVD."""
+
+import os
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from .._keys import check_key
+from .._solution import RESULTS
+from .._types import Key
+from ..likelihood import Likelihood
+from ..operators._base import is_concrete
+from ..training import fit
+from ._diagonalise import check_model, diagonalise, has_ends, match
+from ._latent_map import Spectrum
+from ._loss import Simulated, autoencoding_loss, joint_loss, simulate
+from ._model import LSVD
+
+
+class Joint(eqx.Module):
+    """Everything at once, by `joint_loss`. Needs pairs of images and measurements throughout.
+
+    - `image_weight`, `measurement_weight`: `a_x`, `a_y`, scalars, not negative.
+
+    **Raises:** `ValueError` for anything else, where its value is known.
+    """
+
+    image_weight: Array = eqx.field(converter=jnp.asarray, default=1.0)
+    measurement_weight: Array = eqx.field(converter=jnp.asarray, default=1.0)
+
+    def __check_init__(self):
+        for name in ("image_weight", "measurement_weight"):
+            value = getattr(self, name)
+            if value.ndim != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+                raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
+
+
+class Separate(eqx.Module):
+    """The autoencoders each by itself, on data that need not be paired; then the latent map, by least squares on pairs.
+
+    The last step is exact: there is nothing to tune. Its spectrum are the canonical correlations between the latents
+    of the two sides.
+    """
+
+
+def train(
+    model: Any,
+    images: Any,
+    measurements: Any,
+    *,
+    key: Key,
+    method: Any = None,
+    pairs: Any = None,
+    num_steps: Any,
+    batch_size: Any,
+    validation: Any = None,
+    **options: Any,
+) -> tuple[LSVD, dict[str, Any]]:
+    """Train a learned SVD, and bring it to the bases in which its latent map is a spectrum.
+
+    `Joint()` minimises `||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the loss of the
+    paper, and needs pairs `(x, y)` throughout. `Separate()` trains the autoencoders `D_x E_x` and `D_y E_y` on
+    images and on measurements that have nothing to do with each other, and needs pairs for the latent map only: as many
+    as determine `k x k` numbers. Runs on the host, on `training.fit`.
+
+    **Arguments:**
+
+    - `model`: an `LSVD`. Not changed.
+    - `images`: `(n, h, w, c)`, of a floating dtype.
+    - `measurements`: `(n, ...)`, one of each image; or a `Likelihood`, by which they are simulated, anew at every step
+        of `Joint()`: the model then never sees the same noise twice.
+    - `key`: a typed key.
+    - `method`: `Joint(image_weight=1.0, measurement_weight=1.0)`, the default, or `Separate()`.
+    - `pairs`: for `Separate()`, `(images, measurements)` that belong together. By default `images` and `measurements`
+        do; with `pairs` they need not, and may differ in number.
+    - `num_steps`, `batch_size`: as in `training.fit`; of each of the autoencoders for `Separate()`.
+    - `validation`: `(images, measurements)`, or with a likelihood images; the weights of the lowest loss are returned.
+    - `options`: of `training.fit`: `optimiser`, `learning_rate`, `ema`, `checkpoint` (for `Separate()` two files, with
+        `.image` and `.measurement` appended), `progress`, `chunk_size`, `mesh`.
+
+    **Returns:** the trained model, and the history of `training.fit`; for `Separate()` a dict of two of them, `image`
+    and `measurement`, with `seconds` and `result` of the whole. If the latent map is diagonal, the model is in the
+    bases of `diagonalise`.
+
+    **Raises:** `ValueError` for data that do not fit the model or are not paired where they must be, and as
+    `training.fit`.
+
+    **Reference:** Boink, Brune, Learned SVD: solving inverse problems via hybrid autoencoding, 2019.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        from flax import nnx
+        from jaxinv import lsvd, models
+        images = jax.random.uniform(jax.random.key(0), (200, 8, 8, 1))
+        operator = jaxinv.operators.ParallelBeam((8, 8, 1), jnp.linspace(0, jnp.pi, 5, endpoint=False))
+        likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
+        model = lsvd.LSVD((8, 8, 1), operator.codomain.shape, 4, rngs=nnx.Rngs(0), trunk=models.Dense((32,)))
+        model, history = lsvd.train(
+            model, images, likelihood, key=jax.random.key(1), num_steps=50, batch_size=32
+        )
+        y = likelihood.simulate(images[0], key=jax.random.key(2))
+        image = lsvd.reconstruct(model, y).value
+        ```
+    """
+    check_key(key)
+    check_model(model)
+    method = Joint() if method is None else method
+    if not isinstance(method, Joint | Separate):
+        raise ValueError(f"`method` must be `Joint(...)` or `Separate()` of `jaxinv.lsvd`; got {method!r}.")
+    likelihood = measurements if isinstance(measurements, Likelihood) else None
+    for data in (images, *([] if likelihood is not None else [measurements]), *(pairs or ())):
+        if not isinstance(data, jax.Array | np.ndarray):
+            raise ValueError(
+                "`images` and `measurements` must be arrays (n, ...) of n examples (or `measurements` a `Likelihood`), "
+                f"`pairs` a tuple of two such arrays; got {type(data).__name__}."
+            )
+    if likelihood is not None:
+        _check_likelihood(model, likelihood)
+    else:
+        _check_shape(measurements, model.measurement_shape, "measurements")
+    _check_shape(images, model.image_shape, "images")
+    options = {"num_steps": num_steps, "batch_size": batch_size, **options}
+    if isinstance(method, Separate):
+        return _separately(model, images, measurements, pairs, validation, key, options)
+    if pairs is not None:
+        raise ValueError(
+            "`Joint()` needs pairs throughout, as `images` and `measurements`; `pairs` is for `Separate()`."
+        )
+    data, loss = images, None
+    if likelihood is not None:
+        loss = Simulated(likelihood, method.image_weight, method.measurement_weight)
+    else:
+        _check_paired(images, measurements, "`Joint()`, or use `Separate()` with `pairs=(...)`")
+        data = (images, measurements)
+        loss = jax.tree_util.Partial(
+            joint_loss, image_weight=method.image_weight, measurement_weight=method.measurement_weight
+        )
+        if validation is not None:
+            _check_validation(validation)
+    model, history = fit(model, loss, data, key=key, validation=validation, **options)
+    return _normalised(model, images, measurements, key), history
+
+
+def _separately(model, images, measurements, pairs, validation, key, options):
+    likelihood = measurements if isinstance(measurements, Likelihood) else None
+    draw = lambda x, i: jax.jit(simulate)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
+    if likelihood is not None:
+        measurements = draw(images, 2)
+        validation = None if validation is None else (validation, draw(validation, 3))
+    if pairs is None:
+        _check_paired(images, measurements, "`Separate()` without `pairs`, which takes them for pairs")
+    elif len(pairs) != 2 or len(pairs[0]) != len(pairs[1]):
+        raise ValueError("`pairs` must be a tuple (images, measurements) of as many measurements as images.")
+    judged: Any = (None, None) if validation is None else _check_validation(validation)
+    checkpoint = options.pop("checkpoint", None)
+    model = jax.tree.map(lambda leaf: leaf, model)
+    history: dict[str, Any] = {}
+    sides = (("image", images, judged[0]), ("measurement", measurements, judged[1]))
+    for i, (name, data, validation) in enumerate(sides):
+        file = None if checkpoint is None else f"{os.fspath(checkpoint)}.{name}"
+        side, history[name] = fit(
+            getattr(model, name),
+            autoencoding_loss,
+            data,
+            key=jax.random.fold_in(key, i),
+            validation=validation,
+            checkpoint=file,
+            **options,
+        )
+        setattr(model, name, side)
+    good = all(history[name]["result"] == RESULTS.successful for name, _, _ in sides)
+    history["seconds"] = sum(history[name]["seconds"] for name, _, _ in sides)
+    history["result"] = RESULTS.successful if good else RESULTS.nonfinite
+    return match(model, *((images, measurements) if pairs is None else pairs)), history
+
+
+def _normalised(model: LSVD, images: Any, measurements: Any, key: Key) -> LSVD:
+    if not isinstance(model.latent_map, Spectrum) or not has_ends(model):
+        return model
+    # Covariances of latents are well known from this many.
+    images = images[:10_000]
+    if isinstance(measurements, Likelihood):
+        measurements = jax.jit(simulate)(measurements, jnp.asarray(images), key=jax.random.fold_in(key, 2))
+    return diagonalise(model, images, measurements[:10_000])
+
+
+def _check_shape(data: Any, shape: tuple[int, ...], name: str) -> None:
+    if data.shape[1:] != shape:
+        raise ValueError(
+            f"The model takes `{name}` of shape (n, {', '.join(map(str, shape))}); got {data.shape}. Make it with the "
+            "shapes of the data: `LSVD(images.shape[1:], measurements.shape[1:], latent_size, rngs=...)`."
+        )
+
+
+def _check_likelihood(model: LSVD, likelihood: Likelihood) -> None:
+    domain, codomain = likelihood.operator.domain, likelihood.operator.codomain
+    if not isinstance(codomain, jax.ShapeDtypeStruct) or jnp.issubdtype(codomain.dtype, jnp.complexfloating):
+        raise ValueError(
+            "Networks take measurements as one real array; this operator makes complex ones, or a stack. Give "
+            "`measurements` as arrays, real and imaginary part or the parts of the stack as channels."
+        )
+    if tuple(domain.shape) != model.image_shape or tuple(codomain.shape) != model.measurement_shape:
+        raise ValueError(
+            f"The operator takes {tuple(domain.shape)} to {tuple(codomain.shape)}; the model is for images "
+            f"{model.image_shape} and measurements {model.measurement_shape}."
+        )
+
+
+def _check_paired(images: Any, measurements: Any, where: str) -> None:
+    if len(images) != len(measurements):
+        raise ValueError(
+            f"There are {len(images)} images and {len(measurements)} measurements, so they are not pairs, as they must "
+            f"be for {where}."
+        )
+
+
+def _check_validation(validation: Any) -> tuple[Any, Any]:
+    if not isinstance(validation, tuple | list) or len(validation) != 2:
+        raise ValueError(f"`validation` must be a tuple (images, measurements); got {type(validation).__name__}.")
+    return validation[0], validation[1]
