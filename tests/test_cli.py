@@ -48,6 +48,7 @@ def test_unwritable_output_is_said_before_the_work(tmp_path, capsys):
     assert printed.out == ""
 
 
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     assert cli.main(["demo", "--quick", "--images", "2", "--output", str(tmp_path / "demo")]) == 0
     rows = json.loads((tmp_path / "demo" / "results.json").read_text())["rows"]

@@ -182,6 +182,7 @@ def test_implicit_of_a_complex_image():
     np.testing.assert_allclose(jax.grad(loss)(weight), jax.grad(exact)(weight), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("differentiate", [Implicit(), Unrolled()], ids=["implicit", "unrolled"])
 def test_gradients_on_two_devices(differentiate):
     mesh = jax.make_mesh((2,), ("i",), axis_types=(AxisType.Auto,))

@@ -197,6 +197,7 @@ def test_parts_of_a_stack_draw_independently(key):
     assert abs(np.corrcoef(first, second)[0, 1]) < 5 / np.sqrt(1000)
 
 
+@pytest.mark.slow
 def test_a_dose_sweep_is_one_vmap(key):
     doses = jnp.array([10.0, 1e3, 1e5])
     prediction = jnp.asarray(normal(*SHAPE) ** 2)

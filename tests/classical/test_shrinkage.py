@@ -58,6 +58,7 @@ def test_equals_the_lasso_of_scikit_learn(verb):
     np.testing.assert_array_equal(np.asarray(x) == 0, expected == 0)
 
 
+@pytest.mark.slow
 def test_ista_decreases_the_objective_and_fista_is_faster():
     after = lambda verb, n: float(verb(likelihood(), Y, weight=10.0, rtol=0.0, max_steps=n).stats["objective"])
     objectives = [after(ista, n) for n in (1, 2, 5, 20)]

@@ -111,6 +111,7 @@ def test_against_a_certified_reference(matrix, isotropic):
     np.testing.assert_allclose(solution.value.ravel(), x, atol=1e-4 * np.abs(x).max())
 
 
+@pytest.mark.slow
 def test_the_default_tolerance_is_good_enough():
     # An objective within 1e-3 of the optimum, in float32 as in float64.
     dual, primal = reference(2 * np.eye(SIZE), 2 * Y.ravel(), 1.5, True)[1:]

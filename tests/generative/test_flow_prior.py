@@ -145,6 +145,7 @@ def test_training_learns_a_density():
     assert np.log2(176) / SIZE < np.mean(bits[-20:]) < 6.5
 
 
+@pytest.mark.slow
 def test_reconstruct_with_an_affine_flow_is_the_gaussian_posterior():
     with jax.enable_x64(True):
         prior = FlowPrior(_linear(dtype=jnp.float64))

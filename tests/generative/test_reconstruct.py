@@ -132,6 +132,7 @@ def test_from_encoder_needs_an_encoder_and_a_linear_operator():
         reconstruct(curved, prior, jnp.zeros(SHAPE), key=KEY, start=start)
 
 
+@pytest.mark.slow
 def test_a_nonlinear_operator_and_photons():
     # |x| of a decaying exponential: any differentiable operator and any noise.
     prior = tanh_prior(0, jnp.float32)

@@ -76,6 +76,7 @@ def test_linear_training_comes_to_the_reduced_rank_regression():
     assert error(model(Y)) < 1.02 * best
 
 
+@pytest.mark.slow
 def test_separate_training():
     model, history = trained(make("dense"), method=Separate(), num_steps=30)
     assert set(history) == {"image", "measurement", "seconds", "result"}

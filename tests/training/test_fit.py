@@ -117,6 +117,7 @@ def test_solves_a_regression_and_leaves_its_input_alone():
     assert model.slope == 0
 
 
+@pytest.mark.slow
 def test_learns_digits():
     datasets = pytest.importorskip("sklearn.datasets")
     images = (datasets.load_digits().images[..., None] / 16).astype(np.float32)
@@ -292,6 +293,7 @@ def test_float64_stays():
         assert history["loss"].dtype == np.float64
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_a_loop():
     """A stacked model with a loss that sums over `vmap`: what the docstring says trains several models at once."""
     stacked = jax.vmap(lambda key: _network(seed=key))(jax.random.split(KEY, 2))
