@@ -231,8 +231,9 @@ def test_implicit_gradients_equal_finite_differences(name):
     value = jax.jit(lambda p: jnp.sum(direction * solve(p).value))
     implicit = Implicit(rtol=1e-12)
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(direction * solve(p, differentiate=implicit).value)))(p)
-    # The minimiser is found to 1e-9 or so, over a step of 4e-3, whose own error is of fourth order.
-    compare_with_differences(value, gradient, p, 4e-3, 1e-4, 3e-6)
+    # The minimiser is found to 1e-9 or so. The differences are of fourth order, with an error of 2e-4 at a step of 4e-3
+    # where the deviation is eliminated and its problem curves more.
+    compare_with_differences(value, gradient, p, 1e-3 if name == "eliminated" else 4e-3, 1e-4, 3e-6)
 
 
 @slow
