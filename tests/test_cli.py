@@ -3,7 +3,6 @@
 import json
 
 import diffrax
-import jax
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -146,11 +145,16 @@ def test_what_cannot_be_read_or_written_is_said(arguments, fragment, tmp_path, m
 def test_images_of_a_file(tmp_path):
     good = np.random.default_rng(0).integers(0, 256, (400, 8, 9), np.uint8)
     np.save(tmp_path / "good.npy", good)
-    train, tuning, test = load(str(tmp_path / "good.npy"), jax.random.key(0), 5, quick=False)
+    train, tuning, test = load(str(tmp_path / "good.npy"), 5, quick=False)
     assert (train.shape, tuning.shape, test.shape) == ((103, 8, 9, 1), (97, 8, 9, 1), (5, 8, 9, 1))
     assert float(train.max()) == 1
+    # Nothing is both trained on and held out, however many are asked for: a network meets images it has not seen.
+    seen = {bytes(np.asarray(x)) for x in train}
+    _, _, more = load(str(tmp_path / "good.npy"), 200, quick=False)
+    assert not seen & {bytes(np.asarray(x)) for x in more}
+    np.testing.assert_array_equal(more[:5], test)
     bad = {"few": good[:100], "range": good * 2.0, "nan": np.full((400, 8, 9, 1), np.nan), "shape": good[0]}
     for name, message in {"few": "at least 298", "range": "in \\[0, 1\\]", "nan": "finite", "shape": "shape"}.items():
         np.save(tmp_path / f"{name}.npy", bad[name])
         with pytest.raises(ValueError, match=message):
-            load(str(tmp_path / f"{name}.npy"), jax.random.key(0), 5, quick=False)
+            load(str(tmp_path / f"{name}.npy"), 5, quick=False)

@@ -56,20 +56,20 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
     plotting_folder(output)
     began = time.perf_counter()
     key = jax.random.key(seed)
-    keys = [jax.random.fold_in(key, i) for i in range(4)]
+    keys = [jax.random.fold_in(key, i) for i in range(1, 4)]
     count = min(images, 4) if quick else images
-    train, tuning, test = load(data, keys[0], count, quick)
+    train, tuning, test = load(data, count, quick)
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
 
-    prior, history = _train(train, tuning, keys[1], quick)
+    prior, history = _train(train, tuning, keys[0], quick)
     print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
     gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
-    for number, task in enumerate(_tasks(tuning, test, keys[2])):
+    for number, task in enumerate(_tasks(tuning, test, keys[1])):
         print(f"\n{task.title}")
         pictures = {}
-        methods = _methods(task, prior, gaussian, jax.random.fold_in(keys[3], number), quick)
+        methods = _methods(task, prior, gaussian, jax.random.fold_in(keys[2], number), quick)
         for method, (solve, others) in methods.items():
             value, row = _time(task, method, solve, others, test)
             rows.append(row)

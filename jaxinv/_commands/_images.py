@@ -8,15 +8,17 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import data as datasets
-from .._types import Key
 
 SIZE = 28
 # Of a file, and of the digits: held out to reconstruct, and to choose by.
 _TEST, _TUNING = 200, 97
 
 
-def load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, Array]:
-    """Training images, others to choose weights and epochs by, and `count` that are held out; `(n, h, w, c)`."""
+def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
+    """Training images, others to choose weights and epochs by, and `count` that are held out; `(n, h, w, c)`.
+
+    Always the same split: what one command trains on, another must not take for held out, whatever their seeds.
+    """
     if name == "mnist":
         train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]
         train, tuning, test = train[:-1000], train[-1000:], held_out[100 : 100 + count]
@@ -32,7 +34,7 @@ def load(name: str, key: Key, count: int, quick: bool) -> tuple[Array, Array, Ar
         )
     if count > _TEST:
         raise ValueError(f"--images {count}: with --data {name} at most {_TEST} are held out; use --data mnist.")
-    images = images[jax.random.permutation(key, len(images))]
+    images = images[jax.random.permutation(jax.random.fold_in(jax.random.key(0), 0), len(images))]
     return images[_TEST + _TUNING :], images[_TEST : _TEST + _TUNING], images[:count]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from io import BytesIO
 from pathlib import Path
 
 import equinox as eqx
@@ -23,15 +24,15 @@ def run(
     """Measure held-out images, reconstruct them with a trained prior, and write figure, arrays and figures of merit."""
     plotting_folder(output)
     kind, shape, prior = load_network(network)
-    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(4)]
-    train, _, test = load(data, keys[0], images, quick=False)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(3)]
+    train, _, test = load(data, images, quick=False)
     if test.shape[1:] != shape:
         raise ValueError(
             f"{network} was trained on images of shape {shape}; those of --data {data} are {test.shape[1:]}."
         )
     heading, make = TASKS[task]
-    likelihood = measured_by(make(shape, keys[1]), level, keys[1])
-    each = jax.random.split(keys[2], len(test))
+    likelihood = measured_by(make(shape, keys[0]), level, keys[0])
+    each = jax.random.split(keys[1], len(test))
     y = jax.vmap(lambda x, key: likelihood.simulate(x, key=key))(test, each)
 
     @eqx.filter_jit
@@ -40,7 +41,7 @@ def run(
         return jax.vmap(one)(y, each)
 
     began = time.perf_counter()
-    solution = jax.block_until_ready(solve(likelihood, prior, y, jax.random.split(keys[3], len(test))))
+    solution = jax.block_until_ready(solve(likelihood, prior, y, jax.random.split(keys[2], len(test))))
     seconds = time.perf_counter() - began
     baseline = oracles.Gaussian.from_samples(train)
     gaussian = jax.vmap(lambda y: classical.gaussian(likelihood, baseline, y).value)(y)
@@ -62,7 +63,9 @@ def run(
         limits=(0, 1),
     )
     plotting.save(figure, output / f"{task}.png")
-    np.save(output / f"{task}.npy", np.asarray(solution.value))
+    stored = BytesIO()
+    np.save(stored, np.asarray(solution.value))
+    io.write_bytes(output / f"{task}.npy", stored.getvalue())
     result = {"network": str(network), "task": task, "noise": level, "seconds": seconds, "failed": failed, "rows": rows}
     io.write_bytes(output / "results.json", (json.dumps(result, indent=1) + "\n").encode())
     print(f"Wrote {output}.")

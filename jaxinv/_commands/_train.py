@@ -13,17 +13,17 @@ from ._networks import KINDS, rngs_of, save
 def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int, output: Path) -> None:
     """Train a network and write it; go on where an interrupted run of the same settings stopped."""
     io.check_writable(output)
-    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(3)]
-    train, tuning, test = load(data, keys[0], 100, quick=False)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
+    train, tuning, test = load(data, 100, quick=False)
     shape = train.shape[1:]
     print(f"{data}: {len(train)} training images of {shape[0]} x {shape[1]}; no pairs are used.")
     checkpoint = output.with_suffix(".checkpoint")
     chosen = KINDS[kind]
     model, history = chosen.train(
-        chosen.make(shape, latents, rngs_of(keys[1])),
+        chosen.make(shape, latents, rngs_of(keys[0])),
         train,
         tuning,
-        key=keys[2],
+        key=keys[1],
         num_steps=steps,
         batch_size=batch,
         checkpoint=checkpoint,
