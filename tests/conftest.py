@@ -16,6 +16,19 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Every compiled program takes a few hundred memory maps, of which Linux gives a process 65 530: without this a worker
+# runs out of them after some 400 tests and is killed by a signal.
+_PROGRAMS_KEPT_FOR = 100  # tests
+_finished = 0
+
+
+def pytest_runtest_teardown():
+    global _finished
+    _finished += 1
+    if _finished % _PROGRAMS_KEPT_FOR == 0:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
