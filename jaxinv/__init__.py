@@ -3,6 +3,7 @@
 from . import (
     classical as classical,
     data as data,
+    diffusion as diffusion,
     generative as generative,
     io as io,
     lsvd as lsvd,

@@ -69,7 +69,7 @@ def iterate(
     def body(index, carry):
         state, running, result, num_steps, meter = carry
         new, finished, code = step(index, state, args)
-        finite = _all_finite(new)
+        finite = all_finite(new)
         advance = running & finite
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
@@ -142,7 +142,8 @@ def _never(tree: PyTree) -> Array:
     return flag
 
 
-def _all_finite(tree: PyTree) -> Array:
+def all_finite(tree: PyTree) -> Array:
+    """Whether every floating-point entry is finite."""
     finite = jnp.ones((), bool)
     for leaf in jax.tree.leaves(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact):

@@ -1,0 +1,69 @@
+"""Denoising diffusion implicit models."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from .._types import Key
+from ..operators._base import as_parameter, is_concrete
+from ._process import AbstractProcess
+from ._sampler import AbstractStepper, check_steps
+from ._schedule import AbstractSchedule, UniformTime
+from ._score import split
+
+
+class DDIM(AbstractStepper):
+    """DDIM: `x_s = scale_s E[x_0|x_t] + sqrt(std_s^2 - eta^2 v^2) E[n|x_t] + eta v z`, `z` standard normal.
+
+    Here `v^2 = std_s^2 (1 - r_s^2/r_t^2)` with `r = std/scale`, the variance of `x_s` given `x_t` and `x_0`. `eta = 0`
+    is deterministic, Euler's method for the probability-flow ODE in `r`; `eta = 1` is `Ancestral`. One evaluation a
+    step, any process.
+
+    - `num_steps`: static.
+    - `eta`: between 0 and 1.
+    - `schedule`: when it steps.
+
+    **Reference:** Song, Meng, Ermon, Denoising diffusion implicit models, 2021.
+    """
+
+    num_steps: int = eqx.field(default=100, static=True)
+    eta: Array = eqx.field(default=0.0, converter=as_parameter)
+    schedule: AbstractSchedule = UniformTime()
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+        if is_concrete(self.eta) and not bool(jnp.all((self.eta >= 0) & (self.eta <= 1))):
+            raise ValueError(f"`eta` must lie between 0 and 1; got {self.eta}.")
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 1
+
+    def start(self, x: Array) -> PyTree[Array]:
+        return None
+
+    def step(
+        self,
+        process: AbstractProcess,
+        score: object,
+        t: Array,
+        t_next: Array,
+        x: Array,
+        memory: PyTree[Array],
+        key: Key,
+    ) -> tuple[Array, PyTree[Array]]:
+        image, noise = split(process, score, t, x)
+        return implicit_step(process, t, t_next, image, noise, self.eta.astype(x.dtype), key), memory
+
+
+def implicit_step(
+    process: AbstractProcess, t: Array, t_next: Array, image: Array, noise: Array, eta: Array | float, key: Key
+) -> Array:
+    """The step of `DDIM`, given the two conditional means."""
+    (scale, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
+    gap = jnp.clip(1 - (std_next * scale / (std * scale_next)) ** 2, 0, 1)
+    fresh = eta * std_next * jnp.sqrt(gap)
+    kept = std_next * jnp.sqrt(jnp.clip(1 - eta**2 * gap, 0, 1))
+    z = jax.random.normal(key, image.shape, image.dtype)
+    return scale_next * image + kept * noise + fresh * z

@@ -1,0 +1,59 @@
+"""The straight path of flow matching."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._types import Scalar
+from ..operators._base import as_parameter
+from ._process import AbstractProcess, check_numbers
+
+
+class FlowMatching(AbstractProcess):
+    """The straight path from data to noise: `x_t = (1 - t) x_0 + t n`.
+
+    As an SDE `dx = -x/(1 - t) dt + sqrt(2 t/(1 - t)) dw`, singular at `t = 1`, hence `t_max`; its velocity
+    `E[n - x_0 | x_t]` is not, so networks predict it: `score_from(network, process, Velocity())`. Time 0 is data, as for
+    every process here; papers on flows count the other way.
+
+    - `t_min`, `t_max`: the times between which is sampled.
+
+    **Reference:** Lipman, Chen, Ben-Hamu, Nickel, Le, Flow matching for generative modeling, 2023; Liu, Gong, Liu, Flow
+    straight and fast, 2023.
+
+    !!! example
+        ```python
+        from jaxinv import diffusion
+        scale, std = diffusion.FlowMatching().marginal(0.25)  # .75 and .25
+        ```
+    """
+
+    t_min: Array = eqx.field(default=1e-3, converter=as_parameter)
+    t_max: Array = eqx.field(default=1 - 1e-3, converter=as_parameter)
+
+    def __check_init__(self):
+        check_numbers(
+            self, {"0 <= t_min < t_max < 1": (self.t_min >= 0) & (self.t_min < self.t_max) & (self.t_max < 1)}
+        )
+
+    @property
+    def prior_std(self) -> Array:
+        return jnp.ones_like(self.t_max)
+
+    def drift(self, t: Scalar, x: Array) -> Array:
+        return -x / (1 - t)
+
+    def diffusion(self, t: Scalar) -> Array:
+        return jnp.sqrt(2 * t / (1 - t))
+
+    def marginal(self, t: Scalar) -> tuple[Array, Array]:
+        t = as_parameter(t)
+        return 1 - t, t
+
+    def rates(self, t: Scalar) -> tuple[Array, Array]:
+        one = jnp.ones_like(as_parameter(t))
+        return -one, one
+
+    def time(self, noise_to_signal: Scalar) -> Array:
+        ratio = jnp.asarray(noise_to_signal)
+        return ratio / (1 + ratio)

@@ -1,0 +1,98 @@
+"""The forward process: images turned into noise."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._keys import check_key
+from .._types import Key
+from .._verb import verb
+from ..operators._base import as_parameter
+from ._process import AbstractProcess, check_process, check_times
+
+
+@verb
+def forward(process: AbstractProcess, x0: Any, *, key: Key, t: Any = None) -> Array:
+    """A noised image, `x_t = scale(t) x_0 + std(t) n` with `n` standard normal.
+
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `x0`: one image, of any shape.
+    - `key`: of the noise.
+    - `t`: the time, in `[t_min, t_max]`. Default: `t_max`.
+
+    **Returns:** an image of the shape of `x0`.
+
+    **Raises:** `ValueError` for a time outside the interval where it is known.
+
+    **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
+    differential equations, 2021.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from jaxinv import diffusion
+        noised = diffusion.forward(diffusion.VP(), jnp.ones((8, 8, 1)), key=jax.random.key(0), t=0.3)
+        ```
+    """
+    process, x0 = _enter(process, x0, key)
+    t = process.t_max if t is None else check_times(process, t, "t").astype(x0.dtype)
+    if t.ndim != 0:
+        raise ValueError(f"`t` must be one time; got shape {t.shape}. For several along a path: `trajectory`.")
+    scale, std = process.marginal(t)
+    return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
+
+
+@verb
+def trajectory(process: AbstractProcess, x0: Any, times: Any, *, key: Key) -> Array:
+    """A path of the forward SDE at given times: consecutive states are correlated, as those of `forward` are not.
+
+    From one time to the next the transition is exact, `x_s = (scale_s/scale_t) x_t + v n` with
+    `v^2 = std_s^2 - (scale_s/scale_t)^2 std_t^2`, so the times may be as far apart as they like. A path of the reverse
+    process comes from `sample(..., num_saved=...)`.
+
+    **Arguments:**
+
+    - `process`, `x0`, `key`: as of `forward`.
+    - `times`: `(n,)`, increasing, in `[t_min, t_max]`.
+
+    **Returns:** `(n, *shape)`.
+
+    **Raises:** `ValueError` for times that are known and outside the interval or not increasing.
+
+    **Reference:** Sarkka, Solin, Applied stochastic differential equations, 2019, section 6.2.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from jaxinv import diffusion
+        times = jnp.linspace(0.01, 1, 8)
+        path = diffusion.trajectory(diffusion.VP(), jnp.ones((8, 8, 1)), times, key=jax.random.key(0))  # (8, 8, 8, 1)
+        ```
+    """
+    process, x0 = _enter(process, x0, key)
+    times = check_times(process, times, "times").astype(x0.dtype)
+    if times.ndim != 1 or times.shape[0] < 1:
+        raise ValueError(f"`times` must be a vector of at least one time; got shape {times.shape}.")
+    if not isinstance(times, jax.core.Tracer) and not bool(jnp.all(times[1:] > times[:-1])):
+        raise ValueError("`times` must increase.")
+    scales, stds = jax.vmap(process.marginal)(times)
+    # x_s / scale_s is a random walk: its steps add the growth of (std/scale)^2.
+    variance = (stds / scales) ** 2
+    growth = jnp.maximum(jnp.diff(variance, prepend=jnp.zeros((1,), variance.dtype)), 0)
+    draw = lambda index: jax.random.normal(jax.random.fold_in(key, index), x0.shape, x0.dtype)
+    column = (-1,) + (1,) * x0.ndim
+    steps = jnp.sqrt(growth).reshape(column) * jax.vmap(draw)(jnp.arange(times.shape[0]))
+    return scales.reshape(column) * (x0[None] + jnp.cumsum(steps, axis=0))
+
+
+def _enter(process: Any, x0: Any, key: Key) -> tuple[AbstractProcess, Array]:
+    check_key(key)
+    check_process(process)
+    x0 = as_parameter(x0)
+    if jnp.iscomplexobj(x0):
+        raise ValueError("`x0` must be real: noise real and imaginary part as two channels.")
+    return jax.tree.map(lambda leaf: leaf.astype(x0.dtype), process), x0

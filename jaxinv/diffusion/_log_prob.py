@@ -1,0 +1,86 @@
+"""The likelihood of an image under a score, by the probability-flow ODE."""
+
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._keys import check_key
+from .._solution import RESULTS
+from .._types import Key, Scalar
+from .._verb import verb
+from ..models._convolutional import check_count
+from ..operators._base import as_parameter
+from ._divergence import divergence, probes
+from ._encode import check_flow
+from ._probability_flow import ProbabilityFlow, flow
+from ._process import AbstractProcess
+from ._score import prepare_score
+
+
+@verb
+def log_prob(
+    process: AbstractProcess,
+    score: Any,
+    x: Any,
+    *,
+    key: Key | None = None,
+    num_probes: Any = 1,
+    method: ProbabilityFlow | None = None,
+    t_min: Scalar = 1e-5,
+    prior_log_prob: Any = None,
+) -> Float[Array, ""]:
+    """The log-density of an image, `log p_T(x_T) + int div v dt` along the probability-flow ODE from `x`.
+
+    `v` is the velocity of the ODE. Runs on the device, inside `jax.jit`, `jax.vmap` and `jax.grad`.
+
+    **Arguments:**
+
+    - `process`, `score`: as of `sample`.
+    - `x`: one image, which is taken for a state at `t_min`: in nats of the density in its own unit; see
+        `metrics.bits_per_dim`, and dequantise images of 8 bits by uniform noise first.
+    - `key`: of Hutchinson's estimate of the divergence by random signs, which is unbiased (up to the steps of the ODE).
+        `None`: the exact divergence, at the cost of as many derivatives as the image has entries.
+    - `num_probes`: of the estimate, static.
+    - `method`: a `ProbabilityFlow`, for its tolerances, 1e-5 by default.
+    - `t_min`: where the ODE starts.
+    - `prior_log_prob`: the log-density of `x_T`, a function of one image. Default: that of the noise from which
+        sampling starts, which is off by what the process leaves of the data: .13 nats for `VP()` and data whose
+        coordinates are of the size of 20, 1e-4 with `beta_max=40`.
+
+    **Returns:** a scalar. It is NaN if the ODE could not be solved: `encode` gives the code.
+
+    **Raises:** `ValueError` as `encode`.
+
+    Accuracy: against the exact log-density of the 25 modes of the mixture test (8 dimensions, `VP(beta_max=40)`), at
+    most 1e-3 nats over 256 points.
+
+    **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
+    differential equations, 2021; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, FFJORD, 2019.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from jaxinv import diffusion, oracles
+        process, prior = diffusion.VP(), oracles.Gaussian(jnp.ones((2, 2, 1)), 0.1 * jnp.eye(4))
+        value = diffusion.log_prob(process, prior.score(process), jnp.ones((2, 2, 1)))
+        assert jnp.allclose(value, prior.log_prob(jnp.ones((2, 2, 1))), atol=1e-2)
+        ```
+    """
+    if key is not None:
+        check_key(key)
+    check_count(num_probes, "num_probes")
+    method, x = check_flow(method), as_parameter(x)
+    process, score = prepare_score(process, score, x.dtype)
+    start = jnp.asarray(t_min).astype(x.dtype)
+    state = (x, jnp.zeros((), x.dtype))
+    integral = method.between(start, process.t_max, _augmented, state, (process, score, probes(x, key, num_probes)))
+    latent, change = integral.end
+    terminal = process.prior_log_prob if prior_log_prob is None else prior_log_prob
+    value = terminal(latent) + change
+    return jnp.where(integral.result == RESULTS.successful, value, jnp.nan)
+
+
+def _augmented(t: Array, state: tuple[Array, Array], args: tuple) -> tuple[Array, Array]:
+    process, score, vectors = args
+    return divergence(lambda x: flow(process, score, t, x), state[0], vectors)

@@ -1,0 +1,68 @@
+"""What a score network may predict, and the exact conversions between them."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array
+
+from .._types import Scalar
+from ._process import AbstractProcess
+
+
+class AbstractParametrisation(eqx.Module):
+    """What a network predicts of `x_t = scale x_0 + std n`, given `x_t`."""
+
+    @abc.abstractmethod
+    def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
+        """The prediction as the pair `(E[x_0 | x], E[n | x])`, of which `x = scale E[x_0 | x] + std E[n | x]`."""
+
+    @abc.abstractmethod
+    def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
+        """What the network is to predict, whose conditional mean it learns."""
+
+
+class Noise(AbstractParametrisation):
+    """The noise, `E[n | x_t]`."""
+
+    def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
+        scale, std = process.marginal(t)
+        return (x - std * output) / scale, output
+
+    def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
+        return noise
+
+
+class Score(AbstractParametrisation):
+    """The score, `grad log p_t(x_t) = -E[n | x_t] / std`."""
+
+    def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
+        scale, std = process.marginal(t)
+        return (x + std**2 * output) / scale, -std * output
+
+    def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
+        return -noise / process.marginal(t)[1]
+
+
+class Denoiser(AbstractParametrisation):
+    """The clean image, `E[x_0 | x_t]`."""
+
+    def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
+        scale, std = process.marginal(t)
+        return output, (x - scale * output) / std
+
+    def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
+        return x0
+
+
+class Velocity(AbstractParametrisation):
+    """The velocity of the probability flow, `d scale/dt E[x_0 | x_t] + d std/dt E[n | x_t]`."""
+
+    def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
+        scale, std = process.marginal(t)
+        scale_rate, std_rate = process.rates(t)
+        determinant = scale * std_rate - scale_rate * std
+        return (std_rate * x - std * output) / determinant, (scale * output - scale_rate * x) / determinant
+
+    def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
+        scale_rate, std_rate = process.rates(t)
+        return scale_rate * x0 + std_rate * noise

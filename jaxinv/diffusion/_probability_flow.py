@@ -1,0 +1,103 @@
+"""The probability-flow ODE, through diffrax."""
+
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._types import Key
+from ._integrate import Integral, integrate
+from ._process import AbstractProcess
+from ._reverse_sde import check_solver, evaluations_per_step
+from ._sampler import AbstractSampler, Path, check_steps, saved_steps
+from ._schedule import AbstractSchedule, UniformTime
+from ._score import NetworkScore, evaluate
+
+
+class ProbabilityFlow(AbstractSampler):
+    """The probability-flow ODE `dx/dt = f x - 1/2 g^2 score(t, x)`, solved by any ODE solver of diffrax.
+
+    Its law at each time is that of the SDE, and each image has one latent: see `encode` and `log_prob`. Steps adapt to
+    the one sample, so under `jax.vmap` each sample takes its own.
+
+    - `rtol`, `atol`: tolerances of adaptive steps.
+    - `num_steps`: for that many fixed steps of `schedule`; default: adaptive steps. Static.
+    - `solver`: of diffrax.
+    - `schedule`: of fixed steps.
+    - `max_steps`: the most adaptive steps. Static.
+
+    **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
+    differential equations, 2021.
+    """
+
+    rtol: float = eqx.field(default=1e-5, static=True)
+    atol: float = eqx.field(default=1e-5, static=True)
+    num_steps: int | None = eqx.field(default=None, static=True)
+    solver: diffrax.AbstractSolver = diffrax.Tsit5()
+    schedule: AbstractSchedule = UniformTime()
+    max_steps: int = eqx.field(default=4096, static=True)
+
+    def __check_init__(self):
+        check_steps(self.max_steps if self.num_steps is None else self.num_steps, self.schedule)
+        check_solver(self.solver)
+        if not 0 < self.rtol < float("inf") or not 0 <= self.atol < float("inf"):
+            raise ValueError(
+                f"`rtol` must be positive and `atol` not negative, both finite; got {self.rtol!r} and {self.atol!r}."
+            )
+
+    def run(self, process: AbstractProcess, score: Any, x: Array, *, key: Key, num_saved: int, progress: Any) -> Path:
+        del key
+        saved = self._saved(process, num_saved)
+        integral = self.between(
+            process.t_max, process.t_min, _velocity, x, (process, score), saved=saved, progress=progress
+        )
+        evaluations = integral.num_steps * evaluations_per_step(self.solver)
+        return Path(integral.end, integral.result, integral.num_steps, evaluations, saved, integral.states)
+
+    def between(
+        self, start: Array, stop: Array, field: Any, y: Any, args: Any, *, saved: Any = None, progress: Any = None
+    ) -> Integral:
+        """The solution at `stop` of `dy/dt = field(t, y, args)` that is `y` at `start`, either one the later."""
+        process = args[0]
+        times = None
+        if self.num_steps is not None:
+            times = self.schedule.times(process, self.num_steps).at[0].set(jnp.maximum(start, stop))
+            times = times.at[-1].set(jnp.minimum(start, stop))
+            times = jnp.where(start < stop, times[::-1], times)
+        return integrate(
+            diffrax.ODETerm(field),
+            y,
+            args,
+            solver=self.solver,
+            start=start,
+            stop=stop,
+            times=times,
+            controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+            saved=saved,
+            max_steps=self.max_steps if self.num_steps is None else self.num_steps,
+            adjoint=diffrax.RecursiveCheckpointAdjoint(),
+            progress=progress,
+        )
+
+    def _saved(self, process: AbstractProcess, num_saved: int) -> Array | None:
+        if self.num_steps is None:
+            saved_steps(num_saved, self.max_steps)
+            return jnp.linspace(process.t_max, process.t_min, num_saved + 1)[1:] if num_saved else None
+        ends = saved_steps(num_saved, self.num_steps)
+        return None if ends is None else self.schedule.times(process, self.num_steps)[ends]
+
+
+def _velocity(t: Array, x: Array, args: tuple) -> Array:
+    return flow(*args, t, x)
+
+
+def flow(process: AbstractProcess, score: Any, t: Array, x: Array) -> Array:
+    """The velocity of the probability-flow ODE.
+
+    That of a network is taken from its own prediction, which is finite where drift and diffusion are not.
+    """
+    if isinstance(score, NetworkScore):
+        return score.velocity(t, x)
+    return process.drift(t, x) - 0.5 * process.diffusion(t) ** 2 * evaluate(score, t, x)

@@ -1,0 +1,106 @@
+"""Images drawn from a score."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._keys import check_key
+from .._solution import RESULTS, Solution
+from .._types import Key
+from .._verb import verb
+from ..operators._base import check_shape
+from ._process import AbstractProcess
+from ._reverse_sde import ReverseSDE
+from ._sampler import AbstractSampler
+from ._score import prepare_score, split
+
+
+@verb
+def sample(
+    process: AbstractProcess,
+    score: Any,
+    shape: Any,
+    *,
+    key: Key,
+    method: AbstractSampler | None = None,
+    num_samples: Any = None,
+    denoise: bool = True,
+    num_saved: int = 0,
+    progress: Any = None,
+) -> Solution:
+    """Images drawn by running a noising process backwards, from noise at `t_max` to `t_min`.
+
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `score`: `score(t, x)` of one image without a batch axis: `score_from(network, process)`, that of an oracle,
+        `oracles.Gaussian(...).score(process)`, or a function (which then is part of the compiled program).
+    - `shape`: of one image, `(h, w, c)` or any; or a `jax.ShapeDtypeStruct`, for the dtype.
+    - `key`: sample `i` depends on the key and `i`, never on their number.
+    - `method`: `ReverseSDE()` (default), `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`,
+        `Heun()` or `DPMSolver()`, each with its number of steps.
+    - `num_samples`: static; the value then is `(num_samples, *shape)`. By default one image, of `shape`.
+    - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`, one evaluation more.
+    - `num_saved`: how many states on the way to return, static.
+    - `progress`: a diffrax progress meter.
+
+    **Returns:** a `Solution`. Each sample has its own `result`: `nonfinite` if the score became NaN or infinite, upon
+    which the sample is its last finite state and `stats["num_steps"]` the number of that step. `stats` further has
+    `network_evaluations`, of scores. With `num_saved`, `aux` is `{"times": (num_saved,), "states": (num_saved,
+    *shape)}`.
+
+    **Raises:** `ValueError` if a score returns another shape than it is given, for sizes that are not positive
+    integers, and for anything but one typed key.
+
+    **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
+    differential equations, 2021.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from jaxinv import diffusion, oracles
+        process = diffusion.VP()
+        prior = oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
+        solution = diffusion.sample(
+            process, prior.score(process), (8, 8, 1), key=jax.random.key(0), num_samples=4, method=diffusion.DDIM(50)
+        )
+        images = solution.check().value  # (4, 8, 8, 1)
+        ```
+    """
+    check_key(key)
+    struct = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
+    dtype = jnp.result_type(float) if struct is None else struct.dtype
+    shape = check_shape(shape if struct is None else struct.shape, "shape")
+    process, score = prepare_score(process, score, dtype)
+    method = ReverseSDE() if method is None else method
+    check_method(method)
+    if num_samples is not None and (
+        isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
+    ):
+        raise ValueError(f"`num_samples` must be a static integer of at least 1; got {num_samples!r}.")
+
+    def draw(index: Any) -> Solution:
+        start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
+        x = process.prior_sample(shape, key=start_key, dtype=dtype)
+        path = method.run(process, score, x, key=path_key, num_saved=num_saved, progress=progress)
+        value, result = path.end, path.result
+        if denoise:
+            image, _ = split(process, score, process.t_min, value)
+            good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(image))
+            result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.nonfinite, result)
+            value = jnp.where(good, image, value)
+        stats = {"num_steps": path.num_steps, "network_evaluations": path.network_evaluations + int(denoise)}
+        aux = None if path.states is None else {"times": path.times, "states": path.states}
+        return Solution(value, result, stats, aux)
+
+    return draw(0) if num_samples is None else jax.vmap(draw)(jnp.arange(num_samples))
+
+
+def check_method(method: Any) -> None:
+    """Raise unless this is a method of `sample`."""
+    if not isinstance(method, AbstractSampler):
+        raise ValueError(
+            "`method` must be one of `ReverseSDE`, `ProbabilityFlow`, `PredictorCorrector`, `Ancestral`, `DDIM`, `Heun` "
+            f"and `DPMSolver` of `jaxinv.diffusion`; got {method!r}. Call it: `diffusion.DDIM()`."
+        )

@@ -1,0 +1,69 @@
+"""At which times a sampler steps."""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from ._process import AbstractProcess, noise_to_signal
+
+
+class AbstractSchedule(eqx.Module):
+    """Times from `t_max` down to `t_min`."""
+
+    @abc.abstractmethod
+    def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+        """`num_steps + 1` times, decreasing."""
+
+
+class UniformTime(AbstractSchedule):
+    """Steps of equal length in time."""
+
+    def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+        return jnp.linspace(process.t_max, process.t_min, num_steps + 1)
+
+
+class UniformLogSNR(AbstractSchedule):
+    """Steps of equal length in the logarithm of `std / scale`.
+
+    **Reference:** Lu, Zhou, Bao, Chen, Li, Zhu, DPM-Solver, 2022.
+    """
+
+    def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+        high, low = (jnp.log(noise_to_signal(process, t)) for t in (process.t_max, process.t_min))
+        return _pinned(process, jnp.exp(jnp.linspace(high, low, num_steps + 1)))
+
+
+class Karras(AbstractSchedule):
+    """Steps of equal length in `(std / scale)^(1/rho)`: between the two others, denser near the data.
+
+    - `rho`: 7 in the paper; 1 is uniform in `std / scale`. A static number, positive.
+
+    **Reference:** Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
+    2022.
+    """
+
+    rho: float = eqx.field(default=7.0, static=True)
+
+    def __check_init__(self):
+        if not 0 < self.rho < float("inf"):
+            raise ValueError(f"`rho` must be positive and finite; got {self.rho!r}.")
+
+    def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+        high, low = (noise_to_signal(process, t) ** (1 / self.rho) for t in (process.t_max, process.t_min))
+        return _pinned(process, jnp.linspace(high, low, num_steps + 1) ** self.rho)
+
+
+def _pinned(process: AbstractProcess, ratios: Array) -> Array:
+    # To the last digit: a time that rounds past an end would be outside the process.
+    return process.time(ratios).at[0].set(process.t_max).at[-1].set(process.t_min)
+
+
+def check_schedule(schedule: object) -> None:
+    """Raise unless this is a schedule."""
+    if not isinstance(schedule, AbstractSchedule):
+        raise ValueError(
+            "`schedule` must be `UniformTime()`, `UniformLogSNR()` or `Karras()` of `jaxinv.diffusion`; got "
+            f"{schedule!r}."
+        )
