@@ -9,23 +9,18 @@ gathers the few rays that pass within one pixel of it. What one step works on st
 """
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from . import _joseph_reference
 from ._beams import Beam, ParallelRays, all_rays, half_step, num_taps
-from ._linear_map import accumulate, apply
+from ._linear_map import UNROLL, accumulate, apply, gather
 
-# Terms added up in one pass over the sum, on a processor. Measured from 1 to 16 on twelve sizes: more terms mean
-# fewer passes over memory, which pays below this batch (up to 3 times at 16 images of 128 x 128); above, and in the
-# adjoint of few images or of fans, one is as fast or faster. XLA makes slower code of 2 to 6 terms than of one.
-_UNROLL = 8
+# Forward, one term in a pass is as fast as `UNROLL` of them from the large batch on; adjoint, also up to the small one,
+# and always for fans.
 _LARGE_BATCH = 64
 _SMALL_BATCH = 4
-# Entries, batch included, of what is computed in one operation on an accelerator.
-_WIDE = 2**27
 
 
 def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
@@ -72,14 +67,13 @@ class _Joseph:
             lower = jnp.floor(j).astype(low.dtype)
             # Clipped as an integer, which NaN is not beyond.
             index = jnp.clip(middle + lower, low, low + length + 2)
-            pixel, beside = _gather(line, index), _gather(line, index + 1)
+            pixel, beside = gather(line, index), gather(line, index + 1)
             # From the integer that is looked up: were `floor` computed once more, it could be rounded otherwise.
             return pixel + (j - lower)[..., None] * (beside - pixel)
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, batch))
-        unroll = _UNROLL if batch < _LARGE_BATCH else 1
-        chunk = max(1, _WIDE // math.prod(init.shape)) if wide else unroll
-        total = accumulate(seen, init, (lines, number(h), number(w)), chunk=chunk, wide=wide)
+        unroll = UNROLL if batch < _LARGE_BATCH else 1
+        total = accumulate(seen, init, (lines, number(h), number(w)), unroll=unroll, wide=wide)
         return total * rays.weight[..., None]
 
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
@@ -101,21 +95,16 @@ class _Joseph:
                 rays = beam.rays(bins + tap, t, offset)
                 distance = rays.crossing(jnp.where(rays.steep, row, column)) - jnp.where(rays.steep, column, row)
                 hat = jnp.maximum(0, 1 - jnp.abs(distance))
-                total = total + hat[..., None] * _gather(view, index + tap)
+                total = total + hat[..., None] * gather(view, index + tap)
             return total
 
         init = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
         some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
-        unroll = _UNROLL if some and isinstance(beam, ParallelRays) else 1
-        chunk = max(1, _WIDE // math.prod(init.shape)) if wide else unroll
-        return accumulate(seen, init, (views, angles, offsets), chunk=chunk, wide=wide)
+        unroll = UNROLL if some and isinstance(beam, ParallelRays) else 1
+        return accumulate(seen, init, (views, angles, offsets), unroll=unroll, wide=wide)
 
     def reference(self, x: Array, angles: Array, offsets: Array) -> Array:
         return _joseph_reference.project(self.beam, x, angles, offsets)
 
     def reference_transpose(self, y: Array, angles: Array, offsets: Array) -> Array:
         return _joseph_reference.back_project(self.beam, y, angles, offsets)
-
-
-def _gather(table: Array, index: Array) -> Array:
-    return table.at[index].get(mode="promise_in_bounds")

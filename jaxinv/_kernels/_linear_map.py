@@ -6,6 +6,7 @@ its array, with the matched transpose for a partner, and batched by moving the m
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -135,18 +136,31 @@ ad.primitive_transposes[_primitive] = _transpose
 batching.primitive_batchers[_primitive] = _batch
 
 
-def accumulate(body: Any, init: Array, items: Any, *, chunk: int, wide: bool) -> Array:
-    """`init + sum_i body(items[i])`, `chunk` items at a time.
+# Terms added up in one pass over the sum, on a processor. Measured from 1 to 16 on twelve sizes of the projectors: more
+# terms mean fewer passes over memory, which pays in small batches (up to 3 times at 16 images of 128 x 128). XLA makes
+# slower code of 2 to 6 terms than of one.
+UNROLL = 8
+# Entries, batch included, of what is computed in one operation on an accelerator.
+_WIDE = 2**27
 
-    On a processor the terms of a chunk are added up one by one in one pass over the sum; `wide` computes them all at
-    once, for the compiler to fuse with their sum.
+
+def accumulate(body: Any, init: Array, items: Any, *, unroll: int, wide: bool) -> Array:
+    """`init + sum_i body(items[i])`.
+
+    On a processor the terms are added up one by one, `unroll` of them in one pass over the sum; `wide` computes as many
+    at once as are wise, for the compiler to fuse with their sum.
     """
     count = jax.tree.leaves(items)[0].shape[0]
-    chunk = max(1, min(chunk, count))
     if not wide:
-        return jax.lax.scan(lambda total, item: (total + body(item), None), init, items, unroll=chunk)[0]
+        return jax.lax.scan(lambda total, item: (total + body(item), None), init, items, unroll=min(unroll, count))[0]
+    chunk = max(1, min(_WIDE // math.prod(init.shape), count))
     many = lambda part: jnp.sum(jax.vmap(body)(part), axis=0)
     whole = count // chunk * chunk
     parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), items)
     total = jax.lax.scan(lambda total, part: (total + many(part), None), init, parts)[0]
     return total + many(jax.tree.map(lambda a: a[whole:], items)) if whole < count else total
+
+
+def gather(table: Array, index: Array) -> Array:
+    """`table[index]`, where no index is beyond the table."""
+    return table.at[index].get(mode="promise_in_bounds")

@@ -1,18 +1,13 @@
 """Views smeared back along their rays, with linear interpolation: the back-projection of filtered views."""
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._beams import Beam, FanRays
-from ._linear_map import accumulate, apply
-
-# As in `_joseph`.
-_UNROLL = 8
-_WIDE = 2**27
+from ._linear_map import UNROLL, accumulate, apply, gather
 
 
 def smear(beam: Beam, views: Array, angles: Array, offsets: Array) -> Array:
@@ -47,13 +42,12 @@ class _Smear:
             coordinate = beam.coordinate(t, offset)
             lower = jnp.floor(coordinate)
             index = jnp.clip(last // 2 + lower.astype(jnp.int32), -2, last) + 2
-            bin, beside = _gather(view, index), _gather(view, index + 1)
+            bin, beside = gather(view, index), gather(view, index + 1)
             value = bin + (coordinate - lower)[..., None] * (beside - bin)
             return value * (beam.source_origin / beam.depth(t))[..., None] ** 2 if isinstance(beam, FanRays) else value
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, x.shape[-1]))
-        chunk = max(1, _WIDE // math.prod(init.shape)) if wide else _UNROLL
-        return accumulate(seen, init, (padded, angles, offsets), chunk=chunk, wide=wide)
+        return accumulate(seen, init, (padded, angles, offsets), unroll=UNROLL, wide=wide)
 
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
         example = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
@@ -64,7 +58,3 @@ class _Smear:
 
     def reference_transpose(self, y: Array, angles: Array, offsets: Array) -> Array:
         return self.transpose(y, angles, offsets, wide=False)
-
-
-def _gather(table: Array, index: Array) -> Array:
-    return table.at[index].get(mode="promise_in_bounds")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxinv._kernels import _joseph, _joseph_reference
+from jaxinv._kernels import _joseph, _joseph_reference, _linear_map
 from jaxinv.operators._fan_beam import FanBeam
 from jaxinv.operators._parallel_beam import ParallelBeam
 
@@ -176,7 +176,7 @@ def test_forms_agree(beam, shape, monkeypatch):
         # Terms at once: one, some with a remainder, all.
         for wide, size in ((False, None), (True, 1), (True, 5 * 11 * 15 * 14 * 3), (True, 2**27)):
             if wide:
-                monkeypatch.setattr(_joseph, "_WIDE", size)
+                monkeypatch.setattr(_linear_map, "_WIDE", size)
             both = jax.jit(lambda w=wide: (fast.forward(x, *placement, wide=w), fast.transpose(y, *placement, wide=w)))
             jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), both(), (forward, adjoint))
         monkeypatch.setattr(_joseph_reference, "_CHUNK", 600)
