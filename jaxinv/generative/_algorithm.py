@@ -27,10 +27,14 @@ class Problem(eqx.Module):
     method: AbstractMethod
 
     def __call__(self, variables: PyTree[Array]) -> Array:
-        return self.method.objective(self.likelihood, self.prior, self.y, self.weight, variables)
+        smooth, penalty = self._parts(variables)
+        return smooth + penalty
 
     def smooth_part(self, variables: PyTree[Array]) -> Array:
-        return self.method.smooth_part(self.likelihood, self.prior, self.y, self.weight, variables)
+        return self._parts(variables)[0]
+
+    def _parts(self, variables: PyTree[Array]) -> tuple[Array, Array | float]:
+        return self.method.objective(self.likelihood, self.prior, self.y, self.weight, variables)
 
 
 class AbstractAlgorithm(eqx.Module):

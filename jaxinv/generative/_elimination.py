@@ -9,11 +9,12 @@ from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._types import State
-from ..likelihood import Likelihood, Whitened, whiten
+from ..likelihood import Likelihood, Whitened, prepare_parameter, whiten
 from ..noise import AbstractGaussianNoise
 from ..operators import AbstractLinearOperator
 from ..oracles._update import Observation, _rows, observe
 from ..regularisers import AbstractRegulariser, Gaussian, Scaled
+from ._deviation import enter_deviation
 from ._method import AbstractMethod
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -50,19 +51,14 @@ class Eliminated(AbstractMethod):
         del prior
         return z
 
-    def smooth_part(
-        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
-    ) -> Array:
-        return self.objective(likelihood, prior, y, weight, variables)
-
     def objective(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
-    ) -> Array:
+    ) -> tuple[Array, Array | float]:
         del likelihood, y
         at = self._at(prior.decode(variables))
         # The evidence but for the determinant.
         fit = -at.log_evidence() - jnp.sum(jnp.log(jnp.diagonal(at.triangle)))
-        return fit + weight * prior.energy(variables)
+        return fit + weight * prior.energy(variables), 0.0
 
     def proximal_map(self) -> None:
         return None
@@ -80,7 +76,19 @@ class Eliminated(AbstractMethod):
         return eqx.tree_at(lambda o: o.data, self.observation, residual)
 
 
-def eliminate(likelihood: Likelihood, y: State, deviation: AbstractRegulariser, weight: Array) -> Eliminated | None:
+def enter_with_deviation(
+    method: Any, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
+) -> tuple[AbstractMethod, Any]:
+    """`enter` of a method with a `deviation` and a `weight`: without the deviation, where that has a closed form."""
+    weight, result = prepare_parameter(
+        method.weight, likelihood.operator, result, positive=True, name="the weight of the method"
+    )
+    deviation = enter_deviation(method.deviation, likelihood, prior, type(method).__name__)
+    eliminated = _eliminate(likelihood, y, deviation, weight)
+    return (type(method)(deviation, weight) if eliminated is None else eliminated), result
+
+
+def _eliminate(likelihood: Likelihood, y: State, deviation: AbstractRegulariser, weight: Array) -> Eliminated | None:
     """The problem without the deviation, where that has a closed form; else `None`. The weight is positive."""
     while isinstance(deviation, Scaled):
         deviation, weight = deviation.regulariser, weight * deviation.factor.astype(weight.dtype)

@@ -30,16 +30,11 @@ class Hard(AbstractMethod):
         del prior
         return z
 
-    def smooth_part(
-        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
-    ) -> Array:
-        return self.objective(likelihood, prior, y, weight, variables)
-
     def objective(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
-    ) -> Array:
+    ) -> tuple[Array, Array | float]:
         fit = likelihood.negative_log_likelihood(prior.decode(variables), y)
-        return fit + weight * prior.energy(variables)
+        return fit + weight * prior.energy(variables), 0.0
 
     def proximal_map(self) -> None:
         return None

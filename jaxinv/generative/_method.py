@@ -31,17 +31,6 @@ class AbstractMethod(eqx.Module):
         """The variables to optimise, from a first latent; the latent is the first of them."""
 
     @abc.abstractmethod
-    def smooth_part(
-        self,
-        likelihood: Likelihood,
-        prior: AbstractGenerativePrior,
-        y: State,
-        weight: Array,
-        variables: PyTree[Array],
-    ) -> Array:
-        """The objective without the penalty that `proximal_map` stands for."""
-
-    @abc.abstractmethod
     def objective(
         self,
         likelihood: Likelihood,
@@ -49,8 +38,8 @@ class AbstractMethod(eqx.Module):
         y: State,
         weight: Array,
         variables: PyTree[Array],
-    ) -> Array:
-        """What is minimised, a scalar."""
+    ) -> tuple[Array, Array | float]:
+        """What is minimised, as a smooth part and the penalty that `proximal_map` stands for, 0 where there is none."""
 
     @abc.abstractmethod
     def proximal_map(self) -> AbstractProximalMap | None:

@@ -7,11 +7,11 @@ from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._types import State
-from ..likelihood import Likelihood, prepare_parameter
+from ..likelihood import Likelihood
 from ..operators._base import as_factor
 from ..regularisers import L1, AbstractRegulariser
-from ._deviation import check_deviation, enter_deviation
-from ._elimination import eliminate
+from ._deviation import check_deviation
+from ._elimination import enter_with_deviation
 from ._method import AbstractMethod
 from ._proximal_map import AbstractProximalMap, proximal_map
 
@@ -60,26 +60,10 @@ class Relaxed(AbstractMethod):
     def enter(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
     ) -> tuple[AbstractMethod, Any]:
-        weight, result = prepare_parameter(
-            self.weight, likelihood.operator, result, positive=True, name="the weight of the method"
-        )
-        deviation = enter_deviation(self.deviation, likelihood, prior, "Relaxed")
-        eliminated = eliminate(likelihood, y, deviation, weight)
-        return (Relaxed(deviation, weight) if eliminated is None else eliminated), result
+        return enter_with_deviation(self, likelihood, prior, y, result)
 
     def variables(self, prior: AbstractGenerativePrior, z: Array) -> tuple[Array, Array]:
         return z, jnp.zeros(tuple(prior.image_shape), z.dtype)
-
-    def smooth_part(
-        self,
-        likelihood: Likelihood,
-        prior: AbstractGenerativePrior,
-        y: State,
-        weight: Array,
-        variables: tuple[Array, Array],
-    ) -> Array:
-        fit = likelihood.negative_log_likelihood(self.image(prior, variables), y) + weight * prior.energy(variables[0])
-        return fit + self._penalty(variables[1]) if self.proximal_map() is None else fit
 
     def objective(
         self,
@@ -88,9 +72,10 @@ class Relaxed(AbstractMethod):
         y: State,
         weight: Array,
         variables: tuple[Array, Array],
-    ) -> Array:
+    ) -> tuple[Array, Array | float]:
         fit = likelihood.negative_log_likelihood(self.image(prior, variables), y)
-        return fit + weight * prior.energy(variables[0]) + self._penalty(variables[1])
+        smooth, penalty = fit + weight * prior.energy(variables[0]), self.weight * self.deviation(variables[1])
+        return (smooth + penalty, 0.0) if self.proximal_map() is None else (smooth, penalty)
 
     def proximal_map(self) -> AbstractProximalMap | None:
         return proximal_map(self.deviation, self.weight)
@@ -100,6 +85,3 @@ class Relaxed(AbstractMethod):
 
     def latent(self, variables: tuple[Array, Array]) -> Array:
         return variables[0]
-
-    def _penalty(self, u: Array) -> Array:
-        return self.weight * self.deviation(u)

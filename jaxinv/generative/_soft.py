@@ -6,11 +6,11 @@ from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._types import State
-from ..likelihood import Likelihood, prepare_parameter
+from ..likelihood import Likelihood
 from ..operators._base import as_factor
 from ..regularisers import AbstractRegulariser, Tikhonov
-from ._deviation import check_deviation, enter_deviation
-from ._elimination import eliminate
+from ._deviation import check_deviation
+from ._elimination import enter_with_deviation
 from ._method import AbstractMethod
 
 
@@ -63,25 +63,10 @@ class Soft(AbstractMethod):
     def enter(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
     ) -> tuple[AbstractMethod, Any]:
-        weight, result = prepare_parameter(
-            self.weight, likelihood.operator, result, positive=True, name="the weight of the method"
-        )
-        deviation = enter_deviation(self.deviation, likelihood, prior, "Soft")
-        eliminated = eliminate(likelihood, y, deviation, weight)
-        return (Soft(deviation, weight) if eliminated is None else eliminated), result
+        return enter_with_deviation(self, likelihood, prior, y, result)
 
     def variables(self, prior: AbstractGenerativePrior, z: Array) -> tuple[Array, Array]:
         return z, prior.decode(z)
-
-    def smooth_part(
-        self,
-        likelihood: Likelihood,
-        prior: AbstractGenerativePrior,
-        y: State,
-        weight: Array,
-        variables: tuple[Array, Array],
-    ) -> Array:
-        return self.objective(likelihood, prior, y, weight, variables)
 
     def objective(
         self,
@@ -90,10 +75,10 @@ class Soft(AbstractMethod):
         y: State,
         weight: Array,
         variables: tuple[Array, Array],
-    ) -> Array:
+    ) -> tuple[Array, Array | float]:
         z, x = variables
         distance = self.deviation(x - prior.decode(z))
-        return likelihood.negative_log_likelihood(x, y) + weight * prior.energy(z) + self.weight * distance
+        return likelihood.negative_log_likelihood(x, y) + weight * prior.energy(z) + self.weight * distance, 0.0
 
     def proximal_map(self) -> None:
         return None
