@@ -4,17 +4,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._kernels import FanRays, back_project, project
+from .._kernels import FanRays
 from .._kernels._beams import half_diagonal, padded_radius
-from .._types import State
-from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
+from ._base import check_image_shape
 from ._geometry import check_angles, check_count, check_length
+from ._tomograph import AbstractTomograph
 
 
-class FanBeam(AbstractLinearOperator):
+class FanBeam(AbstractTomograph):
     """Line integrals of an image along rays from a point source to a flat detector, with the exact adjoint.
 
     In view `t` the source is at `(sin t, -cos t) * source_origin` and the detector on the other side of the origin, at
@@ -90,23 +89,8 @@ class FanBeam(AbstractLinearOperator):
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
         self.codomain = jax.ShapeDtypeStruct((self.angles.shape[0], num_detectors, shape[2]), self.angles.dtype)
 
-    def __call__(self, x: State) -> Array:
-        x = check_state(x, self.domain, "the image", self)
-        dtype = jnp.result_type(x, self.angles)
-        return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
-
-    def adjoint(self, y: State) -> Array:
-        y = check_state(y, self.codomain, "the measurement", self)
-        dtype = jnp.result_type(y, self.angles)
-        return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
-
-    def placement(self, dtype: Any) -> tuple[Array, Array]:
-        """The angles, and the offset of the detector at each of them, `(angles,)`."""
-        return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
-
     @property
     def rays(self) -> FanRays:
-        """The static part of the geometry."""
         return FanRays(
             self.domain.shape[:2],
             self.codomain.shape[1],

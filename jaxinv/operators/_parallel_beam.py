@@ -5,17 +5,16 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._kernels import ParallelRays, back_project, project
+from .._kernels import ParallelRays
 from .._kernels._beams import half_diagonal
-from .._types import State
-from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
+from ._base import check_image_shape
 from ._geometry import check_angles, check_count, check_length
+from ._tomograph import AbstractTomograph
 
 
-class ParallelBeam(AbstractLinearOperator):
+class ParallelBeam(AbstractTomograph):
     """Line integrals of an image along parallel rays, by Joseph's method, with the exact adjoint.
 
     View `t` integrates along the lines `x cos t + y sin t = s`, one for each detector bin `s`, where x points right, y
@@ -75,21 +74,6 @@ class ParallelBeam(AbstractLinearOperator):
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
         self.codomain = jax.ShapeDtypeStruct((self.angles.shape[0], num_detectors, shape[2]), self.angles.dtype)
 
-    def __call__(self, x: State) -> Array:
-        x = check_state(x, self.domain, "the image", self)
-        dtype = jnp.result_type(x, self.angles)
-        return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
-
-    def adjoint(self, y: State) -> Array:
-        y = check_state(y, self.codomain, "the measurement", self)
-        dtype = jnp.result_type(y, self.angles)
-        return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
-
-    def placement(self, dtype: Any) -> tuple[Array, Array]:
-        """The angles, and the offset of the detector at each of them, `(angles,)`."""
-        return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
-
     @property
     def rays(self) -> ParallelRays:
-        """The static part of the geometry."""
         return ParallelRays(self.domain.shape[:2], self.codomain.shape[1], self.detector_spacing, self.pixel_size)
