@@ -25,21 +25,6 @@ from jaxinv import classical, data, metrics, noise, operators, plotting, regular
 
 key = jax.random.key(0)
 
-
-def show(figure, name):
-    """In Jupyter the figure is displayed; as a script it is written to a file."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None
-    if get_ipython() is None:
-        plotting.save(figure, f"{name}.png")
-    else:
-        from IPython.display import display
-
-        display(figure)
-
-
 # %% [markdown]
 # ## An operator and its adjoint
 #
@@ -101,7 +86,7 @@ for name, solution in solutions.items():
     quality = metrics.psnr(solution.check().value, phantom)
     print(f"{name:<12} PSNR {quality:5.2f} dB, steps {solution.stats.get('num_steps', '-')}")
 
-show(plotting.compare({name: s.value for name, s in solutions.items()}, reference=phantom), "baselines")
+plotting.show(plotting.compare({name: s.value for name, s in solutions.items()}, reference=phantom), "baselines.png")
 
 # %% [markdown]
 # ## Many problems in one call
@@ -139,7 +124,7 @@ def scan(scanner, k):
 
 views = jax.vmap(scan)(scanners, jax.random.split(key, 3))
 names = ["180 degrees", "115 degrees", "57 degrees"]
-show(plotting.compare(dict(zip(names, views, strict=True)), reference=phantom), "limited_angle")
+plotting.show(plotting.compare(dict(zip(names, views, strict=True)), reference=phantom), "limited_angle.png")
 
 # %% [markdown]
 # ## A dose sweep
@@ -161,9 +146,9 @@ doses = jnp.array([100.0, 1000.0, 10000.0])
 sweep = jax.jit(jax.vmap(at_dose))(doses, jax.random.split(key, 3))
 for photons, image in zip(doses, sweep, strict=True):
     print(f"{int(photons):>6} photons per ray: PSNR {metrics.psnr(image, phantom):.2f} dB")
-show(
+plotting.show(
     plotting.compare({f"{int(n)} photons": image for n, image in zip(doses, sweep, strict=True)}, reference=phantom),
-    "dose",
+    "dose.png",
 )
 
 # %% [markdown]

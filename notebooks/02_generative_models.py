@@ -26,21 +26,6 @@ from jaxinv import classical, data, generative, metrics, models, noise, operator
 
 key = jax.random.key(0)
 
-
-def show(figure, name):
-    """In Jupyter the figure is displayed; as a script it is written to a file."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None
-    if get_ipython() is None:
-        plotting.save(figure, f"{name}.png")
-    else:
-        from IPython.display import display
-
-        display(figure)
-
-
 # %% [markdown]
 # ## Images, and no pairs
 
@@ -74,6 +59,9 @@ vae, _ = training.fit(
     batch_size=64,
     ema=0.99,
 )
+# What the section on mode collapse looks at: how many clusters of the images the generator reaches.
+clusters = subspace.kmeans(train, 10, key=key, restarts=4)
+monitor = generative.ModeCoverage(clusters)
 (generator, critic), history = training.fit_adversarial(
     models.Generator(shape, LATENTS, widths=(128, 256), rngs=nnx.Rngs(2)),
     models.Critic(shape, widths=(256, 128), rngs=nnx.Rngs(3)),
@@ -83,6 +71,7 @@ vae, _ = training.fit(
     num_steps=1000,
     batch_size=64,
     ema=0.99,
+    monitor=monitor,
 )
 priors = {
     "PCA": generative.PCAPrior(subspace.pca(train, rank=LATENTS)),
@@ -115,7 +104,7 @@ grid = jnp.stack(rows)  # (priors, 7, h, w, c)
 figure = plotting.compare(
     {f"t = {i / 6:.2f}": grid[:, i] for i in range(7)}, titles=list(priors), heading="Interpolation", errors=False
 )
-show(figure, "interpolation")
+plotting.show(figure, "interpolation.png")
 
 # %% [markdown]
 # ## Reconstruction in the latent space
@@ -161,15 +150,15 @@ gaussian = oracles.Gaussian.from_samples(train)
 results["Gaussian"] = jax.vmap(lambda y: classical.gaussian(likelihood, gaussian, y).value)(y)
 print(f"{'dense Gaussian prior':30} {jax.vmap(metrics.psnr)(jnp.clip(results['Gaussian'], 0, 1), x).mean():.2f} dB")
 figure = plotting.compare({name: value[:3] for name, value in results.items()}, reference=x[:3], limits=(0, 1))
-show(figure, "deblurring_by_generators")
+plotting.show(figure, "deblurring_by_generators.png")
 
 # %% [markdown]
 # ## Mode collapse
 #
-# The lecture's warning: an adversarial generator may forget a part of the data. `ModeCoverage` counts which clusters of
-# the training images its samples reach.
+# The lecture's warning: an adversarial generator may forget a part of the data. `ModeCoverage` counted, after every
+# chunk of the training, which clusters of the training images the samples reach.
 
 # %%
-clusters = subspace.kmeans(train, 10, key=key, restarts=4)
 shares = jnp.bincount(clusters.assign(generative.sample(priors["GAN"], 500, key=key)), length=10) / 500
 print("share of the GAN's samples in each of 10 clusters:", jnp.round(shares, 2))
+plotting.show(plotting.mode_coverage(history, reference_entropy=monitor.reference_entropy), "mode_coverage.png")

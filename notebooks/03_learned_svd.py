@@ -32,21 +32,6 @@ from jaxinv import classical, data, lsvd, metrics, models, noise, operators, ora
 
 key = jax.random.key(0)
 
-
-def show(figure, name):
-    """In Jupyter the figure is displayed; as a script it is written to a file."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        get_ipython = lambda: None
-    if get_ipython() is None:
-        plotting.save(figure, f"{name}.png")
-    else:
-        from IPython.display import display
-
-        display(figure)
-
-
 # %% [markdown]
 # ## Tomography of digits
 #
@@ -162,4 +147,4 @@ columns = {
     "separate, 16": solve(separate, y[:3]).value,
     "joint, 16": solution.value[:3],
 }
-show(plotting.compare(columns, reference=test[:3]), "learned_svd")
+plotting.show(plotting.compare(columns, reference=test[:3]), "learned_svd.png")

@@ -2,11 +2,15 @@
 
 import subprocess
 import sys
+import types
 
 import jax.numpy as jnp
 import matplotlib.figure
+import matplotlib.patches
 import numpy as np
 import pytest
+import scipy.stats
+from matplotlib.colors import to_rgb
 
 from jaxinv import metrics, plotting
 
@@ -88,6 +92,26 @@ def test_colour_and_invalid_pixels():
     assert "inf" in perfect.axes[1].get_xlabel()
 
 
+def check_texts(figure):
+    """All texts are within the figure, and neither on one another nor on the axes."""
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    texts = [t for a in figure.axes for t in (a.title, a.xaxis.label, a.yaxis.label)]
+    # Labels beyond the ends of an axis are not drawn.
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        texts += [t for t in axes.get_yticklabels() if low <= t.get_position()[1] <= high]
+    texts = [t for t in [*texts, *figure.texts] if t.get_text()]
+    boxes = [t.get_window_extent(renderer) for t in texts]
+    frames = [axes.get_window_extent(renderer) for axes in figure.axes]
+    for i, box in enumerate(boxes):
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, texts[i]
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, texts[i]
+        for other, what in [*zip(boxes[:i], texts, strict=False), *zip(frames, figure.axes, strict=True)]:
+            shared = box.intersection(box, other)
+            assert shared is None or shared.width * shared.height < 1, (texts[i], what)
+
+
 @pytest.mark.parametrize(
     ("n", "methods", "shape", "unit"),
     [
@@ -102,18 +126,7 @@ def test_nothing_overlaps(n, methods, shape, unit):
     truth = unit * problems(n, shape)[0]
     images = {f"method of number {i}": truth - 0.4 * truth[:, ::-1] for i in range(methods)}
     figure = plotting.compare(images, reference=truth, titles=["a rather long title"] * n, heading="A heading " * 3)
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    texts = [t for a in figure.axes for t in (a.title, a.xaxis.label, a.yaxis.label, *a.get_yticklabels())]
-    texts = [t for t in [*texts, *figure.texts] if t.get_text()]
-    boxes = [t.get_window_extent(renderer) for t in texts]
-    frames = [axes.get_window_extent(renderer) for axes in figure.axes]
-    for i, box in enumerate(boxes):
-        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1, texts[i]
-        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1, texts[i]
-        for other, what in [*zip(boxes[:i], texts, strict=False), *zip(frames, figure.axes, strict=True)]:
-            shared = box.intersection(box, other)
-            assert shared is None or shared.width * shared.height < 1, (texts[i], what)
+    check_texts(figure)
 
 
 def test_leaves_pyplot_alone():
@@ -175,3 +188,102 @@ GOOD = np.zeros((2, 8, 8, 1), np.float32)
 def test_bad_input(images, options, words):
     with pytest.raises(ValueError, match=words):
         plotting.compare(images, **options)
+
+
+def test_mode_coverage():
+    steps, coverage = np.array([20, 40, 60]), np.array([0.1, 0.5, 0.9])
+    history = {"monitor": {"coverage": coverage, "entropy": coverage / 2, "other": steps}, "monitor_steps": steps}
+    figure = plotting.mode_coverage(history, reference_entropy=jnp.asarray(0.75), heading="A game")
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert list(lines) == ["coverage", "entropy", "entropy of the data"]
+    for name, values in (("coverage", coverage), ("entropy", coverage / 2)):
+        np.testing.assert_array_equal(lines[name].get_xydata(), np.stack([steps, values], axis=1))
+    assert set(lines["entropy of the data"].get_ydata()) == {0.75}
+    assert figure.texts[0].get_text() == "A game"
+    check_texts(figure)
+    assert len(plotting.mode_coverage(history).axes[0].lines) == 2
+    for bad, words in (
+        ([], "got list"),
+        ({"loss": 1}, "with nothing there"),
+        ({"monitor": {"x": 1}}, r"with \['x'\] there"),
+    ):
+        with pytest.raises(ValueError, match="ModeCoverage.*" + words):
+            plotting.mode_coverage(bad)
+
+
+# Twenty ranks to a bin by default, in bins of one width where a divisor is near; else, as of 97 ranks, of nearly one.
+@pytest.mark.parametrize(
+    ("n", "num_samples", "bins", "expected"), [(400, 99, None, 20), (300, 96, None, 15), (9, 3, 3, 3)]
+)
+def test_calibration(n, num_samples, bins, expected):
+    ranks = np.random.default_rng(0).integers(0, num_samples + 1, size=(n, 2))
+    ranks[:, 1] //= 2  # no truth is in the upper half of the samples
+    figure = plotting.calibration(ranks, num_samples, bins=bins, titles=["one", "other"])
+    check_texts(figure)
+    for axes, column, title in zip(figure.axes, ranks.T, ["one", "other"], strict=True):
+        assert axes.get_title() == title
+        bars = [p for p in axes.patches if isinstance(p, matplotlib.patches.Rectangle)]
+        band, middle = (p.get_data() for p in axes.patches if isinstance(p, matplotlib.patches.StepPatch))
+        assert len(bars) == expected
+        widths = [round(bar.get_width()) for bar in bars]
+        assert sum(widths) == num_samples + 1
+        assert max(widths) - min(widths) <= (num_samples == 96 or bins is not None)
+        for bar, width, low, high, mean in zip(bars, widths, band.baseline, band.values, middle.values, strict=True):
+            first = round(bar.get_x() + 0.5)
+            assert bar.get_height() == np.sum((column >= first) & (column < first + width))
+            assert (low, high) == scipy.stats.binom(n, width / (num_samples + 1)).interval(0.99)
+            assert mean == pytest.approx(n * width / (num_samples + 1))
+    assert len(plotting.calibration(ranks[:, 0], num_samples).axes) == 1
+
+
+def test_calibration_marks_what_is_not_uniform():
+    ranks = np.arange(400) % 100
+    red = lambda figure: [p.get_facecolor()[:3] == to_rgb("C3") for p in figure.axes[0].patches if hasattr(p, "get_x")]
+    assert not any(red(plotting.calibration(ranks, 99)))
+    # Half as wide and twice as high: all bins are outside.
+    assert all(red(plotting.calibration(ranks // 2, 99)))
+    # What failed is counted apart, and is in no bin.
+    figure = plotting.calibration(np.concatenate([ranks, [-1, -1]]), 99)
+    assert not any(red(figure))
+    assert figure.axes[0].get_xlabel() == "rank; 2 of 402 failed"
+
+
+RANKS = np.arange(10)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "num_samples", "options", "words"),
+    [
+        (RANKS / 10, 9, {}, "`ranks` must be integers.*float64"),
+        (RANKS[:0], 9, {}, r"`ranks`.*\(0,\)"),
+        (RANKS, 8, {}, "from 0 to 8.*these lie from 0 to 9"),
+        (RANKS - 2, 9, {}, "these lie from -2 to 7"),
+        (0 * RANKS - 1, 9, {}, "All `ranks` of a quantity are -1"),
+        (RANKS, 0, {}, "`num_samples`.*got 0"),
+        (RANKS, 9, {"bins": 11}, "`bins` must be an integer from 2 to `num_samples [+] 1 = 10`; got 11"),
+        (RANKS, 9, {"level": 1.0}, "`level`"),
+        (RANKS, 9, {"titles": ["a", "b"]}, "`titles`.*1 quantities"),
+    ],
+)
+def test_bad_ranks(ranks, num_samples, options, words):
+    with pytest.raises(ValueError, match=words):
+        plotting.calibration(ranks, num_samples, **options)
+
+
+def test_show(tmp_path, monkeypatch):
+    figure = plotting.compare({"a": np.ones((8, 8, 1))})
+    shell, seen = types.SimpleNamespace(), []
+    display = types.SimpleNamespace(Image=lambda png, width: (png, width), display=seen.append)
+    monkeypatch.setitem(sys.modules, "IPython", types.SimpleNamespace(get_ipython=lambda: shell, display=display))
+    monkeypatch.setitem(sys.modules, "IPython.display", display)
+    # IPython in a terminal is no notebook.
+    plotting.show(figure, tmp_path / "figure.png")
+    with pytest.raises(ValueError, match="no notebook.*`path`"):
+        plotting.show(figure)
+    shell.kernel = object()
+    plotting.show(figure, tmp_path / "other.png")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["figure.png"]
+    ((png, width),) = seen
+    assert png.startswith(b"\x89PNG")
+    assert width == round(110 * figure.get_figwidth())

@@ -1,0 +1,9 @@
+"""Figures, drawn off screen: no window opens, and nothing global in matplotlib is touched."""
+
+from ._calibration import calibration as calibration
+from ._compare import compare as compare
+from ._mode_coverage import mode_coverage as mode_coverage
+from ._sample_grid import sample_grid as sample_grid
+from ._save import save as save
+from ._show import show as show
+from ._trajectories import trajectories as trajectories

@@ -1,0 +1,70 @@
+"""The course of mode collapse."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .._types import Scalar
+from ._figure import CAPTION, panels
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+_COLOURS = {"coverage": "C0", "entropy": "C1"}
+
+
+def mode_coverage(
+    history: Any, *, reference_entropy: Scalar | None = None, heading: str | None = None
+) -> "matplotlib.figure.Figure":
+    """How much of the data a generator reached in the course of its training.
+
+    Two curves over the steps: the fraction of the clusters that its samples reach, and the entropy of their shares.
+    Both are 1 at best; where they fall, the generator forgets.
+
+    **Arguments:**
+
+    - `history`: of `training.fit_adversarial(..., monitor=generative.ModeCoverage(clusters))`.
+    - `reference_entropy`: that of the data themselves, `monitor.reference_entropy`: a dashed line, where the entropy of
+        a perfect generator would lie.
+    - `heading`: a line above everything.
+
+    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+
+    **Raises:** `ValueError` for the history of a training without that monitor; `ImportError` without matplotlib.
+
+    !!! example
+        ```python
+        import numpy as np
+        from jaxinv import plotting
+        steps = np.arange(20, 1020, 20)
+        reached = 1 - np.exp(-steps / 200)
+        history = {"monitor": {"coverage": reached, "entropy": 0.9 * reached}, "monitor_steps": steps}
+        figure = plotting.mode_coverage(history, reference_entropy=0.98)
+        ```
+    """
+    seen = history.get("monitor") if isinstance(history, Mapping) else None
+    if not isinstance(seen, Mapping) or not _COLOURS.keys() <= seen.keys() or len(history["monitor_steps"]) == 0:
+        raise ValueError(
+            "`history` must be that of `training.fit_adversarial(..., monitor=generative.ModeCoverage(clusters))`, "
+            f"with `coverage` and `entropy` under `monitor`; got {_describe(history)}."
+        )
+    steps = np.asarray(history["monitor_steps"])
+    figure, (axes,) = panels([""], (3.6, 2.1), heading)
+    for name, colour in _COLOURS.items():
+        # A run that was stopped at its first chunk has one point.
+        axes.plot(steps, np.asarray(seen[name]), color=colour, linewidth=1.2, label=name, marker="o", markersize=2)
+    if reference_entropy is not None:
+        label = "entropy of the data"
+        axes.axhline(float(reference_entropy), color=_COLOURS["entropy"], linewidth=0.8, linestyle="--", label=label)
+    axes.set(ylim=(0, 1.04), xlim=(0, 1.02 * steps[-1]))
+    axes.set_xlabel("steps", fontsize=CAPTION, labelpad=2)
+    axes.legend(fontsize=CAPTION, frameon=False, loc="best")
+    return figure
+
+
+def _describe(history: Any) -> str:
+    if not isinstance(history, Mapping):
+        return type(history).__name__
+    seen = history.get("monitor")
+    return f"one with {sorted(map(str, seen)) if seen else 'nothing'} there"
