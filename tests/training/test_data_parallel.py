@@ -1,12 +1,12 @@
 """Training with the batch spread over devices is the same run, to rounding."""
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from jax.sharding import AxisType
+from runs import Meter
 
 from jaxinv.generative import vae_loss
 from jaxinv.models import VAE
@@ -18,19 +18,6 @@ DATA = np.random.default_rng(0).uniform(size=(50, *SHAPE))
 LOSS = vae_loss()
 
 two = pytest.mark.skipif(jax.device_count() < 2, reason="there is one device; XLA_FLAGS can simulate two")
-
-
-class Interrupt(diffrax.AbstractProgressMeter):
-    """Stops the run after its first chunk."""
-
-    def init(self):
-        return jnp.zeros(())
-
-    def step(self, state, progress):
-        raise KeyboardInterrupt
-
-    def close(self, state):
-        pass
 
 
 def _mesh(names=("devices",), types=AxisType.Auto):
@@ -65,7 +52,7 @@ def test_equals_one_device(tmp_path):
         alone, history = _fit(**options)
         path = tmp_path / "run"
         with pytest.raises(KeyboardInterrupt):
-            _fit(loss, mesh=_mesh(), checkpoint=path, progress=Interrupt(), **options)
+            _fit(loss, mesh=_mesh(), checkpoint=path, progress=Meter([], 1), **options)
         # One in a step; in the validation, one in a whole batch and one in the last.
         assert len(traces) == 3
         resumed, continued = _fit(loss, mesh=_mesh(), checkpoint=path, **options)
@@ -91,7 +78,7 @@ def test_a_checkpoint_goes_on_with_another_mesh(tmp_path):
     with jax.enable_x64(True):
         alone, _ = _fit()
         with pytest.raises(KeyboardInterrupt):
-            _fit(mesh=_mesh(("data", "more"), AxisType.Explicit), checkpoint=path, progress=Interrupt())
+            _fit(mesh=_mesh(("data", "more"), AxisType.Explicit), checkpoint=path, progress=Meter([], 1))
         resumed, history = _fit(checkpoint=path)
         assert history["resumed_from"] == 10
         _assert_close(resumed, alone, 1e-10)

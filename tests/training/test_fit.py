@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from runs import Meter, same
 
 from jaxinv._solution import RESULTS
 from jaxinv.generative._autoencoder import autoencoder_loss
@@ -19,25 +20,6 @@ from jaxinv.training import fit
 SHAPE = (5, 4, 1)
 DATA = np.random.default_rng(0).uniform(size=(50, *SHAPE)).astype(np.float32)
 KEY = jax.random.key(7)
-
-
-class Meter(diffrax.AbstractProgressMeter):
-    """Records what it is told, and stops the run after so many chunks by raising."""
-
-    ticks: list = eqx.field(static=True)
-    most: float = eqx.field(static=True, default=np.inf)
-
-    def init(self):
-        return jnp.zeros(())
-
-    def step(self, state, progress):
-        self.ticks.append(float(progress))
-        if len(self.ticks) >= self.most:
-            raise KeyboardInterrupt
-        return state
-
-    def close(self, state):
-        self.ticks.append("closed")
 
 
 class Line(eqx.Module):
@@ -71,10 +53,6 @@ def _network(kind=Autoencoder, seed=0):
 def _fit(model=None, loss=autoencoder_loss, data=DATA, **options):
     options = {"key": KEY, "num_steps": 30, "batch_size": 8, "chunk_size": 10, **options}
     return fit(_network() if model is None else model, loss, data, **options)
-
-
-def _same(a, b):
-    return all(jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def test_equals_a_plain_loop():
@@ -172,14 +150,14 @@ def test_resume_is_bit_identical(tmp_path, options, chunks):
     assert meter.ticks[-1] == "closed"
     resumed, continued = _fit(_network(VAE), vae_loss(), num_steps=27, checkpoint=path, **options)
     assert continued["resumed_from"] in (10, 20)
-    assert _same(resumed, whole)
+    assert same(resumed, whole)
     for name in ("loss", "validation", "validation_steps"):
         assert np.array_equal(continued[name], history[name])
     assert os.listdir(tmp_path) == ["run"]
     # A finished run is read, not repeated.
     again, reread = _fit(_network(VAE), vae_loss(), num_steps=27, checkpoint=path, **options)
     assert reread["resumed_from"] == 27
-    assert _same(again, whole)
+    assert same(again, whole)
 
 
 def test_a_longer_run_continues(tmp_path):
@@ -187,7 +165,7 @@ def test_a_longer_run_continues(tmp_path):
     _fit(num_steps=13, checkpoint=path)
     longer, history = _fit(num_steps=30, checkpoint=path)
     assert history["resumed_from"] == 13
-    assert _same(longer, _fit(num_steps=30)[0])
+    assert same(longer, _fit(num_steps=30)[0])
     with pytest.raises(ValueError, match="30 steps, more than `num_steps=29`"):
         _fit(num_steps=29, checkpoint=path)
 
@@ -353,7 +331,7 @@ def test_inside_a_transformation():
 
 def test_same_call_same_weights_and_other_key_other_weights():
     runs = [_fit(key=key)[0] for key in (KEY, KEY, jax.random.key(8))]
-    assert [_same(a, b) for a, b in itertools.combinations(runs, 2)] == [True, False, False]
+    assert [same(a, b) for a, b in itertools.combinations(runs, 2)] == [True, False, False]
 
 
 def test_schedule():
@@ -361,4 +339,4 @@ def test_schedule():
     short, _ = fit(_line(), line_loss, _line_data(), key=KEY, learning_rate=rates, num_steps=5, batch_size=4)
     longer, _ = fit(_line(), line_loss, _line_data(), key=KEY, learning_rate=rates, num_steps=9, batch_size=4)
     assert short.slope != 0
-    assert _same(short, longer)
+    assert same(short, longer)

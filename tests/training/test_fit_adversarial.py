@@ -2,7 +2,6 @@
 
 import os
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import optax
 import pytest
 from flax import nnx
 from jax.sharding import AxisType
+from runs import Meter, same
 
 from jaxinv import generative, models
 from jaxinv._solution import RESULTS
@@ -39,25 +39,6 @@ class Linear(eqx.Module):
         return jnp.einsum("nk,k->n", x, self.slope)
 
 
-class Meter(diffrax.AbstractProgressMeter):
-    """Records what it is told, and stops the run after so many chunks by raising."""
-
-    ticks: list = eqx.field(static=True)
-    most: float = eqx.field(static=True, default=np.inf)
-
-    def init(self):
-        return jnp.zeros(())
-
-    def step(self, state, progress):
-        self.ticks.append(float(progress))
-        if len(self.ticks) >= self.most:
-            raise KeyboardInterrupt
-        return state
-
-    def close(self, state):
-        self.ticks.append("closed")
-
-
 def looker(generator, *, key):
     """Monitors the mean, and depends on its key, which is always the same."""
     return {"x": generator.mean[0], "draw": jax.random.uniform(key)}
@@ -70,10 +51,6 @@ def _networks(dtype=jnp.float32):
 def _fit(loss=LOSS, networks=None, data=DATA, **options):
     options = {"key": KEY, "num_steps": 20, "batch_size": 8, "chunk_size": 6, "learning_rate": 0.05, **options}
     return fit_adversarial(*(_networks() if networks is None else networks), loss, data, **options)
-
-
-def _same(a, b):
-    return all(jnp.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
 def test_equals_a_plain_loop():
@@ -159,7 +136,7 @@ def test_resume_is_bit_identical(tmp_path, options):
     resumed, continued = _fit(checkpoint=path, **options)
     # Whether the second chunk was worth a file depends on how long the first took to write.
     assert continued["resumed_from"] in (6, 12)
-    assert _same(resumed, whole)
+    assert same(resumed, whole)
     for name in ("generator_loss", "critic_loss", "monitor_steps"):
         assert np.array_equal(continued[name], history[name])
     assert continued["monitor"].keys() == history["monitor"].keys()
@@ -169,7 +146,7 @@ def test_resume_is_bit_identical(tmp_path, options):
     assert os.listdir(tmp_path) == ["run"]
     again, reread = _fit(checkpoint=path, **options)
     assert reread["resumed_from"] == 20
-    assert _same(again, whole)
+    assert same(again, whole)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +210,7 @@ def test_one_trace_and_the_functions_that_make_losses():
          learning_rate=(0.1, 0.2), num_steps=13)  # fmt: skip
     assert len(traces) == 2
     made, bare = (_fit(loss, num_steps=3)[0] for loss in (generative.minimax_loss(), generative.minimax_loss))
-    assert _same(made, bare)
+    assert same(made, bare)
 
 
 def test_monitor_keeps_the_lowest():
