@@ -17,6 +17,7 @@ from ._parametrisation import (
     Velocity as Velocity,
 )
 from ._predictor_corrector import PredictorCorrector as PredictorCorrector
+from ._prior import ProbabilityFlowPrior as ProbabilityFlowPrior
 from ._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._process import AbstractProcess as AbstractProcess
 from ._reverse_sde import ReverseSDE as ReverseSDE

@@ -1,5 +1,7 @@
 """Ancestral sampling."""
 
+from typing import Any
+
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
@@ -39,7 +41,7 @@ class Ancestral(AbstractStepper):
     def step(
         self,
         process: AbstractProcess,
-        score: object,
+        score: Any,
         t: Array,
         t_next: Array,
         x: Array,

@@ -1,5 +1,7 @@
 """Denoising diffusion implicit models."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ class DDIM(AbstractStepper):
     def step(
         self,
         process: AbstractProcess,
-        score: object,
+        score: Any,
         t: Array,
         t_next: Array,
         x: Array,

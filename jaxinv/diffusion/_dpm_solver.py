@@ -1,5 +1,7 @@
 """DPM-Solver++, multistep of second order."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -21,8 +23,8 @@ class DPMSolver(AbstractStepper):
     - `num_steps`: static.
     - `schedule`: when it steps.
 
-    **Reference:** Lu, Zhou, Bao, Chen, Li, Zhu, DPM-Solver++: fast solver for guided sampling of diffusion probabilistic
-    models, 2022.
+    **Reference:** Lu, Zhou, Bao, Chen, Li, Zhu, DPM-Solver++: fast solver for guided sampling of diffusion
+    probabilistic models, 2022.
     """
 
     num_steps: int = eqx.field(default=25, static=True)
@@ -42,7 +44,7 @@ class DPMSolver(AbstractStepper):
     def step(
         self,
         process: AbstractProcess,
-        score: object,
+        score: Any,
         t: Array,
         t_next: Array,
         x: Array,

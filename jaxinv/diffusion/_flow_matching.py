@@ -13,8 +13,8 @@ class FlowMatching(AbstractProcess):
     """The straight path from data to noise: `x_t = (1 - t) x_0 + t n`.
 
     As an SDE `dx = -x/(1 - t) dt + sqrt(2 t/(1 - t)) dw`, singular at `t = 1`, hence `t_max`; its velocity
-    `E[n - x_0 | x_t]` is not, so networks predict it: `score_from(network, process, Velocity())`. Time 0 is data, as for
-    every process here; papers on flows count the other way.
+    `E[n - x_0 | x_t]` is not, so networks predict it: `score_from(network, process, Velocity())`. Time 0 is data, as
+    for every process here; papers on flows count the other way.
 
     - `t_min`, `t_max`: the times between which is sampled.
 

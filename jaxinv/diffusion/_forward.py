@@ -9,7 +9,7 @@ from jaxtyping import Array
 from .._keys import check_key
 from .._types import Key
 from .._verb import verb
-from ..operators._base import as_parameter
+from ..operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, check_process, check_times
 
 
@@ -77,7 +77,7 @@ def trajectory(process: AbstractProcess, x0: Any, times: Any, *, key: Key) -> Ar
     times = check_times(process, times, "times").astype(x0.dtype)
     if times.ndim != 1 or times.shape[0] < 1:
         raise ValueError(f"`times` must be a vector of at least one time; got shape {times.shape}.")
-    if not isinstance(times, jax.core.Tracer) and not bool(jnp.all(times[1:] > times[:-1])):
+    if is_concrete(times) and not bool(jnp.all(times[1:] > times[:-1])):
         raise ValueError("`times` must increase.")
     scales, stds = jax.vmap(process.marginal)(times)
     # x_s / scale_s is a random walk: its steps add the growth of (std/scale)^2.

@@ -1,5 +1,7 @@
 """The second-order sampler of EDM."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,7 @@ class Heun(AbstractStepper):
     def step(
         self,
         process: AbstractProcess,
-        score: object,
+        score: Any,
         t: Array,
         t_next: Array,
         x: Array,

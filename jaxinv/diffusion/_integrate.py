@@ -63,8 +63,8 @@ class Guarded(diffrax.AbstractWrappedSolver):
         y1 = jax.tree.map(lambda new, old: jnp.where(finite, new, old), y1, y0)
         choose = lambda e: jnp.where(finite, e, jnp.where(give_up, jnp.zeros_like(e), jnp.full_like(e, jnp.inf)))
         error = jax.tree.map(choose, error)
-        result = diffrax.RESULTS.where(give_up, diffrax.RESULTS.nonlinear_divergence, result)
-        return y1, error, dense, solver_state, result
+        failed: Any = diffrax.RESULTS.nonlinear_divergence
+        return y1, error, dense, solver_state, diffrax.RESULTS.where(give_up, failed, result)
 
 
 class Integral(eqx.Module):
@@ -96,10 +96,10 @@ def integrate(
     - `times`: the times of fixed steps, monotonic, from `start` to `stop`; else `controller` chooses the steps.
     - `saved`: times at which the state is kept.
     """
-    fixed = times is not None
-    shortest = jnp.inf if fixed else _SHORTEST * jnp.abs(stop - start)
+    shortest = _SHORTEST * jnp.abs(stop - start) if times is None else jnp.inf
     # diffrax counts time in the direction of integration, so a step is never negative to the solver.
     solver = Guarded(solver, jnp.asarray(shortest, start.dtype))
+    steps: Any = controller if times is None else diffrax.StepTo(times)
     saves = diffrax.SubSaveAt(t1=True)
     saves = saves if saved is None else [saves, diffrax.SubSaveAt(ts=saved)]
     solution = diffrax.diffeqsolve(
@@ -111,18 +111,18 @@ def integrate(
         y,
         args,
         saveat=diffrax.SaveAt(subs=saves),
-        stepsize_controller=diffrax.StepTo(times) if fixed else controller,
+        stepsize_controller=steps,
         adjoint=adjoint,
         max_steps=max_steps,
         throw=False,
         progress_meter=diffrax.NoProgressMeter() if progress is None else progress,
     )
-    ends, states = (solution.ys, None) if saved is None else solution.ys
+    kept: Any = solution.ys
+    ends, states = (kept, None) if saved is None else kept
     end = jax.tree.map(lambda leaf: leaf[0], ends)
     if states is not None:
         # A lane that stopped early stays where it is.
         states = jax.tree.map(lambda s, e: jnp.where(jnp.isfinite(s), s, e[None]), states, end)
-    result = RESULTS.where(
-        solution.result == diffrax.RESULTS.nonlinear_divergence, RESULTS.nonfinite, from_diffrax(solution.result)
-    )
-    return Integral(end, result, solution.stats["num_steps"], states)
+    stopped = solution.result == diffrax.RESULTS.nonlinear_divergence
+    result: Any = from_diffrax(solution.result)
+    return Integral(end, RESULTS.where(stopped, RESULTS.nonfinite, result), solution.stats["num_steps"], states)

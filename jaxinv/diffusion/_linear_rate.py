@@ -19,7 +19,7 @@ class LinearRate(eqx.Module):
 
     def log_scale(self, t: Scalar) -> Array:
         """`-t^2 (high - low)/4 - t low/2`."""
-        return -0.25 * t**2 * (self.high - self.low) - 0.5 * t * self.low
+        return -0.25 * (self.high - self.low) * t**2 - 0.5 * self.low * t
 
     def time(self, log_scale: Array) -> Array:
         """The inverse of `log_scale`, in the form that does not cancel."""

@@ -25,7 +25,7 @@ class ScoreMatchingLoss(eqx.Module):
     parametrisation: AbstractParametrisation
     t_min: Array
 
-    def __call__(self, network: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, network: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
         check_key(key)
         check_takes_time(network)
         batch = check_floating(jnp.asarray(batch), "images", "score_matching_loss")

@@ -1,5 +1,7 @@
 """Predictor-corrector sampling."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -51,7 +53,7 @@ class PredictorCorrector(AbstractStepper):
     def step(
         self,
         process: AbstractProcess,
-        score: object,
+        score: Any,
         t: Array,
         t_next: Array,
         x: Array,
@@ -66,7 +68,7 @@ class PredictorCorrector(AbstractStepper):
         reverse = process.drift(t, x) - rate**2 * evaluate(score, t, x)
         return x - gap * reverse + jnp.sqrt(gap) * rate * z, memory
 
-    def _correct(self, score: object, t: Array, x: Array, key: Key) -> Array:
+    def _correct(self, score: Any, t: Array, x: Array, key: Key) -> Array:
         gradient = evaluate(score, t, x)
         z = jax.random.normal(key, x.shape, x.dtype)
         square = jnp.sum(gradient**2)

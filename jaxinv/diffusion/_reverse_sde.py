@@ -23,8 +23,8 @@ class ReverseSDE(AbstractSampler):
     costs, where a Brownian tree costs 25 times as much. Adaptive steps need the tree.
 
     - `num_steps`: of fixed steps; the most there may be of adaptive ones. Static.
-    - `solver`: of diffrax; the noise is additive, so Ito and Stratonovich agree and `diffrax.ShARK()`, two evaluations a step, is
-        of order 1.5.
+    - `solver`: of diffrax. The noise is additive, so Ito and Stratonovich agree, and `diffrax.ShARK()`, two evaluations
+        a step, is of order 1.5.
     - `schedule`: of fixed steps.
     - `controller`: a `diffrax.PIDController` for adaptive steps, with `diffrax.SPaRK()`, which estimates its error.
     - `tolerance`: of the tree, as a share of the interval; below the length of the steps.
@@ -83,13 +83,13 @@ class ReverseSDE(AbstractSampler):
         )
 
 
-def _drift(minus_t: Array, x: Array, args: tuple) -> Array:
+def _drift(minus_t: Any, x: Array, args: tuple) -> Array:
     process, score = args
     t = -minus_t
     return process.diffusion(t) ** 2 * evaluate(score, t, x) - process.drift(t, x)
 
 
-def _diffusion(minus_t: Array, x: Array, args: tuple) -> lx.AbstractLinearOperator:
+def _diffusion(minus_t: Any, x: Array, args: tuple) -> lx.AbstractLinearOperator:
     process, _ = args
     return process.diffusion(-minus_t) * lx.IdentityLinearOperator(jax.ShapeDtypeStruct(x.shape, x.dtype))
 

@@ -101,6 +101,6 @@ def check_method(method: Any) -> None:
     """Raise unless this is a method of `sample`."""
     if not isinstance(method, AbstractSampler):
         raise ValueError(
-            "`method` must be one of `ReverseSDE`, `ProbabilityFlow`, `PredictorCorrector`, `Ancestral`, `DDIM`, `Heun` "
-            f"and `DPMSolver` of `jaxinv.diffusion`; got {method!r}. Call it: `diffusion.DDIM()`."
+            "`method` must be `ReverseSDE()`, `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`, "
+            f"`Heun()` or `DPMSolver()`, of `jaxinv.diffusion`; got {method!r}."
         )

@@ -80,7 +80,8 @@ class AbstractStepper(AbstractSampler):
         saved = None
         if ends is not None:
             # A lane that stopped early stays where it is.
-            missed = (jnp.asarray(ends) > num_steps).reshape((-1,) + (1,) * x.ndim)
+            completed = jnp.where(result == RESULTS.successful, num_steps, num_steps - 1)
+            missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
         return Path(end, result, num_steps, num_steps * self.evaluations_per_step, saved, states)
 

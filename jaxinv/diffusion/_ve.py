@@ -10,10 +10,10 @@ from ._process import AbstractProcess, check_numbers
 
 
 class VE(AbstractProcess):
-    """Variance exploding: `dx = sigma(t) sqrt(2 log(sigma_max/sigma_min)) dw`, `sigma(t) = sigma_min^(1-t) sigma_max^t`.
+    """Variance exploding: `dx = sigma sqrt(2 log(sigma_max/sigma_min)) dw`, `sigma = sigma_min^(1-t) sigma_max^t`.
 
-    The marginal is the exact one of this SDE, `std^2 = sigma(t)^2 - sigma_min^2`, in drift, training and sampling
-    alike (the authors' code takes `sigma(t)^2` in training). So `t_min` is where `std = sigma_min`.
+    The marginal is the exact one of this SDE, `std^2 = sigma^2 - sigma_min^2`, in drift, training and sampling
+    alike (the authors' code takes `sigma^2` in training). So `t_min` is where `std = sigma_min`.
 
     - `sigma_min`, `sigma_max`: in the unit of the image, `0 < sigma_min < sigma_max`; the latter about the largest
         distance between two images of the data.

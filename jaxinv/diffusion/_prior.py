@@ -1,0 +1,91 @@
+"""A diffusion model as a generative prior."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .._keys import check_key
+from .._prior import AbstractGenerativePrior
+from .._solution import RESULTS, Solution
+from .._types import Key
+from ..models._network import check_one
+from ..operators._base import check_shape
+from ._encode import check_flow, decode, encode
+from ._probability_flow import ProbabilityFlow
+from ._process import AbstractProcess, check_process
+from ._score import prepare_score
+
+
+class ProbabilityFlowPrior(AbstractGenerativePrior):
+    """A diffusion model as the prior `x = G(z)`: `z` standard normal, `G` the probability-flow ODE from noise to image.
+
+    So everything that takes a generative prior takes a diffusion model: `generative.interpolate` along the ODE,
+    `generative.reconstruct` in its latents (D-Flow), `generative.sample`. `G` is a bijection, and `z` has the shape of
+    the image.
+
+    **Arguments:**
+
+    - `process`, `score`: as of `sample`.
+    - `shape`: of one image.
+    - `method`: a `ProbabilityFlow`; a few fixed steps, `ProbabilityFlow(num_steps=10)`, where gradients are wanted.
+
+    **Raises:** `ValueError` for another method, and as `sample`; its methods, for anything but one latent or one image.
+
+    !!! cite "Reference"
+        Ben-Hamu, Puny, Gat, Karrer, Singer, Lipman, D-Flow: differentiating through flows for controlled generation,
+        2024
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from jaxinv import diffusion, generative, oracles
+        process = diffusion.VP()
+        score = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16)).score(process)
+        prior = diffusion.ProbabilityFlowPrior(process, score, (4, 4, 1))
+        ends = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
+        path = generative.interpolate(prior, *ends, 5, kind=generative.Spherical())
+        ```
+    """
+
+    process: AbstractProcess
+    score: Any
+    method: ProbabilityFlow
+    latent_shape: tuple[int, ...] = eqx.field(static=True)
+    image_shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self, process: AbstractProcess, score: Any, shape: tuple[int, ...], method: ProbabilityFlow | None = None
+    ):
+        check_process(process)
+        self.image_shape = self.latent_shape = check_shape(shape, "shape")
+        prepare_score(process, score, jnp.result_type(float))
+        self.process, self.score, self.method = process, score, check_flow(method)
+
+    def decode(self, z: Any) -> Array:
+        """The image of `z`; NaN if the ODE could not be solved."""
+        z = check_one(z, self.latent_shape, "a latent", "ProbabilityFlowPrior")
+        std = jnp.asarray(self.process.prior_std).astype(z.dtype)
+        return _or_nan(decode(self.process, self.score, std * z, method=self.method))
+
+    def energy(self, z: Any) -> Float[Array, ""]:
+        """`1/2 ||z||^2`."""
+        return 0.5 * jnp.sum(check_one(z, self.latent_shape, "a latent", "ProbabilityFlowPrior") ** 2)
+
+    def sample_latent(self, *, key: Key) -> Array:
+        """A standard normal latent."""
+        check_key(key)
+        return jax.random.normal(key, self.latent_shape)
+
+    def encode(self, x: Any) -> Array:
+        """The latent of an image; NaN if the ODE could not be solved."""
+        x = check_one(x, self.image_shape, "an image", "ProbabilityFlowPrior")
+        std = jnp.asarray(self.process.prior_std).astype(x.dtype)
+        return _or_nan(encode(self.process, self.score, x, method=self.method)) / std
+
+
+def _or_nan(solution: Solution) -> Array:
+    # A solver that calls the prior then sees it: the last finite state would pass for an image.
+    return jnp.where(solution.result == RESULTS.successful, solution.value, jnp.nan)
