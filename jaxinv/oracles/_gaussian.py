@@ -9,14 +9,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._keys import check_key
-from .._solution import RESULTS
 from .._types import Key, State
-from ..likelihood import Likelihood, prepare
-from ..noise import AbstractGaussianNoise
+from ..likelihood import Likelihood
 from ..operators._base import as_parameter, is_concrete
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, observe
+from ._update import condition, enter, observe
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -218,21 +216,9 @@ class Gaussian(eqx.Module):
         return GaussianLatent(self.mean, self.full_factor())
 
     def _enter(self, likelihood: Likelihood, y: State) -> tuple["Gaussian", Any, Array]:
-        if not isinstance(likelihood.noise, AbstractGaussianNoise):
-            raise ValueError(
-                f"The posterior is exact for Gaussian noise only; got {type(likelihood.noise).__name__}. "
-                "`classical.gaussian` takes it, by the Gaussian approximation of the counts."
-            )
-        domain = likelihood.operator.domain
-        if tuple(domain.shape) != self.shape:
-            raise ValueError(
-                f"The prior is on images of shape {self.shape}, the operator takes images of shape "
-                f"{tuple(domain.shape)}."
-            )
-        likelihood, y, result = prepare(likelihood, y)
-        prior = jax.tree.map(lambda leaf: leaf.astype(jnp.finfo(domain.dtype).dtype), self)
-        problem = observe(likelihood, y, prior.mean, prior.full_factor())
-        return prior, problem, result != RESULTS.successful
+        likelihood, y, failed, dtype = enter(self.shape, likelihood, y)
+        prior = jax.tree.map(lambda leaf: leaf.astype(dtype), self)
+        return prior, observe(likelihood, y, prior.mean, prior.full_factor()), failed
 
 
 def _check_covariance(covariance: Array, shape: tuple[int, ...]) -> None:

@@ -32,6 +32,29 @@ class GaussianDenoiser(eqx.Module):
         gain = jnp.where(total > 0, scale * deviations**2 / jnp.where(total > 0, total, 1), 1 / scale)
         return mean + jnp.matmul(basis, gain * coefficients, precision=HIGHEST).reshape(x.shape)
 
+    def covariance(self, t: Scalar, x: State) -> Array:
+        """`Cov[x_0 | x_t = x]`, `(d, d)`: `std^2 / scale` times the derivative of the denoiser, at every `x`."""
+        basis, variances = self._spectrum(t, x)
+        return jnp.matmul(basis * variances[None, :], basis.T, precision=HIGHEST)
+
+    def covariance_product(self, t: Scalar, x: State, v: State) -> Array:
+        """`Cov[x_0 | x_t = x] v`, of the shape of `v`, without the matrix."""
+        v = jnp.asarray(v)
+        basis, variances = self._spectrum(t, x)
+        coefficients = variances * jnp.matmul(basis.T, v.ravel(), precision=HIGHEST)
+        return jnp.matmul(basis, coefficients, precision=HIGHEST).reshape(v.shape)
+
+    def _spectrum(self, t: Scalar, x: State) -> tuple[Array, Array]:
+        dtype = jnp.asarray(x).dtype
+        scale, std = (jnp.asarray(v).astype(dtype) for v in self.process.marginal(t))
+        return self.basis.astype(dtype), remaining(self.deviations.astype(dtype) ** 2, scale, std)
+
+
+def remaining(variances: Array, scale: Array, std: Array) -> Array:
+    """The variance of `x_0` given `x_t`, in a direction in which that of `x_0` is `variances`."""
+    total = scale**2 * variances + std**2
+    return jnp.where(total > 0, variances * (std**2 / jnp.where(total > 0, total, 1)), 0)
+
 
 class GaussianScore(eqx.Module):
     """`grad log p_t(x) = -(scale^2 C + std^2 I)^{-1} (x - scale m)` on one image."""

@@ -1,5 +1,6 @@
 """The linear-Gaussian update in square-root form, shared by the oracles."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -8,8 +9,10 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 
+from .._solution import RESULTS
 from .._types import State
-from ..likelihood import Likelihood, Whitened, whiten
+from ..likelihood import Likelihood, Whitened, prepare, whiten
+from ..noise import AbstractGaussianNoise
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -61,25 +64,56 @@ class Observation(eqx.Module):
         return self.design.shape[0] <= self.design.shape[1]
 
 
+def enter(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Array, Any]:
+    """What every posterior does first: the prepared likelihood and measurement, whether it failed, and the dtype."""
+    if not isinstance(likelihood.noise, AbstractGaussianNoise):
+        raise ValueError(
+            f"The posterior is exact for Gaussian noise only; got {type(likelihood.noise).__name__}. "
+            "`classical.gaussian` takes it, by the Gaussian approximation of the counts."
+        )
+    domain = likelihood.operator.domain
+    if tuple(domain.shape) != shape:
+        raise ValueError(
+            f"The prior is on images of shape {shape}, the operator takes images of shape {tuple(domain.shape)}."
+        )
+    likelihood, y, result = prepare(likelihood, y)
+    return likelihood, y, result != RESULTS.successful, jnp.finfo(domain.dtype).dtype
+
+
 def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Observation:
     """The observation of the latent `z` of `x = mean + factor z` that a prepared measurement is."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
     image_of = lambda column: _rows(whitened, whitened(column.reshape(mean.shape)))
     design = jax.vmap(image_of, in_axes=1, out_axes=1)(factor)
     data = _rows(whitened, data) - image_of(mean)
+    return Observation(design, data, triangle(design), _noise_constant(likelihood, y))
+
+
+def dense(likelihood: Likelihood, y: State, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array, Array]:
+    """The matrix `H`, `(m, d)`, the data `b`, and the constant, with `-log p(y | x) = 1/2 |b - H x|^2 + constant`."""
+    whitened, data = whiten(likelihood, y, "the exact posterior")
+    image_of = lambda column: _rows(whitened, whitened(column.reshape(shape)))
+    rows = jax.vmap(image_of, out_axes=1)(jnp.eye(math.prod(shape), dtype=dtype))
+    return rows, _rows(whitened, data), _noise_constant(likelihood, y)
+
+
+def triangle(design: Array) -> Array:
+    """The lower triangular `L` of an `Observation`."""
     wide = design.T if design.shape[0] <= design.shape[1] else design
     # L from a QR decomposition of B stacked on the identity: forming B B^T would square the condition number.
     stacked = jnp.concatenate([wide, jnp.eye(wide.shape[1], dtype=wide.dtype)])
     upper = jnp.linalg.qr(stacked, mode="r")
-    lower = upper.T * jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(upper.dtype)[None, :]
-    noise_constant = likelihood.noise.negative_log_likelihood(y, y, likelihood.operator.measured)
-    return Observation(design, data, lower, noise_constant)
+    return upper.T * jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(upper.dtype)[None, :]
 
 
 def condition(observation: Observation, mean: Array, factor: Array) -> tuple[Array, Array]:
     """Mean and factor of the posterior of `x = mean + factor z`."""
     step = jnp.matmul(factor, observation.latent_mean(), precision=HIGHEST)
     return mean + step.reshape(mean.shape), observation.latent_factor(factor)
+
+
+def _noise_constant(likelihood: Likelihood, y: State) -> Array:
+    return likelihood.noise.negative_log_likelihood(y, y, likelihood.operator.measured)
 
 
 def _rows(operator: Whitened, y: State) -> Any:
