@@ -74,10 +74,17 @@ TWINS = ("tv-anisotropic", "tv-smoothed", "reconstruct-lbfgs", "reconstruct-rela
 
 def _vmap_cases():
     for row in TABLE:
-        for dtype in DTYPES:
+        for dtype in DTYPES[1:] if row.discrete else DTYPES:
             repeated = dtype == DTYPES[0] and repr(row) in TWINS
-            marks = [pytest.mark.slow] if repeated else []
+            marks = [pytest.mark.slow] if repeated or row.slow else []
             yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=marks)
+
+
+def rows(belongs=lambda row: True):
+    """The rows that belong to a test, the slow ones marked."""
+    marks = lambda row: [pytest.mark.slow] if row.slow else []
+    chosen = [pytest.param(row, id=repr(row), marks=marks(row)) for row in TABLE if belongs(row)]
+    return pytest.mark.parametrize("row", chosen)
 
 
 @pytest.mark.parametrize(("row", "dtype"), list(_vmap_cases()))
@@ -91,13 +98,13 @@ def test_vmap_equals_loop(row, dtype):
     assert np.max(np.abs(first - second)) > 1e-3 * np.max(np.abs(first))
 
 
-@pytest.mark.parametrize("row", TABLE, ids=repr)
+@rows()
 def test_one_trace(row):
     # Data, keys, masks, matrices, noise levels, weights (Python numbers), all new.
     assert outcome(row, "float32")[3] == []
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.likelihood], ids=repr)
+@rows(lambda row: row.likelihood)
 def test_a_bad_lane_is_flagged_and_alone(row):
     batch, clean, _, _ = outcome(row, "float32")
     batch = dict(batch)
@@ -120,7 +127,7 @@ def test_a_bad_lane_is_flagged_and_alone(row):
         assert all(np.isnan(leaf[1:3]).all() for leaf in answers(getattr(bad, "mean", bad))[0])
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.precision], ids=repr)
+@rows(lambda row: row.precision)
 def test_precision_is_explicit(row):
     # The default would be bfloat16 on a TPU and TF32 on a GPU, with a CPU suite that stays green.
     jaxpr = jax.make_jaxpr(row.solve)(row.problem(0, jnp.float32))
@@ -139,7 +146,7 @@ def equations(jaxpr):
                 yield from equations(inner)
 
 
-@pytest.mark.parametrize("row", [row for row in TABLE if row.likelihood], ids=repr)
+@rows(lambda row: row.likelihood)
 def test_parameters_do_not_promote(row):
     # The operator is in float32; everything else comes in float64.
     double = lambda tree: jax.tree.map(
@@ -156,7 +163,7 @@ def test_parameters_do_not_promote(row):
 
 
 @pytest.mark.parametrize("way", ["jit", "shard_map"])
-@pytest.mark.parametrize("row", [row for row in TABLE if row.sharded], ids=repr)
+@rows(lambda row: row.sharded)
 def test_two_devices(row, way):
     batch, expected, _, _ = outcome(row, "float64")
     mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Auto,))

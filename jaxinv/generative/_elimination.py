@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -25,8 +24,9 @@ class Eliminated(AbstractMethod):
 
     For a linear operator, Gaussian noise and `u = mean + factor w` with `R(u) = 1/2 ||w||^2` it is
     `1/2 r^T (I + B B^T)^{-1} r` with `r` the whitened residual of `G(z) + mean` and `B` the whitened operator on the
-    factor. The Hessian in `z` is the Schur complement of the joint one, so a minimiser, and its derivatives, are those
-    of the joint problem.
+    factor, that is `1/2 ||r - B w||^2 + 1/2 ||w||^2` at `w = gain r`: two products with matrices made once, whose
+    rounding enters squared. The Hessian in `z` is the Schur complement of the joint one, so a minimiser, and its
+    derivatives, are those of the joint problem.
 
     **Reference:** Golub, Pereyra, The differentiation of pseudo-inverses and nonlinear least squares problems whose
     variables separate, 1973.
@@ -34,6 +34,7 @@ class Eliminated(AbstractMethod):
 
     operator: Whitened
     observation: Observation
+    gain: Array
     mean: Array
     factor: Array
 
@@ -55,9 +56,9 @@ class Eliminated(AbstractMethod):
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
     ) -> tuple[Array, Array | float]:
         del likelihood, y
-        at = self._at(prior.decode(variables))
-        # The evidence but for the determinant.
-        fit = -at.log_evidence() - jnp.sum(jnp.log(jnp.diagonal(at.triangle)))
+        residual, deviation = self._best(prior.decode(variables))
+        rest = residual - jnp.matmul(self.observation.design, deviation, precision=HIGHEST)
+        fit = 0.5 * (jnp.sum(rest**2) + jnp.sum(deviation**2)) + self.observation.noise_constant
         return fit + weight * prior.energy(variables), 0.0
 
     def proximal_map(self) -> None:
@@ -65,15 +66,16 @@ class Eliminated(AbstractMethod):
 
     def image(self, prior: AbstractGenerativePrior, variables: Array) -> Array:
         decoded = prior.decode(variables)
-        step = jnp.matmul(self.factor, self._at(decoded).latent_mean(), precision=HIGHEST)
+        step = jnp.matmul(self.factor, self._best(decoded)[1], precision=HIGHEST)
         return decoded + self.mean + step.reshape(decoded.shape)
 
     def latent(self, variables: Array) -> Array:
         return variables
 
-    def _at(self, decoded: Array) -> Observation:
+    def _best(self, decoded: Array) -> tuple[Array, Array]:
+        """The residual of a decoded image, and the coefficients of the deviation that is best for it."""
         residual = self.observation.data - _rows(self.operator, self.operator(decoded))
-        return eqx.tree_at(lambda o: o.data, self.observation, residual)
+        return residual, jnp.matmul(self.gain, residual, precision=HIGHEST)
 
 
 def enter_with_deviation(
@@ -103,4 +105,4 @@ def _eliminate(likelihood: Likelihood, y: State, deviation: AbstractRegulariser,
     factor = deviation.basis * (deviation.std / jnp.sqrt(jnp.where(positive, weight, 1)))[None, :]
     observation = observe(likelihood, y, deviation.mean, factor)
     whitened, _ = whiten(likelihood, y, "a Gaussian deviation")
-    return Eliminated(whitened, observation, deviation.mean, factor)
+    return Eliminated(whitened, observation, observation.gain(), deviation.mean, factor)

@@ -33,10 +33,13 @@ class Observation(eqx.Module):
 
     def latent_mean(self) -> Array:
         """`E[z | b]`, `(r,)`."""
-        solve = lambda v: jax.scipy.linalg.cho_solve((self.triangle, True), v)
         if self._in_measurements():
-            return jnp.matmul(self.design.T, solve(self.data), precision=HIGHEST)
-        return solve(jnp.matmul(self.design.T, self.data, precision=HIGHEST))
+            return jnp.matmul(self.design.T, self._solve(self.data), precision=HIGHEST)
+        return self._solve(jnp.matmul(self.design.T, self.data, precision=HIGHEST))
+
+    def gain(self) -> Array:
+        """`K`, `(r, m)`, with `E[z | b] = K b`."""
+        return self._solve(self.design).T if self._in_measurements() else self._solve(self.design.T)
 
     def latent_factor(self, factor: Array) -> Array:
         """`F G` with `G G^T = Cov[z | b] = (I + B^T B)^{-1}`, `(d, r)`."""
@@ -59,6 +62,9 @@ class Observation(eqx.Module):
             residual = self.data - jnp.matmul(self.design, z, precision=HIGHEST)
             square = jnp.sum(residual**2) + jnp.sum(z**2)
         return -0.5 * square - jnp.sum(jnp.log(jnp.diagonal(self.triangle))) - self.noise_constant
+
+    def _solve(self, v: Array) -> Array:
+        return jax.scipy.linalg.cho_solve((self.triangle, True), v)
 
     def _in_measurements(self) -> bool:
         return self.design.shape[0] <= self.design.shape[1]

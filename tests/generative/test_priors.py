@@ -8,8 +8,9 @@ from flax import nnx
 
 from jaxinv.generative._autoencoder import AutoencoderPrior, autoencoder_loss
 from jaxinv.generative._function import FunctionPrior
+from jaxinv.generative._gan import GANPrior
 from jaxinv.generative._vae import VAEPrior, vae_loss
-from jaxinv.models import VAE, Autoencoder, Bernoulli, Gaussian
+from jaxinv.models import VAE, Autoencoder, Bernoulli, Gaussian, Generator
 
 SHAPE = (6, 5, 1)
 SIZE = 3
@@ -75,6 +76,10 @@ def _autoencoder(seed=0):
     return Autoencoder(SHAPE, SIZE, widths=(8,), rngs=nnx.Rngs(seed))
 
 
+def _generator():
+    return Generator(SHAPE, SIZE, widths=(8,), rngs=nnx.Rngs(0))
+
+
 IMAGES = jax.random.uniform(jax.random.key(9), (20, *SHAPE))
 BASIS = jax.random.normal(jax.random.key(8), (*SHAPE, SIZE))
 DECODE = jax.tree_util.Partial(lambda basis, z: basis @ z, BASIS)
@@ -93,6 +98,7 @@ CASES = {
     "equinox": lambda: (VAEPrior(_equinox()), _equinox().decode),
     "linen": lambda: (VAEPrior(_linen(), latent_shape=(SIZE,)), _linen().decode),
     "plain": lambda: (VAEPrior(PlainNetwork(), latent_shape=(SIZE,)), PlainNetwork().decode),
+    "gan": lambda: (GANPrior(_generator()), _generator()),
 }
 
 
@@ -114,7 +120,7 @@ def test_contract(name):
     assert energies.shape == (4,)
     gradient = jax.grad(lambda z: prior.energy(z) + jnp.sum(prior.decode(z)))(z[0])
     assert gradient.shape == (SIZE,)
-    if not isinstance(prior, FunctionPrior):
+    if not isinstance(prior, FunctionPrior | GANPrior):
         codes = jax.vmap(prior.encode)(IMAGES[:4])
         assert codes.shape == (4, SIZE)
 
