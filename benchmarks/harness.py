@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def environment(also: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The machine, the versions and the commit that a figure belongs to; `also` names further packages."""
+    """The machine, its load, versions and commit: what a figure belongs to; `also` names further packages."""
     packages = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "numpy", *also)
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],
@@ -34,6 +34,8 @@ def environment(also: tuple[str, ...] = ()) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in packages},
         "commit": commit.stdout.strip(),
+        # Of processes that want a core, at the start: beyond a few tenths, seconds are those of a busy machine.
+        "load": round(os.getloadavg()[0], 1),
     }
 
 

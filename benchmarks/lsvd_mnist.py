@@ -1,6 +1,6 @@
 """Learned SVD on MNIST tomography beside the linear methods: the setting of Boink, Brune (2019).
 
-    python benchmarks/lsvd_mnist.py [--steps 20000] [--draws 5] [--quick]
+    python benchmarks/lsvd_mnist.py [--steps 5000] [--draws 5] [--quick]
 
 Parallel beam, 41 detectors, operator divided by its norm, 2000 test images; PSNR as the mean over images, raw and
 clipped to [0, 1], the mean over draws of the noise. The best rank of the TSVD and the best weight of Tikhonov's method
@@ -38,7 +38,7 @@ WEIGHTS = lsvd.Joint(image_weight=0.1, measurement_weight=0.1)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=20_000, help="of the training of each network")
+    parser.add_argument("--steps", type=int, default=5000, help="of the training of each network")
     parser.add_argument("--draws", type=int, default=5, help="of the noise")
     parser.add_argument("--quick", action="store_true", help="200 steps, one draw, two settings: does it run?")
     options = parser.parse_args()

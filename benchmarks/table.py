@@ -8,7 +8,8 @@ from harness import RESULTS
 INTRODUCTION = """# Benchmarks
 
 Each script here prints one JSON line per case and writes them to `results/`; this page is made from those files by
-`python benchmarks/table.py`. Times on shared machines are noisy: compare within one file, which is one run.
+`python benchmarks/table.py`. Times on shared machines are noisy: compare within one file, which is one run, and not at
+all where the line above a table says that the machine had other work.
 """
 
 
@@ -24,7 +25,8 @@ def main() -> None:
         parts.append(_purpose(path.stem) + "\n")
         versions = ", ".join(f"{name} {version}" for name, version in environment.get("versions", {}).items())
         parts.append(
-            f"{environment['machine']}, Python {environment['python']}, {versions}; {environment['commit']}.\n"
+            f"{environment['machine']}, Python {environment['python']}, {versions}; {environment['commit']}"
+            f"{_busy(environment.get('load', 0))}.\n"
         )
         parts.append("| " + " | ".join(name.replace("_", " ") for name in columns) + " |")
         parts.append("|" + " --- |" * len(columns))
@@ -32,6 +34,10 @@ def main() -> None:
         parts.append("")
     page = Path(__file__).parent / "README.md"
     io.write_bytes(page, "\n".join(parts).encode())
+
+
+def _busy(load: float) -> str:
+    return f"; the machine had other work (load {load}), so seconds are too long" if load > 1 else ""
 
 
 def _purpose(name: str) -> str:

@@ -76,14 +76,18 @@ def _vmap_cases():
     for row in TABLE:
         for dtype in DTYPES[1:] if row.discrete else DTYPES:
             repeated = dtype == DTYPES[0] and repr(row) in TWINS
-            marks = [pytest.mark.slow] if repeated or row.slow else []
-            yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=marks)
+            yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=_marks(row, repeated))
+
+
+def _marks(row, repeated=False):
+    # The tests of a row share its outcome: on one worker it is computed once.
+    slow = [pytest.mark.slow] if repeated or row.slow else []
+    return [pytest.mark.xdist_group(repr(row)), *slow]
 
 
 def rows(belongs=lambda row: True):
     """The rows that belong to a test, the slow ones marked."""
-    marks = lambda row: [pytest.mark.slow] if row.slow else []
-    chosen = [pytest.param(row, id=repr(row), marks=marks(row)) for row in TABLE if belongs(row)]
+    chosen = [pytest.param(row, id=repr(row), marks=_marks(row)) for row in TABLE if belongs(row)]
     return pytest.mark.parametrize("row", chosen)
 
 
