@@ -45,7 +45,7 @@ _NAMES = (
 )
 
 
-def from_diffrax(result: eqx.Enumeration) -> eqx.Enumeration:
+def from_diffrax(result: Any) -> Any:
     """The code of ours that says what a code of diffrax says."""
     codes = diffrax.RESULTS
     ours = RESULTS.where(result == codes.successful, RESULTS.successful, RESULTS.breakdown)

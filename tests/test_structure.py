@@ -31,7 +31,7 @@ ORDER = [
 
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 # Of verbs, each of which has an example.
-ROOMS = ("operators", "classical", "generative", "training", "subspace", "lsvd", "scale")
+ROOMS = ("operators", "classical", "generative", "training", "subspace", "lsvd", "diffusion", "scale")
 LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",

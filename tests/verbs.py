@@ -10,12 +10,26 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
-from jaxinv import RESULTS, Likelihood, classical, generative, noise, operators, oracles, regularisers
+from jaxinv import (
+    RESULTS,
+    Likelihood,
+    classical,
+    diffusion,
+    generative,
+    lsvd,
+    models,
+    noise,
+    operators,
+    oracles,
+    regularisers,
+)
 
 SHAPE = (6, 5, 1)
 SIZE = 30
@@ -39,6 +53,8 @@ class Row:
     - `check_vma`: false where another library's loop, inside the verb, carries literals.
     - `precision`: false where another library multiplies matrices inside the verb.
     - `sharded`: whether it is among the rows that run on two devices.
+    - `slow`: whether it takes long to compile, and is left to the slow tests.
+    - `discrete`: whether it takes decisions that rounding in float32 may turn: compared in float64 only.
     """
 
     name: str
@@ -48,6 +64,8 @@ class Row:
     check_vma: bool = True
     precision: bool = True
     sharded: bool = False
+    slow: bool = False
+    discrete: bool = False
 
     def __repr__(self):
         return self.name
@@ -175,6 +193,113 @@ def _encodable(i, dtype):
     return _gaussian(i, dtype, _mask(i, dtype), prior=_prior(i, dtype).as_latent(), key=jax.random.key(i))
 
 
+def _near(i, dtype):
+    return _latent(i, dtype) | {"method": generative.Soft(weight=jnp.asarray(2.0 + i, dtype))}
+
+
+def _network(i, dtype, make):
+    """What `make` makes, with other weights in every problem, and without the time that its initialisers take."""
+    draw = rng_of(i).normal
+    return jax.tree.map(lambda leaf: jnp.asarray(draw(scale=0.5, size=leaf.shape), dtype), jax.eval_shape(make))
+
+
+def _generator():
+    return models.Generator(SHAPE, 3, widths=(4,), rngs=nnx.Rngs(0))
+
+
+def _flow():
+    return models.Flow(SHAPE, trunk=models.Dense((4,)), num_couplings=2, alpha=None, rngs=nnx.Rngs(0))
+
+
+def _learned_svd():
+    return lsvd.LSVD(SHAPE, (12,), 4, trunk=models.Dense((4,)), rngs=nnx.Rngs(0))
+
+
+def _projected(i, dtype):
+    prior = generative.GANPrior(_network(i, dtype, _generator))
+    return {"prior": prior, "x": _image(i, dtype), "key": jax.random.key(i)}
+
+
+def _inverted(i, dtype):
+    prior = generative.FlowPrior(_network(i, dtype, _flow))
+    weight = jnp.asarray(0.1 + 0.1 * i, dtype)
+    return {"prior": prior, "x": _image(i, dtype), "key": jax.random.key(i), "weight": weight}
+
+
+def _latents(i, dtype):
+    return {"prior": tanh_prior(i, dtype), "key": jax.random.key(i)}
+
+
+def _between(i, dtype):
+    z0, z1 = jnp.asarray(rng_of(i).normal(size=(2, 3)), dtype)
+    return {"prior": tanh_prior(i, dtype), "z0": z0, "z1": z1}
+
+
+def _pairs(i, dtype):
+    draw = rng_of(i).normal
+    images = draw(size=(40, SIZE)) * 0.8 ** np.arange(SIZE)
+    measurements = images @ draw(size=(SIZE, 12)) + 0.1 * draw(size=(40, 12))
+    return {"images": jnp.asarray(images.reshape(40, *SHAPE), dtype), "measurements": jnp.asarray(measurements, dtype)}
+
+
+def _regression(i, dtype):
+    draw, sizes = rng_of(i).normal, (SHAPE, 12, (4, 12), 4, (4, *SHAPE), 12)
+    *parts, y = (jnp.asarray(draw(size=size), dtype) for size in sizes)
+    model = lsvd.ReducedRankRegression(*parts, 4, SHAPE, (12,))
+    return {"model": model, "y": y, "weight": jnp.asarray(0.5 + i, dtype)}
+
+
+def _learned(i, dtype):
+    return _regression(i, dtype) | {"model": _network(i, dtype, _learned_svd)}
+
+
+def _filtered(problem):
+    return lsvd.reconstruct(problem["model"], problem["y"], filter=lsvd.Tikhonov(problem["weight"]))
+
+
+def _diffusing(i, dtype):
+    process = diffusion.VP(beta_max=jnp.asarray(15.0 + i, dtype))
+    factor = rng_of(i).normal(size=(4, 9)) / 3
+    prior = oracles.Gaussian(
+        jnp.asarray(rng_of(i).normal(size=(2, 2, 1)), dtype), jnp.asarray(factor @ factor.T, dtype)
+    )
+    return {"process": process, "score": prior.score(process), "key": jax.random.key(i)}
+
+
+def _flowing(i, dtype):
+    return _diffusing(i, dtype) | {"x": _image(i, dtype, (2, 2, 1))}
+
+
+def _noising(i, dtype):
+    times = jnp.asarray(np.array([0.2, 0.5, 0.7]) + 0.05 * i, dtype)
+    return {
+        "process": _diffusing(i, dtype)["process"],
+        "x0": _image(i, dtype),
+        "key": jax.random.key(i),
+        "times": times,
+    }
+
+
+def _draw(method, **options):
+    """Draws by a method; `method` may make it from a number that differs from problem to problem."""
+
+    def solve(problem):
+        problem = dict(problem)
+        made = method(problem.pop("number")) if "number" in problem else method
+        process, score, key = problem["process"], problem["score"], problem["key"]
+        return diffusion.sample(process, score, (2, 2, 1), key=key, method=made, **options)
+
+    return solve
+
+
+def _numbered(first, step):
+    return lambda i, dtype: _diffusing(i, dtype) | {"number": jnp.asarray(first + step * i, dtype)}
+
+
+def _along_the_flow(verb, **options):
+    return lambda p: verb(p["process"], p["score"], p["x"], **options)
+
+
 def _solve(verb, **options):
     def solve(problem):
         problem = dict(problem)
@@ -199,6 +324,29 @@ def _unweighted(problem):
 
 def _oracle(i, dtype):
     return _unweighted(lambda i, dtype: _gaussian(i, dtype, _mask(i, dtype), prior=_prior(i, dtype)))(i, dtype)
+
+
+class _Cosine:
+    def marginal(self, t):
+        return jnp.cos(t), jnp.sin(t)
+
+
+COSINE = _Cosine()
+
+
+def _mixture(i, dtype):
+    rng = rng_of(i)
+    weights, means = rng.uniform(0.5, 1, size=3), rng.normal(size=(3, *SHAPE))
+    variances = jnp.asarray(0.1 + 0.1 * rng.uniform(size=3), dtype)
+    prior = oracles.GaussianMixture(jnp.asarray(weights / weights.sum(), dtype), jnp.asarray(means, dtype), variances)
+    return _unweighted(lambda i, dtype: _gaussian(i, dtype, _matrix(i, dtype, 5), prior=prior))(i, dtype)
+
+
+def _mixture_answers(problem):
+    prior, likelihood, y = problem["prior"], problem["likelihood"], problem["y"]
+    posterior = prior.posterior(likelihood, y)
+    score = posterior.score(COSINE)(jnp.full((), 0.5, posterior.means.dtype), posterior.means[0])
+    return posterior.log_weights, posterior.means, score, prior.evidence(likelihood, y)
 
 
 def _drawing(i, dtype):
@@ -273,6 +421,7 @@ TABLE = [
         likelihood=False,
         sharded=True,
     ),
+    Row("mixture", _mixture, jax.jit(_mixture_answers), sharded=True),
     Row("reconstruct-adam", _latent, _with_prior(generative.reconstruct, max_steps=200, rtol=1e-3), sharded=True),
     Row(
         "reconstruct-lbfgs",
@@ -294,4 +443,109 @@ TABLE = [
         _deviating,
         _with_prior(generative.reconstruct, max_steps=40, rtol=0.0),
     ),
+    Row("reconstruct-soft", _near, _with_prior(generative.reconstruct, max_steps=100, rtol=1e-3), slow=True),
+    Row(
+        "sample-posterior",
+        _latent,
+        _with_prior(generative.sample_posterior, num_samples=16, num_warmup=20, num_chains=2, max_doublings=4),
+        check_vma=False,
+        precision=False,
+        slow=True,
+        discrete=True,
+    ),
+    # Networks: the precision of their products is their own affair.
+    Row(
+        "project-gan",
+        _projected,
+        lambda p: generative.project(**p, restarts=2, max_steps=50, rtol=1e-3),
+        likelihood=False,
+        precision=False,
+        slow=True,
+    ),
+    Row(
+        "encode-flow",
+        _inverted,
+        lambda p: generative.encode(**p, max_steps=50, rtol=1e-3),
+        likelihood=False,
+        precision=False,
+        slow=True,
+    ),
+    Row("sample-latent", _latents, lambda p: generative.sample(p["prior"], 3, key=p["key"]), likelihood=False),
+    Row(
+        "interpolate",
+        _between,
+        lambda p: generative.interpolate(**p, num=4, kind=generative.Spherical()),
+        likelihood=False,
+    ),
+    Row("lsvd", _learned, _filtered, likelihood=False, precision=False, slow=True),
+    Row("lsvd-regression", _regression, _filtered, likelihood=False),
+    Row(
+        "reduced-rank-regression",
+        _pairs,
+        lambda p: lsvd.reduced_rank_regression(p["images"], p["measurements"], 4),
+        likelihood=False,
+    ),
+    Row("sample-ddim", _numbered(0.2, 0.1), _draw(lambda n: diffusion.DDIM(6, eta=n)), likelihood=False),
+    Row("sample-ancestral", _diffusing, _draw(diffusion.Ancestral(6)), likelihood=False, slow=True),
+    Row(
+        "sample-heun",
+        _numbered(0.5, 0.5),
+        _draw(lambda n: diffusion.Heun(6, churn=n), num_samples=2, num_saved=3),
+        likelihood=False,
+        slow=True,
+    ),
+    Row("sample-dpm-solver", _diffusing, _draw(diffusion.DPMSolver(6)), likelihood=False, sharded=True, slow=True),
+    Row(
+        "sample-predictor-corrector",
+        _numbered(0.05, 0.05),
+        _draw(lambda n: diffusion.PredictorCorrector(6, snr=n)),
+        likelihood=False,
+        slow=True,
+    ),
+    # The loops of diffrax, and its products of a few coefficients.
+    *(
+        Row(
+            f"sample-{name}",
+            _diffusing,
+            _draw(method, num_samples=2, num_saved=2),
+            likelihood=False,
+            check_vma=False,
+            precision=False,
+            sharded=name == "reverse-sde",
+            slow=True,
+            discrete="adaptive" in name,
+        )
+        for name, method in {
+            "reverse-sde": diffusion.ReverseSDE(6),
+            "reverse-sde-shark": diffusion.ReverseSDE(6, solver=diffrax.ShARK()),
+            "flow": diffusion.ProbabilityFlow(num_steps=6),
+            "flow-adaptive": diffusion.ProbabilityFlow(rtol=1e-3, atol=1e-3),
+        }.items()
+    ),
+    *(
+        Row(
+            name,
+            _flowing,
+            _along_the_flow(verb, **options),
+            likelihood=False,
+            check_vma=False,
+            precision=False,
+            slow=True,
+            discrete=True,
+        )
+        for name, verb, options in [
+            ("diffusion-encode", diffusion.encode, {}),
+            ("diffusion-decode", diffusion.decode, {}),
+            ("diffusion-log-prob", diffusion.log_prob, {}),
+            ("diffusion-log-prob-estimated", diffusion.log_prob, {"key": jax.random.key(0), "num_probes": 2}),
+        ]
+    ),
+    Row(
+        "diffusion-forward",
+        _noising,
+        lambda p: diffusion.forward(p["process"], p["x0"], key=p["key"], t=p["times"][0]),
+        likelihood=False,
+        slow=True,
+    ),
+    Row("diffusion-trajectory", _noising, lambda p: diffusion.trajectory(**p), likelihood=False, slow=True),
 ]

@@ -9,7 +9,7 @@ from .._types import Key
 from ._ddim import implicit_step
 from ._process import AbstractProcess
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import AbstractSchedule, UniformTime
+from ._schedule import UniformTime
 from ._score import split
 
 
@@ -25,8 +25,8 @@ class Ancestral(AbstractStepper):
     **Reference:** Ho, Jain, Abbeel, Denoising diffusion probabilistic models, 2020.
     """
 
-    num_steps: int = eqx.field(default=1000, static=True)
-    schedule: AbstractSchedule = UniformTime()
+    num_steps: Any = eqx.field(default=1000, static=True)
+    schedule: Any = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)

@@ -11,7 +11,7 @@ from .._types import Key
 from ..operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import AbstractSchedule, UniformTime
+from ._schedule import UniformTime
 from ._score import split
 
 
@@ -29,9 +29,9 @@ class DDIM(AbstractStepper):
     **Reference:** Song, Meng, Ermon, Denoising diffusion implicit models, 2021.
     """
 
-    num_steps: int = eqx.field(default=100, static=True)
+    num_steps: Any = eqx.field(default=100, static=True)
     eta: Array = eqx.field(default=0.0, converter=as_parameter)
-    schedule: AbstractSchedule = UniformTime()
+    schedule: Any = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)

@@ -12,13 +12,12 @@ from ..operators._base import as_parameter
 from ._probability_flow import ProbabilityFlow, flow
 from ._process import AbstractProcess
 from ._reverse_sde import evaluations_per_step
-from ._score import prepare_score
+from ._score import one_process, prepare_score
 
 
+@one_process
 @verb
-def encode(
-    process: AbstractProcess, score: Any, x: Any, *, method: ProbabilityFlow | None = None, t_min: Scalar | None = None
-) -> Solution:
+def encode(process: Any, score: Any, x: Any, *, method: Any = None, t_min: Scalar | None = None) -> Solution:
     """The latent of an image: the probability-flow ODE from the image at `t_min` to noise at `t_max`.
 
     The map is a bijection; `decode` is its inverse. A network that were perfect would give an image of the data a
@@ -53,10 +52,9 @@ def encode(
     return _flow(process, score, x, t_min, process.t_max, method)
 
 
+@one_process
 @verb
-def decode(
-    process: AbstractProcess, score: Any, z: Any, *, method: ProbabilityFlow | None = None, t_min: Scalar | None = None
-) -> Solution:
+def decode(process: Any, score: Any, z: Any, *, method: Any = None, t_min: Scalar | None = None) -> Solution:
     """The image of a latent: the probability-flow ODE from noise at `t_max` to `t_min`, the inverse of `encode`.
 
     **Arguments:** as `encode`, with the latent `z` in place of the image.
@@ -88,9 +86,7 @@ def _enter(process: Any, score: Any, x: Any, t_min: Any) -> tuple[AbstractProces
     return process, score, x, process.t_min if t_min is None else jnp.asarray(t_min).astype(x.dtype)
 
 
-def _flow(
-    process: AbstractProcess, score: Any, x: Array, start: Array, stop: Array, method: ProbabilityFlow | None
-) -> Solution:
+def _flow(process: AbstractProcess, score: Any, x: Array, start: Array, stop: Array, method: Any) -> Solution:
     method = check_flow(method)
     integral = method.between(start, stop, _velocity, x, (process, score))
     stats = {

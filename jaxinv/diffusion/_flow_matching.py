@@ -1,5 +1,7 @@
 """The straight path of flow matching."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -40,8 +42,8 @@ class FlowMatching(AbstractProcess):
     def prior_std(self) -> Array:
         return jnp.ones_like(self.t_max)
 
-    def drift(self, t: Scalar, x: Array) -> Array:
-        return -x / (1 - t)
+    def drift(self, t: Scalar, x: Any) -> Array:
+        return -jnp.asarray(x) / (1 - t)
 
     def diffusion(self, t: Scalar) -> Array:
         return jnp.sqrt(2 * t / (1 - t))

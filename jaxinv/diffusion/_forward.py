@@ -13,8 +13,7 @@ from ..operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, check_process, check_times
 
 
-@verb
-def forward(process: AbstractProcess, x0: Any, *, key: Key, t: Any = None) -> Array:
+def forward(process: Any, x0: Any, *, key: Key, t: Any = None) -> Array:
     """A noised image, `x_t = scale(t) x_0 + std(t) n` with `n` standard normal.
 
     **Arguments:**
@@ -38,16 +37,22 @@ def forward(process: AbstractProcess, x0: Any, *, key: Key, t: Any = None) -> Ar
         noised = diffusion.forward(diffusion.VP(), jnp.ones((8, 8, 1)), key=jax.random.key(0), t=0.3)
         ```
     """
-    process, x0 = _enter(process, x0, key)
-    t = process.t_max if t is None else check_times(process, t, "t").astype(x0.dtype)
+    check_process(process)
+    # Before anything is compiled: there the values are known.
+    t = process.t_max if t is None else check_times(process, t, "t")
     if t.ndim != 0:
         raise ValueError(f"`t` must be one time; got shape {t.shape}. For several along a path: `trajectory`.")
-    scale, std = process.marginal(t)
-    return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
+    return _forward(process, x0, t, key)
 
 
 @verb
-def trajectory(process: AbstractProcess, x0: Any, times: Any, *, key: Key) -> Array:
+def _forward(process: AbstractProcess, x0: Any, t: Array, key: Key) -> Array:
+    process, x0 = _enter(process, x0, key)
+    scale, std = process.marginal(t.astype(x0.dtype))
+    return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
+
+
+def trajectory(process: Any, x0: Any, times: Any, *, key: Key) -> Array:
     """A path of the forward SDE at given times: consecutive states are correlated, as those of `forward` are not.
 
     From one time to the next the transition is exact, `x_s = (scale_s/scale_t) x_t + v n` with
@@ -73,13 +78,19 @@ def trajectory(process: AbstractProcess, x0: Any, times: Any, *, key: Key) -> Ar
         path = diffusion.trajectory(diffusion.VP(), jnp.ones((8, 8, 1)), times, key=jax.random.key(0))  # (8, 8, 8, 1)
         ```
     """
-    process, x0 = _enter(process, x0, key)
-    times = check_times(process, times, "times").astype(x0.dtype)
+    check_process(process)
+    times = check_times(process, times, "times")
     if times.ndim != 1 or times.shape[0] < 1:
         raise ValueError(f"`times` must be a vector of at least one time; got shape {times.shape}.")
     if is_concrete(times) and not bool(jnp.all(times[1:] > times[:-1])):
         raise ValueError("`times` must increase.")
-    scales, stds = jax.vmap(process.marginal)(times)
+    return _trajectory(process, x0, times, key)
+
+
+@verb
+def _trajectory(process: AbstractProcess, x0: Any, times: Array, key: Key) -> Array:
+    process, x0 = _enter(process, x0, key)
+    scales, stds = jax.vmap(process.marginal)(times.astype(x0.dtype))
     # x_s / scale_s is a random walk: its steps add the growth of (std/scale)^2.
     variance = (stds / scales) ** 2
     growth = jnp.maximum(jnp.diff(variance, prepend=jnp.zeros((1,), variance.dtype)), 0)
@@ -91,7 +102,6 @@ def trajectory(process: AbstractProcess, x0: Any, times: Any, *, key: Key) -> Ar
 
 def _enter(process: Any, x0: Any, key: Key) -> tuple[AbstractProcess, Array]:
     check_key(key)
-    check_process(process)
     x0 = as_parameter(x0)
     if jnp.iscomplexobj(x0):
         raise ValueError("`x0` must be real: noise real and imaginary part as two channels.")

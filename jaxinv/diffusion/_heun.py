@@ -11,7 +11,7 @@ from .._types import Key
 from ..operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, noise_to_signal
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import AbstractSchedule, Karras
+from ._schedule import Karras
 from ._score import split
 
 
@@ -29,9 +29,9 @@ class Heun(AbstractStepper):
     2022, Algorithm 2.
     """
 
-    num_steps: int = eqx.field(default=50, static=True)
+    num_steps: Any = eqx.field(default=50, static=True)
     churn: Array = eqx.field(default=0.0, converter=as_parameter)
-    schedule: AbstractSchedule = Karras()
+    schedule: Any = Karras()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
@@ -61,7 +61,10 @@ class Heun(AbstractStepper):
         t_raised = jnp.where(raised > ratio, process.time(raised), t)
         scale, scale_raised, scale_next = (process.marginal(s)[0] for s in (t, t_raised, t_next))
         # In the coordinates x / scale, where the process only adds noise.
-        fresh = jnp.sqrt(jnp.maximum(raised**2 - ratio**2, 0)) * jax.random.normal(key, x.shape, x.dtype)
+        added = jnp.maximum(raised**2 - ratio**2, 0)
+        fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
+            key, x.shape, x.dtype
+        )
         u = x / scale + fresh
         slope = split(process, score, t_raised, scale_raised * u)[1]
         ahead = u + (ratio_next - raised) * slope

@@ -67,6 +67,23 @@ class Guarded(diffrax.AbstractWrappedSolver):
         return y1, error, dense, solver_state, diffrax.RESULTS.where(give_up, failed, result)
 
 
+class Grid(diffrax.AbstractStepSizeController):
+    """Steps to given times. `diffrax.StepTo` raises for a whole batch, which a TPU cannot, where this trusts them."""
+
+    times: Array
+
+    def wrap(self, direction: Any) -> "Grid":
+        return Grid(self.times * direction)
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, dt0: Any, args: Any, func: Any, error_order: Any) -> Any:
+        return self.times[1], jnp.asarray(2)
+
+    def adapt_step_size(
+        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any, state: Any
+    ) -> Any:
+        return True, t1, self.times[state], False, state + 1, diffrax.RESULTS.successful
+
+
 class Integral(eqx.Module):
     """The end of an integration, its code, and states on the way."""
 
@@ -89,17 +106,25 @@ def integrate(
     saved: Array | None = None,
     max_steps: int,
     adjoint: diffrax.AbstractAdjoint,
+    scan_kind: str | None = None,
     progress: Any = None,
 ) -> Integral:
     """Solve a differential equation from `start` to `stop`, in whichever direction of time.
 
     - `times`: the times of fixed steps, monotonic, from `start` to `stop`; else `controller` chooses the steps.
     - `saved`: times at which the state is kept.
+    - `scan_kind`: how the stages of a Runge-Kutta method loop, where the adjoint is not to say.
     """
+    # A lane whose times are no times gets others, and a code in the end: diffrax would raise, for the whole batch.
+    sound = jnp.isfinite(start) & jnp.isfinite(stop)
+    start, stop = jnp.where(sound, start, 0), jnp.where(sound, stop, 1)
+    if times is not None:
+        sound &= jnp.all(jnp.where(start < stop, 1, -1) * jnp.diff(times) > 0)
+        times = jnp.where(sound, times, jnp.linspace(start, stop, len(times)))
     shortest = _SHORTEST * jnp.abs(stop - start) if times is None else jnp.inf
     # diffrax counts time in the direction of integration, so a step is never negative to the solver.
-    solver = Guarded(solver, jnp.asarray(shortest, start.dtype))
-    steps: Any = controller if times is None else diffrax.StepTo(times)
+    solver = Guarded(solver, jnp.asarray(shortest, start.dtype), scan_kind)
+    steps: Any = controller if times is None else Grid(times)
     saves = diffrax.SubSaveAt(t1=True)
     saves = saves if saved is None else [saves, diffrax.SubSaveAt(ts=saved)]
     solution = diffrax.diffeqsolve(
@@ -125,4 +150,6 @@ def integrate(
         states = jax.tree.map(lambda s, e: jnp.where(jnp.isfinite(s), s, e[None]), states, end)
     stopped = solution.result == diffrax.RESULTS.nonlinear_divergence
     result: Any = from_diffrax(solution.result)
-    return Integral(end, RESULTS.where(stopped, RESULTS.nonfinite, result), solution.stats["num_steps"], states)
+    result = RESULTS.where(sound, RESULTS.where(stopped, RESULTS.nonfinite, result), RESULTS.invalid_parameter)
+    end = jax.tree.map(lambda last, first: jnp.where(sound, last, first), end, y)
+    return Integral(end, result, solution.stats["num_steps"], states)

@@ -13,20 +13,20 @@ from ..models._convolutional import check_count
 from ..operators._base import as_parameter
 from ._divergence import divergence, probes
 from ._encode import check_flow
-from ._probability_flow import ProbabilityFlow, flow
-from ._process import AbstractProcess
-from ._score import prepare_score
+from ._probability_flow import flow
+from ._score import one_process, prepare_score
 
 
+@one_process
 @verb
 def log_prob(
-    process: AbstractProcess,
+    process: Any,
     score: Any,
     x: Any,
     *,
     key: Key | None = None,
     num_probes: Any = 1,
-    method: ProbabilityFlow | None = None,
+    method: Any = None,
     t_min: Scalar = 1e-5,
     prior_log_prob: Any = None,
 ) -> Float[Array, ""]:

@@ -51,10 +51,10 @@ class ScoreMatchingLoss(eqx.Module):
 
 
 def score_matching_loss(
-    process: AbstractProcess,
-    weighting: AbstractWeighting | None = None,
+    process: Any,
+    weighting: Any = None,
     *,
-    parametrisation: AbstractParametrisation | None = None,
+    parametrisation: Any = None,
     t_min: Any = 1e-5,
 ) -> ScoreMatchingLoss:
     """Denoising score matching, `E w(t) ||E[n | x_t] - n||^2 / d` over `t`, images and noise, for `training.fit`.

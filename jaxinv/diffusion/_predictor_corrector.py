@@ -12,7 +12,7 @@ from ..models._convolutional import check_count
 from ..operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import AbstractSchedule, UniformTime
+from ._schedule import UniformTime
 from ._score import evaluate
 
 
@@ -32,10 +32,10 @@ class PredictorCorrector(AbstractStepper):
     differential equations, 2021, Algorithms 3 to 5.
     """
 
-    num_steps: int = eqx.field(default=1000, static=True)
-    corrector_steps: int = eqx.field(default=1, static=True)
+    num_steps: Any = eqx.field(default=1000, static=True)
+    corrector_steps: Any = eqx.field(default=1, static=True)
     snr: Array = eqx.field(default=0.16, converter=as_parameter)
-    schedule: AbstractSchedule = UniformTime()
+    schedule: Any = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)

@@ -7,12 +7,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._differentiation import Unrolled
 from .._types import Key
 from ._integrate import Integral, integrate
 from ._process import AbstractProcess
 from ._reverse_sde import check_solver, evaluations_per_step
 from ._sampler import AbstractSampler, Path, check_steps, saved_steps
-from ._schedule import AbstractSchedule, UniformTime
+from ._schedule import UniformTime
 from ._score import NetworkScore, evaluate
 
 
@@ -34,9 +35,9 @@ class ProbabilityFlow(AbstractSampler):
 
     rtol: float = eqx.field(default=1e-5, static=True)
     atol: float = eqx.field(default=1e-5, static=True)
-    num_steps: int | None = eqx.field(default=None, static=True)
-    solver: diffrax.AbstractSolver = diffrax.Tsit5()
-    schedule: AbstractSchedule = UniformTime()
+    num_steps: Any = eqx.field(default=None, static=True)
+    solver: Any = diffrax.Tsit5()
+    schedule: Any = UniformTime()
     max_steps: int = eqx.field(default=4096, static=True)
 
     def __check_init__(self):
@@ -47,8 +48,19 @@ class ProbabilityFlow(AbstractSampler):
                 f"`rtol` must be positive and `atol` not negative, both finite; got {self.rtol!r} and {self.atol!r}."
             )
 
-    def run(self, process: AbstractProcess, score: Any, x: Array, *, key: Key, num_saved: int, progress: Any) -> Path:
-        del key
+    def run(
+        self,
+        process: AbstractProcess,
+        score: Any,
+        x: Array,
+        *,
+        key: Key,
+        num_saved: int,
+        differentiate: Unrolled | None,
+        progress: Any,
+    ) -> Path:
+        # Its steps are recorded at checkpoints, so it has derivatives either way.
+        del key, differentiate
         saved = self._saved(process, num_saved)
         integral = self.between(
             process.t_max, process.t_min, _velocity, x, (process, score), saved=saved, progress=progress
@@ -63,8 +75,11 @@ class ProbabilityFlow(AbstractSampler):
         process = args[0]
         times = None
         if self.num_steps is not None:
-            times = self.schedule.times(process, self.num_steps).at[0].set(jnp.maximum(start, stop))
-            times = times.at[-1].set(jnp.minimum(start, stop))
+            # Those of the schedule, moved to this interval: another one than from `t_max` to `t_min`, it may be.
+            times = self.schedule.times(process, self.num_steps)
+            high, low = jnp.maximum(start, stop), jnp.minimum(start, stop)
+            times = low + (times - times[-1]) * ((high - low) / (times[0] - times[-1]))
+            times = times.at[0].set(high).at[-1].set(low)
             times = jnp.where(start < stop, times[::-1], times)
         return integrate(
             diffrax.ODETerm(field),

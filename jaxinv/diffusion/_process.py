@@ -24,7 +24,7 @@ class AbstractProcess(eqx.Module):
     t_max: eqx.AbstractVar[Array]
 
     @abc.abstractmethod
-    def drift(self, t: Scalar, x: Array) -> Array:
+    def drift(self, t: Scalar, x: Any) -> Array:
         """`f(t) x`, the drift of the forward SDE."""
 
     @abc.abstractmethod
@@ -54,8 +54,9 @@ class AbstractProcess(eqx.Module):
         noise = jax.random.normal(key, shape, jnp.result_type(float) if dtype is None else dtype)
         return jnp.asarray(self.prior_std).astype(noise.dtype) * noise
 
-    def prior_log_prob(self, x: Array) -> Array:
+    def prior_log_prob(self, x: Any) -> Array:
         """The log-density of that noise at one image."""
+        x = as_parameter(x)
         std = jnp.asarray(self.prior_std).astype(x.dtype)
         return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi).astype(x.dtype))
 

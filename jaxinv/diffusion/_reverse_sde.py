@@ -5,14 +5,16 @@ from typing import Any
 import diffrax
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from .._differentiation import Unrolled
 from .._types import Key
 from ._integrate import integrate
 from ._process import AbstractProcess
 from ._sampler import AbstractSampler, Path, check_steps, saved_steps
-from ._schedule import AbstractSchedule, UniformTime
+from ._schedule import UniformTime
 from ._score import evaluate
 
 
@@ -20,7 +22,10 @@ class ReverseSDE(AbstractSampler):
     """The reverse SDE `dx = (f x - g^2 score(t, x)) dt + g dw`, solved by any SDE solver of diffrax.
 
     Fixed steps draw the noise of each step afresh (`diffrax.UnsafeBrownianPath`): that costs what a hand-written loop
-    costs, where a Brownian tree costs 25 times as much. Adaptive steps need the tree.
+    costs, where a Brownian tree costs 25 times as much. Adaptive steps need the tree, and a batch of them gives what a
+    loop gives in law only: rounding by `e` in a time moves a Brownian path by `sqrt(e)`.
+
+    Derivatives exist in forward mode, the times of the steps being constants to them.
 
     - `num_steps`: of fixed steps; the most there may be of adaptive ones. Static.
     - `solver`: of diffrax. The noise is additive, so Ito and Stratonovich agree, and `diffrax.ShARK()`, two evaluations
@@ -33,9 +38,9 @@ class ReverseSDE(AbstractSampler):
     Poole, Score-based generative modeling through stochastic differential equations, 2021.
     """
 
-    num_steps: int = eqx.field(default=1000, static=True)
-    solver: diffrax.AbstractSolver = diffrax.Euler()
-    schedule: AbstractSchedule = UniformTime()
+    num_steps: Any = eqx.field(default=1000, static=True)
+    solver: Any = diffrax.Euler()
+    schedule: Any = UniformTime()
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
     tolerance: float = eqx.field(default=1e-4, static=True)
 
@@ -48,8 +53,27 @@ class ReverseSDE(AbstractSampler):
                 "`diffrax.SPaRK()` does."
             )
 
-    def run(self, process: AbstractProcess, score: Any, x: Array, *, key: Key, num_saved: int, progress: Any) -> Path:
-        times, shape = self.schedule.times(process, self.num_steps), jax.ShapeDtypeStruct(x.shape, x.dtype)
+    def run(
+        self,
+        process: AbstractProcess,
+        score: Any,
+        x: Array,
+        *,
+        key: Key,
+        num_saved: int,
+        differentiate: Unrolled | None,
+        progress: Any,
+    ) -> Path:
+        if differentiate is not None:
+            raise ValueError(
+                "`ReverseSDE` has derivatives in forward mode only (`jax.jvp`): diffrax keeps no record of noise that "
+                "is drawn afresh. Take `Ancestral()` or `DDIM(eta=...)` with `differentiate=jaxinv.Unrolled()`."
+            )
+        # Constants to derivatives: those of the noise in its times do not exist.
+        times, shape = (
+            jax.lax.stop_gradient(self.schedule.times(process, self.num_steps)),
+            jax.ShapeDtypeStruct(x.shape, x.dtype),
+        )
         area = getattr(self.solver, "minimal_levy_area", diffrax.BrownianIncrement)
         area = diffrax.BrownianIncrement if area is diffrax.AbstractBrownianIncrement else area
         area = diffrax.SpaceTimeLevyArea if area is diffrax.AbstractSpaceTimeLevyArea else area
@@ -68,13 +92,15 @@ class ReverseSDE(AbstractSampler):
             solver=self.solver,
             # In minus the time, which grows: backwards in time diffrax 0.7 hands the solvers of higher order increments
             # whose length is negative.
-            start=-process.t_max,
-            stop=-process.t_min,
+            start=-jax.lax.stop_gradient(process.t_max),
+            stop=-jax.lax.stop_gradient(process.t_min),
             times=-times if self.controller is None else None,
             controller=self.controller,
             saved=None if saved is None else -saved,
             max_steps=self.num_steps,
             adjoint=diffrax.DirectAdjoint(),
+            # Plain, as the steps do with noise of this kind: then there are derivatives in forward mode.
+            scan_kind="lax",
             progress=progress,
         )
         stages = evaluations_per_step(self.solver)
@@ -91,7 +117,8 @@ def _drift(minus_t: Any, x: Array, args: tuple) -> Array:
 
 def _diffusion(minus_t: Any, x: Array, args: tuple) -> lx.AbstractLinearOperator:
     process, _ = args
-    return process.diffusion(-minus_t) * lx.IdentityLinearOperator(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    # Not a multiple of the identity: that compares structures, which within `shard_map` tell more than shape and dtype.
+    return lx.DiagonalLinearOperator(jnp.full(x.shape, process.diffusion(-minus_t), x.dtype))
 
 
 def check_solver(solver: object) -> None:

@@ -5,28 +5,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._differentiation import Unrolled
 from .._keys import check_key
 from .._solution import RESULTS, Solution
 from .._types import Key
 from .._verb import verb
 from ..operators._base import check_shape
-from ._process import AbstractProcess
 from ._reverse_sde import ReverseSDE
 from ._sampler import AbstractSampler
-from ._score import prepare_score, split
+from ._score import one_process, prepare_score, split
 
 
+@one_process
 @verb
 def sample(
-    process: AbstractProcess,
+    process: Any,
     score: Any,
     shape: Any,
     *,
     key: Key,
-    method: AbstractSampler | None = None,
+    method: Any = None,
     num_samples: Any = None,
     denoise: bool = True,
     num_saved: int = 0,
+    differentiate: Any = None,
     progress: Any = None,
 ) -> Solution:
     """Images drawn by running a noising process backwards, from noise at `t_max` to `t_min`.
@@ -43,6 +45,8 @@ def sample(
     - `num_samples`: static; the value then is `(num_samples, *shape)`. By default one image, of `shape`.
     - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`, one evaluation more.
     - `num_saved`: how many states on the way to return, static.
+    - `differentiate`: `jaxinv.Unrolled()` for derivatives in reverse mode through the steps; with `None` they exist in
+        forward mode. `ProbabilityFlow()` has both either way, `ReverseSDE()` those in forward mode only.
     - `progress`: a diffrax progress meter.
 
     **Returns:** a `Solution`. Each sample has its own `result`: `nonfinite` if the score became NaN or infinite, upon
@@ -71,10 +75,17 @@ def sample(
     check_key(key)
     struct = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
     dtype = jnp.result_type(float) if struct is None else struct.dtype
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"Samples are of a real floating dtype; `shape` asks for {jnp.dtype(dtype).name}. The real and imaginary "
+            "part of an image are two channels."
+        )
     shape = check_shape(shape if struct is None else struct.shape, "shape")
     process, score = prepare_score(process, score, dtype)
     method = ReverseSDE() if method is None else method
     check_method(method)
+    if not (differentiate is None or isinstance(differentiate, Unrolled)):
+        raise ValueError(f"`differentiate` must be None or `jaxinv.Unrolled()`; got {differentiate!r}.")
     if num_samples is not None and (
         isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
     ):
@@ -83,7 +94,9 @@ def sample(
     def draw(index: Any) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
         x = process.prior_sample(shape, key=start_key, dtype=dtype)
-        path = method.run(process, score, x, key=path_key, num_saved=num_saved, progress=progress)
+        path = method.run(
+            process, score, x, key=path_key, num_saved=num_saved, differentiate=differentiate, progress=progress
+        )
         value, result = path.end, path.result
         if denoise:
             image, _ = split(process, score, process.t_min, value)

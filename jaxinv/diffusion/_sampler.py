@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._differentiation import Unrolled
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key
@@ -32,7 +33,17 @@ class AbstractSampler(eqx.Module):
     """How the reverse process is integrated, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
-    def run(self, process: AbstractProcess, score: Any, x: Array, *, key: Key, num_saved: int, progress: Any) -> Path:
+    def run(
+        self,
+        process: AbstractProcess,
+        score: Any,
+        x: Array,
+        *,
+        key: Key,
+        num_saved: int,
+        differentiate: Unrolled | None,
+        progress: Any,
+    ) -> Path:
         """The path of one image that begins as noise `x`."""
 
 
@@ -64,7 +75,17 @@ class AbstractStepper(AbstractSampler):
     ) -> tuple[Array, PyTree[Array]]:
         """The state at `t_next < t`, from the state at `t`."""
 
-    def run(self, process: AbstractProcess, score: Any, x: Array, *, key: Key, num_saved: int, progress: Any) -> Path:
+    def run(
+        self,
+        process: AbstractProcess,
+        score: Any,
+        x: Array,
+        *,
+        key: Key,
+        num_saved: int,
+        differentiate: Unrolled | None,
+        progress: Any,
+    ) -> Path:
         times = self.schedule.times(process, self.num_steps)
         ends = saved_steps(num_saved, self.num_steps)
         states = None if num_saved == 0 else jnp.broadcast_to(x, (num_saved, *x.shape))
@@ -74,6 +95,7 @@ class AbstractStepper(AbstractSampler):
             (self, process, score, times, None if ends is None else jnp.asarray(ends), key),
             max_steps=self.num_steps,
             exhausted=RESULTS.successful,
+            differentiate=differentiate,
             progress=progress,
         )
         end, _, states = state

@@ -1,5 +1,6 @@
 """Scores: of networks, of oracles, of the user."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._types import Scalar, State
 from ..models._network import LinenNetwork, PyTreeNetwork, as_network, check_floating
+from ..operators._base import is_concrete
 from ._parametrisation import AbstractParametrisation, Noise
 from ._process import AbstractProcess, check_process, check_times
 
@@ -56,9 +59,7 @@ class NetworkScore(eqx.Module):
         return self.parametrisation.split(process, t, x, output[0].astype(x.dtype))
 
 
-def score_from(
-    network: Any, process: AbstractProcess, parametrisation: AbstractParametrisation | None = None
-) -> NetworkScore:
+def score_from(network: Any, process: Any, parametrisation: Any = None) -> NetworkScore:
     """The score `grad log p_t(x)` of a network, as a module `score(t, x)` on one unbatched image.
 
     With `x_t = scale x_0 + std n`: `-E[n|x_t]/std` from the noise, `(scale E[x_0|x_t] - x_t)/std^2` from the denoiser,
@@ -142,6 +143,29 @@ def velocity(process: AbstractProcess, t: Scalar, image: Array, noise: Array) ->
     """The velocity of the probability-flow ODE, of the pair that `split` gives."""
     scale_rate, std_rate = (rate.astype(image.dtype) for rate in process.rates(t))
     return scale_rate * image + std_rate * noise
+
+
+def one_process(function: Callable) -> Callable:
+    """A verb of `(process, score, ...)` that raises for a score of the same process with other numbers.
+
+    Outside of what is compiled, where the numbers are known.
+    """
+
+    @functools.wraps(function)
+    def wrapper(process: Any, score: Any, *args: Any, **kwargs: Any) -> Any:
+        own = getattr(score, "process", None)
+        same = isinstance(own, AbstractProcess) and type(own) is type(process)
+        for name, value in vars(own).items() if same else ():
+            given = getattr(process, name)
+            known = is_concrete(value, given) and jnp.shape(value) == jnp.shape(given)
+            if known and not np.allclose(value, given, rtol=1e-5):
+                raise ValueError(
+                    f"The score is of {type(own).__name__} with {name}={value}, the process given has {given}: give "
+                    "both the same one."
+                )
+        return function(process, score, *args, **kwargs)
+
+    return wrapper
 
 
 def prepare_score(process: Any, score: Any, dtype: Any) -> tuple[AbstractProcess, Any]:

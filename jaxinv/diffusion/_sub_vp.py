@@ -1,5 +1,7 @@
 """The sub-variance-preserving process."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -43,8 +45,8 @@ class SubVP(AbstractProcess):
     def prior_std(self) -> Array:
         return jnp.ones_like(self.beta_max)
 
-    def drift(self, t: Scalar, x: Array) -> Array:
-        return -0.5 * self._rate(t) * x
+    def drift(self, t: Scalar, x: Any) -> Array:
+        return -0.5 * self._rate(t) * jnp.asarray(x)
 
     def diffusion(self, t: Scalar) -> Array:
         return jnp.sqrt(-self._rate(t) * jnp.expm1(4 * self._rate.log_scale(t)))

@@ -1,5 +1,7 @@
 """The variance-exploding process."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -57,8 +59,8 @@ class VE(AbstractProcess):
     def prior_std(self) -> Array:
         return self.marginal(self.t_max)[1]
 
-    def drift(self, t: Scalar, x: Array) -> Array:
-        return jnp.zeros_like(t * x)
+    def drift(self, t: Scalar, x: Any) -> Array:
+        return jnp.zeros_like(t * jnp.asarray(x))
 
     def diffusion(self, t: Scalar) -> Array:
         return self.sigma_min * jnp.exp(t * self._growth) * jnp.sqrt(2 * self._growth)
