@@ -16,8 +16,11 @@ from ._score import split
 class Ancestral(AbstractStepper):
     """Ancestral sampling: `x_s ~ p(x_s | x_t, x_0 = E[x_0 | x_t])`, the sampler of DDPM with the smaller variance.
 
-    The transition ignores the spread of `x_0` given `x_t`, so few steps lose variance: uniform in time, 100 steps of
-    `VP` lack a tenth of it. One evaluation a step, any process.
+    The transition ignores the spread of `x_0` given `x_t`, so few steps lose variance. One evaluation a step, any
+    process.
+
+    Measured bias, on the mixture of 25 modes in 8 and 80 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
+    diffusion gate): 100 steps lack 10 % of the variance within modes, 1000 steps 1 %.
 
     - `num_steps`: static.
     - `schedule`: when it steps.

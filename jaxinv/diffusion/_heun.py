@@ -21,6 +21,9 @@ class Heun(AbstractStepper):
     Before a step the noise is raised from `r` to `r (1 + churn / num_steps)` by adding some; with `churn = 0` the
     sampler is deterministic. Two evaluations a step.
 
+    Measured bias, on the mixture of 25 modes in 8 and 80 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
+    diffusion gate): with `churn = 0`, the variance within modes is 6 % too large after 50 steps, 2 % after 100.
+
     - `num_steps`: static.
     - `churn`: not negative; at most `num_steps (sqrt(2) - 1)` has an effect.
     - `schedule`: when it steps.
