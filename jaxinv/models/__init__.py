@@ -7,6 +7,7 @@ from ._critic import Critic as Critic
 from ._flow import Flow as Flow
 from ._generator import Generator as Generator
 from ._likelihood import Bernoulli as Bernoulli, Gaussian as Gaussian
+from ._mixer import Mixer as Mixer
 from ._spline import RationalQuadratic as RationalQuadratic
 from ._trunks import AbstractTrunk as AbstractTrunk, Convolutional as Convolutional, Dense as Dense
 from ._unet import UNet as UNet

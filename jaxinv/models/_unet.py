@@ -77,13 +77,8 @@ class UNet(nnx.Module):
 
     def __call__(self, x: Any, t: Any) -> Float[Array, "n h w c"]:
         """Images of the shape of `x`, `(n, h, w, c)`, at the process times `t`, of shape `(n,)` and in [0, 1]."""
-        x, t = check_batch(x, self.image_shape, "images", "UNet"), jnp.asarray(t)
-        if t.shape != x.shape[:1]:
-            raise ValueError(
-                f"UNet expects a time for each image, of shape {x.shape[:1]}; got {t.shape}. One time for all: "
-                "`jnp.full(len(x), t)`."
-            )
-        time = self.time(t.astype(x.dtype))
+        x = check_batch(x, self.image_shape, "images", "UNet")
+        time = self.time(check_batch_times(t, x, "UNet"))
         x = self.first(x)
         skips = []
         for level, blocks in enumerate(self.down):
@@ -97,3 +92,14 @@ class UNet(nnx.Module):
             for block in self.up[level]:
                 x = block(x, time)
         return self.last(jax.nn.silu(self.norm(x)))
+
+
+def check_batch_times(t: Any, x: Array, name: str) -> Float[Array, " n"]:
+    """A time for each image of a batch `x`, in its dtype."""
+    t = jnp.asarray(t)
+    if t.shape != x.shape[:1]:
+        raise ValueError(
+            f"{name} expects a time for each image, of shape {x.shape[:1]}; got {t.shape}. One time for all: "
+            "`jnp.full(len(x), t)`."
+        )
+    return t.astype(x.dtype)
