@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_reconstruct(commands)
+    _add_sample(commands)
     return parser
 
 
@@ -51,7 +52,8 @@ def _add_demo(commands) -> None:
             "Trains a variational autoencoder on handwritten digits (no paired data), then reconstructs held-out "
             "images from blurred, noisy measurements and from ten noisy X-ray projections, by filtered "
             "back-projection, Tikhonov, total variation, a Gaussian prior and the latent space of the autoencoder. "
-            "Prints a table and writes two figures and a JSON file."
+            "Then draws images from the priors alone, and from a small score network. Prints tables and writes three "
+            "figures and a JSON file."
         ),
     )
     demo.add_argument(
@@ -84,25 +86,34 @@ def _add_train(commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         help="train a generative prior on images, and write it to a file",
         description=(
-            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct`. Keeps the "
-            "weights of the lowest validation loss. Interrupted, the same command goes on where it stopped."
+            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct`, or for "
+            "`jaxinv sample`, which is what a score is for. Keeps the weights of the lowest validation loss. "
+            "Interrupted, the same command goes on where it stopped."
         ),
     )
-    train.add_argument("kind", metavar="MODEL", choices=("autoencoder", "vae", "gan", "flow"), help="%(choices)s")
+    kinds = ("autoencoder", "vae", "gan", "flow", "score")
+    train.add_argument("kind", metavar="MODEL", choices=kinds, help="%(choices)s")
     _add_data(train)
     train.add_argument("--latents", type=_positive, default=8, help="how many; a flow has as many as pixels")
+    train.add_argument("--network", choices=("unet", "mixer"), default="unet", help="of a score")
+    train.add_argument("--process", choices=("vp", "subvp", "ve", "flow"), default="vp", help="of a score")
     train.add_argument("--steps", type=_positive, default=6000, help="of the optimiser")
-    train.add_argument("--batch", type=_positive, default=128, help="images in each step")
+    train.add_argument(
+        "--batch", type=_positive, default=argparse.SUPPRESS, help="images in each step (default: 128; a score 32)"
+    )
     train.add_argument("--seed", type=int, default=0, help="of everything that is random")
     train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write")
     train.set_defaults(run=_run_train)
 
 
 def _run_train(options: argparse.Namespace) -> None:
-    from ._commands._train import run
+    from ._commands._train import run, run_score
 
-    names = ("kind", "data", "latents", "steps", "batch", "seed", "output")
-    run(**{name: getattr(options, name) for name in names})
+    common = {name: getattr(options, name) for name in ("data", "steps", "seed", "output")}
+    if options.kind == "score":
+        run_score(network=options.network, process=options.process, batch=getattr(options, "batch", 32), **common)
+    else:
+        run(kind=options.kind, latents=options.latents, batch=getattr(options, "batch", 128), **common)
 
 
 def _add_reconstruct(commands) -> None:
@@ -140,12 +151,37 @@ def _run_reconstruct(options: argparse.Namespace) -> None:
     run(**{name: getattr(options, name) for name in names})
 
 
+def _add_sample(commands) -> None:
+    sample = commands.add_parser(
+        "sample",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="draw images from a prior that `jaxinv train` wrote",
+        description=(
+            "Draws images from a trained prior, of a score by running its process backwards, and writes them as one "
+            "picture, and beside it as a .npy file, (n, h, w, c)."
+        ),
+    )
+    sample.add_argument("network", type=Path, metavar="FILE", help="that `jaxinv train` wrote")
+    sample.add_argument("--images", type=_positive, default=64, help="how many to draw")
+    sample.add_argument("--steps", type=_positive, default=50, help="of DPM-Solver++, for a score")
+    sample.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    sample.add_argument("--output", type=Path, default=Path("samples.png"), help="the picture to write")
+    sample.set_defaults(run=_run_sample)
+
+
+def _run_sample(options: argparse.Namespace) -> None:
+    from ._commands._sample import run
+
+    run(**{name: getattr(options, name) for name in ("network", "images", "steps", "seed", "output")})
+
+
 def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         default="digits",
         help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
-        "or downloaded), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
+        "or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
     )
 
 

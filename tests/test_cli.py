@@ -27,6 +27,7 @@ def test_help_is_complete(capsys):
         (["demo", "--images", "0"], "not a positive integer"),
         (["demo", "--images", "many"], "not a positive integer"),
         (["demo", "--quik"], "unrecognized arguments: --quik"),
+        (["train", "score", "--process", "ddpm"], "'vp', 'subvp', 've', 'flow'"),
         (["dmeo"], "demo"),
         ([], "COMMAND"),
     ],
@@ -50,13 +51,17 @@ def test_unwritable_output_is_said_before_the_work(tmp_path, capsys):
 @pytest.mark.slow
 def test_demo(tmp_path, capsys):
     assert cli.main(["demo", "--quick", "--images", "2", "--output", str(tmp_path / "demo")]) == 0
-    rows = json.loads((tmp_path / "demo" / "results.json").read_text())["rows"]
+    results = json.loads((tmp_path / "demo" / "results.json").read_text())
+    rows, samples = results["rows"], {row["method"]: row for row in results["samples"]}
     quality = {(row["task"], row["method"]): row["psnr_clipped"] for row in rows}
     # The learned priors beat the ones that know nothing of digits, by far more than the seed moves them.
     for task, classical in (("deblurring", "Tikhonov"), ("tomography", "FBP")):
         for learned in ("Gaussian", "VAE"):
             assert quality[task, learned] > quality[task, classical] + 2
-    for name in ("deblurring.png", "tomography.png"):
+    # 64 held-out images are at .04, grey noise at .3.
+    assert all(row["sliced_wasserstein"] < 0.15 for row in samples.values())
+    assert samples.keys() == {"Gaussian, exact score", "VAE", "score network", "held-out images"}
+    for name in ("deblurring.png", "tomography.png", "samples.png"):
         assert (tmp_path / "demo" / name).read_bytes().startswith(b"\x89PNG")
     assert "problems/s" in capsys.readouterr().out
 
@@ -106,6 +111,35 @@ def test_train_the_others(kind, said, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("process", "network"), [("vp", "mixer"), ("ve", "mixer"), ("flow", "mixer"), ("subvp", "unet")]
+)
+def test_train_a_score_and_sample(process, network, tmp_path, capsys):
+    # Images of two grey levels, one half white: what two hundred steps of a small network must find.
+    halves = np.zeros((320, 8, 8, 1), np.uint8)
+    halves[::2, :4] = halves[1::2, :, 4:] = 255
+    np.save(tmp_path / "images.npy", halves)
+    file, picture = tmp_path / "score.safetensors", tmp_path / "samples.png"
+    train = ["train", "score", "--data", str(tmp_path / "images.npy"), "--process", process, "--network", network]
+    steps = "200" if network == "mixer" else "3"
+    assert cli.main([*train, "--steps", steps, "--batch", "16", "--output", str(file)]) == 0
+    assert f"jaxinv sample {file}" in capsys.readouterr().out
+    assert cli.main(["sample", str(file), "--images", "12", "--steps", "20", "--output", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    samples = np.load(tmp_path / "samples.npy")
+    assert samples.shape == (12, 8, 8, 1)
+    if network == "mixer":
+        kinds = halves[:2] / 255
+        errors = np.abs(samples[:, None] - kinds[None]).mean((2, 3, 4))
+        # Grey and noise are at .5 from either, or further; a longer training is within .1.
+        assert np.median(errors.min(1)) < 0.3
+        assert set(errors.argmin(1)) == {0, 1}
+    # It is no prior with latents.
+    assert cli.main(["reconstruct", str(file), "--output", str(tmp_path / "out")]) == 1
+    assert "jaxinv sample" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
     train = ["train", "vae", "--latents", "2", "--steps", "60", "--output", str(tmp_path / "a.safetensors")]
     assert cli.main(train) == 0
@@ -131,9 +165,13 @@ def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "fragment"),
     [
-        (["train", "vae", "--data", "cifar"], "give `digits`, `mnist`, or a file"),
+        (["train", "vae", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
         (["train", "vae", "--output", "missing/prior.safetensors"], "Cannot write"),
         (["reconstruct", "missing.safetensors"], "There is no file"),
+        (["train", "score", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
+        (["train", "score", "--output", "missing/score.safetensors"], "Cannot write"),
+        (["sample", "missing.safetensors"], "There is no file"),
+        (["sample", "missing.safetensors", "--output", "samples.npy"], "name a picture"),
     ],
 )
 def test_what_cannot_be_read_or_written_is_said(arguments, fragment, tmp_path, monkeypatch, capsys):

@@ -19,6 +19,7 @@ from .. import classical, generative, io, metrics, operators, oracles, plotting
 from .._types import Key
 from .._version import __version__
 from ..likelihood import Likelihood
+from . import _demo_samples
 from ._images import load
 from ._measurements import TASKS, measured_by
 from ._networks import KINDS, rngs_of
@@ -52,11 +53,11 @@ class _Row(NamedTuple):
 
 
 def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None:
-    """Train, reconstruct, print the table and write `output`/{deblurring,tomography}.png and results.json."""
+    """Train, reconstruct, print the table and write `output`/{deblurring,tomography,samples}.png and results.json."""
     plotting_folder(output)
     began = time.perf_counter()
     key = jax.random.key(seed)
-    keys = [jax.random.fold_in(key, i) for i in range(1, 4)]
+    keys = [jax.random.fold_in(key, i) for i in range(1, 5)]
     count = min(images, 4) if quick else images
     train, tuning, test = load(data, count, quick)
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
@@ -83,6 +84,7 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
             limits=(0, 1),
         )
         plotting.save(figure, output / f"{task.name}.png")
+    samples = _demo_samples.run(train, tuning, (gaussian, prior), key=keys[3], quick=quick, output=output)
     result = {
         "data": data,
         "quick": quick,
@@ -92,6 +94,7 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
         "machine": {"platform": platform.platform(), "device": str(jax.devices()[0])},
         "versions": {"jaxinv": __version__, "jax": jax.__version__, "flax": flax.__version__},
         "rows": [row._asdict() for row in rows],
+        "samples": samples,
     }
     io.write_bytes(output / "results.json", (json.dumps(result, indent=1) + "\n").encode())
     print(f"\n{result['total_seconds']:.0f} s in all. Figures and results.json are in {output}.")

@@ -12,6 +12,7 @@ from .. import data as datasets
 SIZE = 28
 # Of a file, and of the digits: held out to reconstruct, and to choose by.
 _TEST, _TUNING = 200, 97
+_PHANTOMS = 5000
 
 
 def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
@@ -26,7 +27,12 @@ def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
             train = train[:5000]
         train, tuning, test = (jnp.asarray(part, jnp.float32) / 255 for part in (train, tuning, test))
         return train, tuning, test
-    images = jnp.asarray(datasets.digits(size=SIZE)[0]) if name == "digits" else _of_file(Path(name))
+    if name == "digits":
+        images = jnp.asarray(datasets.digits(size=SIZE)[0])
+    elif name == "ellipses":
+        images = datasets.ellipses(_PHANTOMS, SIZE, key=jax.random.key(0))
+    else:
+        images = _of_file(Path(name))
     least = _TEST + _TUNING + 1
     if len(images) < least:
         raise ValueError(
@@ -41,7 +47,8 @@ def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
 def _of_file(path: Path) -> Array:
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(
-            f"--data {path}: give `digits`, `mnist`, or a file of images, (n, h, w, c), made by `numpy.save`."
+            f"--data {path}: give `digits`, `mnist`, `ellipses`, or a file of images, (n, h, w, c), made by "
+            "`numpy.save`."
         )
     images = np.load(path, allow_pickle=False)
     if images.ndim == 3:

@@ -14,6 +14,8 @@ from .. import generative, io, metrics, models, training
 from .._prior import AbstractGenerativePrior
 
 Shape = tuple[int, ...]
+# Where a file says what it holds.
+METADATA = "jaxinv.network"
 # Of the training images, whose latents tell an autoencoder's prior where the images are.
 _KEPT = 2000
 
@@ -106,15 +108,16 @@ def save(path: Path, kind: str, shape: Shape, size: int, model: Any, images: Arr
     """Write a trained network with all that `load` needs."""
     latents = KINDS[kind].latents(model, images)
     description = {"kind": kind, "image_shape": shape, "latents": size, "kept": latents.shape}
-    io.save(path, {"model": model, "latents": latents}, metadata={"jaxinv.network": json.dumps(description)})
+    io.save(path, {"model": model, "latents": latents}, metadata={METADATA: json.dumps(description)})
 
 
 def load(path: Path) -> tuple[str, Shape, AbstractGenerativePrior]:
     """The kind of a network that `save` wrote, the shape of its images, and its prior."""
-    text = io.read_metadata(path).get("jaxinv.network")
-    description = json.loads(text) if text else {}
+    description = json.loads(io.read_metadata(path).get(METADATA, "{}"))
     kind = description.get("kind")
     if kind not in KINDS:
+        if kind == "score":
+            raise ValueError(f"{path} holds a score, which has no latents: `jaxinv sample` draws from it.")
         raise ValueError(f"{path} holds no network that `jaxinv train` wrote.")
     shape, size = tuple(description["image_shape"]), description["latents"]
     like = {

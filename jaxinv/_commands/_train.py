@@ -6,6 +6,7 @@ import diffrax
 import jax
 
 from .. import io
+from . import _score
 from ._images import load
 from ._networks import KINDS, rngs_of, save
 
@@ -36,3 +37,29 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
     verdict = chosen.judge(chosen.prior(model, chosen.latents(model, train)), test)
     print(f"{kind}: {steps} steps in {history['seconds']:.0f} s; {verdict} on held-out images.")
     print(f"Wrote {output}. Use it: jaxinv reconstruct {output} --task deblurring --data {data}")
+
+
+def run_score(*, network: str, data: str, process: str, steps: int, batch: int, seed: int, output: Path) -> None:
+    """Train a score network and write it; go on where an interrupted run of the same settings stopped."""
+    io.check_writable(output)
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
+    train, tuning, _ = load(data, 1, quick=False)
+    print(f"{data}: {len(train)} training images of {train.shape[1]} x {train.shape[2]}.")
+    checkpoint = output.with_suffix(".checkpoint")
+    score, history = _score.fit(
+        _score.make(network, train.shape[1:], keys[0]),
+        train,
+        tuning,
+        key=keys[1],
+        process=process,
+        num_steps=steps,
+        batch_size=batch,
+        checkpoint=checkpoint,
+        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+    )
+    _score.save(output, network, score)
+    checkpoint.unlink(missing_ok=True)
+    if history["resumed_from"]:
+        print(f"Went on from step {history['resumed_from']}.")
+    print(f"score: {steps} steps in {history['seconds']:.0f} s; validation loss {min(history['validation']):.4f}.")
+    print(f"Wrote {output}. Use it: jaxinv sample {output}")

@@ -1,0 +1,126 @@
+"""Scores that the commands train, and how they are kept in a file."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array
+
+from .. import diffusion, io, models, training
+from .._types import Key
+from ..diffusion import Preconditioned
+from ._networks import METADATA, Shape, rngs_of
+
+
+class _Process(NamedTuple):
+    make: Callable[[], diffusion.AbstractProcess]
+    weighting: diffusion.AbstractWeighting
+
+
+# Images are in [0, 1]: at 28 x 28 pixels they are at most 28 apart.
+PROCESSES = {
+    "vp": _Process(diffusion.VP, diffusion.NoiseWeighting()),
+    "subvp": _Process(diffusion.SubVP, diffusion.NoiseWeighting()),
+    "ve": _Process(lambda: diffusion.VE(sigma_max=30.0), diffusion.NoiseWeighting()),
+    "flow": _Process(diffusion.FlowMatching, diffusion.VelocityWeighting()),
+}
+NETWORKS = {"unet": models.UNet, "mixer": models.Mixer}
+
+
+class Score(NamedTuple):
+    """A trained network, and what makes a score of it."""
+
+    network: Any
+    process: str
+    parametrisation: Preconditioned
+
+    @property
+    def shape(self) -> Shape:
+        """That of an image."""
+        return self.network.image_shape
+
+    def prior(self) -> tuple[diffusion.AbstractProcess, Any]:
+        """The process and the score, of one image in [0, 1]."""
+        process = PROCESSES[self.process].make()
+        return process, diffusion.score_from(self.network, process, self.parametrisation)
+
+    def draw(self, count: int, *, key: Key, method: diffusion.AbstractSampler) -> Array:
+        """`count` samples, all of which succeeded."""
+        process, score = self.prior()
+        return diffusion.sample(process, score, self.shape, key=key, num_samples=count, method=method).check().value
+
+
+def fit(
+    network: Any,
+    images: Array,
+    tuning: Array,
+    *,
+    key: Key,
+    process: str = "vp",
+    parametrisation: Preconditioned | None = None,
+    num_steps: int,
+    **options: Any,
+) -> tuple[Score, dict[str, Any]]:
+    """Train a network by denoising score matching; `options` of `training.fit`."""
+    chosen = PROCESSES[process]
+    parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
+    loss = diffusion.score_matching_loss(chosen.make(), chosen.weighting, parametrisation=parametrisation)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(500, num_steps // 10), num_steps, 2e-5)
+    network, history = training.fit(
+        network,
+        loss,
+        images,
+        key=key,
+        optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
+        num_steps=num_steps,
+        ema=0.999,
+        validation=tuning,
+        **options,
+    )
+    return Score(network, process, parametrisation), history
+
+
+def make(kind: str, shape: Shape, key: Key) -> Any:
+    """An untrained network."""
+    return NETWORKS[kind](shape, rngs=rngs_of(key))
+
+
+def save(path: Path, kind: str, score: Score) -> None:
+    """Write a trained score with all that `load` needs."""
+    description = {"kind": "score", "network": kind, "image_shape": score.shape, "process": score.process}
+    description["moments"] = {name: v.shape for name, v in _moments(score).items()}
+    io.save(path, {"network": score.network} | _moments(score), metadata={METADATA: json.dumps(description)})
+
+
+def is_score(path: Path) -> bool:
+    """Whether `save` wrote this file."""
+    return _describe(path).get("kind") == "score"
+
+
+def load(path: Path) -> Score:
+    """The score that `save` wrote."""
+    description = _describe(path)
+    if (
+        description.get("kind") != "score"
+        or description["process"] not in PROCESSES
+        or description["network"] not in NETWORKS
+    ):
+        raise ValueError(f"{path} holds no score that `jaxinv train score` wrote.")
+    network = NETWORKS[description["network"]](tuple(description["image_shape"]), rngs=nnx.Rngs(0))
+    moments = {name: jnp.zeros(shape, jnp.float32) for name, shape in description["moments"].items()}
+    found = io.load(path, {"network": network} | moments)
+    parametrisation = Preconditioned(*(found.get(name) for name in ("mean", "std", "basis")))
+    return Score(found["network"], description["process"], parametrisation)
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    return json.loads(io.read_metadata(path).get(METADATA, "{}"))
+
+
+def _moments(score: Score) -> dict[str, Array]:
+    stored = {name: getattr(score.parametrisation, name) for name in ("mean", "std", "basis")}
+    return {name: jnp.asarray(v, jnp.float32) for name, v in stored.items() if v is not None}
