@@ -16,6 +16,7 @@ from ._parametrisation import (
     Score as Score,
     Velocity as Velocity,
 )
+from ._preconditioned import Preconditioned as Preconditioned
 from ._predictor_corrector import PredictorCorrector as PredictorCorrector
 from ._prior import ProbabilityFlowPrior as ProbabilityFlowPrior
 from ._probability_flow import ProbabilityFlow as ProbabilityFlow

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxinv import diffusion, oracles
-from jaxinv.diffusion._preconditioned import Preconditioned
+from jaxinv.diffusion import Preconditioned
 
 PROCESSES = [diffusion.VP(), diffusion.SubVP(), diffusion.VE(), diffusion.FlowMatching()]
 SHAPE = (2, 3, 1)
