@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._keys import check_key
-from .._types import Key, State
+from .._types import Key, Scalar, State
 from ..likelihood import Likelihood
 from ..operators._base import as_parameter, is_concrete
 from ._latent import GaussianLatent
@@ -176,6 +176,12 @@ class Gaussian(eqx.Module):
     def score(self, process: Any) -> GaussianScore:
         """The score `grad log p_t(x)` of a noising process with `marginal(t) -> (scale, std)`, a module `(t, x)`."""
         return GaussianScore(self.mean, *self.spectrum(), process)
+
+    def noised(self, process: Any, t: Scalar) -> "Gaussian":
+        """The law of `x_t = scale x_0 + std n`, with `(scale, std) = process.marginal(t)`: again a Gaussian."""
+        scale, std = (jnp.asarray(v).astype(self.mean.dtype) for v in process.marginal(t))
+        diagonal = std**2 if self.diagonal is None else scale**2 * self.diagonal + std**2
+        return Gaussian(scale * self.mean, factor=scale * self.factor, diagonal=diagonal)
 
     @eqx.filter_jit
     def posterior(self, likelihood: Likelihood, y: State) -> "Gaussian":

@@ -206,6 +206,7 @@ def test_score_and_denoiser(name):
     score = prior.score(Cosine())(jnp.asarray(t), x)
     # The log-density is quadratic: only rounding, 1e-13 over 1e-5.
     np.testing.assert_allclose(score.ravel(), differences, atol=1e-7)
+    np.testing.assert_allclose(prior.noised(Cosine(), t).log_prob(x), law.logpdf(x.ravel()), rtol=1e-10)
     # Tweedie: the denoiser is (x + std^2 score) / scale.
     denoised = prior.denoiser(Cosine())(jnp.asarray(t), x)
     np.testing.assert_allclose(denoised, (x + std**2 * score) / scale, atol=1e-10)
