@@ -99,8 +99,8 @@ print(jnp.round(found, 3), jnp.round(jax.vmap(prior.log_prob)(points), 3), sep="
 
 # %%
 digits, _ = data.digits(size=8)
-rng = np.random.default_rng(0)
-digits = ((16 * digits + rng.random(digits.shape, np.float32)) / 17 * 2 - 1)[rng.permutation(len(digits))]
+grey = np.round(16 * digits).astype(int)[np.random.default_rng(0).permutation(len(digits))]
+digits = np.asarray(2 * data.dequantise(grey, key=jax.random.key(0), levels=17) - 1)
 train, test = digits[100:], jnp.asarray(digits[:100])
 shape = train.shape[1:]
 parametrisation = Preconditioned(train.mean(), train.std())
@@ -164,9 +164,9 @@ plotting.show(figure, "interpolation.png")
 # the mean and covariance of the training digits. The divergence is estimated by random signs, without bias.
 
 # %%
-levels = jnp.log2(17.0) - 8  # `bits_per_dim` counts 256 grey levels
 some = test[:12]
 nats = jax.vmap(lambda x, k: diffusion.log_prob(process, score, x, key=k))(some, jax.random.split(key, 12))
 gaussian = oracles.Gaussian.from_samples(train)
 for name, value in {"score network": nats, "Gaussian": jax.vmap(gaussian.log_prob)(some)}.items():
-    print(f"{name:14} {(metrics.bits_per_dim(-value, shape, data_range=2) + levels).mean():.2f} bits per pixel")
+    bits = metrics.bits_per_dim(-value, shape, data_range=2, levels=17)
+    print(f"{name:14} {bits.mean():.2f} bits per pixel")

@@ -1,5 +1,6 @@
 """Real and synthetic images and measurements."""
 
+from ._dequantise import dequantise as dequantise
 from ._digits import digits as digits
 from ._ellipses import ellipses as ellipses
 from ._htc2022 import htc2022 as htc2022

@@ -114,10 +114,12 @@ def test_bits_per_dimension():
     np.testing.assert_allclose(bits_per_dim(loss, SHAPE), 8, atol=1e-4)
     # In [-1, 1] it is 2^-d.
     np.testing.assert_allclose(bits_per_dim(SIZE * np.log(2), SIZE, data_range=2), 8, rtol=1e-6)
+    np.testing.assert_allclose(bits_per_dim(0.0, SIZE, levels=17), np.log2(17), rtol=1e-6)
     for call in (
         lambda: bits_per_dim(1.0, 0),
         lambda: bits_per_dim(1.0, 2.0),
         lambda: bits_per_dim(1.0, SHAPE, data_range=0),
+        lambda: bits_per_dim(1.0, SHAPE, levels=0),
     ):
         with pytest.raises(ValueError, match="got"):
             call()
