@@ -166,7 +166,7 @@ def test_half_turn_fan():
     assert scale < 0.15
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [parallel, pytest.param(fan, marks=pytest.mark.slow)])
 def test_vmap_jit_complex(beam):
     with jax.enable_x64(True):
         sets = jnp.stack([jnp.asarray(FULL_TURN[::18]), jnp.asarray(FULL_TURN[::18]) + 0.3])

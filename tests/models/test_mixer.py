@@ -65,6 +65,7 @@ def test_patches(shape, size):
     np.testing.assert_array_equal(patches[:, 0, 0], first.reshape(3, -1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("over", ["weights", "inputs"])
 def test_vmap_is_a_loop(over):
     shape = (5, 4, 1)

@@ -161,7 +161,7 @@ def test_compiles_at_any_number_of_angles(count):
     jax.jit(lambda operator, x: operator(x)).lower(operator, jnp.ones((5, 5, 1))).compile()
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [parallel, pytest.param(fan, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("shape", [pytest.param((11, 6), marks=pytest.mark.slow), (5, 13)])
 def test_forms_agree(beam, shape, monkeypatch):
     """The forms for processors and for accelerators, in chunks with a remainder, and the one that is differentiated."""
