@@ -11,7 +11,7 @@ from .._verb import verb
 from ..operators._base import as_parameter
 from ._probability_flow import ProbabilityFlow, flow
 from ._process import AbstractProcess
-from ._reverse_sde import evaluations_per_step
+from ._reverse_sde import evaluations
 from ._score import one_process, prepare_score
 
 
@@ -91,7 +91,7 @@ def _flow(process: AbstractProcess, score: Any, x: Array, start: Array, stop: Ar
     integral = method.between(start, stop, _velocity, x, (process, score))
     stats = {
         "num_steps": integral.num_steps,
-        "network_evaluations": integral.num_steps * evaluations_per_step(method.solver),
+        "network_evaluations": evaluations(method.solver, integral.num_steps),
     }
     return Solution(integral.end, integral.result, stats)
 

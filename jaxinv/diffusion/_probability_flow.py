@@ -11,7 +11,7 @@ from .._differentiation import Unrolled
 from .._types import Key
 from ._integrate import Integral, integrate
 from ._process import AbstractProcess
-from ._reverse_sde import check_solver, evaluations_per_step
+from ._reverse_sde import check_solver, evaluations
 from ._sampler import AbstractSampler, Path, check_steps, saved_steps
 from ._schedule import UniformTime
 from ._score import NetworkScore, evaluate
@@ -69,8 +69,8 @@ class ProbabilityFlow(AbstractSampler):
         integral = self.between(
             process.t_max, process.t_min, _velocity, x, (process, score), saved=saved, progress=progress
         )
-        evaluations = integral.num_steps * evaluations_per_step(self.solver)
-        return Path(integral.end, integral.result, integral.num_steps, evaluations, saved, integral.states)
+        taken = evaluations(self.solver, integral.num_steps)
+        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
     def between(
         self, start: Array, stop: Array, field: Any, y: Any, args: Any, *, saved: Any = None, progress: Any = None

@@ -107,10 +107,8 @@ class ReverseSDE(AbstractSampler):
             scan_kind="lax",
             progress=progress,
         )
-        stages = evaluations_per_step(self.solver)
-        return Path(
-            integral.end, integral.result, integral.num_steps, integral.num_steps * stages, saved, integral.states
-        )
+        taken = evaluations(self.solver, integral.num_steps)
+        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
 
 def _drift(minus_t: Any, x: Array, args: tuple) -> Array:
@@ -131,11 +129,13 @@ def check_solver(solver: object) -> None:
         raise ValueError(f"`solver` must be a solver of diffrax, such as `diffrax.Euler()`; got {solver!r}.")
 
 
-def evaluations_per_step(solver: Any) -> int:
-    """How often a step of a Runge-Kutta solver evaluates the vector field; that of Euler's method is once."""
+def evaluations(solver: Any, num_steps: Array) -> Array:
+    """How often a Runge-Kutta method evaluated its vector field; that of Euler once a step.
+
+    One more where the first stage is the last of the step before.
+    """
     tableau = getattr(solver, "tableau", None)
-    if tableau is None:
-        return 1
     tableau = getattr(tableau, "explicit", tableau)
-    stages = len(tableau.c) + 1
-    return stages - 1 if getattr(tableau, "fsal", False) else stages
+    stages = 1 if tableau is None else len(tableau.c) + 1
+    reused = int(getattr(tableau, "fsal", False))
+    return num_steps * (stages - reused) + reused

@@ -343,3 +343,18 @@ def test_reverse_mode_that_does_not_exist_is_named(key):
 def test_a_score_of_another_process_is_named(key):
     with pytest.raises(ValueError, match=r"beta_max=40.0, the process given has 20.0"):
         diffusion.sample(diffusion.VP(), exact_score(diffusion.VP(beta_max=40.0)), (3,), key=key)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*SAMPLERS, "ProbabilityFlow-Tsit5"])
+def test_evaluations_are_counted(name, key):
+    method = SAMPLERS[name].make(4) if name in SAMPLERS else diffusion.ProbabilityFlow(num_steps=4)
+    calls = []
+
+    def score(t, x):
+        jax.debug.callback(lambda t: calls.append(t), t)
+        return -x
+
+    solution = diffusion.sample(diffusion.VP(), score, (2,), key=key, method=method)
+    jax.effects_barrier()
+    assert len(calls) == solution.stats["network_evaluations"]
