@@ -79,9 +79,6 @@ def latent(p, differentiate=IMPLICIT):
 
 
 VERBS = {"tikhonov": (tikhonov, parameters), "tv": (tv, parameters), "latent": (latent, with_decoder)}
-# The tests of a verb share what is compiled, on one worker.
-grouped = [pytest.param(name, marks=pytest.mark.xdist_group(f"implicit {name}")) for name in VERBS]
-verbs = pytest.mark.parametrize("name", grouped)
 
 
 @functools.cache
@@ -93,7 +90,7 @@ def compiled(name):
     return jax.jit(lambda p: jnp.sum(direction * solve(p, None).value)), jax.jit(jax.vmap(jax.grad(loss)))
 
 
-@verbs
+@pytest.mark.parametrize("name", VERBS)
 def test_implicit_gradients_equal_finite_differences(name):
     """In data, weight, noise level and the parameters of operator and decoder."""
     p = VERBS[name][1]()
@@ -110,7 +107,7 @@ def test_implicit_gradients_equal_finite_differences(name):
         assert abs(expected) > 1e-4
 
 
-@verbs
+@pytest.mark.parametrize("name", VERBS)
 def test_a_flagged_lane_has_a_nan_gradient(name):
     p = VERBS[name][1]()
     batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 3), p)

@@ -80,9 +80,7 @@ def _vmap_cases():
 
 
 def _marks(row, repeated=False):
-    # The tests of a row share its outcome: on one worker it is computed once.
-    slow = [pytest.mark.slow] if repeated or row.slow else []
-    return [pytest.mark.xdist_group(repr(row)), *slow]
+    return [pytest.mark.slow] if repeated or row.slow else []
 
 
 def rows(belongs=lambda row: True):
