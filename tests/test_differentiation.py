@@ -90,7 +90,7 @@ def compiled(name):
     return jax.jit(lambda p: jnp.sum(direction * solve(p, None).value)), jax.jit(jax.vmap(jax.grad(loss)))
 
 
-@pytest.mark.parametrize("name", VERBS)
+@pytest.mark.parametrize("name", ["tikhonov", *(pytest.param(v, marks=pytest.mark.slow) for v in ("tv", "latent"))])
 def test_implicit_gradients_equal_finite_differences(name):
     """In data, weight, noise level and the parameters of operator and decoder."""
     p = VERBS[name][1]()

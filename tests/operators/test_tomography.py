@@ -183,7 +183,7 @@ def test_forms_agree(beam, shape, monkeypatch):
         np.testing.assert_allclose(jax.jit(lambda: fast.reference(x, *placement))(), forward, atol=1e-12)
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [parallel, pytest.param(fan, marks=pytest.mark.slow)])
 def test_transforms(beam):
     with jax.enable_x64(True):
         angles, shape = ANGLES[9:], (7, 9, 2)
