@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from ._checks import check_count
 from ._differentiation import Implicit, Unrolled
 from ._solution import RESULTS
 
@@ -58,7 +59,7 @@ def iterate(
 
     **Returns:** the last finite state, the number of steps taken, and the code, per lane.
     """
-    check_max_steps(max_steps)
+    check_count(max_steps, "max_steps")
     never = _never((state, args, result == RESULTS.successful))
     running = (result == RESULTS.successful) & ~never
     state = jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), state)
@@ -120,12 +121,6 @@ def settled(
 def ceiling(objective: Array) -> Array:
     """The value beyond which an objective that began as `objective` has grown beyond all bounds."""
     return (1 + jnp.abs(jax.lax.stop_gradient(objective))) / jnp.finfo(objective.dtype).eps
-
-
-def check_max_steps(max_steps: int) -> None:
-    """Raise unless `max_steps` is a positive Python integer."""
-    if isinstance(max_steps, bool) or not isinstance(max_steps, int) or max_steps < 1:
-        raise ValueError(f"`max_steps` must be a static integer of at least 1; got {max_steps!r}.")
 
 
 def _never(tree: PyTree) -> Array:

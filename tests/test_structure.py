@@ -18,7 +18,18 @@ IDS = [str(path.relative_to(ROOT)) for path in FILES]
 files = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 # Each part imports from those before it only.
-FIRST = ["_version", "_types", "_keys", "_solution", "_differentiation", "_verb", "_loop", "_prior", "_kernels"]
+FIRST = [
+    "_version",
+    "_checks",
+    "_types",
+    "_keys",
+    "_solution",
+    "_differentiation",
+    "_verb",
+    "_loop",
+    "_prior",
+    "_kernels",
+]
 ASIDE = ["metrics", "data", "io"]  # these import from the first group only
 ORDER = [
     *FIRST,

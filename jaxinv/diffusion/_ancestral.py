@@ -3,17 +3,16 @@
 from typing import Any
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._types import Key
 from ._ddim import implicit_step
-from ._process import AbstractProcess
-from ._sampler import AbstractStepper, check_steps
+from ._model import Model
+from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import UniformTime
-from ._score import split
 
 
-class Ancestral(AbstractStepper):
+class Ancestral(AbstractMemorylessStepper):
     """Ancestral sampling: `x_s ~ p(x_s | x_t, x_0 = E[x_0 | x_t])`, the sampler of DDPM with the smaller variance.
 
     The transition ignores the spread of `x_0` given `x_t`, so few steps lose variance. One evaluation a step, any
@@ -38,18 +37,5 @@ class Ancestral(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def start(self, x: Array) -> PyTree[Array]:
-        return None
-
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
-        image, noise = split(process, score, t, x)
-        return implicit_step(process, t, t_next, image, noise, 1.0, key), memory
+    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        return implicit_step(model, t, t_next, x, 1.0, key)

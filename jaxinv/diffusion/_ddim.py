@@ -5,17 +5,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._types import Key
 from ..operators._base import as_parameter, is_concrete
-from ._process import AbstractProcess
-from ._sampler import AbstractStepper, check_steps
+from ._model import Model
+from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import UniformTime
-from ._score import split
 
 
-class DDIM(AbstractStepper):
+class DDIM(AbstractMemorylessStepper):
     """DDIM: `x_s = scale_s E[x_0|x_t] + sqrt(std_s^2 - eta^2 v^2) E[n|x_t] + eta v z`, `z` standard normal.
 
     Here `v^2 = std_s^2 (1 - r_s^2/r_t^2)` with `r = std/scale`, the variance of `x_s` given `x_t` and `x_0`. `eta = 0`
@@ -45,28 +44,14 @@ class DDIM(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def start(self, x: Array) -> PyTree[Array]:
-        return None
-
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
-        image, noise = split(process, score, t, x)
-        return implicit_step(process, t, t_next, image, noise, self.eta.astype(x.dtype), key), memory
+    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        return implicit_step(model, t, t_next, x, self.eta.astype(x.dtype), key)
 
 
-def implicit_step(
-    process: AbstractProcess, t: Array, t_next: Array, image: Array, noise: Array, eta: Array | float, key: Key
-) -> Array:
-    """The step of `DDIM`, given the two conditional means."""
-    (scale, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
+def implicit_step(model: Model, t: Array, t_next: Array, x: Array, eta: Array | float, key: Key) -> Array:
+    """The step of `DDIM`."""
+    image, noise = model.split(t, x)
+    (scale, std), (scale_next, std_next) = model.process.marginal(t), model.process.marginal(t_next)
     gap = jnp.clip(1 - (std_next * scale / (std * scale_next)) ** 2, 0, 1)
     fresh = eta * std_next * jnp.sqrt(gap)
     kept = std_next * jnp.sqrt(jnp.clip(1 - eta**2 * gap, 0, 1))

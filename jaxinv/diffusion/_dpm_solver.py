@@ -4,13 +4,13 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._types import Key
-from ._process import AbstractProcess, noise_to_signal
+from ._model import Model
+from ._process import noise_to_signal
 from ._sampler import AbstractStepper, check_steps
 from ._schedule import UniformLogSNR
-from ._score import split
 
 
 class DPMSolver(AbstractStepper):
@@ -41,25 +41,16 @@ class DPMSolver(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def start(self, x: Array) -> PyTree[Array]:
+    def start(self, x: Array) -> Any:
         # No step before the first: its length counts as infinite, so that nothing is extrapolated.
         return jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype)
 
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
+    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
         del key
-        image, _ = split(process, score, t, x)
+        image, _ = model.split(t, x)
         before, length_before = memory
-        length = jnp.log(noise_to_signal(process, t)) - jnp.log(noise_to_signal(process, t_next))
+        length = jnp.log(noise_to_signal(model.process, t)) - jnp.log(noise_to_signal(model.process, t_next))
         share = 0.5 * length / length_before
         extrapolated = image + share * (image - before)
-        (_, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
+        (_, std), (scale_next, std_next) = model.process.marginal(t), model.process.marginal(t_next)
         return (std_next / std) * x - scale_next * jnp.expm1(-length) * extrapolated, (image, length)

@@ -9,10 +9,9 @@ from .._solution import Solution
 from .._types import Scalar
 from .._verb import verb
 from ..operators._base import as_parameter
-from ._probability_flow import ProbabilityFlow, flow
-from ._process import AbstractProcess
+from ._model import Model, one_process, prepare
+from ._probability_flow import ProbabilityFlow
 from ._reverse_sde import evaluations
-from ._score import one_process, prepare_score
 
 
 @one_process
@@ -48,8 +47,8 @@ def encode(process: Any, score: Any, x: Any, *, method: Any = None, t_min: Scala
         assert jnp.allclose(image, 1, atol=1e-3)
         ```
     """
-    process, score, x, t_min = _enter(process, score, x, t_min)
-    return _flow(process, score, x, t_min, process.t_max, method)
+    model, x, t_min = _enter(process, score, x, t_min)
+    return _flow(model, x, t_min, model.process.t_max, method)
 
 
 @one_process
@@ -76,28 +75,24 @@ def decode(process: Any, score: Any, z: Any, *, method: Any = None, t_min: Scala
         image = diffusion.decode(process, score, z).check().value
         ```
     """
-    process, score, z, t_min = _enter(process, score, z, t_min)
-    return _flow(process, score, z, process.t_max, t_min, method)
+    model, z, t_min = _enter(process, score, z, t_min)
+    return _flow(model, z, model.process.t_max, t_min, method)
 
 
-def _enter(process: Any, score: Any, x: Any, t_min: Any) -> tuple[AbstractProcess, Any, Array, Array]:
+def _enter(process: Any, score: Any, x: Any, t_min: Any) -> tuple[Model, Array, Array]:
     x = as_parameter(x)
-    process, score = prepare_score(process, score, x.dtype)
-    return process, score, x, process.t_min if t_min is None else jnp.asarray(t_min).astype(x.dtype)
+    model = prepare(process, score, x.dtype)
+    return model, x, model.process.t_min if t_min is None else jnp.asarray(t_min).astype(x.dtype)
 
 
-def _flow(process: AbstractProcess, score: Any, x: Array, start: Array, stop: Array, method: Any) -> Solution:
+def _flow(model: Model, x: Array, start: Array, stop: Array, method: Any) -> Solution:
     method = check_flow(method)
-    integral = method.between(start, stop, _velocity, x, (process, score))
+    integral = method.between(start, stop, model, x)
     stats = {
         "num_steps": integral.num_steps,
         "network_evaluations": evaluations(method.solver, integral.num_steps),
     }
     return Solution(integral.end, integral.result, stats)
-
-
-def _velocity(t: Array, x: Array, args: tuple) -> Array:
-    return flow(*args, t, x)
 
 
 def check_flow(method: Any) -> ProbabilityFlow:

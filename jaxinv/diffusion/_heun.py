@@ -5,17 +5,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._types import Key
 from ..operators._base import as_parameter, is_concrete
-from ._process import AbstractProcess, noise_to_signal
-from ._sampler import AbstractStepper, check_steps
+from ._model import Model
+from ._process import noise_to_signal
+from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import Karras
-from ._score import split
 
 
-class Heun(AbstractStepper):
+class Heun(AbstractMemorylessStepper):
     """Heun's method for the probability-flow ODE in `r = std/scale`, `d(x/scale)/dr = E[n|x]`, with fresh noise.
 
     Before a step the noise is raised from `r` to `r (1 + churn / num_steps)` by adding some; with `churn = 0` the
@@ -45,31 +45,19 @@ class Heun(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 2
 
-    def start(self, x: Array) -> PyTree[Array]:
-        return None
-
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
+    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
         growth = 1 + jnp.minimum(self.churn.astype(x.dtype) / self.num_steps, jnp.sqrt(2) - 1).astype(x.dtype)
-        ratio, ratio_next, most = (noise_to_signal(process, s) for s in (t, t_next, process.t_max))
+        ratio, ratio_next, most = (noise_to_signal(model.process, s) for s in (t, t_next, model.process.t_max))
         raised = jnp.clip(ratio * growth, ratio, jnp.maximum(most, ratio))
-        t_raised = jnp.where(raised > ratio, process.time(raised), t)
-        scale, scale_raised, scale_next = (process.marginal(s)[0] for s in (t, t_raised, t_next))
+        t_raised = jnp.where(raised > ratio, model.process.time(raised), t)
+        scale, scale_raised, scale_next = (model.process.marginal(s)[0] for s in (t, t_raised, t_next))
         # In the coordinates x / scale, where the process only adds noise.
         added = jnp.maximum(raised**2 - ratio**2, 0)
         fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
             key, x.shape, x.dtype
         )
         u = x / scale + fresh
-        slope = split(process, score, t_raised, scale_raised * u)[1]
+        slope = model.split(t_raised, scale_raised * u)[1]
         ahead = u + (ratio_next - raised) * slope
-        slope_ahead = split(process, score, t_next, scale_next * ahead)[1]
-        return scale_next * (u + 0.5 * (ratio_next - raised) * (slope + slope_ahead)), memory
+        slope_ahead = model.split(t_next, scale_next * ahead)[1]
+        return scale_next * (u + 0.5 * (ratio_next - raised) * (slope + slope_ahead))

@@ -1,4 +1,6 @@
-"""A rate of noise that grows linearly in time."""
+"""Processes whose rate of noise grows linearly in time."""
+
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -8,30 +10,38 @@ from .._types import Scalar
 from ._process import AbstractProcess, check_numbers
 
 
-class LinearRate(eqx.Module):
-    """`b(t) = low + t (high - low)`, and the scale it leaves of the data, `log scale = -1/2 int_0^t b`."""
+class AbstractLinearRate(AbstractProcess):
+    """`dx = -b/2 x dt + ...` with `b(t) = beta_min + t (beta_max - beta_min)`, from data to `N(0, I)`."""
 
-    low: Array
-    high: Array
+    beta_min: eqx.AbstractVar[Array]
+    beta_max: eqx.AbstractVar[Array]
 
-    def __call__(self, t: Scalar) -> Array:
-        return self.low + t * (self.high - self.low)
+    def __check_init__(self):
+        conditions = {
+            "0 <= beta_min <= beta_max, and beta_max > 0": (self.beta_min >= 0)
+            & (self.beta_min <= self.beta_max)
+            & (self.beta_max > 0),
+            "0 <= t_min < t_max": (self.t_min >= 0) & (self.t_min < self.t_max),
+        }
+        check_numbers(self, conditions)
+
+    @property
+    def prior_std(self) -> Array:
+        return jnp.ones_like(self.beta_max)
+
+    def drift(self, t: Scalar, x: Any) -> Array:
+        return -0.5 * self.rate(t) * jnp.asarray(x)
+
+    def rate(self, t: Scalar) -> Array:
+        """`b(t)`."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def log_scale(self, t: Scalar) -> Array:
-        """`-t^2 (high - low)/4 - t low/2`."""
-        return -0.25 * (self.high - self.low) * t**2 - 0.5 * self.low * t
+        """`-1/2 int_0^t b = -t^2 (beta_max - beta_min)/4 - t beta_min/2`."""
+        return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
 
-    def time(self, log_scale: Array) -> Array:
+    def time_of(self, log_scale: Array) -> Array:
         """The inverse of `log_scale`, in the form that does not cancel."""
         integral = -2 * log_scale
-        root = jnp.sqrt(self.low**2 + 2 * (self.high - self.low) * integral)
-        return 2 * integral / (self.low + root)
-
-
-def check_linear_rate(process: AbstractProcess, low: Array, high: Array) -> None:
-    """What `VP` and `SubVP` demand of their numbers."""
-    conditions = {
-        "0 <= beta_min <= beta_max, and beta_max > 0": (low >= 0) & (low <= high) & (high > 0),
-        "0 <= t_min < t_max": (process.t_min >= 0) & (process.t_min < process.t_max),
-    }
-    check_numbers(process, conditions)
+        root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
+        return 2 * integral / (self.beta_min + root)

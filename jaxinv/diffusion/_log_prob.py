@@ -5,16 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from .._keys import check_key
 from .._solution import RESULTS
 from .._types import Key, Scalar
 from .._verb import verb
-from ..models._convolutional import check_count
 from ..operators._base import as_parameter
 from ._divergence import divergence, probes
 from ._encode import check_flow
-from ._probability_flow import flow
-from ._score import one_process, prepare_score
+from ._model import Model, one_process, prepare
 
 
 @one_process
@@ -71,16 +70,17 @@ def log_prob(
         check_key(key)
     check_count(num_probes, "num_probes")
     method, x = check_flow(method), as_parameter(x)
-    process, score = prepare_score(process, score, x.dtype)
+    model = prepare(process, score, x.dtype)
     start = jnp.asarray(t_min).astype(x.dtype)
     state = (x, jnp.zeros((), x.dtype))
-    integral = method.between(start, process.t_max, _augmented, state, (process, score, probes(x, key, num_probes)))
+    vectors = probes(x, key, num_probes)
+    integral = method.between(start, model.process.t_max, model, state, field=_augmented, args=vectors)
     latent, change = integral.end
-    terminal = process.prior_log_prob if prior_log_prob is None else prior_log_prob
+    terminal = model.process.prior_log_prob if prior_log_prob is None else prior_log_prob
     value = terminal(latent) + change
     return jnp.where(integral.result == RESULTS.successful, value, jnp.nan)
 
 
-def _augmented(t: Array, state: tuple[Array, Array], args: tuple) -> tuple[Array, Array]:
-    process, score, vectors = args
-    return divergence(lambda x: flow(process, score, t, x), state[0], vectors)
+def _augmented(t: Array, state: tuple[Array, Array], args: tuple[Model, Array]) -> tuple[Array, Array]:
+    model, vectors = args
+    return divergence(lambda x: model.velocity(t, x), state[0], vectors)

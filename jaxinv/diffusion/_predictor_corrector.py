@@ -5,18 +5,17 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
+from .._checks import check_count
 from .._types import Key
-from ..models._convolutional import check_count
 from ..operators._base import as_parameter, is_concrete
-from ._process import AbstractProcess
-from ._sampler import AbstractStepper, check_steps
+from ._model import Model
+from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import UniformTime
-from ._score import evaluate
 
 
-class PredictorCorrector(AbstractStepper):
+class PredictorCorrector(AbstractMemorylessStepper):
     """Langevin corrector steps at each noise level, then an Euler-Maruyama step of the reverse SDE.
 
     The corrector `x + e s + sqrt(2 e) z` with `s` the score has step size `e = 2 (snr ||z|| / ||s||)^2`, with the norms
@@ -51,29 +50,17 @@ class PredictorCorrector(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 1 + self.corrector_steps
 
-    def start(self, x: Array) -> PyTree[Array]:
-        return None
-
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
+    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
         for i in range(self.corrector_steps):
-            x = self._correct(score, t, x, jax.random.fold_in(key, i))
+            x = self._correct(model, t, x, jax.random.fold_in(key, i))
         gap = t - t_next
         z = jax.random.normal(jax.random.fold_in(key, self.corrector_steps), x.shape, x.dtype)
-        rate = process.diffusion(t)
-        reverse = process.drift(t, x) - rate**2 * evaluate(score, t, x)
-        return x - gap * reverse + jnp.sqrt(gap) * rate * z, memory
+        rate = model.process.diffusion(t)
+        reverse = model.process.drift(t, x) - rate**2 * model.gradient(t, x)
+        return x - gap * reverse + jnp.sqrt(gap) * rate * z
 
-    def _correct(self, score: Any, t: Array, x: Array, key: Key) -> Array:
-        gradient = evaluate(score, t, x)
+    def _correct(self, model: Model, t: Array, x: Array, key: Key) -> Array:
+        gradient = model.gradient(t, x)
         z = jax.random.normal(key, x.shape, x.dtype)
         square = jnp.sum(gradient**2)
         # At a point where the score is 0 no step is taken.

@@ -14,9 +14,9 @@ from .._types import Key
 from ..models._network import check_one
 from ..operators._base import check_shape
 from ._encode import check_flow, decode, encode
+from ._model import prepare
 from ._probability_flow import ProbabilityFlow
 from ._process import AbstractProcess, check_process
-from ._score import prepare_score
 
 
 class ProbabilityFlowPrior(AbstractGenerativePrior):
@@ -61,7 +61,7 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
     ):
         check_process(process)
         self.image_shape = self.latent_shape = check_shape(shape, "shape")
-        prepare_score(process, score, jnp.result_type(float))
+        prepare(process, score, jnp.result_type(float))
         self.process, self.score, self.method = process, score, check_flow(method)
 
     def decode(self, z: Any) -> Array:

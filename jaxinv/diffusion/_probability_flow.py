@@ -7,14 +7,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._differentiation import Unrolled
 from .._types import Key
 from ._integrate import Integral, integrate
+from ._model import Model
 from ._process import AbstractProcess
 from ._reverse_sde import check_solver, evaluations
-from ._sampler import AbstractSampler, Path, check_steps, saved_steps
+from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
 from ._schedule import UniformTime
-from ._score import NetworkScore, evaluate
 
 
 class ProbabilityFlow(AbstractSampler):
@@ -52,31 +51,31 @@ class ProbabilityFlow(AbstractSampler):
                 f"`rtol` must be positive and `atol` not negative, both finite; got {self.rtol!r} and {self.atol!r}."
             )
 
-    def run(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        x: Array,
-        *,
-        key: Key,
-        num_saved: int,
-        differentiate: Unrolled | None,
-        progress: Any,
-    ) -> Path:
-        # Its steps are recorded at checkpoints, so it has derivatives either way.
-        del key, differentiate
-        saved = self._saved(process, num_saved)
-        integral = self.between(
-            process.t_max, process.t_min, _velocity, x, (process, score), saved=saved, progress=progress
-        )
+    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
+        # Its steps are recorded at checkpoints, so it has derivatives either way: nothing to differentiate by.
+        process = model.process
+        saved = self._saved(process, options.num_saved)
+        integral = self.between(process.t_max, process.t_min, model, x, saved=saved, progress=options.progress)
         taken = evaluations(self.solver, integral.num_steps)
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
     def between(
-        self, start: Array, stop: Array, field: Any, y: Any, args: Any, *, saved: Any = None, progress: Any = None
+        self,
+        start: Array,
+        stop: Array,
+        model: Model,
+        y: Any,
+        *,
+        field: Any = None,
+        args: Any = None,
+        saved: Any = None,
+        progress: Any = None,
     ) -> Integral:
-        """The solution at `stop` of `dy/dt = field(t, y, args)` that is `y` at `start`, either one the later."""
-        process = args[0]
+        """The solution at `stop` of the ODE that is `y` at `start`, either one the later.
+
+        - `field`: `field(t, y, (model, args))`, where the ODE is another than that of the image alone.
+        """
+        process = model.process
         times = None
         if self.num_steps is not None:
             # Those of the schedule, moved to this interval: another one than from `t_max` to `t_min`, it may be.
@@ -86,9 +85,9 @@ class ProbabilityFlow(AbstractSampler):
             times = times.at[0].set(high).at[-1].set(low)
             times = jnp.where(start < stop, times[::-1], times)
         return integrate(
-            diffrax.ODETerm(field),
+            diffrax.ODETerm(_velocity if field is None else field),
             y,
-            args,
+            (model, args),
             solver=self.solver,
             start=start,
             stop=stop,
@@ -108,15 +107,5 @@ class ProbabilityFlow(AbstractSampler):
         return None if ends is None else self.schedule.times(process, self.num_steps)[ends]
 
 
-def _velocity(t: Array, x: Array, args: tuple) -> Array:
-    return flow(*args, t, x)
-
-
-def flow(process: AbstractProcess, score: Any, t: Array, x: Array) -> Array:
-    """The velocity of the probability-flow ODE.
-
-    That of a network is taken from its own prediction, which is finite where drift and diffusion are not.
-    """
-    if isinstance(score, NetworkScore):
-        return score.velocity(t, x)
-    return process.drift(t, x) - 0.5 * process.diffusion(t) ** 2 * evaluate(score, t, x)
+def _velocity(t: Any, x: Array, args: tuple[Model, Any]) -> Array:
+    return args[0].velocity(t, x)

@@ -9,13 +9,11 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from .._differentiation import Unrolled
 from .._types import Key
 from ._integrate import integrate
-from ._process import AbstractProcess
-from ._sampler import AbstractSampler, Path, check_steps, saved_steps
+from ._model import Model
+from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
 from ._schedule import UniformTime
-from ._score import evaluate
 
 
 class ReverseSDE(AbstractSampler):
@@ -57,27 +55,16 @@ class ReverseSDE(AbstractSampler):
                 "`diffrax.SPaRK()` does."
             )
 
-    def run(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        x: Array,
-        *,
-        key: Key,
-        num_saved: int,
-        differentiate: Unrolled | None,
-        progress: Any,
-    ) -> Path:
-        if differentiate is not None:
+    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
+        process = model.process
+        if options.differentiate is not None:
             raise ValueError(
                 "`ReverseSDE` has derivatives in forward mode only (`jax.jvp`): diffrax keeps no record of noise that "
                 "is drawn afresh. Take `Ancestral()` or `DDIM(eta=...)` with `differentiate=jaxinv.Unrolled()`."
             )
         # Constants to derivatives: those of the noise in its times do not exist.
-        times, shape = (
-            jax.lax.stop_gradient(self.schedule.times(process, self.num_steps)),
-            jax.ShapeDtypeStruct(x.shape, x.dtype),
-        )
+        times = jax.lax.stop_gradient(self.schedule.times(process, self.num_steps))
+        shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         area = getattr(self.solver, "minimal_levy_area", diffrax.BrownianIncrement)
         area = diffrax.BrownianIncrement if area is diffrax.AbstractBrownianIncrement else area
         area = diffrax.SpaceTimeLevyArea if area is diffrax.AbstractSpaceTimeLevyArea else area
@@ -86,13 +73,13 @@ class ReverseSDE(AbstractSampler):
         else:
             tolerance = self.tolerance * (process.t_max - process.t_min)
             brownian = diffrax.VirtualBrownianTree(-process.t_max, -process.t_min, tolerance, shape, key, area)
-        ends = saved_steps(num_saved, self.num_steps)
+        ends = saved_steps(options.num_saved, self.num_steps)
         saved = None if ends is None else times[ends]
         terms = diffrax.MultiTerm(diffrax.ODETerm(_drift), diffrax.ControlTerm(_diffusion, brownian))
         integral = integrate(
             terms,
             x,
-            (process, score),
+            model,
             solver=self.solver,
             # In minus the time, which grows: backwards in time diffrax 0.7 hands the solvers of higher order increments
             # whose length is negative.
@@ -105,22 +92,20 @@ class ReverseSDE(AbstractSampler):
             adjoint=diffrax.DirectAdjoint(),
             # Plain, as the steps do with noise of this kind: then there are derivatives in forward mode.
             scan_kind="lax",
-            progress=progress,
+            progress=options.progress,
         )
         taken = evaluations(self.solver, integral.num_steps)
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
 
-def _drift(minus_t: Any, x: Array, args: tuple) -> Array:
-    process, score = args
+def _drift(minus_t: Any, x: Array, model: Model) -> Array:
     t = -minus_t
-    return process.diffusion(t) ** 2 * evaluate(score, t, x) - process.drift(t, x)
+    return model.process.diffusion(t) ** 2 * model.gradient(t, x) - model.process.drift(t, x)
 
 
-def _diffusion(minus_t: Any, x: Array, args: tuple) -> lx.AbstractLinearOperator:
-    process, _ = args
+def _diffusion(minus_t: Any, x: Array, model: Model) -> lx.AbstractLinearOperator:
     # Not a multiple of the identity: that compares structures, which within `shard_map` tell more than shape and dtype.
-    return lx.DiagonalLinearOperator(jnp.full(x.shape, process.diffusion(-minus_t), x.dtype))
+    return lx.DiagonalLinearOperator(jnp.full(x.shape, model.process.diffusion(-minus_t), x.dtype))
 
 
 def check_solver(solver: object) -> None:

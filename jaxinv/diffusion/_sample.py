@@ -5,15 +5,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._checks import check_count
 from .._differentiation import Unrolled
 from .._keys import check_key
 from .._solution import RESULTS, Solution
 from .._types import Key
 from .._verb import verb
 from ..operators._base import check_shape
+from ._model import one_process, prepare
 from ._reverse_sde import ReverseSDE
-from ._sampler import AbstractSampler
-from ._score import one_process, prepare_score, split
+from ._sampler import AbstractSampler, Options
 
 
 @one_process
@@ -81,25 +82,21 @@ def sample(
             "part of an image are two channels."
         )
     shape = check_shape(shape if struct is None else struct.shape, "shape")
-    process, score = prepare_score(process, score, dtype)
+    model = prepare(process, score, dtype)
     method = ReverseSDE() if method is None else method
     check_method(method)
     if not (differentiate is None or isinstance(differentiate, Unrolled)):
         raise ValueError(f"`differentiate` must be None or `jaxinv.Unrolled()`; got {differentiate!r}.")
-    if num_samples is not None and (
-        isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1
-    ):
-        raise ValueError(f"`num_samples` must be a static integer of at least 1; got {num_samples!r}.")
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
 
     def draw(index: Any) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
-        x = process.prior_sample(shape, key=start_key, dtype=dtype)
-        path = method.run(
-            process, score, x, key=path_key, num_saved=num_saved, differentiate=differentiate, progress=progress
-        )
+        x = model.process.prior_sample(shape, key=start_key, dtype=dtype)
+        path = method.run(model, x, key=path_key, options=Options(num_saved, differentiate, progress))
         value, result = path.end, path.result
         if denoise:
-            image, _ = split(process, score, process.t_min, value)
+            image, _ = model.split(model.process.t_min, value)
             good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(image))
             result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.nonfinite, result)
             value = jnp.where(good, image, value)

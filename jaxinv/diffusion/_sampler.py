@@ -1,7 +1,7 @@
 """What a sampler of the reverse process is."""
 
 import abc
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._checks import check_count
 from .._differentiation import Unrolled
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key
-from ..models._convolutional import check_count
-from ._process import AbstractProcess
+from ._model import Model
 from ._schedule import AbstractSchedule, check_schedule
 
 
@@ -29,21 +29,19 @@ class Path(eqx.Module):
     states: Array | None
 
 
+class Options(NamedTuple):
+    """What `sample` is asked for besides a sample."""
+
+    num_saved: int = 0
+    differentiate: Unrolled | None = None
+    progress: Any = None
+
+
 class AbstractSampler(eqx.Module):
     """How the reverse process is integrated, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
-    def run(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        x: Array,
-        *,
-        key: Key,
-        num_saved: int,
-        differentiate: Unrolled | None,
-        progress: Any,
-    ) -> Path:
+    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
         """The path of one image that begins as noise `x`."""
 
 
@@ -59,44 +57,25 @@ class AbstractStepper(AbstractSampler):
         """How often a step evaluates the score."""
 
     @abc.abstractmethod
-    def start(self, x: Array) -> PyTree[Array]:
+    def start(self, x: Array) -> Any:
         """The memory of the method at first."""
 
     @abc.abstractmethod
-    def step(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        t: Array,
-        t_next: Array,
-        x: Array,
-        memory: PyTree[Array],
-        key: Key,
-    ) -> tuple[Array, PyTree[Array]]:
-        """The state at `t_next < t`, from the state at `t`."""
+    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        """The state and the memory at `t_next < t`, from those at `t`."""
 
-    def run(
-        self,
-        process: AbstractProcess,
-        score: Any,
-        x: Array,
-        *,
-        key: Key,
-        num_saved: int,
-        differentiate: Unrolled | None,
-        progress: Any,
-    ) -> Path:
-        times = self.schedule.times(process, self.num_steps)
-        ends = saved_steps(num_saved, self.num_steps)
-        states = None if num_saved == 0 else jnp.broadcast_to(x, (num_saved, *x.shape))
+    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
+        times = self.schedule.times(model.process, self.num_steps)
+        ends = saved_steps(options.num_saved, self.num_steps)
+        states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
         state, num_steps, result = iterate(
             _step,
             (x, self.start(x), states),
-            (self, process, score, times, None if ends is None else jnp.asarray(ends), key),
+            (self, model, times, None if ends is None else jnp.asarray(ends), key),
             max_steps=self.num_steps,
             exhausted=RESULTS.successful,
-            differentiate=differentiate,
-            progress=progress,
+            differentiate=options.differentiate,
+            progress=options.progress,
         )
         end, _, states = state
         saved = None
@@ -108,9 +87,23 @@ class AbstractStepper(AbstractSampler):
         return Path(end, result, num_steps, num_steps * self.evaluations_per_step, saved, states)
 
 
+class AbstractMemorylessStepper(AbstractStepper):
+    """A stepper whose steps know the state alone."""
+
+    @abc.abstractmethod
+    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        """The state at `t_next < t`, from the state at `t`."""
+
+    def start(self, x: Array) -> None:
+        return None
+
+    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        return self.move(model, t, t_next, x, key), memory
+
+
 def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
-    (x, memory, states), (method, process, score, times, ends, key) = state, args
-    x, memory = method.step(process, score, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
+    (x, memory, states), (method, model, times, ends, key) = state, args
+    x, memory = method.step(model, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
     if states is not None:
         # Overwritten by each step until the one that is to be kept.
         states = states.at[jnp.searchsorted(ends, index + 1)].set(x)

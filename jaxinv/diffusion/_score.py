@@ -1,19 +1,15 @@
 """Scores: of networks, of oracles, of the user."""
 
-import functools
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._types import Scalar, State
 from ..models._network import LinenNetwork, PyTreeNetwork, as_network, check_floating
-from ..operators._base import is_concrete
 from ._parametrisation import AbstractParametrisation, Noise
 from ._process import AbstractProcess, check_process, check_times
 
@@ -119,70 +115,7 @@ def check_takes_time(network: Any) -> None:
         return  # Without a signature there is nothing to check.
 
 
-def split(process: AbstractProcess, score: Callable, t: Scalar, x: Array) -> tuple[Array, Array]:
-    """`(E[x_0 | x_t = x], E[n | x_t = x])` of any score, from one evaluation."""
-    if isinstance(score, NetworkScore):
-        return score.split(t, x)
-    gradient = evaluate(score, t, x)
-    scale, std = process.marginal(t)
-    return (x + std**2 * gradient) / scale, -std * gradient
-
-
-def evaluate(score: Callable, t: Scalar, x: Array) -> Array:
-    """`score(t, x)`, whose shape must be that of `x`."""
-    gradient = jnp.asarray(score(t, x))
-    if gradient.shape != x.shape:
-        raise ValueError(
-            f"A score returns what has the shape of its input, {x.shape}; {type(score).__name__} returned "
-            f"{gradient.shape}. It takes one image, without a batch axis: `score(t, x)`; see `diffusion.score_from`."
-        )
-    return gradient.astype(x.dtype)
-
-
 def velocity(process: AbstractProcess, t: Scalar, image: Array, noise: Array) -> Array:
     """The velocity of the probability-flow ODE, of the pair that `split` gives."""
     scale_rate, std_rate = (rate.astype(image.dtype) for rate in process.rates(t))
     return scale_rate * image + std_rate * noise
-
-
-def one_process(function: Callable) -> Callable:
-    """A verb of `(process, score, ...)` that raises for a score of the same process with other numbers.
-
-    Outside of what is compiled, where the numbers are known.
-    """
-
-    @functools.wraps(function)
-    def wrapper(process: Any, score: Any, *args: Any, **kwargs: Any) -> Any:
-        own = getattr(score, "process", None)
-        same = isinstance(own, AbstractProcess) and type(own) is type(process)
-        for name, value in vars(own).items() if same else ():
-            given = getattr(process, name)
-            known = is_concrete(value, given) and jnp.shape(value) == jnp.shape(given)
-            if known and not np.allclose(value, given, rtol=1e-5):
-                raise ValueError(
-                    f"The score is of {type(own).__name__} with {name}={value}, the process given has {given}: give "
-                    "both the same one."
-                )
-        return function(process, score, *args, **kwargs)
-
-    return wrapper
-
-
-def prepare_score(process: Any, score: Any, dtype: Any) -> tuple[AbstractProcess, Any]:
-    """The process in the dtype of a verb, and the score that uses it, checked against each other."""
-    check_process(process)
-    if not callable(score):
-        raise ValueError(
-            f"`score` must be called as `score(t, x)` on one image; {type(score).__name__} cannot be called. Of a "
-            "network: `diffusion.score_from(network, process)`."
-        )
-    process = jax.tree.map(lambda leaf: leaf.astype(dtype), process)
-    own = getattr(score, "process", None)
-    if isinstance(own, AbstractProcess):
-        if type(own) is not type(process):
-            raise ValueError(
-                f"The score is of the process {type(own).__name__}, which is not {type(process).__name__}: give both "
-                "the same one."
-            )
-        score = eqx.tree_at(lambda s: s.process, score, jax.tree.map(lambda leaf: leaf.astype(dtype), own))
-    return process, score

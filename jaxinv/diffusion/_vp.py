@@ -1,18 +1,15 @@
 """The variance-preserving process."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar
 from ..operators._base import as_parameter
-from ._linear_rate import LinearRate, check_linear_rate
-from ._process import AbstractProcess
+from ._linear_rate import AbstractLinearRate
 
 
-class VP(AbstractProcess):
+class VP(AbstractLinearRate):
     """Variance preserving: `dx = -b(t)/2 x dt + sqrt(b(t)) dw`, `b(t) = beta_min + t (beta_max - beta_min)`.
 
     `log scale = -t^2 (beta_max - beta_min)/4 - t beta_min/2` and `std^2 = 1 - scale^2`, so that data of unit variance
@@ -39,31 +36,17 @@ class VP(AbstractProcess):
     t_min: Array = eqx.field(default=1e-3, converter=as_parameter)
     t_max: Array = eqx.field(default=1.0, converter=as_parameter)
 
-    def __check_init__(self):
-        check_linear_rate(self, self.beta_min, self.beta_max)
-
-    @property
-    def _rate(self) -> LinearRate:
-        return LinearRate(self.beta_min, self.beta_max)
-
-    @property
-    def prior_std(self) -> Array:
-        return jnp.ones_like(self.beta_max)
-
-    def drift(self, t: Scalar, x: Any) -> Array:
-        return -0.5 * self._rate(t) * jnp.asarray(x)
-
     def diffusion(self, t: Scalar) -> Array:
-        return jnp.sqrt(self._rate(t))
+        return jnp.sqrt(self.rate(t))
 
     def marginal(self, t: Scalar) -> tuple[Array, Array]:
-        log_scale = self._rate.log_scale(t)
+        log_scale = self.log_scale(t)
         return jnp.exp(log_scale), jnp.sqrt(-jnp.expm1(2 * log_scale))
 
     def rates(self, t: Scalar) -> tuple[Array, Array]:
         scale, std = self.marginal(t)
-        half = 0.5 * self._rate(t)
+        half = 0.5 * self.rate(t)
         return -half * scale, half * scale**2 / std
 
     def time(self, noise_to_signal: Scalar) -> Array:
-        return self._rate.time(-0.5 * jnp.log1p(jnp.asarray(noise_to_signal) ** 2))
+        return self.time_of(-0.5 * jnp.log1p(jnp.asarray(noise_to_signal) ** 2))

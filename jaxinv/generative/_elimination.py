@@ -14,12 +14,12 @@ from ..operators import AbstractLinearOperator
 from ..oracles._update import Observation, _rows, observe
 from ..regularisers import AbstractRegulariser, Gaussian, Scaled
 from ._deviation import enter_deviation
-from ._method import AbstractMethod
+from ._method import AbstractLatentMethod, AbstractMethod
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Eliminated(AbstractMethod):
+class Eliminated(AbstractLatentMethod):
     """`min_z min_u -log p(y | G(z) + u) + weight * energy(z) + R(u)` with the inner minimum in closed form.
 
     For a linear operator, Gaussian noise and `u = mean + factor w` with `R(u) = 1/2 ||w||^2` it is
@@ -38,20 +38,6 @@ class Eliminated(AbstractMethod):
     mean: Array
     factor: Array
 
-    @property
-    def is_smooth(self) -> bool:
-        return True
-
-    def enter(
-        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
-    ) -> tuple["Eliminated", Any]:
-        del likelihood, prior, y
-        return self, result
-
-    def variables(self, prior: AbstractGenerativePrior, z: Array) -> Array:
-        del prior
-        return z
-
     def objective(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, weight: Array, variables: Array
     ) -> tuple[Array, Array | float]:
@@ -61,16 +47,10 @@ class Eliminated(AbstractMethod):
         fit = 0.5 * (jnp.sum(rest**2) + jnp.sum(deviation**2)) + self.observation.noise_constant
         return fit + weight * prior.energy(variables), 0.0
 
-    def proximal_map(self) -> None:
-        return None
-
     def image(self, prior: AbstractGenerativePrior, variables: Array) -> Array:
         decoded = prior.decode(variables)
         step = jnp.matmul(self.factor, self._best(decoded)[1], precision=HIGHEST)
         return decoded + self.mean + step.reshape(decoded.shape)
-
-    def latent(self, variables: Array) -> Array:
-        return variables
 
     def _best(self, decoded: Array) -> tuple[Array, Array]:
         """The residual of a decoded image, and the coefficients of the deviation that is best for it."""

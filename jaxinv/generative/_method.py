@@ -52,3 +52,27 @@ class AbstractMethod(eqx.Module):
     @abc.abstractmethod
     def latent(self, variables: PyTree[Array]) -> Array:
         """The latent among the variables."""
+
+
+class AbstractLatentMethod(AbstractMethod):
+    """A smooth method whose variables are the latent alone."""
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
+
+    def enter(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: Any
+    ) -> tuple["AbstractLatentMethod", Any]:
+        del likelihood, prior, y
+        return self, result
+
+    def variables(self, prior: AbstractGenerativePrior, z: Array) -> Array:
+        del prior
+        return z
+
+    def proximal_map(self) -> None:
+        return None
+
+    def latent(self, variables: Array) -> Array:
+        return variables

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from .._keys import check_key
 from .._types import Key
 from ..models._generator import latent_shape_of
@@ -64,8 +65,7 @@ class ModeCoverage(eqx.Module):
             )
         if self.clusters.centres.shape[0] < 2:
             raise ValueError("ModeCoverage needs at least two clusters; there is one.")
-        if isinstance(self.num_samples, bool) or not isinstance(self.num_samples, int) or self.num_samples < 1:
-            raise ValueError(f"`num_samples` must be a static integer of at least 1; got {self.num_samples!r}.")
+        check_count(self.num_samples, "num_samples")
 
     @property
     def reference_entropy(self) -> Float[Array, ""]:

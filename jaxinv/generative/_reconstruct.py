@@ -10,6 +10,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array
 
+from .._checks import check_count
 from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._keys import check_key
 from .._loop import ceiling, iterate, settled
@@ -110,8 +111,7 @@ def reconstruct(
             f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
             f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
         )
-    if isinstance(restarts, bool) or not isinstance(restarts, int) or restarts < 1:
-        raise ValueError(f"`restarts` must be a static integer of at least 1; got {restarts!r}.")
+    check_count(restarts, "restarts")
     if isinstance(differentiate, Implicit) and not method.is_smooth:
         raise ValueError(
             f"`Implicit()` needs a smooth objective, and that of {method} is not smooth. Take a smooth deviation, such "

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import check_count
 from .._keys import check_key
 from .._types import Key
 from .._verb import verb
@@ -35,7 +36,6 @@ def sample(prior: Any, n: Any, *, key: Key) -> Array:
     """
     check_key(key)
     prior = check_prior(prior)
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"`n` must be a static integer of at least 1; got {n!r}.")
+    check_count(n, "n")
     draw = lambda i: prior.decode(prior.sample_latent(key=jax.random.fold_in(key, i)))
     return jax.vmap(draw)(jnp.arange(n))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import check_count
 from .._keys import check_key
 from .._loop import iterate
 from .._solution import RESULTS, Solution
@@ -177,8 +178,7 @@ def _check_numbers(num_samples: Any, num_warmup: Any, num_chains: Any, max_doubl
         "max_doublings": max_doublings,
     }
     for name, value in numbers.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
+        check_count(value, name)
     if num_samples % num_chains or num_samples < 4 * num_chains:
         raise ValueError(
             f"`num_samples` is the number of draws of all chains together, at least 4 of each: {num_samples} draws do "

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from .._solution import RESULTS
 from .._types import Struct
 from ..likelihood import Likelihood, prepare, whiten
@@ -16,7 +17,7 @@ from ..models._network import check_floating
 from ..noise import AbstractGaussianNoise
 from ..operators._base import is_complex, is_concrete
 from ..oracles import Gaussian
-from ..subspace._check import check_count, check_data
+from ..subspace._check import check_data
 from ._filter import filtered
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from .._keys import check_key
 from .._types import Key, State
 from ._sets import check_sets
@@ -47,8 +48,7 @@ def sliced_wasserstein(a: State, b: State, *, key: Key, num_slices: int = 200, p
     """
     check_key(key)
     a, b = check_sets(a, b, "sliced_wasserstein", ("a", "b"))
-    if isinstance(num_slices, bool) or not isinstance(num_slices, int) or num_slices < 1:
-        raise ValueError(f"`num_slices` must be a static integer of at least 1; got {num_slices!r}.")
+    check_count(num_slices, "num_slices")
     if isinstance(p, bool) or not isinstance(p, int | float) or not 1 <= p < float("inf"):
         raise ValueError(f"`p` must be a Python number of at least 1; got {p!r}.")
     directions = jax.random.normal(key, (a.shape[1], num_slices), a.dtype)

@@ -106,10 +106,3 @@ class ResidualBlock(nnx.Module):
 def normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """A group normalisation of `width` channels: no statistic is kept, none is taken over the batch."""
     return nnx.GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
-
-
-def check_count(value: Any, name: str) -> int:
-    """A static integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
-    return value

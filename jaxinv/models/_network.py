@@ -10,6 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
+from .._checks import check_count
 from ..operators._base import check_shape
 
 
@@ -137,8 +138,7 @@ def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> t
     image_shape = check_shape(image_shape, "image_shape")
     if len(image_shape) != 3:
         raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
-    if isinstance(latent_size, bool) or not isinstance(latent_size, int) or latent_size < 1:
-        raise ValueError(f"`latent_size` must be a static integer of at least 1; got {latent_size!r}.")
+    check_count(latent_size, "latent_size")
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")
     return image_shape, latent_size, check_shape(widths, "widths")

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from ._convolutional import (
     Downsampling,
     ResidualBlock,
     TimeEmbedding,
     Upsampling,
-    check_count,
     convolution,
     normalisation,
 )

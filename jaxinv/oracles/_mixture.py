@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import check_count
 from .._keys import check_key
 from .._types import Key, Scalar, State
 from ..likelihood import Likelihood
@@ -108,8 +109,7 @@ class GaussianMixture(eqx.Module):
     def sample(self, n: int, *, key: Key) -> Array:
         """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
         check_key(key)
-        if not isinstance(n, int) or n < 1:
-            raise ValueError(f"`n` must be a static integer of at least 1; got {n!r}.")
+        check_count(n, "n")
         roots = self.covariances.map(jnp.sqrt)
 
         def draw(index):

@@ -43,13 +43,6 @@ def check_data(data: Any, verb: str, name: str = "data", *, allow_complex: bool 
     return data
 
 
-def check_count(value: Any, name: str) -> int:
-    """`value`, which must be a positive integer that is known when the program is traced."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
-    return int(value)
-
-
 @jax.jit
 def _finite_examples(data: Array) -> Bool[Array, " n"]:
     return jnp.all(jnp.isfinite(data), axis=tuple(range(1, data.ndim)))

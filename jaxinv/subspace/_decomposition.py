@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._checks import check_count
 from .._keys import check_key
 from .._types import Key
-from ._check import check_count
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

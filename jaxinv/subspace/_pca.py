@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._checks import check_count
 from .._types import Key
 from ..models._network import check_floating
 from ..operators._base import is_concrete
-from ._check import check_count, check_data
+from ._check import check_data
 from ._decomposition import AbstractDecomposition, Randomised, Thin
 from ._rank import check_norm, choose_rank
 

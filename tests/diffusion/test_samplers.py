@@ -11,6 +11,8 @@ from noising import BASIS, PROCESSES, SAMPLERS, VARIANCES, affine, flow_exact, g
 from verbs import codes
 
 from jaxinv import Unrolled, diffusion
+from jaxinv.diffusion._model import Model
+from jaxinv.diffusion._sampler import Options
 
 VP = PROCESSES["VP"].formula
 STEPS = 16
@@ -144,9 +146,7 @@ DETERMINISTIC = [name for name, row in SAMPLERS.items() if row.order is not None
 
 @eqx.filter_jit
 def ends(process, score, method, latents):
-    run = lambda x: (
-        method.run(process, score, x, key=jax.random.key(0), num_saved=0, differentiate=None, progress=None).end
-    )
+    run = lambda x: method.run(Model(process, score), x, key=jax.random.key(0), options=Options()).end
     return jax.vmap(run)(latents)
 
 
