@@ -115,13 +115,13 @@ def test_train_the_others(kind, said, tmp_path, capsys):
     ("process", "network"), [("vp", "mixer"), ("ve", "mixer"), ("flow", "mixer"), ("subvp", "unet")]
 )
 def test_train_a_score_and_sample(process, network, tmp_path, capsys):
-    # Images of two grey levels, one half white: what two hundred steps of a small network must find.
+    # Images of two grey levels, one half white: what four hundred steps of a small network must find.
     halves = np.zeros((320, 8, 8, 1), np.uint8)
     halves[::2, :4] = halves[1::2, :, 4:] = 255
     np.save(tmp_path / "images.npy", halves)
     file, picture = tmp_path / "score.safetensors", tmp_path / "samples.png"
     train = ["train", "score", "--data", str(tmp_path / "images.npy"), "--process", process, "--network", network]
-    steps = "200" if network == "mixer" else "3"
+    steps = "400" if network == "mixer" else "3"
     assert cli.main([*train, "--steps", steps, "--batch", "16", "--output", str(file)]) == 0
     assert f"jaxinv sample {file}" in capsys.readouterr().out
     assert cli.main(["sample", str(file), "--images", "12", "--steps", "20", "--output", str(picture)]) == 0
@@ -131,7 +131,7 @@ def test_train_a_score_and_sample(process, network, tmp_path, capsys):
     if network == "mixer":
         kinds = halves[:2] / 255
         errors = np.abs(samples[:, None] - kinds[None]).mean((2, 3, 4))
-        # Grey and noise are at .5 from either, or further; a longer training is within .1.
+        # Grey and noise are at .5 from either, or further; these are within .18, and .31 after two hundred steps.
         assert np.median(errors.min(1)) < 0.3
         assert set(errors.argmin(1)) == {0, 1}
     # It is no prior with latents.
