@@ -27,6 +27,7 @@ FIRST = [
     "_differentiation",
     "_verb",
     "_loop",
+    "_conjugate_gradients",
     "_prior",
     "_kernels",
 ]

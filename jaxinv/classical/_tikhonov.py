@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._conjugate_gradients import conjugate_gradients
 from .._differentiation import Implicit, attach_implicit, check_differentiate
-from .._loop import iterate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
@@ -77,22 +77,22 @@ def tikhonov(
 
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
     downhill = -frozen.gradient(start)
-    initial = _norm(downhill)
-    tolerance = jnp.asarray(atol, initial.dtype) + jnp.asarray(rtol, initial.dtype) * initial
-    state = (start, downhill, downhill, initial**2)
-    (x, _, _, square), num_steps, result = iterate(
-        _conjugate_gradients,
-        state,
-        (frozen, tolerance),
-        result=result,
+    solved = conjugate_gradients(
+        lambda v, problem: problem.curvature(v),
+        downhill,
+        frozen,
+        rtol=rtol,
+        atol=atol,
         max_steps=max_steps,
+        result=result,
         differentiate=differentiate,
     )
+    x, result = solved.x, solved.result
     if isinstance(differentiate, Implicit):
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, ok, inputs)
     objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
-    stats = {"num_steps": num_steps, "objective": objective, "residual": jnp.sqrt(square)}
+    stats = {"num_steps": solved.num_steps, "objective": objective, "residual": jnp.sqrt(solved.square)}
     return Solution(x, result, stats)
 
 
@@ -114,28 +114,7 @@ class _Quadratic(eqx.Module):
         return self.operator.normal(v) + self.weight * linear
 
 
-def _conjugate_gradients(index, state, args):
-    del index
-    problem, tolerance = args
-    x, residual, direction, square = state
-    image = problem.curvature(direction)
-    curvature = jnp.sum((jnp.conj(direction) * image).real)
-    step = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
-    x = x + step * direction
-    residual = residual - step * image
-    new = jnp.sum(jnp.abs(residual) ** 2)
-    direction = residual + jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0) * direction
-    solved = new <= tolerance**2
-    broken = ~solved & ~(curvature > 0)
-    return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
-
-
 def _matching(dtype: Any, real: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
         return jnp.result_type(real, jnp.complex64)
     return real if jnp.issubdtype(dtype, jnp.floating) else dtype
-
-
-def _norm(x: Array) -> Array:
-    square = jnp.sum(jnp.abs(x) ** 2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

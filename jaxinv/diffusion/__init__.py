@@ -16,6 +16,15 @@ from ._parametrisation import (
     Score as Score,
     Velocity as Velocity,
 )
+from ._posterior import (
+    DPS as DPS,
+    TDS as TDS,
+    TMPD as TMPD,
+    AbstractPosteriorMethod as AbstractPosteriorMethod,
+    MomentMatching as MomentMatching,
+    PiGDM as PiGDM,
+    posterior_sample as posterior_sample,
+)
 from ._preconditioned import Preconditioned as Preconditioned
 from ._predictor_corrector import PredictorCorrector as PredictorCorrector
 from ._prior import ProbabilityFlowPrior as ProbabilityFlowPrior

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from .._types import Key
 from ..operators._base import as_parameter, is_concrete
 from ._model import Model
+from ._process import AbstractProcess
 from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import UniformTime
 
@@ -50,10 +51,15 @@ class DDIM(AbstractMemorylessStepper):
 
 def implicit_step(model: Model, t: Array, t_next: Array, x: Array, eta: Array | float, key: Key) -> Array:
     """The step of `DDIM`."""
-    image, noise = model.split(t, x)
-    (scale, std), (scale_next, std_next) = model.process.marginal(t), model.process.marginal(t_next)
+    mean, fresh = transition(model.process, t, t_next, *model.split(t, x), eta)
+    return mean + fresh * jax.random.normal(key, x.shape, x.dtype)
+
+
+def transition(
+    process: AbstractProcess, t: Array, t_next: Array, image: Array, noise: Array, eta: Array | float
+) -> tuple[Array, Array]:
+    """Mean and standard deviation of that step, given the two conditional means."""
+    (scale, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
     gap = jnp.clip(1 - (std_next * scale / (std * scale_next)) ** 2, 0, 1)
-    fresh = eta * std_next * jnp.sqrt(gap)
     kept = std_next * jnp.sqrt(jnp.clip(1 - eta**2 * gap, 0, 1))
-    z = jax.random.normal(key, image.shape, image.dtype)
-    return scale_next * image + kept * noise + fresh * z
+    return scale_next * image + kept * noise, eta * std_next * jnp.sqrt(gap)

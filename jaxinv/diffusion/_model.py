@@ -12,6 +12,8 @@ from jaxtyping import Array
 
 from .._types import Scalar
 from ..operators._base import is_concrete
+from ..oracles._mixture_noised import GaussianMixtureScore
+from ..oracles._noised import GaussianScore
 from ._process import AbstractProcess, check_process
 from ._score import NetworkScore
 
@@ -35,7 +37,7 @@ class Model(eqx.Module):
 
     def split(self, t: Scalar, x: Array) -> tuple[Array, Array]:
         """`(E[x_0 | x_t = x], E[n | x_t = x])`, from one evaluation."""
-        if isinstance(self.score, NetworkScore):
+        if isinstance(self.score, NetworkScore | GaussianScore | GaussianMixtureScore):
             return self.score.split(t, x)
         gradient = self.gradient(t, x)
         scale, std = self.process.marginal(t)

@@ -24,6 +24,11 @@ class GaussianMixtureScore(eqx.Module):
     def __call__(self, t: Scalar, x: State) -> Array:
         return _score(self.components, *_at_time(self, t, x))
 
+    def split(self, t: Scalar, x: State) -> tuple[Array, Array]:
+        """`(E[x_0 | x_t = x], E[n | x_t = x])`, each without the cancellation of computing one from the other."""
+        scale, std, x = _at_time(self, t, x)
+        return _denoise(self.components, scale, std, x), -std * _score(self.components, scale, std, x)
+
 
 class GaussianMixtureDenoiser(eqx.Module):
     """`E[x_0 | x_t = x] = sum_k p(k | x) (m_k + scale C_k (scale^2 C_k + std^2 I)^{-1} (x - scale m_k))` on one image.

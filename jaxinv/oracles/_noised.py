@@ -24,13 +24,7 @@ class GaussianDenoiser(eqx.Module):
     process: Any
 
     def __call__(self, t: Scalar, x: State) -> Array:
-        x = jnp.asarray(x)
-        scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
-        mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
-        coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
-        total = scale**2 * deviations**2 + std**2
-        gain = jnp.where(total > 0, scale * deviations**2 / jnp.where(total > 0, total, 1), 1 / scale)
-        return mean + jnp.matmul(basis, gain * coefficients, precision=HIGHEST).reshape(x.shape)
+        return _denoise(self, t, x)
 
     def covariance(self, t: Scalar, x: State) -> Array:
         """`Cov[x_0 | x_t = x]`, `(d, d)`: `std^2 / scale` times the derivative of the denoiser, at every `x`."""
@@ -76,3 +70,18 @@ class GaussianScore(eqx.Module):
             outside = deviation - jnp.matmul(basis, coefficients, precision=HIGHEST)
             score = score - outside / std**2
         return score.reshape(x.shape)
+
+    def split(self, t: Scalar, x: State) -> tuple[Array, Array]:
+        """`(E[x_0 | x_t = x], E[n | x_t = x])`, each without the cancellation of computing one from the other."""
+        gradient = self(t, x)
+        return _denoise(self, t, x), -jnp.asarray(self.process.marginal(t)[1]).astype(gradient.dtype) * gradient
+
+
+def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:
+    x = jnp.asarray(x)
+    scale, std = (jnp.asarray(v).astype(x.dtype) for v in oracle.process.marginal(t))
+    mean, basis, deviations = (v.astype(x.dtype) for v in (oracle.mean, oracle.basis, oracle.deviations))
+    coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
+    total = scale**2 * deviations**2 + std**2
+    gain = jnp.where(total > 0, scale * deviations**2 / jnp.where(total > 0, total, 1), 1 / scale)
+    return mean + jnp.matmul(basis, gain * coefficients, precision=HIGHEST).reshape(x.shape)

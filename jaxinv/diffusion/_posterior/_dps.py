@@ -1,0 +1,110 @@
+"""Diffusion posterior sampling."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..._types import Key, State
+from ...likelihood import Likelihood, gaussian_approximation
+from ...operators._base import as_parameter, is_concrete
+from .._ddim import transition
+from .._model import Model
+from .._sampler import check_steps
+from .._schedule import UniformTime
+from ._guidance import AbstractGuidance, End, shifted
+from ._problem import Problem, enter
+
+
+class DPS(AbstractGuidance):
+    """DPS: each step of `Ancestral`, then `-zeta grad_x ||y - A E[x_0 | x_t]||^2 / ||y - A E[x_0 | x_t]||`.
+
+    It takes `p(y | x_t)` for `p(y | E[x_0 | x_t])`, and a step size that is not that of any posterior: its samples are
+    drawn to the measurement whatever its noise. Any differentiable operator, any noise; for photon noise, and for
+    levels that differ between entries, residuals are in units of the noise times its root mean square, by
+    `noise.linearise`. One evaluation and one vector-Jacobian product a step. As a twist it is `p(y | E[x_0 | x_t])`.
+
+    - `num_steps`: static.
+    - `zeta`: the step size, not negative.
+    - `eta`: as of `DDIM`; 1 is ancestral sampling.
+    - `schedule`: when it steps.
+
+    **Reference:** Chung, Kim, Mccann, Klasky, Ye, Diffusion posterior sampling for general noisy inverse problems,
+    2023, Algorithm 1.
+    """
+
+    num_steps: Any = eqx.field(default=1000, static=True)
+    zeta: Array = eqx.field(default=1.0, converter=as_parameter)
+    eta: Array = eqx.field(default=1.0, converter=as_parameter)
+    schedule: Any = UniformTime()
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+        check_eta(self.eta)
+        if is_concrete(self.zeta) and not bool(jnp.all((self.zeta >= 0) & jnp.isfinite(self.zeta))):
+            raise ValueError(f"`zeta` must be finite and not negative; got {self.zeta}.")
+
+    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+        return enter(model, likelihood, y)
+
+    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+        return enter(model, likelihood, y)
+
+    def look(self, problem: Problem, t: Array, t_next: Array, x: Array, key: Key) -> "DPSView":
+        del t_next, key
+
+        def misfit(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+            image, noise = problem.model.split(t, x)
+            square, log_twist = residual_square(problem, image), -problem.negative_log_likelihood(image)
+            return jnp.sqrt(jnp.where(square > 0, square, 1)), (image, noise, log_twist)
+
+        # grad ||r||^2 / ||r|| = 2 grad ||r||, and at a residual of 0 nothing.
+        slope, (image, noise, log_twist) = jax.grad(misfit, has_aux=True)(x)
+        return DPSView(image, noise, -2 * self.zeta.astype(x.dtype) * slope, log_twist, jnp.int32(1))
+
+    def move(
+        self, problem: Problem, t: Array, t_next: Array, x: Array, view: "DPSView", key: Key
+    ) -> tuple[Array, Array]:
+        mean, std = transition(problem.process, t, t_next, view.image, view.noise, self.eta.astype(x.dtype))
+        return shifted(mean + view.shift, view.shift, std, key)
+
+    def finish(self, problem: Problem, t: Array, x: Array, key: Key) -> End:
+        del key
+        image, _ = problem.model.split(t, x)
+        return End(image, -problem.negative_log_likelihood(image), jnp.int32(0))
+
+
+class DPSView(eqx.Module):
+    """Denoised image and noise, and the shift of the next state."""
+
+    image: Array
+    noise: Array
+    shift: Array
+    log_twist: Array
+    num_vjps: Array
+
+
+def residual_square(problem: Problem, image: Array) -> Array:
+    """`||y - A x||^2` over the measured entries, each in units of its noise times the root mean square of all noise."""
+    operator = problem.likelihood.operator
+    likelihood, data = gaussian_approximation(problem.likelihood, problem.y)
+    measured: Any = operator.measured
+    residual = jax.tree.map(
+        lambda m, y, p: jnp.where(m > 0, y - p, jnp.zeros((), y.dtype)), measured, data, operator(image)
+    )
+    noise: Any = likelihood.noise
+    whitened = noise.restrict(measured, operator.codomain).whiten(residual)
+    total = jax.tree.reduce(jnp.add, jax.tree.map(lambda r: jnp.sum(jnp.abs(r) ** 2), whitened))
+    _, std = noise.linearise(data)
+    kept = jax.tree.map(lambda m, s: jnp.broadcast_to(m > 0, s.shape), measured, std)
+    sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k)]), kept, std)
+    squares, count = jax.tree.reduce(jnp.add, sums)
+    return total * squares / count
+
+
+def check_eta(eta: Array) -> None:
+    """Raise for an `eta` outside [0, 1]."""
+    if is_concrete(eta) and not bool(jnp.all((eta >= 0) & (eta <= 1))):
+        raise ValueError(f"`eta` must lie between 0 and 1; got {eta}.")

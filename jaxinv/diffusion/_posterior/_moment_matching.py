@@ -1,0 +1,136 @@
+"""Sampling by Gaussian transitions of the right mean and covariance."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..._conjugate_gradients import conjugate_gradients
+from ..._types import Key, State
+from ...likelihood import Likelihood
+from .._model import Model
+from .._sampler import check_steps
+from .._schedule import AbstractSchedule, UniformTime
+from ._guidance import AbstractGuidance, End
+from ._measured import Measured, measure, measured_by
+from ._moments import Moments, innovation, moments, root_product
+from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
+
+HIGHEST = jax.lax.Precision.HIGHEST
+# Of a system whose condition number is a few units.
+_RTOL = 1e-3
+_STEPS = 8
+
+
+class MomentMatching(AbstractGuidance):
+    """Draws `x_0` from `N(E[x_0 | x_t, y], Cov[x_0 | x_t, y])`, then `x_s` from `p(x_s | x_t, x_0)`.
+
+    The mean is that of `TMPD`; the covariance `C - C A^T (A C A^T + S)^{-1} A C` enters the transition too, which all
+    other methods here leave out. So for a Gaussian prior every step is exact, and 50 steps do where others lack a tenth
+    of the variance at 100. Linear operators and Gaussian noise of any covariance `S`; photon noise by its approximation
+    (`noise.linearise`). A step is one evaluation, and a vector-Jacobian product for each step of conjugate gradients
+    and of the Lanczos process for `C^{1/2} z`, and one.
+
+    As a twist it is that of `TMPD`, with weights that are constant for a Gaussian prior: no weight is lost to the
+    length of the steps, however many measurements there are. This costs a vector-Jacobian product for each measurement
+    and each of up to 9 steps of a solver.
+
+    - `num_steps`: static.
+    - `schedule`: when it steps.
+    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `root_steps`: of the Lanczos process, static: exact if `C` has so many different eigenvalues.
+
+    **Reference:** none that we know of; the mean is that of Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz,
+    Tweedie moment projected diffusions for inverse problems, 2024. The draw is that of Papandreou, Yuille, Gaussian
+    sampling by local perturbations, 2010.
+    """
+
+    num_steps: Any = eqx.field(default=50, static=True)
+    schedule: AbstractSchedule = UniformTime()
+    solver_steps: Any = eqx.field(default=10, static=True)
+    rtol: float = eqx.field(default=1e-3, static=True)
+    root_steps: Any = eqx.field(default=4, static=True)
+
+    def __check_init__(self):
+        for number in (self.num_steps, self.solver_steps, self.root_steps):
+            check_steps(number, self.schedule)
+
+    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(model, likelihood, y, "MomentMatching")
+
+    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
+        return enter_dense(model, likelihood, y, "MomentMatching")
+
+    def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> "MomentView":
+        at = moments(problem.model, t, x)
+        prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        draw = at.image + root_product(at, jax.random.normal(prior_key, x.shape, x.dtype), self.root_steps)
+        if isinstance(problem, DenseProblem):
+            seen = measure(problem, at)
+            noise = jax.random.normal(noise_key, seen.residual.shape, x.dtype)
+            draw = draw + seen.gain_product(problem.residual(draw) - noise)
+            ahead, num_vjps = self._ahead(problem, at, seen, t, t_next)
+            log_twist = seen.log_density() - problem.constant
+            return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + self.root_steps)
+        residual = _minus_noise(problem.residual(draw), noise_key)
+        solved, num_vjps = innovation(problem, at, residual, self.rtol, self.solver_steps)
+        draw = draw + at.covariance_product(problem.operator.adjoint(solved))
+        return MomentView(draw, at.image, None, jnp.zeros((), x.dtype), num_vjps + 1 + self.root_steps)
+
+    def move(
+        self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Any, key: Key
+    ) -> tuple[Array, Array]:
+        process = problem.process
+        (scale, _), (scale_next, _) = process.marginal(t), process.marginal(t_next)
+        before, after = ratio(process, t), ratio(process, t_next)
+        gap = jnp.clip(1 - (after / before) ** 2, 0, 1)
+        # In the coordinates x / scale, where the process only adds noise: x_s given x_t and x_0 is on the line between.
+        z = after * jnp.sqrt(gap) * jax.random.normal(key, x.shape, x.dtype)
+        step = gap * view.draw - gap * (x / scale) + z
+        u = x / scale + step
+        if view.ahead is None:
+            return scale_next * u, jnp.zeros((), x.dtype)
+        # How far x_s is from where it is expected without a measurement, and what the measurements look like from it.
+        deviation = (gap * (view.draw - view.image) + z) / after**2
+        seen = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
+        ahead = Measured(view.ahead.residual - seen, view.ahead.products, view.ahead.triangle)
+        return scale_next * u, view.log_twist + problem.constant - ahead.log_density()
+
+    def finish(self, problem: LinearProblem | DenseProblem, t: Array, x: Array, key: Key) -> End:
+        view = self.look(problem, t, t, x, key)
+        return End(view.draw, view.log_twist, view.num_vjps)
+
+    def _ahead(
+        self, problem: DenseProblem, at: Moments, seen: Measured, t: Array, t_next: Array
+    ) -> tuple[Measured, Array]:
+        # Cov[x_0 | x_t, x_s] = (I + w C)^{-1} C, with w the information in a step.
+        before, after = ratio(problem.process, t), ratio(problem.process, t_next)
+        weight = jnp.clip(1 - (after / before) ** 2, 0, 1) / after**2
+        solve = lambda b: conjugate_gradients(_information, b, (at, weight), rtol=_RTOL, max_steps=_STEPS)
+        solved = jax.vmap(solve)(seen.products)
+        return measured_by(problem, seen.residual, solved.x), jnp.sum(solved.num_steps)
+
+
+class MomentView(eqx.Module):
+    """A draw of the image given the measurement, its mean without one, and how the next state sees the measurements."""
+
+    draw: Array
+    image: Array
+    ahead: Measured | None
+    log_twist: Array
+    num_vjps: Array
+
+
+def _information(v: Array, args: Any) -> Array:
+    at, weight = args
+    return v + weight * at.covariance_product(v)
+
+
+def _minus_noise(residual: State, key: Key) -> State:
+    leaves, structure = jax.tree.flatten(residual)
+    noises = [jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)]
+    # A complex measurement is two real ones, of unit variance each.
+    size = lambda leaf: jnp.sqrt(2).astype(leaf.real.dtype) if jnp.iscomplexobj(leaf) else 1
+    return jax.tree.unflatten(structure, [leaf - size(leaf) * n for leaf, n in zip(leaves, noises, strict=True)])

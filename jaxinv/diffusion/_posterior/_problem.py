@@ -1,0 +1,149 @@
+"""What the methods of `posterior_sample` are given."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..._solution import RESULTS
+from ..._types import Scalar, State
+from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
+from ...operators import AbstractLinearOperator
+from ...oracles._update import dense
+from .._model import Model
+from .._process import AbstractProcess
+
+HIGHEST = jax.lax.Precision.HIGHEST
+_FROM_MILD_TO_GRAVE = (
+    "max_steps_reached",
+    "weight_collapse",
+    "breakdown",
+    "diverged",
+    "nonfinite",
+    "invalid_parameter",
+    "nonfinite_measurement",
+)
+
+
+class Problem(eqx.Module):
+    """Any likelihood, prepared."""
+
+    model: Model
+    likelihood: Likelihood
+    y: State
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.model.process
+
+    def negative_log_likelihood(self, x: Array) -> Array:
+        return self.likelihood.negative_log_likelihood(x, self.y)
+
+
+class LinearProblem(eqx.Module):
+    """A linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`."""
+
+    model: Model
+    operator: Whitened
+    data: State
+    constant: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.model.process
+
+    def residual(self, x: Array) -> State:
+        """`b - B x`."""
+        return jax.tree.map(jnp.subtract, self.data, self.operator(x))
+
+
+class DenseProblem(eqx.Module):
+    """The same with `B` as a matrix, `(m, d)`, of real numbers."""
+
+    model: Model
+    matrix: Array
+    data: Array
+    constant: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.model.process
+
+    def residual(self, x: Array) -> Array:
+        """`b - B x`, `(m,)`."""
+        return self.data - jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
+
+
+def enter(model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+    """The problem of a method that takes any likelihood."""
+    likelihood, y, result = prepare(likelihood, y)
+    return Problem(model, likelihood, y, _image(likelihood)), result
+
+
+def enter_linear(model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
+    """The problem of a method, called `name`, for a linear operator. Photon noise enters by its approximation."""
+    check_linear(likelihood, name)
+    likelihood, data, result = prepare(likelihood, y)
+    likelihood, data = gaussian_approximation(likelihood, data)
+    operator, b = whiten(likelihood, data, name)
+    constant = likelihood.noise.negative_log_likelihood(data, data, likelihood.operator.measured)
+    return LinearProblem(model, operator, b, constant, _image(likelihood)), result
+
+
+def enter_dense(model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[DenseProblem, Any]:
+    """As `enter_linear`, with the matrix of the operator."""
+    check_linear(likelihood, name)
+    likelihood, data, result = prepare(likelihood, y)
+    likelihood, data = gaussian_approximation(likelihood, data)
+    image = _image(likelihood)
+    return DenseProblem(model, *dense(likelihood, data, image.shape, image.dtype), image), result
+
+
+def check_linear(likelihood: Likelihood, name: str) -> None:
+    """Raise unless the operator is linear; `name` is the method that needs it."""
+    if not isinstance(likelihood.operator, AbstractLinearOperator):
+        raise ValueError(
+            f"`{name}` needs a linear operator; {type(likelihood.operator).__name__} is not one. `DPS()`, "
+            "`TDS(DPS())`, `AnnealedLangevin()`, `DAPS()`, `REDDiff()`, `DFlow()` and `PnPFlow()` take any "
+            "differentiable operator."
+        )
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """Raise unless this is the likelihood of one real array."""
+    if not isinstance(likelihood, Likelihood):
+        raise ValueError(
+            f"`likelihood` must be a `jaxinv.Likelihood(operator, noise)`; got {type(likelihood).__name__}. The "
+            "measurement `y` is the last positional argument."
+        )
+    domain: Any = likelihood.operator.domain
+    if isinstance(domain, tuple) or jnp.issubdtype(domain.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"Scores are of real images; the operator takes {domain}. A real image enters a complex operator by "
+            "`operator @ operators.Real(shape)`."
+        )
+
+
+def ratio(process: AbstractProcess, t: Scalar) -> Array:
+    """`std / scale`."""
+    scale, std = process.marginal(t)
+    return std / scale
+
+
+def worst(results: Any) -> Any:
+    """The code of a set of samples: that of one which failed, if one did."""
+    code = RESULTS.successful
+    for name in _FROM_MILD_TO_GRAVE:
+        item = getattr(RESULTS, name)
+        code = RESULTS.where(jnp.any(results == item), item, code)
+    return code
+
+
+def _image(likelihood: Likelihood) -> jax.ShapeDtypeStruct:
+    domain: Any = likelihood.operator.domain
+    return jax.ShapeDtypeStruct(tuple(domain.shape), domain_dtype(likelihood.operator))
