@@ -86,8 +86,8 @@ def _add_train(commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         help="train a generative prior on images, and write it to a file",
         description=(
-            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct`, or for "
-            "`jaxinv sample`, which is what a score is for. Keeps the weights of the lowest validation loss. "
+            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct` and "
+            "`jaxinv sample`. Keeps the weights of the lowest validation loss. "
             "Interrupted, the same command goes on where it stopped."
         ),
     )
@@ -123,12 +123,17 @@ def _add_reconstruct(commands) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         help="reconstruct held-out images from simulated measurements with a prior that `jaxinv train` wrote",
         description=(
-            "Measures held-out images, with noise, and reconstructs them in the latent space of a trained prior, "
-            "beside a Gaussian prior of the same training images. Prints figures of merit; writes a figure, "
-            "results.json and the images as a .npy file."
+            "Measures held-out images, with noise, and reconstructs them in the latent space of a trained prior, or "
+            "with a score by samples of the posterior, beside a Gaussian prior of the same training images. Prints "
+            "figures of merit; writes figures, results.json and the images, or samples, as a .npy file."
         ),
     )
     reconstruct.add_argument("network", type=Path, metavar="FILE", help="that `jaxinv train` wrote")
+    reconstruct.add_argument(
+        "--prior",
+        choices=("autoencoder", "vae", "gan", "flow", "score"),
+        help="what FILE must hold; by default whatever it does",
+    )
     reconstruct.add_argument(
         "--task",
         choices=("deblurring", "tomography", "compressed-sensing", "inpainting"),
@@ -139,6 +144,7 @@ def _add_reconstruct(commands) -> None:
     reconstruct.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
     reconstruct.add_argument("--noise", dest="level", type=float, default=0.1, help="over the norm of the operator")
     reconstruct.add_argument("--restarts", type=_positive, default=8, help="of each image, of which the best is kept")
+    reconstruct.add_argument("--samples", type=_positive, default=8, help="of each posterior, with a score")
     reconstruct.add_argument("--seed", type=int, default=0, help="of everything that is random")
     reconstruct.add_argument("--output", type=Path, default=Path("jaxinv_reconstruction"), help="folder to write")
     reconstruct.set_defaults(run=_run_reconstruct)
@@ -147,7 +153,7 @@ def _add_reconstruct(commands) -> None:
 def _run_reconstruct(options: argparse.Namespace) -> None:
     from ._commands._reconstruct import run
 
-    names = ("network", "task", "data", "images", "level", "restarts", "seed", "output")
+    names = ("network", "prior", "task", "data", "images", "level", "restarts", "samples", "seed", "output")
     run(**{name: getattr(options, name) for name in names})
 
 

@@ -134,9 +134,20 @@ def test_train_a_score_and_sample(process, network, tmp_path, capsys):
         # Grey and noise are at .5 from either, or further; these are within .18, and .31 after two hundred steps.
         assert np.median(errors.min(1)) < 0.3
         assert set(errors.argmin(1)) == {0, 1}
-    # It is no prior with latents.
-    assert cli.main(["reconstruct", str(file), "--output", str(tmp_path / "out")]) == 1
-    assert "jaxinv sample" in capsys.readouterr().err
+    output = tmp_path / "out"
+    again = ["reconstruct", str(file), "--data", str(tmp_path / "images.npy"), "--task", "inpainting"]
+    again += ["--images", "2", "--samples", "3", "--output", str(output)]
+    assert cli.main([*again, "--prior", "vae"]) == 1
+    assert "kind score" in capsys.readouterr().err
+    assert cli.main([*again, "--prior", "score"]) == 0
+    result = json.loads((output / "results.json").read_text())
+    assert result["failed"] == 0
+    assert 0 <= result["coverage"] <= 1
+    assert np.load(output / "inpainting.npy").shape == (2, 3, 8, 8, 1)
+    assert (output / "inpainting_samples.png").read_bytes().startswith(b"\x89PNG")
+    if network == "mixer":
+        # A quarter of the pixels tells which half is white.
+        assert result["rows"]["score, mean"]["psnr_clipped"] > 10
 
 
 @pytest.mark.slow

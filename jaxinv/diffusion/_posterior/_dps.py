@@ -71,9 +71,8 @@ class DPS(AbstractGuidance):
         return shifted(mean + view.shift, view.shift, std, key)
 
     def finish(self, problem: Problem, t: Array, x: Array, key: Key) -> End:
-        del key
-        image, _ = problem.model.split(t, x)
-        return End(image, -problem.negative_log_likelihood(image), jnp.int32(0))
+        view = self.look(problem, t, t, x, key)
+        return End(view.image + view.shift, view.log_twist, view.num_vjps)
 
 
 class DPSView(eqx.Module):

@@ -48,7 +48,7 @@ class AbstractGuidance(AbstractIndependent):
 
     @abc.abstractmethod
     def finish(self, problem: PyTree, t: Array, x: Array, key: Key) -> End:
-        """The image of the last state, by one evaluation of the score."""
+        """The image of the last state but one of the schedule, by one evaluation of the score."""
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         process = problem.process
@@ -57,12 +57,12 @@ class AbstractGuidance(AbstractIndependent):
         image = problem.image
         x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
         args = (self, problem, times, jax.random.fold_in(key, 2))
-        (x, num_vjps), num_steps, result = run(
-            _step, (x, jnp.zeros((), jnp.int32)), args, self.num_steps, result, progress
-        )
-        last = self.finish(problem, times[-1], x, end)
+        state = (x, jnp.zeros((), jnp.int32))
+        # The last step is to the image itself.
+        (x, num_vjps), num_steps, result = run(_step, state, args, self.num_steps - 1, result, progress)
+        last = self.finish(problem, times[-2], x, end)
         image, result = finite_or(last.image, x, result)
-        return Draws(image, result, counts(num_steps, num_steps + 1, num_vjps + last.num_vjps))
+        return Draws(image, result, counts(num_steps + 1, num_steps + 1, num_vjps + last.num_vjps))
 
 
 def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:

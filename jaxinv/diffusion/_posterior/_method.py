@@ -59,6 +59,8 @@ def run(
     step: Any, state: PyTree, args: PyTree, num_steps: int, result: Any, progress: Any
 ) -> tuple[PyTree, Array, Any]:
     """`step(index, state, args) -> state`, `num_steps` times: the state, the number of steps and the code."""
+    if num_steps == 0:
+        return state, jnp.zeros((), jnp.int32), result
     return iterate(
         lambda index, state, args: (step(index, state, args), jnp.zeros((), bool), RESULTS.successful),
         state,

@@ -75,9 +75,8 @@ class TDS(AbstractPosteriorMethod):
         x = self._each(lambda key: process.prior_sample(image.shape, key=key, dtype=image.dtype), keys[0])
         cloud = Cloud.start(x)
         args = (self, problem, times, keys[1])
-        cloud, num_steps, result = run(_step, cloud, args, guidance.num_steps, result, progress)
-        # At the last time the twist is the measurement itself.
-        finish = lambda x, key: guidance.finish(problem, times[-1], x, key)
+        cloud, num_steps, result = run(_step, cloud, args, guidance.num_steps - 1, result, progress)
+        finish = lambda x, key: guidance.finish(problem, times[-2], x, key)
         last = jax.vmap(finish)(cloud.x, self._keys(keys[2]))
         images, result = finite_or(last.image, cloud.x, result)
         cloud = cloud.weigh(last.log_twist)
@@ -85,9 +84,8 @@ class TDS(AbstractPosteriorMethod):
         order = jax.random.permutation(jax.random.fold_in(keys[3], 1), self.particles)[:num_samples]
         collapsed = cloud.least < jnp.maximum(_COLLAPSED * self.particles, min(2, self.particles / 2))
         result = RESULTS.where((result == RESULTS.successful) & collapsed, RESULTS.weight_collapse, result)
-        stats = counts(
-            num_steps, self.particles * (num_steps + 1), cloud.num_vjps + jnp.sum(last.num_vjps, dtype=jnp.int32)
-        )
+        num_vjps = cloud.num_vjps + jnp.sum(last.num_vjps, dtype=jnp.int32)
+        stats = counts(num_steps + 1, self.particles * (num_steps + 1), num_vjps)
         stats |= {"effective_particles": cloud.least, "log_evidence": cloud.log_evidence + cloud.log_mean()}
         return Draws(images[chosen][order], result, stats)
 
