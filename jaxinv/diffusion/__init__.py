@@ -17,12 +17,25 @@ from ._parametrisation import (
     Velocity as Velocity,
 )
 from ._posterior import (
+    DAPS as DAPS,
+    DDRM as DDRM,
     DPS as DPS,
+    OTODE as OTODE,
     TDS as TDS,
     TMPD as TMPD,
+    AbstractLikelihoodDraw as AbstractLikelihoodDraw,
     AbstractPosteriorMethod as AbstractPosteriorMethod,
+    AnnealedLangevin as AnnealedLangevin,
+    DFlow as DFlow,
+    DiffPIR as DiffPIR,
+    Exact as Exact,
+    Langevin as Langevin,
     MomentMatching as MomentMatching,
     PiGDM as PiGDM,
+    PnPDM as PnPDM,
+    PnPFlow as PnPFlow,
+    REDDiff as REDDiff,
+    Replacement as Replacement,
     posterior_sample as posterior_sample,
 )
 from ._preconditioned import Preconditioned as Preconditioned

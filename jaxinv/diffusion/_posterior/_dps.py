@@ -12,9 +12,10 @@ from ...likelihood import Likelihood, gaussian_approximation
 from ...operators._base import as_parameter, is_concrete
 from .._ddim import transition
 from .._model import Model
+from .._process import AbstractProcess
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._guidance import AbstractGuidance, End, shifted
+from ._guidance import AbstractGuidance, End, Shift, guided_move, shifted
 from ._problem import Problem, enter
 
 
@@ -26,8 +27,11 @@ class DPS(AbstractGuidance):
     levels that differ between entries, residuals are in units of the noise times its root mean square, by
     `noise.linearise`. One evaluation and one vector-Jacobian product a step. As a twist it is `p(y | E[x_0 | x_t])`.
 
+    Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): with `zeta` 1 and 100 steps
+    40 % of the mass is in the wrong mode, and with four measurements the variance within modes is 2.7 times too large.
+
     - `num_steps`: static.
-    - `zeta`: the step size, not negative.
+    - `zeta`: the step size, not negative. As a twist it has none: there steps follow the gradient of the twist.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.
 
@@ -49,11 +53,16 @@ class DPS(AbstractGuidance):
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
         return enter(model, likelihood, y)
 
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
-        return enter(model, likelihood, y)
+    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple["TwistedProblem", Any]:
+        problem, result = enter(model, likelihood, y)
+        return TwistedProblem(problem), result
 
-    def look(self, problem: Problem, t: Array, t_next: Array, x: Array, key: Key) -> "DPSView":
+    def look(
+        self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, key: Key
+    ) -> "DPSView | Shift":
         del t_next, key
+        if isinstance(problem, TwistedProblem):
+            return _towards(problem.problem, t, x)
 
         def misfit(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
             image, noise = problem.model.split(t, x)
@@ -65,14 +74,44 @@ class DPS(AbstractGuidance):
         return DPSView(image, noise, -2 * self.zeta.astype(x.dtype) * slope, log_twist, jnp.int32(1))
 
     def move(
-        self, problem: Problem, t: Array, t_next: Array, x: Array, view: "DPSView", key: Key
+        self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, view: "DPSView | Shift", key: Key
     ) -> tuple[Array, Array]:
+        if isinstance(view, Shift):
+            return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
         mean, std = transition(problem.process, t, t_next, view.image, view.noise, self.eta.astype(x.dtype))
         return shifted(mean + view.shift, view.shift, std, key)
 
-    def finish(self, problem: Problem, t: Array, x: Array, key: Key) -> End:
+    def finish(self, problem: "Problem | TwistedProblem", t: Array, x: Array, key: Key) -> End:
         view = self.look(problem, t, t, x, key)
-        return End(view.image + view.shift, view.log_twist, view.num_vjps)
+        # What is weighed by `p(y | E[x_0 | x_t])` is that image.
+        image = view.image if isinstance(view, Shift) else view.image + view.shift
+        return End(image, view.log_twist, view.num_vjps)
+
+
+class TwistedProblem(eqx.Module):
+    """A problem in which the steps are those that the twist asks for."""
+
+    problem: Problem
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.problem.process
+
+    @property
+    def image(self) -> jax.ShapeDtypeStruct:
+        return self.problem.image
+
+
+def _towards(problem: Problem, t: Array, x: Array) -> Shift:
+    """The image shifted by `std^2 / scale grad_x log p(y | E[x_0 | x_t])`: Tweedie, given the measurement."""
+
+    def log_twist(x: Array) -> tuple[Array, tuple[Array, Array]]:
+        image, noise = problem.model.split(t, x)
+        return -problem.negative_log_likelihood(image), (image, noise)
+
+    (value, (image, noise)), slope = jax.value_and_grad(log_twist, has_aux=True)(x)
+    scale, std = problem.process.marginal(t)
+    return Shift(image, noise, std**2 / scale * slope, value, jnp.int32(1))
 
 
 class DPSView(eqx.Module):

@@ -3,7 +3,6 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array
 
 from ._moments import Moments
@@ -17,12 +16,14 @@ class Measured(eqx.Module):
 
     - `residual`: `b - B x`, `(m,)`.
     - `products`: `C B^T`, a row for each measurement, `(m, *shape)`.
-    - `triangle`: the lower triangular factor of `B C B^T + I`.
+    - `vectors`, `precisions`: eigenvectors of `B C B^T + I`, and the inverse eigenvalues. That of a direction in which
+        `C` is negative is 0: nothing is known of it.
     """
 
     residual: Array
     products: Array
-    triangle: Array
+    vectors: Array
+    precisions: Array
 
     @property
     def num_vjps(self) -> Array:
@@ -30,12 +31,14 @@ class Measured(eqx.Module):
 
     def log_density(self) -> Array:
         """`log N(b; B x, B C B^T + I)`, without the constant of the noise."""
-        z = solve_triangular(self.triangle, self.residual, lower=True)
-        return -0.5 * jnp.sum(z**2) - jnp.sum(jnp.log(jnp.diagonal(self.triangle)))
+        z = jnp.matmul(self.residual, self.vectors, precision=HIGHEST)
+        known = jnp.where(self.precisions > 0, self.precisions, 1)
+        return -0.5 * jnp.sum(self.precisions * z**2 - jnp.log(known))
 
     def gain_product(self, residual: Array) -> Array:
         """`C B^T (B C B^T + I)^{-1} r`, an image."""
-        return jnp.tensordot(cho_solve((self.triangle, True), residual), self.products, axes=1, precision=HIGHEST)
+        z = self.precisions * jnp.matmul(residual, self.vectors, precision=HIGHEST)
+        return jnp.tensordot(jnp.matmul(self.vectors, z, precision=HIGHEST), self.products, axes=1, precision=HIGHEST)
 
 
 def measure(problem: DenseProblem, at: Moments) -> Measured:
@@ -47,6 +50,8 @@ def measure(problem: DenseProblem, at: Moments) -> Measured:
 def measured_by(problem: DenseProblem, residual: Array, products: Array) -> Measured:
     """The same, of the products `C B^T`."""
     gram = jnp.matmul(products.reshape(len(products), -1), problem.matrix.T, precision=HIGHEST)
-    # The derivative of a network is not symmetric, and that of an exact denoiser only up to rounding.
-    matrix = jnp.eye(len(gram), dtype=gram.dtype) + 0.5 * (gram + gram.T)
-    return Measured(residual, products, jnp.linalg.cholesky(matrix))
+    # The derivative of a network is not symmetric, and has negative eigenvalues, large ones where the noise is; that of
+    # an exact denoiser has neither, up to rounding.
+    values, vectors = jnp.linalg.eigh(0.5 * (gram + gram.T))
+    precisions = jnp.where(values > -0.5, 1 / (1 + jnp.maximum(values, 0)), 0)
+    return Measured(residual, products, vectors, precisions)

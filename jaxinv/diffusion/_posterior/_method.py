@@ -74,9 +74,9 @@ def run(
 
 def finite_or(image: Array, x: Array, result: Any) -> tuple[Array, Any]:
     """An image with its code: where it is not finite, the state `x` that it was to be made from, and `nonfinite`."""
-    finite = jnp.all(jnp.isfinite(image))
-    bad = (result == RESULTS.successful) & ~finite
-    return jnp.where(finite, image, x), RESULTS.where(bad, RESULTS.nonfinite, result)
+    running = result == RESULTS.successful
+    good = running & jnp.all(jnp.isfinite(image))
+    return jnp.where(good, image, x), RESULTS.where(running & ~good, RESULTS.nonfinite, result)
 
 
 def counts(num_steps: Array, network_evaluations: Any, vjps: Any) -> dict[str, Array]:

@@ -12,10 +12,10 @@ from ..._types import Key, State
 from ...likelihood import Likelihood
 from .._model import Model
 from .._sampler import check_steps
-from .._schedule import AbstractSchedule, UniformTime
+from .._schedule import UniformTime
 from ._guidance import AbstractGuidance, End
 from ._measured import Measured, measure, measured_by
-from ._moments import Moments, innovation, moments, root_product
+from ._moments import Moments, gain_product, moments, root_product
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -30,8 +30,12 @@ class MomentMatching(AbstractGuidance):
     The mean is that of `TMPD`; the covariance `C - C A^T (A C A^T + S)^{-1} A C` enters the transition too, which all
     other methods here leave out. So for a Gaussian prior every step is exact, and 50 steps do where others lack a tenth
     of the variance at 100. Linear operators and Gaussian noise of any covariance `S`; photon noise by its approximation
-    (`noise.linearise`). A step is one evaluation, and a vector-Jacobian product for each step of conjugate gradients
-    and of the Lanczos process for `C^{1/2} z`, and one.
+    (`noise.linearise`). A step is one evaluation, and a vector-Jacobian product for each step of the solver and of
+    the Lanczos process for `C^{1/2} z`.
+
+    Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): alone it puts 30 % of the
+    mass in the wrong mode with one measurement, 3 % with four, with the variance within modes right to 2 %; within
+    `TDS` none beyond the sampling error in 8 and 80 dimensions.
 
     As a twist it is that of `TMPD`, with weights that are constant for a Gaussian prior: no weight is lost to the
     length of the steps, however many measurements there are. This costs a vector-Jacobian product for each measurement
@@ -39,7 +43,7 @@ class MomentMatching(AbstractGuidance):
 
     - `num_steps`: static.
     - `schedule`: when it steps.
-    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `solver_steps`, `rtol`: as of `TMPD`.
     - `root_steps`: of the Lanczos process, static: exact if `C` has so many different eigenvalues.
 
     **Reference:** none that we know of; the mean is that of Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz,
@@ -48,7 +52,7 @@ class MomentMatching(AbstractGuidance):
     """
 
     num_steps: Any = eqx.field(default=50, static=True)
-    schedule: AbstractSchedule = UniformTime()
+    schedule: Any = UniformTime()
     solver_steps: Any = eqx.field(default=10, static=True)
     rtol: float = eqx.field(default=1e-3, static=True)
     root_steps: Any = eqx.field(default=4, static=True)
@@ -75,9 +79,8 @@ class MomentMatching(AbstractGuidance):
             log_twist = seen.log_density() - problem.constant
             return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + self.root_steps)
         residual = _minus_noise(problem.residual(draw), noise_key)
-        solved, num_vjps = innovation(problem, at, residual, self.rtol, self.solver_steps)
-        draw = draw + at.covariance_product(problem.operator.adjoint(solved))
-        return MomentView(draw, at.image, None, jnp.zeros((), x.dtype), num_vjps + 1 + self.root_steps)
+        shift, num_vjps = gain_product(problem, at, residual, self.rtol, self.solver_steps)
+        return MomentView(draw + shift, at.image, None, jnp.zeros((), x.dtype), num_vjps + self.root_steps)
 
     def move(
         self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Any, key: Key
@@ -95,7 +98,7 @@ class MomentMatching(AbstractGuidance):
         # How far x_s is from where it is expected without a measurement, and what the measurements look like from it.
         deviation = (gap * (view.draw - view.image) + z) / after**2
         seen = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
-        ahead = Measured(view.ahead.residual - seen, view.ahead.products, view.ahead.triangle)
+        ahead = eqx.tree_at(lambda a: a.residual, view.ahead, view.ahead.residual - seen)
         return scale_next * u, view.log_twist + problem.constant - ahead.log_density()
 
     def finish(self, problem: LinearProblem | DenseProblem, t: Array, x: Array, key: Key) -> End:

@@ -7,14 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._conjugate_gradients import conjugate_gradients
 from ..._loop import iterate
 from ..._solution import RESULTS
 from ..._types import Scalar
 from .._model import Model
+from ._krylov import Krylov, flatten
 from ._problem import LinearProblem
 
 HIGHEST = jax.lax.Precision.HIGHEST
+# An eigenvalue below is not the rounding of 0, in units of the noise.
+_NEGATIVE = -0.5
 
 
 class Moments(eqx.Module):
@@ -40,15 +42,33 @@ def moments(model: Model, t: Scalar, x: Array) -> Moments:
     return Moments(image, noise, std**2 / scale, pullback)
 
 
-def innovation(problem: LinearProblem, at: Moments, residual: PyTree[Array], rtol: float, steps: int) -> Any:
-    """`u = (B C B* + I)^{-1} r` by conjugate gradients, and the number of steps, a product with `C` each."""
-    solved = conjugate_gradients(_measured_covariance, residual, (problem.operator, at), rtol=rtol, max_steps=steps)
-    return solved.x, solved.num_steps
+def gain_product(
+    problem: LinearProblem, at: Moments, residual: PyTree[Array], rtol: float, num_steps: int
+) -> tuple[Array, Array]:
+    """`C B* (B C B* + I)^{-1} r`, an image, by the Lanczos process, and its steps, a product with `C` each.
 
+    In exact arithmetic and with a positive `C` what as many steps of conjugate gradients give. The derivative of a
+    network has negative eigenvalues, large ones where the noise is, at which those break down: a direction in which `C`
+    is negative tells nothing here.
+    """
+    flat, unravel = flatten(residual)
+    empty = jnp.zeros((num_steps, at.image.size), flat.dtype)
 
-def _measured_covariance(u: PyTree[Array], args: Any) -> PyTree[Array]:
-    operator, at = args
-    return jax.tree.map(jnp.add, u, operator(at.covariance_product(operator.adjoint(u))))
+    def step(index: Array, state: Any, args: Any) -> Any:
+        krylov, images = state
+        problem, at = args
+        image = at.covariance_product(problem.operator.adjoint(unravel(krylov.vector)))
+        product, _ = flatten(problem.operator(image))
+        krylov, exhausted = krylov.extend(index, product, rtol)
+        return (krylov, images.at[index].set(image.ravel())), exhausted, RESULTS.successful
+
+    start = Krylov.start(flat, num_steps)
+    (krylov, images), taken, _ = iterate(
+        step, (start, empty), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
+    )
+    coefficients = krylov.function(lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0))
+    image = jnp.matmul(coefficients, images, precision=HIGHEST).reshape(at.image.shape)
+    return image, taken
 
 
 def root_product(at: Moments, z: Array, num_steps: int) -> Array:
@@ -59,34 +79,13 @@ def root_product(at: Moments, z: Array, num_steps: int) -> Array:
 
     **Reference:** Higham, Functions of matrices, 2008, section 13.2.
     """
-    size = jnp.sqrt(jnp.sum(z**2))
-    first = jnp.where(size > 0, z.ravel() / jnp.where(size > 0, size, 1), 0)
-    basis = jnp.zeros((num_steps, first.size), z.dtype)
-    state = (first, basis, jnp.zeros(num_steps, z.dtype), jnp.zeros(num_steps, z.dtype))
-    (_, basis, diagonal, beside), _, _ = iterate(
-        _lanczos, state, (at, z), max_steps=num_steps, exhausted=RESULTS.successful
-    )
-    beside = beside[:-1]
-    matrix = jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1)
-    values, vectors = jnp.linalg.eigh(matrix)
-    roots = jnp.sqrt(jnp.maximum(values, 0))
-    coefficients = jnp.matmul(vectors, roots * vectors[0], precision=HIGHEST)
-    return size * jnp.matmul(coefficients, basis, precision=HIGHEST).reshape(z.shape)
 
+    def step(index: Array, krylov: Krylov, at: Moments) -> Any:
+        product = at.covariance_product(krylov.vector.reshape(z.shape)).ravel()
+        krylov, exhausted = krylov.extend(index, product, 0.0)
+        return krylov, exhausted, RESULTS.successful
 
-def _lanczos(index: Array, state: Any, args: Any) -> Any:
-    vector, basis, diagonal, beside = state
-    at, like = args
-    basis = basis.at[index].set(vector)
-    image = at.covariance_product(vector.reshape(like.shape)).ravel()
-    along = jnp.sum(image * vector)
-    size = jnp.sqrt(jnp.sum(image**2))
-    # Against all of them and twice: in exact arithmetic the last two, once, would do.
-    for _ in range(2):
-        image = image - jnp.matmul(jnp.matmul(basis, image, precision=HIGHEST), basis, precision=HIGHEST)
-    rest = jnp.sqrt(jnp.sum(image**2))
-    # What is left of rounding is no new direction.
-    new = rest > 1e3 * jnp.finfo(image.dtype).eps * size
-    vector = jnp.where(new, image / jnp.where(new, rest, 1), 0)
-    state = vector, basis, diagonal.at[index].set(along), beside.at[index].set(jnp.where(new, rest, 0))
-    return state, jnp.zeros((), bool), RESULTS.successful
+    start = Krylov.start(z.ravel(), num_steps)
+    krylov, _, _ = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
+    coefficients = krylov.function(lambda value: jnp.sqrt(jnp.maximum(value, 0)))
+    return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape)

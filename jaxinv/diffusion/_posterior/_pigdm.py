@@ -31,6 +31,9 @@ class PiGDM(AbstractGuidance):
     by its approximation (`noise.linearise`). One evaluation and one vector-Jacobian product a step, and conjugate
     gradients with the operator alone.
 
+    Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): a third of the mass is in
+    the wrong mode, with one measurement as with four.
+
     - `num_steps`: static.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.

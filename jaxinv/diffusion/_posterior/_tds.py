@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
@@ -43,7 +44,7 @@ class TDS(AbstractPosteriorMethod):
     diffusion models, 2023.
     """
 
-    guidance: AbstractGuidance = MomentMatching()
+    guidance: Any = MomentMatching()
     particles: Any = eqx.field(default=256, static=True)
     resample_below: Array = eqx.field(default=0.5, converter=as_parameter)
 
@@ -54,7 +55,7 @@ class TDS(AbstractPosteriorMethod):
             )
         check_count(self.particles, "particles")
         eta = getattr(self.guidance, "eta", None)
-        if eta is not None and is_concrete(eta) and not bool(jnp.all(eta > 0)):
+        if eta is not None and is_concrete(eta) and not np.all(np.asarray(eta) > 0):
             raise ValueError(f"`TDS` weighs random moves: the `eta` of its guidance must be positive; got {eta}.")
         low = self.resample_below
         if is_concrete(low) and not bool(jnp.all((low >= 0) & (low <= 1))):

@@ -15,7 +15,7 @@ from .._schedule import UniformTime
 from ._dps import check_eta
 from ._guidance import AbstractGuidance, End, Shift, guided_move
 from ._measured import measure
-from ._moments import innovation, moments
+from ._moments import gain_product, moments
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear
 
 
@@ -23,15 +23,21 @@ class TMPD(AbstractGuidance):
     """TMPD, or MMPS: `E[x_0 | x_t, y] = x + C A^T (A C A^T + S)^{-1} (y - A x)` with `x = E[x_0 | x_t]`.
 
     `C = Cov[x_0 | x_t]`, so that it is exact where `x_0` given `x_t` is Gaussian; then ancestral steps. Linear
-    operators and Gaussian noise of any covariance `S`, by conjugate gradients whose products with `C` are
-    vector-Jacobian products; photon noise by its approximation (`noise.linearise`). One evaluation a step, and as many
-    vector-Jacobian products as conjugate gradients take, and one. As a twist it is `N(y; A x, A C A^T + S)`, by a
-    matrix of a row and a vector-Jacobian product for each measurement.
+    operators and Gaussian noise of any covariance `S`; photon noise by its approximation (`noise.linearise`). The
+    system is solved by a Krylov method whose products with `C` are vector-Jacobian products: one evaluation a step, and
+    such a product for each step of the solver. The papers take conjugate gradients, which break down where the
+    derivative of a network has negative eigenvalues; here such a direction is left alone. As a twist it is
+    `N(y; A x, A C A^T + S)`, by a matrix with a row and a vector-Jacobian product for each measurement.
+
+    Measured bias, on mixtures of 25 modes in 8 and 80 dimensions (benchmarks, posterior mixture): with one measurement
+    29 % of the mass is in the wrong mode, with four 2 to 4 %; the variance within modes is 10 % too small after 100
+    steps.
 
     - `num_steps`: static.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.
-    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `solver_steps`: at most, static.
+    - `rtol`: the solver stops where this share of a product is all that lies beyond the space of those before.
 
     **Reference:** Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie moment projected diffusions for inverse
     problems, 2024; Rozet, Andry, Lanusse, Louppe, Learning diffusion priors from observations by expectation
@@ -62,9 +68,8 @@ class TMPD(AbstractGuidance):
             seen = measure(problem, at)
             log_twist = seen.log_density() - problem.constant
             return Shift(at.image, at.noise, seen.gain_product(seen.residual), log_twist, seen.num_vjps)
-        solved, num_vjps = innovation(problem, at, problem.residual(at.image), self.rtol, self.solver_steps)
-        shift = at.covariance_product(problem.operator.adjoint(solved))
-        return Shift(at.image, at.noise, shift, jnp.zeros((), x.dtype), num_vjps + 1)
+        shift, num_vjps = gain_product(problem, at, problem.residual(at.image), self.rtol, self.solver_steps)
+        return Shift(at.image, at.noise, shift, jnp.zeros((), x.dtype), num_vjps)
 
     def move(
         self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key

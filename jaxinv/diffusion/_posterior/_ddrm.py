@@ -1,0 +1,162 @@
+"""Denoising diffusion restoration models."""
+
+import math
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..._conjugate_gradients import root
+from ..._solution import RESULTS
+from ..._types import Key, State
+from ...likelihood import Likelihood
+from ...noise import AbstractNoise, Gaussian
+from ...operators._base import as_parameter, is_concrete
+from .._model import Model
+from .._process import AbstractProcess
+from .._sampler import check_steps
+from .._schedule import UniformTime
+from ._dps import check_eta
+from ._exact import not_negative, unit_noise
+from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._problem import check_linear, enter_dense, ratio
+
+HIGHEST = jax.lax.Precision.HIGHEST
+# The identity of this size, which the matrix is made from, takes 64 MB, and its decomposition minutes.
+MOST_ENTRIES = 4096
+
+
+class DDRM(AbstractIndependent):
+    """DDRM: denoising steps, each singular direction of `A` on its own, in the coordinates `u = x / scale`.
+
+    Let `A = U S V^T`, `b = S^+ U^T y`, `s` the noise of `y`, `r = std / scale`; `p` and `v` the coefficients in a
+    direction `V_i` of `E[x_0 | x_t]` and of `u_t`. The next `v`, at `r' < r`, is drawn from
+
+    - `N(p + sqrt(1 - eta^2) r' (v - p) / r, eta^2 r'^2)` if `S_i = 0`;
+    - `N(p + sqrt(1 - eta^2) r' (b - p) / (s / S_i), eta^2 r'^2)` if `r' < s / S_i`;
+    - `N((1 - eta_b) p + eta_b b, r'^2 - eta_b^2 s^2 / S_i^2)` otherwise;
+
+    at the end with `r' = 0`. Linear operators on images of up to 4096 entries: the matrix is formed and decomposed once
+    for a problem. Gaussian noise of any covariance, by whitening; photon noise by its approximation. A scalar std may
+    be 0: then `A x = y` at the end with `eta_b = 1`, and `S` within rounding of 0 counts as 0. One evaluation a step
+    and one at the end, no vector-Jacobian products.
+
+    Bias: measurements enter direction by direction: what one says of another (by the covariance of `x_0` given `x_t`)
+    is left to later denoising. The last step adds no noise, and `eta < 1` lessens the variance, so samples vary little.
+
+    - `num_steps`: static.
+    - `eta`: between 0 and 1, the share of the noise that is fresh.
+    - `eta_b`: between 0 and 1, the share of the measurement in directions that it knows better than the state.
+    - `schedule`: when it steps.
+
+    **Reference:** Kawar, Elad, Ermon, Song, Denoising diffusion restoration models, 2022, equations 7 and 8.
+    """
+
+    num_steps: Any = eqx.field(default=20, static=True)
+    eta: Array = eqx.field(default=0.85, converter=as_parameter)
+    eta_b: Array = eqx.field(default=1.0, converter=as_parameter)
+    schedule: Any = UniformTime()
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+        check_eta(self.eta)
+        if is_concrete(self.eta_b) and not bool(jnp.all((self.eta_b >= 0) & (self.eta_b <= 1))):
+            raise ValueError(f"`eta_b` must lie between 0 and 1; got {self.eta_b}.")
+
+    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple["SpectralProblem", Any]:
+        check_linear(likelihood, "DDRM")
+        check_size(likelihood.operator.domain)
+        std = scalar_std(likelihood.noise)
+        dense, result = enter_dense(model, likelihood if std is None else unit_noise(likelihood), y, "DDRM")
+        std = jnp.ones(()) if std is None else std
+        std, result = not_negative(std.astype(dense.matrix.dtype), result)
+        finite = jnp.all(jnp.isfinite(dense.matrix))
+        result = RESULTS.where((result == RESULTS.successful) & ~finite, RESULTS.invalid_parameter, result)
+        matrix = jnp.where(finite, dense.matrix, 0)
+        left, values, directions = jnp.linalg.svd(matrix, full_matrices=False)
+        floor = jnp.finfo(values.dtype).eps * max(matrix.shape) * values[0]
+        values = jnp.where(values > floor, values, 0)
+        data = jnp.matmul(left.T, dense.data, precision=HIGHEST)
+        return SpectralProblem(model, directions, values, data, std, dense.image), result
+
+    def one(self, problem: "SpectralProblem", *, key: Key, result: Any, progress: Any) -> Draws:
+        image = problem.image
+        start, steps, end = (jax.random.fold_in(key, i) for i in range(3))
+        times = self.schedule.times(problem.process, self.num_steps)
+        nothing, first = jnp.zeros(image.shape, image.dtype), ratio(problem.process, times[0])
+        # The law of the paper at the first time, equation 7, is its step from nothing with all noise fresh.
+        u = problem.step(nothing, nothing, first, first, jnp.ones((), first.dtype), jnp.ones((), first.dtype), start)
+        u, num_steps, result = run(_step, u, (self, problem, times, steps), self.num_steps, result, progress)
+        last = self._next(problem, times[-1], u, jnp.zeros_like(first), end)
+        last, result = finite_or(last, u, result)
+        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+
+    def _next(self, problem: "SpectralProblem", t: Array, u: Array, after: Array, key: Key) -> Array:
+        scale, _ = problem.process.marginal(t)
+        image, _ = problem.model.split(t, scale * u)
+        eta, eta_b = (value.astype(u.dtype) for value in (self.eta, self.eta_b))
+        return problem.step(image, u, ratio(problem.process, t), after, eta, eta_b, key)
+
+
+class SpectralProblem(eqx.Module):
+    """The problem by singular directions: `data = values * coefficients + std n`.
+
+    - `directions`: orthonormal rows, as many as the matrix has rows or columns.
+    - `values`: the singular values, 0 below rounding.
+    """
+
+    model: Model
+    directions: Array
+    values: Array
+    data: Array
+    std: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    @property
+    def process(self) -> AbstractProcess:
+        return self.model.process
+
+    def step(self, image: Array, u: Array, before: Array, after: Array, eta: Array, eta_b: Array, key: Key) -> Array:
+        """The next `u`, from `E[x_0 | x_t]` and `u` at the noise-to-signal ratio `before`."""
+        kept, fresh = root(1 - eta**2) * after, eta * after
+        free = image + kept / before * (u - image)
+        z = jax.random.normal(key, u.shape, u.dtype)
+        seen = self.values > 0
+        inverse = jnp.where(seen, 1 / jnp.where(seen, self.values, 1), 0)
+        sharp = seen & (after >= self.std * inverse)
+        blunt = seen & ~sharp
+        expected, unseen = self._coefficients(image), self._coefficients(free)
+        pull = (self.data - self.values * expected) / jnp.where(blunt, self.std, 1)
+        mixed = (1 - eta_b) * expected + eta_b * inverse * self.data
+        mean = jnp.where(sharp, mixed, jnp.where(blunt, expected + kept * pull, unseen))
+        spread = jnp.where(sharp, root(after**2 - (eta_b * self.std * inverse) ** 2), fresh)
+        change = mean - unseen + (spread - fresh) * self._coefficients(z)
+        return free + fresh * z + jnp.matmul(change, self.directions, precision=HIGHEST).reshape(u.shape)
+
+    def _coefficients(self, x: Array) -> Array:
+        return jnp.matmul(self.directions, x.ravel(), precision=HIGHEST)
+
+
+def _step(index: Array, u: Array, args: PyTree) -> Array:
+    method, problem, times, key = args
+    after = ratio(problem.process, times[index + 1])
+    return method._next(problem, times[index], u, after, jax.random.fold_in(key, index))
+
+
+def scalar_std(noise: AbstractNoise) -> Array | None:
+    """The standard deviation, where it is one number: it is not divided by, and may be 0."""
+    if isinstance(noise, Gaussian) and isinstance(noise.std, jax.Array) and noise.std.ndim == 0:
+        return noise.std
+    return None
+
+
+def check_size(domain: Any) -> None:
+    """Raise for images of which a matrix is too much."""
+    if math.prod(domain.shape) > MOST_ENTRIES:
+        raise ValueError(
+            f"`DDRM` decomposes the matrix of the operator, for images of at most {MOST_ENTRIES} entries; got shape "
+            f"{tuple(domain.shape)}. `MomentMatching()`, `TMPD()`, `PiGDM()` and `DiffPIR()` need no matrix; or take a "
+            "smaller image."
+        )

@@ -1,0 +1,102 @@
+"""Denoising diffusion models for plug-and-play image restoration."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..._checks import check_count
+from ..._conjugate_gradients import conjugate_gradients, root
+from ..._solution import RESULTS
+from ..._types import Key, State
+from ...likelihood import Likelihood
+from ...operators._base import as_parameter, is_concrete
+from .._model import Model
+from .._sampler import check_steps
+from .._schedule import UniformTime
+from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._problem import LinearProblem, enter_linear, ratio
+
+
+class DiffPIR(AbstractIndependent):
+    """DiffPIR: `x = argmin ||S^{-1/2} (y - A x)||^2 + weight / r^2 ||x - E[x_0 | x_t]||^2`, and noise again.
+
+    With `r = std / scale` and `S` the covariance of the noise; then
+    `x_s = scale_s x + std_s (sqrt(1 - zeta) (x_t - scale x) / std + sqrt(zeta) z)`, `z` standard normal, and at the end
+    `x`. Linear operators and Gaussian noise of any covariance, by conjugate gradients with the operator alone; photon
+    noise by its approximation (`noise.linearise`). One evaluation a step and one at the end, no vector-Jacobian
+    products. It divides by the noise: for std 0 see `Replacement` and `DDRM`.
+
+    Bias: `x` is a mode given `x_t`, whose uncertainty is never drawn, and with `weight` 1 it takes the covariance of
+    `x_0` given `x_t` for `r^2 I`: samples vary too little. A larger weight trusts the measurement less than its noise
+    says; a small `zeta` keeps the noise of the start, as `DDIM` does. On a Gaussian prior with its exact score the
+    defaults have the mean right within .15 of a standard deviation, and half of the variance.
+
+    - `num_steps`: static.
+    - `weight`: positive, the paper's lambda, which it tunes for each task, as `zeta`.
+    - `zeta`: between 0 and 1, the share of the variance that is fresh; 1 forgets the noise that was.
+    - `schedule`: when it steps.
+    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+
+    **Reference:** Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising diffusion models for plug-and-play image
+    restoration, 2023, Algorithm 1.
+    """
+
+    num_steps: Any = eqx.field(default=100, static=True)
+    weight: Array = eqx.field(default=1.0, converter=as_parameter)
+    zeta: Array = eqx.field(default=1.0, converter=as_parameter)
+    schedule: Any = UniformTime()
+    solver_steps: Any = eqx.field(default=50, static=True)
+    rtol: float = eqx.field(default=1e-4, static=True)
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+        check_count(self.solver_steps, "solver_steps")
+        if is_concrete(self.weight) and not bool(jnp.all((self.weight > 0) & jnp.isfinite(self.weight))):
+            raise ValueError(f"`weight` must be finite and positive; got {self.weight}.")
+        if is_concrete(self.zeta) and not bool(jnp.all((self.zeta >= 0) & (self.zeta <= 1))):
+            raise ValueError(f"`zeta` must lie between 0 and 1; got {self.zeta}.")
+
+    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(model, likelihood, y, "DiffPIR")
+
+    def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
+        process, image = problem.process, problem.image
+        start, steps = (jax.random.fold_in(key, i) for i in range(2))
+        times = self.schedule.times(process, self.num_steps)
+        x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
+        x, num_steps, result = run(_step, x, (self, problem, times, steps), self.num_steps, result, progress)
+        last, result = finite_or(self._mode(problem, times[-1], x), x, result)
+        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+
+    def _mode(self, problem: LinearProblem, t: Array, x: Array) -> Array:
+        """The image between `E[x_0 | x_t]` and the measurement."""
+        image, _ = problem.model.split(t, x)
+        # From the image: so conjugate gradients stay in the range of A^*, and what is not measured is left as it is.
+        solved = conjugate_gradients(
+            _product,
+            problem.operator.adjoint(problem.residual(image)),
+            (problem.operator, self.weight.astype(x.dtype) / ratio(problem.process, t) ** 2),
+            rtol=self.rtol,
+            max_steps=self.solver_steps,
+        )
+        # What is not finite goes on into the state, where it is seen.
+        return image + jnp.where(solved.result == RESULTS.nonfinite, jnp.nan, solved.x)
+
+
+def _product(v: Array, args: Any) -> Array:
+    operator, weight = args
+    return operator.normal(v) + weight * v
+
+
+def _step(index: Array, x: Array, args: PyTree) -> Array:
+    method, problem, times, key = args
+    t, t_next = times[index], times[index + 1]
+    (scale, std), (scale_next, std_next) = (problem.process.marginal(time) for time in (t, t_next))
+    image = method._mode(problem, t, x)
+    zeta = method.zeta.astype(x.dtype)
+    z = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
+    noise = root(1 - zeta) * (x - scale * image) / std + root(zeta) * z
+    return scale_next * image + std_next * noise

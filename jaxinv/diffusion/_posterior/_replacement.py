@@ -1,0 +1,110 @@
+"""Replacement of what is measured, on the way."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ..._checks import check_count
+from ..._conjugate_gradients import conjugate_gradients, root
+from ..._solution import RESULTS
+from ..._types import Key, State
+from ...likelihood import Likelihood
+from ...operators._base import as_parameter, is_concrete
+from .._ddim import transition
+from .._model import Model
+from .._sampler import check_steps
+from .._schedule import UniformTime
+from ._dps import check_eta
+from ._exact import ExactProblem, enter_exact
+from ._method import AbstractIndependent, Draws, counts, finite_or, run
+
+
+class Replacement(AbstractIndependent):
+    """Replacement, or imputation: `x_t <- x_t + strength A^+ (y_t - A x_t)`, then a step of `Ancestral`; and so on.
+
+    Here `y_t = scale y + sqrt(max(std^2 - scale^2 s^2, 0)) A z` with `z` a fresh standard normal image and `s` the
+    noise of `y`, which is so counted (exactly where the singular values of `A` are 0 and 1), and `A^+` is the
+    pseudo-inverse. For a `Mask` these are the measured pixels. For `A = P L T`, with `T` a Fourier or Radon transform,
+    a mask `L` and a smaller array `P`, it is the replacement in the transform domain.
+
+    Any linear operator, by conjugate gradients with the operator alone: one step if `A A^*` is a projection, as for
+    inpainting and Fourier measurements; where they stop early (blur, tomography) small singular values count as 0.
+    Noise is `noise.Gaussian` only, and its std may be 0: at the end `A x = y`, up to what conjugate gradients leave.
+    One evaluation a step and one at the end, no vector-Jacobian products.
+
+    Bias: what is measured enters a step only through the state, so the rest of the image is not drawn given it, even as
+    the steps become many; and `A x = y` at the end whatever the noise, which the sample keeps, and which the
+    pseudo-inverse of a blur makes large: there take fewer `solver_steps`, or another method.
+
+    - `num_steps`: static.
+    - `strength`: from 0, the prior, to 1; less than 1 keeps part of what the model says of the measured part.
+    - `eta`: as of `DDIM`; 1 is ancestral sampling.
+    - `schedule`: when it steps.
+    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+
+    **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
+    differential equations, 2021, appendix I.2; Song, Shen, Xing, Ermon, Solving inverse problems in medical imaging
+    with score-based generative models, 2022, Algorithm 2.
+    """
+
+    num_steps: Any = eqx.field(default=500, static=True)
+    strength: Array = eqx.field(default=1.0, converter=as_parameter)
+    eta: Array = eqx.field(default=1.0, converter=as_parameter)
+    schedule: Any = UniformTime()
+    solver_steps: Any = eqx.field(default=20, static=True)
+    rtol: float = eqx.field(default=1e-5, static=True)
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+        check_count(self.solver_steps, "solver_steps")
+        check_eta(self.eta)
+        if is_concrete(self.strength) and not bool(jnp.all((self.strength >= 0) & (self.strength <= 1))):
+            raise ValueError(f"`strength` must lie between 0 and 1; got {self.strength}.")
+
+    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[ExactProblem, Any]:
+        return enter_exact(model, likelihood, y, "Replacement")
+
+    def one(self, problem: ExactProblem, *, key: Key, result: Any, progress: Any) -> Draws:
+        process, image = problem.process, problem.image
+        start, steps, end = (jax.random.fold_in(key, i) for i in range(3))
+        times = self.schedule.times(process, self.num_steps)
+        x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
+        x, num_steps, result = run(_step, x, (self, problem, times, steps), self.num_steps, result, progress)
+        last, _ = problem.model.split(times[-1], self._noisy(problem, times[-1], x, end))
+        last, result = finite_or(self._replace(problem, last, problem.data), x, result)
+        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+
+    def _noisy(self, problem: ExactProblem, t: Array, x: Array, key: Key) -> Array:
+        """The state with what is measured replaced by the measurement, noised up to time `t`."""
+        scale, std = problem.process.marginal(t)
+        noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
+        y = jax.tree.map(
+            lambda y, s, n: scale * y + root(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
+        )
+        return self._replace(problem, x, y)
+
+    def _replace(self, problem: ExactProblem, x: Array, y: State) -> Array:
+        residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
+        # A noisy measurement need not be in the range of A, so A^* A rather than A A^*: these equations have solutions.
+        solved = conjugate_gradients(
+            lambda v, operator: operator.normal(v),
+            problem.operator.adjoint(residual),
+            problem.operator,
+            rtol=self.rtol,
+            max_steps=self.solver_steps,
+        )
+        # What is not finite goes on into the state, where it is seen.
+        shift = jnp.where(solved.result == RESULTS.nonfinite, jnp.nan, solved.x)
+        return x + self.strength.astype(x.dtype) * shift
+
+
+def _step(index: Array, x: Array, args: PyTree) -> Array:
+    method, problem, times, key = args
+    replacing, moving = (jax.random.fold_in(jax.random.fold_in(key, index), i) for i in range(2))
+    t, t_next = times[index], times[index + 1]
+    x = method._noisy(problem, t, x, replacing)
+    mean, std = transition(problem.process, t, t_next, *problem.model.split(t, x), method.eta.astype(x.dtype))
+    return mean + std * jax.random.normal(moving, x.shape, x.dtype)
