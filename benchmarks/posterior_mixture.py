@@ -36,9 +36,21 @@ METHODS = {
     "TMPD": diffusion.TMPD(rtol=1e-5),
     "PiGDM": diffusion.PiGDM(),
     "DPS": diffusion.DPS(100),
+    "DAPS, one evaluation": diffusion.DAPS(100, 1, schedule=diffusion.UniformTime()),
+    "PnPDM, from 32 sqrt(d)": None,
+    "DAPS": diffusion.DAPS(),
+    "PnPDM": diffusion.PnPDM(),
+    "AnnealedLangevin": diffusion.AnnealedLangevin(),
+    "Replacement": diffusion.Replacement(100),
+    "DDRM": diffusion.DDRM(),
+    "DiffPIR": diffusion.DiffPIR(),
+    "REDDiff": diffusion.REDDiff(),
+    "OTODE": diffusion.OTODE(),
+    "PnPFlow": diffusion.PnPFlow(),
 }
 # Their names in the reference run, on a hundred uniform steps in t.
 REFERENCE = {"TDS, TMPD": "tds", "TMPD": "tmpd", "PiGDM": "pigdm", "DPS": "dps1", "exact score": "exactscore"}
+REFERENCE |= {"DAPS, one evaluation": "daps", "PnPDM, from 32 sqrt(d)": "pnpdm"}
 FILE = Path(__file__).parents[2] / "shared" / "data" / "mixture_reference.json"
 
 
@@ -85,6 +97,8 @@ def column(d, m, problems, names):
         evidence = float(prior.evidence(likelihood, y))
         for name in names:
             method = "exact score" if name == "exact score" else METHODS[name]
+            if name.startswith("PnPDM, from"):
+                method = diffusion.PnPDM(first=32 * d**0.5)
             began = time.perf_counter()
             if number == 0:
                 jax.block_until_ready(draw(prior, likelihood, y, method, key))

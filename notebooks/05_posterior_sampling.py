@@ -84,7 +84,7 @@ digits = digits[np.random.default_rng(0).permutation(len(digits))]
 train, test = digits[100:], jnp.asarray(digits[:24])
 shape = train.shape[1:]
 parametrisation = Preconditioned.from_samples(train)
-STEPS = 800
+STEPS = 1500
 network, history = training.fit(
     models.UNet(shape, widths=(32, 64), rngs=nnx.Rngs(0)),
     diffusion.score_matching_loss(process, parametrisation=parametrisation),
@@ -113,6 +113,7 @@ problems = {
     "tomography": operators.ParallelBeam(shape, jnp.linspace(0, jnp.pi, 4, endpoint=False)),
 }
 SAMPLES = 15
+METHOD = diffusion.MomentMatching(30, schedule=diffusion.UniformLogSNR())
 ranks = {}
 for name, operator in problems.items():
     operator = operators.materialise(operator)
@@ -121,7 +122,7 @@ for name, operator in problems.items():
     y = jax.vmap(lambda x, k, likelihood=likelihood: likelihood.simulate(x, key=k))(test, keys)
     draw = jax.vmap(
         lambda y, k, likelihood=likelihood: diffusion.posterior_sample(
-            process, score, likelihood, y, key=k, num_samples=SAMPLES, method=diffusion.MomentMatching(30)
+            process, score, likelihood, y, key=k, num_samples=SAMPLES, method=METHOD
         )
     )
     samples = jax.jit(draw)(y, keys).check().value

@@ -185,6 +185,7 @@ class Row:
     - `linear`: whether it needs a linear operator.
     - `noiseless`: whether it takes noise of standard deviation 0.
     - `twin`: whether it differs from another row by a number only, so that its law is all there is to test.
+    - `elsewhere`: whether its promises are tested beside its reference, in a file of their own.
     - `operator`: of the promises, from the number of the problem and a dtype.
     """
 
@@ -198,6 +199,7 @@ class Row:
     linear: bool = True
     noiseless: bool = False
     twin: bool = False
+    elsewhere: bool = False
     operator: Callable[[int, Any], Any] = dataclasses.field(default_factory=lambda: matrix)
 
     @property
@@ -258,6 +260,17 @@ METHODS = {
         times=log_snr,
         linear=False,
     ),
+    # In `test_posterior_projections` and `test_posterior_splitting`.
+    "Replacement": Row(diffusion.Replacement, noiseless=True, elsewhere=True),
+    "DDRM": Row(diffusion.DDRM, noiseless=True, elsewhere=True),
+    "DiffPIR": Row(diffusion.DiffPIR, elsewhere=True),
+    "REDDiff": Row(diffusion.REDDiff, linear=False, elsewhere=True),
+    "AnnealedLangevin": Row(lambda n: diffusion.AnnealedLangevin(n, 2), linear=False, elsewhere=True),
+    "DAPS": Row(lambda n: diffusion.DAPS(n, 2), linear=False, elsewhere=True),
+    "PnPDM": Row(lambda n: diffusion.PnPDM(n, 2), linear=False, elsewhere=True),
+    "OTODE": Row(diffusion.OTODE, elsewhere=True),
+    "DFlow": Row(lambda n: diffusion.DFlow(n, diffusion.DDIM(3)), linear=False, elsewhere=True),
+    "PnPFlow": Row(diffusion.PnPFlow, linear=False, elsewhere=True),
 }
 
 

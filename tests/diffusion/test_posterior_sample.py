@@ -17,7 +17,7 @@ from jaxinv import Likelihood, diffusion, noise, operators, oracles
 from jaxinv.diffusion._model import Model
 from jaxinv.diffusion._posterior._default import default_method
 from jaxinv.diffusion._posterior._measured import measure
-from jaxinv.diffusion._posterior._moments import Moments, innovation, moments, root_product
+from jaxinv.diffusion._posterior._moments import Moments, gain_product, moments, root_product
 from jaxinv.diffusion._posterior._problem import enter_dense, enter_linear
 
 VP = PROCESSES["VP"].formula
@@ -41,7 +41,7 @@ def names(belongs=lambda row: True, fast=()):
 
 def promised(belongs=lambda row: True, fast=()):
     """Those of them that differ from each other by more than a number."""
-    return names(lambda row: belongs(row) and not row.twin, fast)
+    return names(lambda row: belongs(row) and not row.twin and not row.elsewhere, fast)
 
 
 def draw(method, key, num_samples, process=None, prior=None):
@@ -267,7 +267,8 @@ def test_a_sample_does_not_depend_on_their_number(name):
     _, _, apart, _ = outcome(name, "float64")
     three = solve(METHODS[name], num_samples=3)(problem(METHODS[name], 0, jnp.dtype("float64")))
     np.testing.assert_allclose(three.value[:2], apart[0].value, rtol=1e-9, atol=1e-12)
-    assert np.max(abs(three.value[2] - three.value[1])) > 1e-3
+    # Two members of a cloud may be copies of one particle.
+    assert METHODS[name].particles or np.max(abs(three.value[2] - three.value[1])) > 1e-3
 
 
 @promised(fast=("DPS",))
@@ -425,9 +426,13 @@ def test_moments_against_linear_algebra(key):
     gram = rows @ covariance @ rows.T + np.eye(2)
     linear, _ = enter_linear(model, *linear_gaussian(), "this")
     np.testing.assert_allclose(linear.residual(at.image), residual, rtol=1e-10)
-    solved, steps = innovation(linear, at, linear.residual(at.image), 1e-12, 10)
-    np.testing.assert_allclose(solved, np.linalg.solve(gram, residual), rtol=1e-10)
+    shift, steps = gain_product(linear, at, linear.residual(at.image), 1e-12, 10)
+    np.testing.assert_allclose(shift, covariance @ rows.T @ np.linalg.solve(gram, residual), rtol=1e-10)
     assert steps == 2
+    # Where the derivative of a network is negative nothing is told: here nowhere else.
+    negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
+    shift, _ = gain_product(linear, negative, linear.residual(at.image), 1e-12, 10)
+    np.testing.assert_array_equal(shift, np.zeros(3))
     dense, _ = enter_dense(model, *linear_gaussian(), "this")
     seen = measure(dense, at)
     normal = -0.5 * (residual @ np.linalg.solve(gram, residual) + np.linalg.slogdet(2 * np.pi * gram)[1])

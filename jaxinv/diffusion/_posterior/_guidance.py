@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from .._ddim import transition
@@ -61,8 +62,9 @@ class AbstractGuidance(AbstractIndependent):
         # The last step is to the image itself.
         (x, num_vjps), num_steps, result = run(_step, state, args, self.num_steps - 1, result, progress)
         last = self.finish(problem, times[-2], x, end)
+        taken = num_steps + (result == RESULTS.successful)
         image, result = finite_or(last.image, x, result)
-        return Draws(image, result, counts(num_steps + 1, num_steps + 1, num_vjps + last.num_vjps))
+        return Draws(image, result, counts(taken, num_steps + 1, num_vjps + last.num_vjps))
 
 
 def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:

@@ -79,6 +79,7 @@ class TDS(AbstractPosteriorMethod):
         cloud, num_steps, result = run(_step, cloud, args, guidance.num_steps - 1, result, progress)
         finish = lambda x, key: guidance.finish(problem, times[-2], x, key)
         last = jax.vmap(finish)(cloud.x, self._keys(keys[2]))
+        taken = num_steps + (result == RESULTS.successful)
         images, result = finite_or(last.image, cloud.x, result)
         cloud = cloud.weigh(last.log_twist)
         chosen = cloud.choose(jax.random.fold_in(keys[3], 0))
@@ -86,7 +87,7 @@ class TDS(AbstractPosteriorMethod):
         collapsed = cloud.least < jnp.maximum(_COLLAPSED * self.particles, min(2, self.particles / 2))
         result = RESULTS.where((result == RESULTS.successful) & collapsed, RESULTS.weight_collapse, result)
         num_vjps = cloud.num_vjps + jnp.sum(last.num_vjps, dtype=jnp.int32)
-        stats = counts(num_steps + 1, self.particles * (num_steps + 1), num_vjps)
+        stats = counts(taken, self.particles * (num_steps + 1), num_vjps)
         stats |= {"effective_particles": cloud.least, "log_evidence": cloud.log_evidence + cloud.log_mean()}
         return Draws(images[chosen][order], result, stats)
 
