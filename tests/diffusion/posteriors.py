@@ -184,7 +184,7 @@ class Row:
     - `exact`: whether the law is that of the posterior, for a Gaussian prior, whatever the number of steps.
     - `linear`: whether it needs a linear operator.
     - `noiseless`: whether it takes noise of standard deviation 0.
-    - `twin`: whether it differs from another row by a number only, so that its law is all there is to test.
+    - `twin`: whether it differs from another row by a number or its guidance, so that its law is all there is to test.
     - `elsewhere`: whether its promises are tested beside its reference, in a file of their own.
     - `operator`: of the promises, from the number of the problem and a dtype.
     """
@@ -236,6 +236,7 @@ METHODS = {
         shifted_image(of_the_denoiser),
         within=of_the_denoiser,
         times=log_snr,
+        twin=True,
     ),
     "TDS-TMPD-0.5": Row(
         twisted(lambda n: diffusion.TMPD(n, eta=0.5, schedule=LOG)),
@@ -251,6 +252,7 @@ METHODS = {
         shifted_image(white),
         within=white,
         times=log_snr,
+        twin=True,
     ),
     "TDS-DPS": Row(
         twisted(lambda n: diffusion.DPS(n, schedule=LOG)),
@@ -258,6 +260,7 @@ METHODS = {
         image_alone,
         within=none,
         times=log_snr,
+        twin=True,
         linear=False,
     ),
     # In `test_posterior_projections` and `test_posterior_splitting`.

@@ -70,17 +70,18 @@ class MomentMatching(AbstractGuidance):
     def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> "MomentView":
         at = moments(problem.model, t, x)
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
-        draw = at.image + root_product(at, jax.random.normal(prior_key, x.shape, x.dtype), self.root_steps)
+        root, products = root_product(at, jax.random.normal(prior_key, x.shape, x.dtype), self.root_steps)
+        draw = at.image + root
         if isinstance(problem, DenseProblem):
             seen = measure(problem, at)
             noise = jax.random.normal(noise_key, seen.residual.shape, x.dtype)
             draw = draw + seen.gain_product(problem.residual(draw) - noise)
             ahead, num_vjps = self._ahead(problem, at, seen, t, t_next)
             log_twist = seen.log_density() - problem.constant
-            return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + self.root_steps)
+            return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + products)
         residual = _minus_noise(problem.residual(draw), noise_key)
         shift, num_vjps = gain_product(problem, at, residual, self.rtol, self.solver_steps)
-        return MomentView(draw + shift, at.image, None, jnp.zeros((), x.dtype), num_vjps + self.root_steps)
+        return MomentView(draw + shift, at.image, None, jnp.zeros((), x.dtype), num_vjps + products)
 
     def move(
         self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Any, key: Key

@@ -71,8 +71,8 @@ def gain_product(
     return image, taken
 
 
-def root_product(at: Moments, z: Array, num_steps: int) -> Array:
-    """`C^{1/2} z` by as many steps of the Lanczos process, a product with `C` each.
+def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array]:
+    """`C^{1/2} z` by at most so many steps of the Lanczos process, a product with `C` each, and how many.
 
     Exact if `C` has at most so many different eigenvalues. Those below zero, which the derivative of a network has,
     count as zero.
@@ -86,6 +86,6 @@ def root_product(at: Moments, z: Array, num_steps: int) -> Array:
         return krylov, exhausted, RESULTS.successful
 
     start = Krylov.start(z.ravel(), num_steps)
-    krylov, _, _ = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
+    krylov, taken, _ = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
     coefficients = krylov.function(lambda value: jnp.sqrt(jnp.maximum(value, 0)))
-    return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape)
+    return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape), taken
