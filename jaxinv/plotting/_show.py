@@ -38,7 +38,7 @@ def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = No
     shell = ipython.get_ipython() if ipython else None
     if getattr(shell, "kernel", None) is not None:
         # Displayed as it is, a figure that pyplot does not know appears as its name only.
-        from IPython.display import Image, display
+        from IPython.display import Image, display  # pyright: ignore[reportMissingImports]
 
         drawing = io.BytesIO()
         figure.savefig(drawing, format="png", dpi=_DPI)
