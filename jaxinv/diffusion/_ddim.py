@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Key
-from ..operators._base import as_parameter, is_concrete
+from ..operators._base import as_parameter
+from ._checks import check_share
 from ._model import Model
 from ._process import AbstractProcess
 from ._sampler import AbstractMemorylessStepper, check_steps
@@ -38,8 +39,7 @@ class DDIM(AbstractMemorylessStepper):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        if is_concrete(self.eta) and not bool(jnp.all((self.eta >= 0) & (self.eta <= 1))):
-            raise ValueError(f"`eta` must lie between 0 and 1; got {self.eta}.")
+        check_share(self.eta, "eta")
 
     @property
     def evaluations_per_step(self) -> int:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Key
-from ..operators._base import as_parameter, is_concrete
+from ..operators._base import as_parameter
+from ._checks import check_not_negative
 from ._model import Model
 from ._process import noise_to_signal
 from ._sampler import AbstractMemorylessStepper, check_steps
@@ -38,8 +39,7 @@ class Heun(AbstractMemorylessStepper):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        if is_concrete(self.churn) and not bool(jnp.all((self.churn >= 0) & jnp.isfinite(self.churn))):
-            raise ValueError(f"`churn` must be finite and not negative; got {self.churn}.")
+        check_not_negative(self.churn, "churn")
 
     @property
     def evaluations_per_step(self) -> int:

@@ -14,8 +14,8 @@ from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformLogSNR
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._fallible import repeat
 from ._langevin import langevin
+from ._loops import repeat
 from ._method import AbstractIndependent, Draws, counts, finite_or
 from ._problem import ratio
 

@@ -14,7 +14,8 @@ from ..._loop import iterate
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
+from ...operators._base import as_parameter
+from .._checks import check_not_negative
 from .._ddim import DDIM
 from .._model import Model
 from .._sampler import AbstractStepper, Options
@@ -59,8 +60,7 @@ class DFlow(AbstractIndependent):
         check_count(self.num_steps, "num_steps")
         if not isinstance(self.sampler, AbstractStepper):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
-        if is_concrete(self.weight) and not bool(jnp.all((self.weight >= 0) & jnp.isfinite(self.weight))):
-            raise ValueError(f"`weight` must be finite and not negative; got {self.weight}.")
+        check_not_negative(self.weight, "weight")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
         return enter(model, likelihood, y)

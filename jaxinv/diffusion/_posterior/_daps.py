@@ -14,8 +14,8 @@ from .._model import Model
 from .._sampler import check_steps
 from .._schedule import Karras
 from ._denoising_path import descend
-from ._fallible import first_failure, repeat
-from ._likelihood_draw import check_inner, choose
+from ._likelihood_draw import check_inner, enter_drawing
+from ._loops import first_failure, repeat
 from ._method import AbstractIndependent, Draws, counts
 from ._problem import ratio
 
@@ -53,9 +53,7 @@ class DAPS(AbstractIndependent):
         check_inner(self.inner)
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        inner = choose(self.inner, likelihood)
-        problem, result = inner.enter(model, likelihood, y, "DAPS")
-        return (inner, problem), result
+        return enter_drawing(self.inner, model, likelihood, y, "DAPS")
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         inner, problem = problem

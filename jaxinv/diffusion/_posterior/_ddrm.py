@@ -13,14 +13,15 @@ from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
-from ...operators._base import as_parameter, is_concrete
+from ...operators._base import as_parameter
+from .._checks import check_share
 from .._model import Model
 from .._process import AbstractProcess
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._dps import check_eta
 from ._exact import not_negative, unit_noise
-from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts, finite_or
 from ._problem import check_linear, enter_dense, ratio
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -61,9 +62,8 @@ class DDRM(AbstractIndependent):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_eta(self.eta)
-        if is_concrete(self.eta_b) and not bool(jnp.all((self.eta_b >= 0) & (self.eta_b <= 1))):
-            raise ValueError(f"`eta_b` must lie between 0 and 1; got {self.eta_b}.")
+        check_share(self.eta, "eta")
+        check_share(self.eta_b, "eta_b")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple["SpectralProblem", Any]:
         check_linear(likelihood, "DDRM")

@@ -9,7 +9,7 @@ from jaxtyping import Array, PyTree
 from ..._solution import RESULTS
 from ..._types import Key
 from .._model import Model
-from ._fallible import repeat
+from ._loops import repeat
 from ._method import finite_or
 from ._problem import ratio
 

@@ -13,10 +13,12 @@ from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
+from .._checks import check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts, finite_or
 from ._problem import LinearProblem, enter_linear, ratio
 
 
@@ -56,8 +58,7 @@ class DiffPIR(AbstractIndependent):
         check_count(self.solver_steps, "solver_steps")
         if is_concrete(self.weight) and not bool(jnp.all((self.weight > 0) & jnp.isfinite(self.weight))):
             raise ValueError(f"`weight` must be finite and positive; got {self.weight}.")
-        if is_concrete(self.zeta) and not bool(jnp.all((self.zeta >= 0) & (self.zeta <= 1))):
-            raise ValueError(f"`zeta` must lie between 0 and 1; got {self.zeta}.")
+        check_share(self.zeta, "zeta")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
         return enter_linear(model, likelihood, y, "DiffPIR")

@@ -9,7 +9,8 @@ from jaxtyping import Array
 
 from ..._types import Key, State
 from ...likelihood import Likelihood, gaussian_approximation
-from ...operators._base import as_parameter, is_concrete
+from ...operators._base import as_parameter
+from .._checks import check_not_negative, check_share
 from .._ddim import transition
 from .._model import Model
 from .._process import AbstractProcess
@@ -46,9 +47,8 @@ class DPS(AbstractGuidance):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_eta(self.eta)
-        if is_concrete(self.zeta) and not bool(jnp.all((self.zeta >= 0) & jnp.isfinite(self.zeta))):
-            raise ValueError(f"`zeta` must be finite and not negative; got {self.zeta}.")
+        check_share(self.eta, "eta")
+        check_not_negative(self.zeta, "zeta")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
         return enter(model, likelihood, y)
@@ -140,9 +140,3 @@ def residual_square(problem: Problem, image: Array) -> Array:
     sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k)]), kept, std)
     squares, count = jax.tree.reduce(jnp.add, sums)
     return total * squares / count
-
-
-def check_eta(eta: Array) -> None:
-    """Raise for an `eta` outside [0, 1]."""
-    if is_concrete(eta) and not bool(jnp.all((eta >= 0) & (eta <= 1))):
-        raise ValueError(f"`eta` must lie between 0 and 1; got {eta}.")

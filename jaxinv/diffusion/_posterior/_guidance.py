@@ -15,7 +15,8 @@ from .._ddim import transition
 from .._model import Model
 from .._process import AbstractProcess
 from .._schedule import AbstractSchedule
-from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts, finite_or
 
 
 class End(NamedTuple):

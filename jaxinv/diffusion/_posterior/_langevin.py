@@ -8,7 +8,7 @@ from jaxtyping import Array, PyTree
 
 from ..._solution import RESULTS
 from ..._types import Key
-from ._fallible import repeat
+from ._loops import repeat
 from ._method import finite_or
 
 

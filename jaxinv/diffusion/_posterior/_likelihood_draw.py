@@ -1,7 +1,6 @@
 """Draws from a Gaussian around an image, given a measurement."""
 
 import abc
-import math
 from typing import Any
 
 import equinox as eqx
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
-from ..._conjugate_gradients import conjugate_gradients
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
@@ -22,6 +20,7 @@ from ._curved_problem import CurvedProblem, check_step_size, enter_curved
 from ._langevin import langevin
 from ._method import finite_or
 from ._problem import LinearProblem, enter_linear
+from ._white_noise import white_noise
 
 
 class AbstractLikelihoodDraw(eqx.Module):
@@ -61,10 +60,8 @@ class Exact(AbstractLikelihoodDraw):
         x = centre + jnp.sqrt(variance) * jax.random.normal(prior_key, centre.shape, centre.dtype)
         residual = problem.residual(x)
         residual = jax.tree.map(jnp.add, residual, white_noise(residual, noise_key))
-        solved = conjugate_gradients(
-            _product, residual, (problem.operator, variance), rtol=self.rtol, max_steps=self.solver_steps
-        )
-        return finite_or(x + variance * problem.operator.adjoint(solved.x), x, RESULTS.successful)
+        solved = problem.solve_isotropic(residual, variance, self.rtol, self.solver_steps)
+        return finite_or(x + variance * problem.operator.adjoint(solved), x, RESULTS.successful)
 
 
 class Langevin(AbstractLikelihoodDraw):
@@ -98,25 +95,21 @@ class Langevin(AbstractLikelihoodDraw):
         return langevin(_gradient, centre, (problem, centre, variance), length, self.num_steps, key=key)
 
 
+def enter_drawing(
+    inner: AbstractLikelihoodDraw | None, model: Model, likelihood: Likelihood, y: State, name: str
+) -> tuple[tuple[AbstractLikelihoodDraw, PyTree], Any]:
+    """How the method called `name` draws, `choose(inner, likelihood)`, with the problem as that sees it."""
+    inner = choose(inner, likelihood)
+    problem, result = inner.enter(model, likelihood, y, name)
+    return (inner, problem), result
+
+
 def choose(inner: AbstractLikelihoodDraw | None, likelihood: Likelihood) -> AbstractLikelihoodDraw:
     """`inner`, or where it is `None` the exact draw if there is one."""
     if inner is not None:
         return inner
     linear = isinstance(likelihood.operator, AbstractLinearOperator)
     return Exact() if linear and isinstance(likelihood.noise, AbstractGaussianNoise) else Langevin()
-
-
-def white_noise(like: State, key: Key) -> State:
-    """Noise of unit variance, in real and imaginary part each, of the shape of a whitened measurement."""
-    leaves, structure = jax.tree.flatten(like)
-    size = lambda leaf: math.sqrt(2) if jnp.iscomplexobj(leaf) else 1.0
-    draw = lambda i, leaf: size(leaf) * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
-    return jax.tree.unflatten(structure, [draw(i, leaf) for i, leaf in enumerate(leaves)])
-
-
-def _product(u: State, args: Any) -> State:
-    operator, variance = args
-    return jax.tree.map(lambda u, v: u + variance * v, u, operator(operator.adjoint(u)))
 
 
 def _gradient(x: Array, args: Any) -> Array:

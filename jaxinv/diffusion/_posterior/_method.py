@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._loop import iterate
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
@@ -53,23 +52,6 @@ class AbstractIndependent(AbstractPosteriorMethod):
     def draw(self, problem: PyTree, num_samples: int, *, key: Key, result: Any, progress: Any) -> Draws:
         one = lambda index: self.one(problem, key=jax.random.fold_in(key, index), result=result, progress=progress)
         return jax.vmap(one)(jnp.arange(num_samples))
-
-
-def run(
-    step: Any, state: PyTree, args: PyTree, num_steps: int, result: Any, progress: Any
-) -> tuple[PyTree, Array, Any]:
-    """`step(index, state, args) -> state`, `num_steps` times: the state, the number of steps and the code."""
-    if num_steps == 0:
-        return state, jnp.zeros((), jnp.int32), result
-    return iterate(
-        lambda index, state, args: (step(index, state, args), jnp.zeros((), bool), RESULTS.successful),
-        state,
-        args,
-        result=result,
-        max_steps=num_steps,
-        exhausted=RESULTS.successful,
-        progress=progress,
-    )
 
 
 def finite_or(image: Array, x: Array, result: Any) -> tuple[Array, Any]:

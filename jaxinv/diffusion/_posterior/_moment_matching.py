@@ -17,6 +17,7 @@ from ._guidance import AbstractGuidance, End
 from ._measured import Measured, measure, measured_by
 from ._moments import Moments, gain_product, moments, root_product
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
+from ._white_noise import white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Of a system whose condition number is a few units.
@@ -79,7 +80,8 @@ class MomentMatching(AbstractGuidance):
             ahead, num_vjps = self._ahead(problem, at, seen, t, t_next)
             log_twist = seen.log_density() - problem.constant
             return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + products)
-        residual = _minus_noise(problem.residual(draw), noise_key)
+        residual = problem.residual(draw)
+        residual = jax.tree.map(jnp.subtract, residual, white_noise(residual, noise_key))
         shift, num_vjps = gain_product(problem, at, residual, self.rtol, self.solver_steps)
         return MomentView(draw + shift, at.image, None, jnp.zeros((), x.dtype), num_vjps + products)
 
@@ -130,11 +132,3 @@ class MomentView(eqx.Module):
 def _information(v: Array, args: Any) -> Array:
     at, weight = args
     return v + weight * at.covariance_product(v)
-
-
-def _minus_noise(residual: State, key: Key) -> State:
-    leaves, structure = jax.tree.flatten(residual)
-    noises = [jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype) for i, leaf in enumerate(leaves)]
-    # A complex measurement is two real ones, of unit variance each.
-    size = lambda leaf: jnp.sqrt(2).astype(leaf.real.dtype) if jnp.iscomplexobj(leaf) else 1
-    return jax.tree.unflatten(structure, [leaf - size(leaf) * n for leaf, n in zip(leaves, noises, strict=True)])

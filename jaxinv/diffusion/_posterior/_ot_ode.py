@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
-from ..._conjugate_gradients import conjugate_gradients
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
+from .._checks import check_not_negative
 from .._ddim import transition
 from .._model import Model
-from ._method import AbstractIndependent, Draws, counts, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts
 from ._pigdm import PiGDM
 from ._problem import LinearProblem, enter_linear
 from ._straight_path import straight_times
@@ -55,8 +56,7 @@ class OTODE(AbstractIndependent):
         check_count(self.solver_steps, "solver_steps")
         if is_concrete(self.start) and not bool(jnp.all((self.start > 0) & (self.start < 1))):
             raise ValueError(f"`start` must lie between 0 and 1; got {self.start}.")
-        if is_concrete(self.gamma) and not bool(jnp.all((self.gamma >= 0) & jnp.isfinite(self.gamma))):
-            raise ValueError(f"`gamma` must be finite and not negative; got {self.gamma}.")
+        check_not_negative(self.gamma, "gamma")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
         return enter_linear(model, likelihood, y, "OTODE")
@@ -73,8 +73,7 @@ class OTODE(AbstractIndependent):
         return Draws(x, result, counts(num_steps, num_steps, num_steps))
 
     def _of_measurement(self, problem: LinearProblem) -> Array:
-        solved = conjugate_gradients(_product, problem.data, problem.operator, rtol=_RTOL, max_steps=self.solver_steps)
-        return problem.operator.adjoint(solved.x)
+        return problem.operator.adjoint(problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps))
 
 
 def _step(index: Array, x: Array, args: PyTree) -> Array:
@@ -86,7 +85,3 @@ def _step(index: Array, x: Array, args: PyTree) -> Array:
     # Of the velocity at fixed x: what the image gains the noise loses.
     mean, _ = transition(process, t, t_next, view.image + shift, view.noise - scale / std * shift, 0.0)
     return mean
-
-
-def _product(u: State, operator: Any) -> State:
-    return jax.tree.map(jnp.add, u, operator(operator.adjoint(u)))

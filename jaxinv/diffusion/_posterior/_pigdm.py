@@ -3,18 +3,17 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._conjugate_gradients import conjugate_gradients, dot
+from ..._conjugate_gradients import dot
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
+from .._checks import check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._dps import check_eta
 from ._guidance import AbstractGuidance, End, Shift, guided_move
 from ._moments import moments
 from ._problem import LinearProblem, enter_linear
@@ -50,7 +49,7 @@ class PiGDM(AbstractGuidance):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_steps(self.solver_steps, self.schedule)
-        check_eta(self.eta)
+        check_share(self.eta, "eta")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
         return enter_linear(model, likelihood, y, "PiGDM")
@@ -63,15 +62,9 @@ class PiGDM(AbstractGuidance):
         at = moments(problem.model, t, x)
         scale, std = problem.process.marginal(t)
         residual = problem.residual(at.image)
-        solved = conjugate_gradients(
-            _product,
-            residual,
-            (problem.operator, std**2 / (scale**2 + std**2)),
-            rtol=_RTOL,
-            max_steps=self.solver_steps,
-        )
-        shift = at.covariance_product(problem.operator.adjoint(solved.x))
-        log_twist = -0.5 * dot(residual, solved.x) - problem.constant
+        solved = problem.solve_isotropic(residual, std**2 / (scale**2 + std**2), _RTOL, self.solver_steps)
+        shift = at.covariance_product(problem.operator.adjoint(solved))
+        log_twist = -0.5 * dot(residual, solved) - problem.constant
         return Shift(at.image, at.noise, shift, log_twist, jnp.int32(1))
 
     def move(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key) -> Any:
@@ -80,8 +73,3 @@ class PiGDM(AbstractGuidance):
     def finish(self, problem: LinearProblem, t: Array, x: Array, key: Key) -> End:
         view = self.look(problem, t, t, x, key)
         return End(view.image + view.shift, view.log_twist, view.num_vjps)
-
-
-def _product(u: State, args: Any) -> State:
-    operator, variance = args
-    return jax.tree.map(lambda u, v: u + variance * v, u, operator(operator.adjoint(u)))

@@ -10,10 +10,12 @@ from jaxtyping import Array, PyTree
 from ..._checks import check_count
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
+from ...operators._base import as_parameter
+from .._checks import check_not_negative
 from .._model import Model
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._method import AbstractIndependent, Draws, counts, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import ratio
 from ._straight_path import straight_times
 
@@ -48,8 +50,7 @@ class PnPFlow(AbstractIndependent):
         check_count(self.num_steps, "num_steps")
         check_count(self.num_noises, "num_noises")
         check_step_size(self.step_size, 2.0)
-        if is_concrete(self.alpha) and not bool(jnp.all((self.alpha >= 0) & jnp.isfinite(self.alpha))):
-            raise ValueError(f"`alpha` must be finite and not negative; got {self.alpha}.")
+        check_not_negative(self.alpha, "alpha")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
         return enter_curved(model, likelihood, y)

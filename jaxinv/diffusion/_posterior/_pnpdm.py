@@ -13,8 +13,8 @@ from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
 from .._model import Model
 from ._denoising_path import descend
-from ._fallible import first_failure, repeat
-from ._likelihood_draw import check_inner, choose
+from ._likelihood_draw import check_inner, enter_drawing
+from ._loops import first_failure, repeat
 from ._method import AbstractIndependent, Draws, counts
 from ._problem import ratio
 
@@ -55,9 +55,7 @@ class PnPDM(AbstractIndependent):
             raise ValueError(f"PnPDM needs `first >= last > 0`; got {self.first} and {self.last}.")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        inner = choose(self.inner, likelihood)
-        problem, result = inner.enter(model, likelihood, y, "PnPDM")
-        return (inner, problem), result
+        return enter_drawing(self.inner, model, likelihood, y, "PnPDM")
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         inner, problem = problem

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._conjugate_gradients import conjugate_gradients
 from ..._solution import RESULTS
 from ..._types import Scalar, State
 from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
@@ -59,6 +60,11 @@ class LinearProblem(eqx.Module):
     def residual(self, x: Array) -> State:
         """`b - B x`."""
         return jax.tree.map(jnp.subtract, self.data, self.operator(x))
+
+    def solve_isotropic(self, residual: State, variance: Array | float, rtol: float, max_steps: int) -> State:
+        """`(variance B B^* + I)^{-1} residual`, by conjugate gradients."""
+        args = (self.operator, variance)
+        return conjugate_gradients(_isotropic, residual, args, rtol=rtol, max_steps=max_steps).x
 
 
 class DenseProblem(eqx.Module):
@@ -142,6 +148,11 @@ def worst(results: Any) -> Any:
         item = getattr(RESULTS, name)
         code = RESULTS.where(jnp.any(results == item), item, code)
     return code
+
+
+def _isotropic(u: State, args: Any) -> State:
+    operator, variance = args
+    return jax.tree.map(lambda u, v: u + variance * v, u, operator(operator.adjoint(u)))
 
 
 def _image(likelihood: Likelihood) -> jax.ShapeDtypeStruct:

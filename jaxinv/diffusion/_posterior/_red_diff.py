@@ -14,12 +14,14 @@ from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from ...operators._base import as_parameter, is_concrete
+from .._checks import check_not_negative
 from .._model import Model
 from .._process import AbstractProcess
 from .._sampler import check_steps
 from .._schedule import UniformTime
 from ._dps import residual_square
-from ._method import AbstractIndependent, Draws, counts, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import Problem, enter, enter_linear
 
 # Of Adam, as in the authors' code.
@@ -59,8 +61,7 @@ class REDDiff(AbstractIndependent):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        if is_concrete(self.weight) and not bool(jnp.all((self.weight >= 0) & jnp.isfinite(self.weight))):
-            raise ValueError(f"`weight` must be finite and not negative; got {self.weight}.")
+        check_not_negative(self.weight, "weight")
         rate = self.learning_rate
         if is_concrete(rate) and not bool(jnp.all((rate > 0) & jnp.isfinite(rate))):
             raise ValueError(f"`learning_rate` must be finite and positive; got {rate}.")

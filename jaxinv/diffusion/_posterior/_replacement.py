@@ -12,14 +12,15 @@ from ..._conjugate_gradients import conjugate_gradients, root
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
+from ...operators._base import as_parameter
+from .._checks import check_share
 from .._ddim import transition
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._dps import check_eta
 from ._exact import ExactProblem, enter_exact
-from ._method import AbstractIndependent, Draws, counts, finite_or, run
+from ._loops import run
+from ._method import AbstractIndependent, Draws, counts, finite_or
 
 
 class Replacement(AbstractIndependent):
@@ -60,9 +61,8 @@ class Replacement(AbstractIndependent):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_eta(self.eta)
-        if is_concrete(self.strength) and not bool(jnp.all((self.strength >= 0) & (self.strength <= 1))):
-            raise ValueError(f"`strength` must lie between 0 and 1; got {self.strength}.")
+        check_share(self.eta, "eta")
+        check_share(self.strength, "strength")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[ExactProblem, Any]:
         return enter_exact(model, likelihood, y, "Replacement")

@@ -14,9 +14,11 @@ from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
+from .._checks import check_share
 from .._model import Model
 from ._guidance import AbstractGuidance
-from ._method import AbstractPosteriorMethod, Draws, counts, finite_or, run
+from ._loops import run
+from ._method import AbstractPosteriorMethod, Draws, counts, finite_or
 from ._moment_matching import MomentMatching
 
 # Of the particles; with fewer that count the rest are copies.
@@ -57,9 +59,7 @@ class TDS(AbstractPosteriorMethod):
         eta = getattr(self.guidance, "eta", None)
         if eta is not None and is_concrete(eta) and not np.all(np.asarray(eta) > 0):
             raise ValueError(f"`TDS` weighs random moves: the `eta` of its guidance must be positive; got {eta}.")
-        low = self.resample_below
-        if is_concrete(low) and not bool(jnp.all((low >= 0) & (low <= 1))):
-            raise ValueError(f"`resample_below` must lie between 0 and 1; got {low}.")
+        check_share(self.resample_below, "resample_below")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
         return self.guidance.enter_twisted(model, likelihood, y)

@@ -9,10 +9,10 @@ from jaxtyping import Array
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
+from .._checks import check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._dps import check_eta
 from ._guidance import AbstractGuidance, End, Shift, guided_move
 from ._measured import measure
 from ._moments import gain_product, moments
@@ -53,7 +53,7 @@ class TMPD(AbstractGuidance):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_steps(self.solver_steps, self.schedule)
-        check_eta(self.eta)
+        check_share(self.eta, "eta")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
         return enter_linear(model, likelihood, y, "TMPD")

@@ -1,4 +1,4 @@
-"""A loop whose steps may fail."""
+"""The loops of the methods."""
 
 from typing import Any
 
@@ -17,6 +17,8 @@ def repeat(
 
     After a step that fails the state is the one before it.
     """
+    if num_steps == 0:
+        return state, jnp.zeros((), jnp.int32), result
 
     def guarded(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
         new, code = step(index, state, args)
@@ -26,6 +28,14 @@ def repeat(
     return iterate(
         guarded, state, args, result=result, max_steps=num_steps, exhausted=RESULTS.successful, progress=progress
     )
+
+
+def run(
+    step: Any, state: PyTree, args: PyTree, num_steps: int, result: Any, progress: Any
+) -> tuple[PyTree, Array, Any]:
+    """As `repeat`, of steps that do not tell whether they failed: `step(index, state, args) -> state`."""
+    certain = lambda index, state, args: (step(index, state, args), RESULTS.successful)
+    return repeat(certain, state, args, num_steps, result, progress)
 
 
 def first_failure(code: Any, *others: Any) -> Any:
