@@ -185,7 +185,9 @@ class Row:
     - `linear`: whether it needs a linear operator.
     - `noiseless`: whether it takes noise of standard deviation 0.
     - `twin`: whether it differs from another row by a number or its guidance, so that its law is all there is to test.
-    - `elsewhere`: whether its promises are tested beside its reference, in a file of their own.
+    - `paced`: whether it takes as many steps as it is told, uniform in time, each from a state to the next.
+    - `optimises`: whether its steps are those of an optimiser, which amplify rounding, and turn away from where a score
+        is not finite.
     - `operator`: of the promises, from the number of the problem and a dtype.
     """
 
@@ -199,7 +201,8 @@ class Row:
     linear: bool = True
     noiseless: bool = False
     twin: bool = False
-    elsewhere: bool = False
+    paced: bool = True
+    optimises: bool = False
     operator: Callable[[int, Any], Any] = dataclasses.field(default_factory=lambda: matrix)
 
     @property
@@ -213,6 +216,7 @@ def matrix(i, dtype):
 
 
 LOG = diffusion.UniformLogSNR()
+LANGEVIN = diffusion.Langevin(num_steps=3, step_size=0.5)
 
 
 def twisted(guidance):
@@ -263,17 +267,19 @@ METHODS = {
         twin=True,
         linear=False,
     ),
-    # In `test_posterior_projections` and `test_posterior_splitting`.
-    "Replacement": Row(diffusion.Replacement, noiseless=True, elsewhere=True),
-    "DDRM": Row(diffusion.DDRM, noiseless=True, elsewhere=True),
-    "DiffPIR": Row(diffusion.DiffPIR, elsewhere=True),
-    "REDDiff": Row(diffusion.REDDiff, linear=False, elsewhere=True),
-    "AnnealedLangevin": Row(lambda n: diffusion.AnnealedLangevin(n, 2), linear=False, elsewhere=True),
-    "DAPS": Row(lambda n: diffusion.DAPS(n, 2), linear=False, elsewhere=True),
-    "PnPDM": Row(lambda n: diffusion.PnPDM(n, 2), linear=False, elsewhere=True),
-    "OTODE": Row(diffusion.OTODE, elsewhere=True),
-    "DFlow": Row(lambda n: diffusion.DFlow(n, diffusion.DDIM(3)), linear=False, elsewhere=True),
-    "PnPFlow": Row(diffusion.PnPFlow, linear=False, elsewhere=True),
+    # Their laws are in `test_posterior_projections` and `test_posterior_splitting`.
+    "Replacement": Row(diffusion.Replacement, noiseless=True),
+    "DDRM": Row(diffusion.DDRM, noiseless=True),
+    "DiffPIR": Row(diffusion.DiffPIR),
+    "REDDiff": Row(diffusion.REDDiff, linear=False),
+    "AnnealedLangevin": Row(lambda n: diffusion.AnnealedLangevin(n, 2), linear=False, paced=False),
+    "DAPS": Row(lambda n: diffusion.DAPS(n, 2), linear=False, paced=False),
+    "DAPS-Langevin": Row(lambda n: diffusion.DAPS(n, 2, inner=LANGEVIN), linear=False, paced=False),
+    "PnPDM": Row(lambda n: diffusion.PnPDM(n, 2), linear=False, paced=False),
+    "PnPDM-Langevin": Row(lambda n: diffusion.PnPDM(n, 2, inner=LANGEVIN), linear=False, paced=False),
+    "OTODE": Row(diffusion.OTODE, paced=False),
+    "DFlow": Row(lambda n: diffusion.DFlow(n, diffusion.DDIM(3)), linear=False, paced=False, optimises=True),
+    "PnPFlow": Row(diffusion.PnPFlow, linear=False, paced=False),
 }
 
 

@@ -248,39 +248,6 @@ def test_without_noise_the_measurement_is_met(name, kind):
 
 @slow
 @pytest.mark.parametrize("name", METHODS)
-def test_vmap_over_operators_noise_and_keys_is_a_loop(name):
-    method, std = METHODS[name], jnp.array([0.3, 0.1, 0.2, 0.0])
-    masks = jnp.asarray(np.random.default_rng(1).integers(0, 2, (4, *SHAPE)), float)
-    keys = jax.random.split(KEY, 4)
-    ys = jnp.stack([data(operators.Mask(mask), 0.1, i) for i, mask in enumerate(masks)]).at[2].set(jnp.nan)
-
-    def one(mask, std, y, key):
-        return solve(method, Likelihood(operators.Mask(mask), noise.Gaussian(std)), y, key)
-
-    many = jax.vmap(one)(masks, std, ys, keys)
-    loop = [one(*row) for row in zip(masks, std, ys, keys, strict=True)]
-    np.testing.assert_allclose(many.value, np.stack([s.value for s in loop]), rtol=1e-10, atol=1e-10)
-    last = "successful" if name in ("Replacement", "DDRM") else "invalid_parameter"
-    expected = ["successful", "successful", "nonfinite_measurement", last]
-    assert list(codes(many.result)) == [str(codes(s.result)) for s in loop] == expected
-    assert np.all(np.asarray(many.value[2]) == 0)
-    for stat in many.stats:
-        np.testing.assert_array_equal(many.stats[stat], [s.stats[stat] for s in loop])
-
-
-@slow
-@pytest.mark.parametrize("name", METHODS)
-def test_a_sample_is_that_of_any_number_of_samples(name):
-    likelihood = Likelihood(OPERATORS["Mask"](), noise.Gaussian(0.3))
-    y = data(likelihood.operator, 0.3)
-    few, many = (solve(METHODS[name], likelihood, y, num_samples=n).value for n in (2, 5))
-    np.testing.assert_allclose(few, many[:2], atol=1e-5)
-    # The operator's dtype is that of the verb, whatever that of the rest.
-    assert few.dtype == jnp.float32
-
-
-@slow
-@pytest.mark.parametrize("name", METHODS)
 def test_what_befalls_a_score_a_noise_level_or_an_operator(name):
     operator = operators.Mask(jnp.asarray(MASK))
     y, process = data(operator, 0.1), diffusion.VP()

@@ -34,7 +34,7 @@ def x64():
 
 def names(belongs=lambda row: True, fast=()):
     """The names of rows, all but a few marked slow: a program of each costs seconds to compile."""
-    chosen = [name for name, row in METHODS.items() if belongs(row) and not row.elsewhere]
+    chosen = [name for name, row in METHODS.items() if belongs(row)]
     marked = [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in chosen]
     return pytest.mark.parametrize("name", marked)
 
@@ -247,8 +247,8 @@ def outcome(name, dtype):
 @pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 @promised(fast=("DPS",))
 def test_vmap_equals_loop(name, dtype):
-    if dtype == "float32" and METHODS[name].particles:
-        pytest.skip("Rounding decides which particles are copied: compared in double precision.")
+    if dtype == "float32" and (METHODS[name].particles or METHODS[name].optimises):
+        pytest.skip("Rounding decides which particles are copied, and is amplified: compared in double precision.")
     _, together, apart, compiled = outcome(name, dtype)
     for i, solution in enumerate(apart):
         assert_same(jax.tree.map(lambda leaf, i=i: leaf[i], together), solution, 1e-10 if dtype == "float64" else 1e-5)
@@ -297,9 +297,11 @@ def test_bad_lanes_are_flagged_and_alone(name):
     if not row.noiseless:
         np.testing.assert_array_equal(bad.value[2], 0)
     assert np.all(np.isfinite(bad.value))
-    # The third step is the one that failed.
-    assert np.all(np.isin(bad.stats["num_steps"][3], [3, 4]))
-    assert np.all(clean.stats["num_steps"] == 4)
+    assert np.all(bad.stats["num_steps"][3] <= clean.stats["num_steps"][3])
+    if row.paced:
+        # The third step is the one that failed.
+        assert np.all(np.isin(bad.stats["num_steps"][3], [3, 4]))
+        assert np.all(clean.stats["num_steps"] == 4)
     with pytest.raises(RuntimeError, match=r"(?s)problem\(s\) 1 of \(4,\).*problem\(s\) 3 of \(4,\): nonfinite"):
         bad.check()
 
@@ -309,7 +311,7 @@ def nan_between(score, low, high, t, x):
 
 
 @pytest.mark.slow
-@promised(lambda row: not row.particles)
+@promised(lambda row: row.paced and not row.particles)
 def test_a_failed_sample_is_its_last_finite_state(name):
     # Also where the score is fine again at the end. (Which members of a failed cloud are returned is up to weights that
     # are none.)
@@ -328,7 +330,7 @@ def nan_beyond(score, t, x):
 
 
 @pytest.mark.slow
-@promised(lambda row: not row.particles)
+@promised(lambda row: not (row.particles or row.optimises))
 def test_samples_fail_one_by_one(name):
     row = METHODS[name]
     p = problem(row, 0, jnp.dtype("float64"))
