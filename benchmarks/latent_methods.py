@@ -59,7 +59,7 @@ def main() -> None:
     recorder.add(task="training", method="VAE-8", steps=options.steps, seconds=round(history["seconds"], 1))
 
     for task in ("deconvolution", "compressed sensing"):
-        likelihood = jaxinv.Likelihood(_operator(task), noise.Gaussian(STD))
+        likelihood = jaxinv.Likelihood(operator_of(task), noise.Gaussian(STD))
         y, y_chooser = (_simulate(likelihood, x, seed) for seed, x in enumerate((test, chooser)))
         mmse = lambda y, likelihood, gaussian: jax.vmap(lambda y: classical.gaussian(likelihood, gaussian, y).value)(y)
         images, _ = timed(mmse, y, likelihood, gaussian, repeats=1)
@@ -128,7 +128,7 @@ def _train(train, steps):
     return generative.VAEPrior(model), history
 
 
-def _operator(task):
+def operator_of(task):
     if task == "deconvolution":
         line = jnp.arange(5.0) - 2
         kernel = jnp.exp(-0.5 * (line[:, None] ** 2 + line[None, :] ** 2))

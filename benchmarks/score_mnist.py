@@ -45,7 +45,7 @@ def main() -> None:
         options.steps, options.images = 60, 2
     name = "score_mnist_quick" if options.quick else "score_mnist"
     recorder = Recorder(name)
-    train, validation, test = (dequantised(images) for images in _images())
+    train, validation, test = map(dequantised, grey_values())
     parametrisation = Preconditioned(train.mean(), train.std())
     for label in options.processes:
         process = PROCESSES[label]
@@ -78,7 +78,7 @@ def main() -> None:
     recorder.write()
 
 
-def _images():
+def grey_values():
     (train, _), (test, _) = jaxinv.data.mnist("train"), jaxinv.data.mnist("test")
     return train[:-1000], train[-1000:], test
 
