@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import classical, generative, io, metrics, operators, oracles, plotting
+from .. import classical, diffusion, generative, io, metrics, operators, oracles, plotting
 from .._types import Key
 from .._version import __version__
 from ..likelihood import Likelihood
@@ -23,6 +23,7 @@ from . import _demo_samples
 from ._images import load
 from ._measurements import TASKS, measured_by
 from ._networks import KINDS, rngs_of
+from ._score import Score
 
 NOISE = 0.1
 
@@ -64,13 +65,15 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
 
     prior, history = _train(train, tuning, keys[0], quick)
     print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
+    score, score_history = _demo_samples.fit(train, tuning, key=keys[3], quick=quick)
+    print(f"Score network: {len(score_history['loss'])} steps in {score_history['seconds']:.0f} s.")
     gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
     for number, task in enumerate(_tasks(tuning, test, keys[1])):
         print(f"\n{task.title}")
         pictures = {}
-        methods = _methods(task, prior, gaussian, jax.random.fold_in(keys[2], number), quick)
+        methods = _methods(task, prior, gaussian, score, jax.random.fold_in(keys[2], number), quick)
         for method, (solve, others) in methods.items():
             value, row = _time(task, method, solve, others, test)
             rows.append(row)
@@ -84,13 +87,14 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
             limits=(0, 1),
         )
         plotting.save(figure, output / f"{task.name}.png")
-    samples = _demo_samples.run(train, tuning, (gaussian, prior), key=keys[3], quick=quick, output=output)
+    samples = _demo_samples.run(train, tuning, (gaussian, prior, score), key=keys[3], output=output)
     result = {
         "data": data,
         "quick": quick,
         "seed": seed,
         "total_seconds": round(time.perf_counter() - began, 1),
         "training_seconds": round(history["seconds"], 1),
+        "score_training_seconds": round(score_history["seconds"], 1),
         "machine": {"platform": platform.platform(), "device": str(jax.devices()[0])},
         "versions": {"jaxinv": __version__, "jax": jax.__version__, "flax": flax.__version__},
         "rows": [row._asdict() for row in rows],
@@ -141,7 +145,7 @@ def _tasks(tuning: Array, test: Array, key: Key) -> list[_Task]:
 
 
 def _methods(
-    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, key: Key, quick: bool
+    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, score: Score, key: Key, quick: bool
 ) -> dict[str, tuple[Callable[..., Array], tuple]]:
     # From the name of a method to a function of one measurement and its other arguments. Models and operators are
     # arguments and not closed over: what is closed over is compiled in as a constant.
@@ -155,6 +159,7 @@ def _methods(
         "TV": (_tv, (likelihood, _best_weight(task, _tv, jnp.geomspace(1, 30, 7)))),
         "Gaussian": (_gaussian, (likelihood, gaussian)),
         "VAE": (_latent, (likelihood, prior, key, restarts)),
+        "score, mean": (_posterior_mean, (likelihood, *score.prior(), key, 10 if quick else 30, 2 if quick else 16)),
     }
 
 
@@ -176,6 +181,14 @@ def _gaussian(y: Array, likelihood: Likelihood, prior: oracles.Gaussian) -> Arra
 
 def _latent(y: Array, likelihood: Likelihood, prior: generative.VAEPrior, key: Key, restarts: int) -> Array:
     return generative.reconstruct(likelihood, prior, y, key=key, restarts=restarts, max_steps=500).value
+
+
+def _posterior_mean(
+    y: Array, likelihood: Likelihood, process: Any, score: Any, key: Key, num_steps: int, num_samples: int
+) -> Array:
+    method = diffusion.MomentMatching(num_steps, schedule=diffusion.UniformLogSNR())
+    options = {"key": key, "method": method, "num_samples": num_samples}
+    return diffusion.posterior_sample(process, score, likelihood, y, **options).value.mean(0)
 
 
 def _best_weight(task: _Task, solve: Callable[..., Array], weights: Array) -> Array:

@@ -18,28 +18,31 @@ _COUNT, _SHOWN = 64, 8
 _TO = 2000  # training images that samples are compared with
 
 
-def run(
-    train: Array,
-    tuning: Array,
-    priors: tuple[oracles.Gaussian, generative.VAEPrior],
-    *,
-    key: Key,
-    quick: bool,
-    output: Path,
-) -> list[dict[str, Any]]:
-    """Train a small score network, draw from it and from the priors, and write `output`/samples.png."""
-    print("\nSamples: images from the priors alone, and how far they are from the training images")
+def fit(train: Array, tuning: Array, *, key: Key, quick: bool) -> tuple[_score.Score, dict[str, Any]]:
+    """Train a small score network."""
     shape, steps = train.shape[1:], 200 if quick else 6000
     network = models.Mixer(shape, width=64, num_blocks=3, token_width=64, channel_width=128, rngs=rngs_of(key))
     # So short a training is to start from what the covariance tells.
     parametrisation = Preconditioned.from_samples(train)
-    score, history = _score.fit(
-        network, train, tuning, key=key, parametrisation=parametrisation, num_steps=steps, batch_size=32
-    )
+    return _score.fit(network, train, tuning, key=key, parametrisation=parametrisation, num_steps=steps, batch_size=32)
+
+
+def run(
+    train: Array,
+    tuning: Array,
+    priors: tuple[oracles.Gaussian, generative.VAEPrior, _score.Score],
+    *,
+    key: Key,
+    output: Path,
+) -> list[dict[str, Any]]:
+    """Draw from the priors, and write `output`/samples.png."""
+    print("\nSamples: images from the priors alone, and how far they are from the training images")
+    gaussian, vae, score = priors
     process, learned = score.prior()
-    gaussian, vae = priors
     diffuse = lambda score: (
-        diffusion.sample(process, score, shape, key=key, num_samples=_COUNT, method=diffusion.DPMSolver(50)).value
+        diffusion.sample(
+            process, score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(50)
+        ).value
     )
     draws = {
         "Gaussian, exact score": lambda: diffuse(gaussian.score(process)),
@@ -54,11 +57,8 @@ def run(
         seconds = time.perf_counter() - began
         distance = float(metrics.sliced_wasserstein(images, train[:_TO], key=key))
         rows.append({"method": name, "sliced_wasserstein": distance, "seconds": seconds})
-        if name == "score network":
-            rows[-1]["training_seconds"] = history["seconds"]
         shown.append(images[:_SHOWN])
         print(f"  {name:<22} sliced Wasserstein {distance:.3f}  {seconds:8.3f} s, compilation included", flush=True)
-    print(f"  The score network: {steps} steps in {history['seconds']:.0f} s.")
     figure = plotting.compare(
         {f"{j + 1}": np.stack([images[j] for images in shown]) for j in range(_SHOWN)},
         titles=list(draws),
