@@ -69,7 +69,7 @@ def main() -> None:
     for task, (operator, std) in tasks().items():
         likelihood = jaxinv.Likelihood(operator, noise.Gaussian(std))
         y, y_chooser = (measure(likelihood, x) for x in (truth, jnp.asarray(train[-50:])))
-        affine = classics(recorder, task, likelihood, gaussian, vae, y, y_chooser, truth, train[-50:])
+        baseline = classics(recorder, task, likelihood, gaussian, vae, y, y_chooser, truth, train[-50:])
         gains = []
         for name in options.methods:
             solution, figures = posterior(score, operator, std, y, METHODS[name], options.samples)
@@ -77,13 +77,13 @@ def main() -> None:
             samples = (solution.value + 1) / 2
             mean = float(psnr(samples.mean(1), truth))
             inside = jax.vmap(metrics.coverage)(samples, truth)
-            gains.append(mean - affine)
+            gains.append(mean - baseline)
             recorder.add(
                 task=task,
                 method=name,
                 psnr_mean=round(mean, 2),
                 psnr_sample=round(float(psnr(samples[:, 0], truth)), 2),
-                over_gaussian=round(mean - affine, 2),
+                over_gaussian=round(mean - baseline, 2),
                 coverage=round(float(inside.mean()), 3),
                 coverage_error=round(float(inside.std() / np.sqrt(len(truth))), 3),
                 ideal=round(0.9 * (options.samples - 1) / (options.samples + 1), 3),
@@ -168,16 +168,25 @@ def posterior(score, operator, std, y, method, num_samples):
 
 def classics(recorder, task, likelihood, gaussian, vae, y, y_chooser, truth, chooser):
     """Records the methods without a score; the PSNR of the Gaussian MMSE."""
-    affine = jax.jit(jax.vmap(lambda y: classical.gaussian(likelihood, gaussian, y).value))
-    smooth = jax.jit(jax.vmap(lambda y, weight: classical.tv(likelihood, y, weight=weight).value, (0, None)))
-    found = [float(psnr(smooth(y_chooser, weight), chooser)) for weight in TV_WEIGHTS]
+    found = [float(psnr(smoothed(likelihood, weight, y_chooser), chooser)) for weight in TV_WEIGHTS]
     weight = TV_WEIGHTS[int(np.argmax(found))]
-    figures = {"Gaussian MMSE": affine(y), "TV": smooth(y, weight), "VAE": decoded(likelihood, vae, y)}
+    figures = {"Gaussian MMSE": affine(likelihood, gaussian, y), "TV": smoothed(likelihood, weight, y)}
+    figures["VAE"] = decoded(likelihood, vae, y)
     values = {name: float(psnr(images, truth)) for name, images in figures.items()}
     for name, value in values.items():
         chosen = {"weight": round(float(weight), 3)} if name == "TV" else {}
         recorder.add(task=task, method=name, psnr_mean=round(value, 2), **chosen)
     return values["Gaussian MMSE"]
+
+
+@jax.jit
+def affine(likelihood, prior, y):
+    return jax.vmap(lambda y: classical.gaussian(likelihood, prior, y).value)(y)
+
+
+@jax.jit
+def smoothed(likelihood, weight, y):
+    return jax.vmap(lambda y: classical.tv(likelihood, y, weight=weight).value)(y)
 
 
 @jax.jit
