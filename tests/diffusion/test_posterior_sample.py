@@ -19,6 +19,7 @@ from jaxinv.diffusion._posterior._default import default_method
 from jaxinv.diffusion._posterior._measured import measure
 from jaxinv.diffusion._posterior._moments import Moments, gain_product, moments, root_product
 from jaxinv.diffusion._posterior._problem import enter_dense, enter_linear
+from jaxinv.diffusion._posterior._tds import effective, tempered
 
 VP = PROCESSES["VP"].formula
 STEPS = 8
@@ -671,6 +672,22 @@ def test_collapsed_weights_are_flagged(key):
     assert np.all(np.isfinite(solution.value))
     with pytest.raises(RuntimeError, match="weight_collapse"):
         solution.check()
+    # Tempered they are flagged too, but do not come down to one.
+    method = diffusion.TDS(diffusion.DPS(4), particles=256, temper_below=0.5)
+    milder = diffusion.posterior_sample(
+        process, prior.score(process), likelihood, y, key=key, method=method, num_samples=256
+    )
+    assert codes(milder.result) == "weight_collapse"
+    assert len(np.unique(np.asarray(milder.value), axis=0)) > 64
+
+
+def test_tempered_weights(key):
+    log_weights = 50 * jax.random.normal(key, (256,))
+    for least in (2.0, 25.0, 250.0):
+        # The largest power of two that leaves so many.
+        some = tempered(log_weights, jnp.asarray(least))
+        assert effective(some) >= least > effective(2 * some)
+    np.testing.assert_array_equal(tempered(log_weights, jnp.asarray(0.0)), log_weights)
 
 
 @pytest.mark.slow

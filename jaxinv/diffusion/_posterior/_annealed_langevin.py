@@ -34,6 +34,10 @@ class AnnealedLangevin(AbstractIndependent):
     variance, a factor of up to `1/(1 - step_size/2)`; and where modes are far apart their weights are those of the
     first levels, as Langevin steps do not move between them.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .039 and .19 of its size, where exact draws have .015 and .013; 1.05 and 1.15 of its
+    variance.
+
     - `num_levels`, `steps_per_level`: static.
     - `step_size`: positive and below 2; .2 in the first reference, where more steps are taken.
     - `schedule`: of the levels, which are its times after the first.

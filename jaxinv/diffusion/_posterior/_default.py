@@ -15,6 +15,8 @@ from ._tds import TDS
 
 # Measurements up to which a vector-Jacobian product for each of them is affordable.
 FEW = 16
+# With an exact score a sixth of the particles is effective at worst, on mixtures of 25 modes.
+_TEMPERED = 0.05
 
 
 def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
@@ -24,4 +26,4 @@ def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
     codomain: Any = likelihood.operator.codomain
     real = lambda leaf: math.prod(leaf.shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
     measurements = sum(real(leaf) for leaf in jax.tree.leaves(codomain))
-    return TDS(particles=1024) if measurements <= FEW else MomentMatching()
+    return TDS(particles=1024, temper_below=_TEMPERED) if measurements <= FEW else MomentMatching()

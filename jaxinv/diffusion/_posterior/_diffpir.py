@@ -36,6 +36,10 @@ class DiffPIR(AbstractIndependent):
     says; a small `zeta` keeps the noise of the start, as `DDIM` does. On a Gaussian prior with its exact score the
     defaults have the mean right within .15 of a standard deviation, and half of the variance.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .36 and .36 of its size, where exact draws have .015 and .013; .41 and .55 of its
+    variance.
+
     - `num_steps`: static.
     - `weight`: positive, the paper's lambda, which it tunes for each task, as `zeta`.
     - `zeta`: between 0 and 1, the share of the variance that is fresh; 1 forgets the noise that was.

@@ -31,6 +31,10 @@ class DPS(AbstractGuidance):
     Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): with `zeta` 1 and 100 steps
     40 % of the mass is in the wrong mode, and with four measurements the variance within modes is 2.7 times too large.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 1.24 and .60 of its size, where exact draws have .015 and .013; 1.21 and 1.01 of its
+    variance.
+
     - `num_steps`: static.
     - `zeta`: the step size, not negative. As a twist it has none: there steps follow the gradient of the twist.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.

@@ -37,6 +37,10 @@ class OTODE(AbstractIndependent):
     Its bias: that of `PiGDM`, and of the start, which is no state of the process: where the measurement says nothing it
     is noise around 0, so data should be of about unit size, and modes are chosen by where it begins.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .34 and .62 of its size, where exact draws have .015 and .013; .97 and 1.22 of its
+    variance.
+
     - `num_steps`: static.
     - `start`: the share of noise, `std / (scale + std)`, between 0 and 1: the time of flow matching. The paper's time
         .2 is .8 here.

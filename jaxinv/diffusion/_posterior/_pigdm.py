@@ -33,6 +33,10 @@ class PiGDM(AbstractGuidance):
     Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): a third of the mass is in
     the wrong mode, with one measurement as with four.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .16 and .34 of its size, where exact draws have .015 and .013; .81 and 1.10 of its
+    variance.
+
     - `num_steps`: static.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.

@@ -32,6 +32,10 @@ class PnPFlow(AbstractIndependent):
     Its bias: this restores one image and is no sampler: samples differ less than the posterior allows. The noise level
     has no part in it, as the steps are relative to `L`: `step_size` and `alpha` weigh measurement against prior.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .48 and .37 of its size, where exact draws have .015 and .013; .32 and .54 of its
+    variance.
+
     - `num_steps`: static.
     - `num_noises`: draws of the noise that each denoised image is the mean of (5 in the paper); static.
     - `step_size`: positive and below 2.

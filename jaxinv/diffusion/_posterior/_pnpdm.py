@@ -32,6 +32,10 @@ class PnPDM(AbstractIndependent):
     as `rho` shrinks faster than the chain moves between them. `PnPDM(100, first=32 sqrt(d), last=.1)` is "PnP-DM, exact
     inner" of the mixture test, up to the steps of the prior.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .076 and .14 of its size, where exact draws have .015 and .013; 1.09 and 1.11 of its
+    variance.
+
     - `num_steps`: static.
     - `prior_steps`: of the reverse SDE, from `rho` to `t_min`, static.
     - `first`, `last`: the levels, in the unit of the image, positive; geometric in between.

@@ -45,6 +45,10 @@ class REDDiff(AbstractIndependent):
     measurement (a few conjugate gradients), for an operator that is not linear from a standard normal image. One
     evaluation a step, no vector-Jacobian products.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 1.80 and .56 of its size, where exact draws have .015 and .013; .038 and .22 of its
+    variance.
+
     - `num_steps`: static.
     - `weight`: not negative.
     - `learning_rate`: of Adam, in the unit of the image, positive.

@@ -40,6 +40,10 @@ class Replacement(AbstractIndependent):
     the steps become many; and `A x = y` at the end whatever the noise, which the sample keeps, and which the
     pseudo-inverse of a blur makes large: there take fewer `solver_steps`, or another method.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 11.31 and .90 of its size, where exact draws have .015 and .013; .005 and 1.53 of its
+    variance.
+
     - `num_steps`: static.
     - `strength`: from 0, the prior, to 1; less than 1 keeps part of what the model says of the measured part.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.

@@ -23,6 +23,8 @@ from ._moment_matching import MomentMatching
 
 # Of the particles; with fewer that count the rest are copies.
 _COLLAPSED = 0.01
+# The least of them leaves weights of e^1000 even.
+_POWERS = 14
 
 
 class TDS(AbstractPosteriorMethod):
@@ -38,6 +40,10 @@ class TDS(AbstractPosteriorMethod):
         few of them; `PiGDM()`, or `DPS()`, which takes any operator and any noise. Its steps and its schedule are used.
     - `particles`: static; all at once in memory.
     - `resample_below`: the share of effective particles, between 0 and 1.
+    - `temper_below`: where the share of effective particles falls below this, all weights are raised to the power, 1/2,
+        1/4 and so on, at which it does not. Default: 0, never. What a learned score errs at large noise weighs like
+        data: an error of a few tenths of a per cent leaves one particle of a thousand. Tempered, the cloud lies between
+        the samples of `TDS` and those of its guidance, and `log_evidence` no longer estimates the evidence.
 
     `stats` has also `effective_particles`, the least effective sample size on the way, and `log_evidence`, an estimate
     of `log p(y)`. Below 1 % of the particles, or two, the result is `weight_collapse`.
@@ -49,6 +55,7 @@ class TDS(AbstractPosteriorMethod):
     guidance: Any = MomentMatching()
     particles: Any = eqx.field(default=256, static=True)
     resample_below: Array = eqx.field(default=0.5, converter=as_parameter)
+    temper_below: Array = eqx.field(default=0.0, converter=as_parameter)
 
     def __check_init__(self):
         if not isinstance(self.guidance, AbstractGuidance):
@@ -60,6 +67,7 @@ class TDS(AbstractPosteriorMethod):
         if eta is not None and is_concrete(eta) and not np.all(np.asarray(eta) > 0):
             raise ValueError(f"`TDS` weighs random moves: the `eta` of its guidance must be positive; got {eta}.")
         check_share(self.resample_below, "resample_below")
+        check_share(self.temper_below, "temper_below")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
         return self.guidance.enter_twisted(model, likelihood, y)
@@ -81,7 +89,7 @@ class TDS(AbstractPosteriorMethod):
         last = jax.vmap(finish)(cloud.x, self._keys(keys[2]))
         taken = num_steps + (result == RESULTS.successful)
         images, result = finite_or(last.image, cloud.x, result)
-        cloud = cloud.weigh(last.log_twist)
+        cloud = cloud.weigh(last.log_twist, self.temper_below)
         chosen = cloud.choose(jax.random.fold_in(keys[3], 0))
         order = jax.random.permutation(jax.random.fold_in(keys[3], 1), self.particles)[:num_samples]
         collapsed = cloud.least < jnp.maximum(_COLLAPSED * self.particles, min(2, self.particles / 2))
@@ -119,10 +127,11 @@ class Cloud(eqx.Module):
         zeros, zero = jnp.zeros(len(x), x.dtype), jnp.zeros((), x.dtype)
         return Cloud(x, zeros, zeros, zero, zero + len(x), jnp.zeros((), jnp.int32))
 
-    def weigh(self, log_twist: Array) -> "Cloud":
-        """With the twist of the state that the particles are at."""
+    def weigh(self, log_twist: Array, least_share: Array) -> "Cloud":
+        """With the twist of the state that the particles are at; tempered, if fewer than this share are effective."""
         log_weights = self.log_weights + log_twist - self.log_twist
         size = effective(log_weights)
+        log_weights = tempered(log_weights, least_share.astype(size.dtype) * len(log_weights))
         where = lambda c: (c.log_weights, c.log_twist, c.least)
         return eqx.tree_at(where, self, (log_weights, log_twist, jnp.minimum(self.least, size)))
 
@@ -143,6 +152,13 @@ def effective(log_weights: Array) -> Array:
     return jnp.exp(2 * jax.nn.logsumexp(log_weights) - jax.nn.logsumexp(2 * log_weights))
 
 
+def tempered(log_weights: Array, least: Array) -> Array:
+    """The weights to the largest power of 1, 1/2, 1/4, ... at which at least so many are effective."""
+    powers = 0.5 ** jnp.arange(_POWERS, dtype=log_weights.dtype)
+    sizes = jax.vmap(lambda power: effective(power * log_weights))(powers)
+    return log_weights * powers[jnp.argmax(jnp.append(sizes[:-1] >= least, True))]
+
+
 def _step(index: Array, cloud: Cloud, args: PyTree) -> Cloud:
     method, problem, times, key = args
     guidance, key = method.guidance, jax.random.fold_in(key, index)
@@ -150,7 +166,7 @@ def _step(index: Array, cloud: Cloud, args: PyTree) -> Cloud:
     looking, choosing, moving = (jax.random.fold_in(key, i) for i in range(3))
     look = lambda x, key: guidance.look(problem, t, t_next, x, key)
     views = jax.vmap(look)(cloud.x, method._keys(looking))
-    cloud = cloud.weigh(views.log_twist)
+    cloud = cloud.weigh(views.log_twist, method.temper_below)
     count = len(cloud.log_weights)
     poor = effective(cloud.log_weights) < method.resample_below.astype(cloud.x.dtype) * count
     chosen = jnp.where(poor, cloud.choose(choosing), jnp.arange(count))

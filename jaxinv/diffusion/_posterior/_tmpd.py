@@ -33,6 +33,10 @@ class TMPD(AbstractGuidance):
     29 % of the mass is in the wrong mode, with four 2 to 4 %; the variance within modes is 10 % too small after 100
     steps.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .11 and .071 of its size, where exact draws have .015 and .013; .79 and .88 of its
+    variance.
+
     - `num_steps`: static.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.
