@@ -76,7 +76,7 @@ def test_the_oracle_says_what_the_textbook_says():
     np.testing.assert_allclose(prior.evidence(*linear_gaussian()), evidence, rtol=1e-10)
 
 
-@names(lambda row: referenced(row) and not row.particles, fast=("MomentMatching",))
+@names(lambda row: referenced(row) and not row.particles)
 def test_law_of_the_samples(name, key):
     row = METHODS[name]
     mean, covariance, _ = law(row, VP, row.times(STEPS))

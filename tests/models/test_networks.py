@@ -114,6 +114,7 @@ def test_likelihoods_are_normalised():
     np.testing.assert_allclose(extreme, 2e4)
 
 
+@pytest.mark.slow
 def test_without_the_graph_mode_of_nnx():
     code = """
 import jax, jax.numpy as jnp

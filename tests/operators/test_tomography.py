@@ -104,7 +104,7 @@ def dot_error(operator, seed=0):
     spacing=st.sampled_from([0.25, 0.5, 1.0, 1.7]),
     offset=st.sampled_from([0.0, 0.37]),
 )
-@pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-5), (True, 1e-12)])
+@pytest.mark.parametrize(("x64", "tolerance"), [pytest.param(False, 1e-5, marks=pytest.mark.slow), (True, 1e-12)])
 def test_dot(x64, tolerance, beam, shape, bins, spacing, offset):
     with jax.enable_x64(x64):
         operator = beam(shape, bins=bins, spacing=spacing, offset=offset)

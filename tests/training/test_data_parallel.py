@@ -37,6 +37,7 @@ def _assert_close(got, expected, tolerance):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
+@pytest.mark.slow
 @two
 def test_equals_one_device(tmp_path):
     options = {"ema": 0.9, "validation": DATA[:11]}
