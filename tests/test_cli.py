@@ -56,7 +56,7 @@ def test_demo(tmp_path, capsys):
     quality = {(row["task"], row["method"]): row["psnr_clipped"] for row in rows}
     # The learned priors beat the ones that know nothing of digits, by far more than the seed moves them.
     for task, classical in (("deblurring", "Tikhonov"), ("tomography", "FBP")):
-        for learned in ("Gaussian", "VAE"):
+        for learned in ("Gaussian", "VAE", "score, mean"):
             assert quality[task, learned] > quality[task, classical] + 2
     # 64 held-out images are at .04, grey noise at .3.
     assert all(row["sliced_wasserstein"] < 0.15 for row in samples.values())
