@@ -68,23 +68,20 @@ def assert_same(got, expected, tolerance):
         np.testing.assert_array_equal(a, b)
 
 
-# Rows that repeat another one's loop with one part exchanged, and single precision: with the slow tests.
-TWINS = ("tv-anisotropic", "tv-smoothed", "reconstruct-lbfgs", "reconstruct-relaxed", "ista")
-
-
 def _vmap_cases():
     for row in TABLE:
         for dtype in DTYPES[1:] if row.discrete else DTYPES:
-            yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=_marks(row, dtype == DTYPES[0]))
+            # Single precision with the slow tests.
+            yield pytest.param(row, dtype, id=f"{row!r}-{dtype}", marks=_marks(row.slow or dtype == DTYPES[0]))
 
 
-def _marks(row, repeated=False):
-    return [pytest.mark.slow] if repeated or row.slow or repr(row) in TWINS else []
+def _marks(slow):
+    return [pytest.mark.slow] if slow else []
 
 
 def rows(belongs=lambda row: True):
     """The rows that belong to a test, the slow ones marked."""
-    chosen = [pytest.param(row, id=repr(row), marks=_marks(row)) for row in TABLE if belongs(row)]
+    chosen = [pytest.param(row, id=repr(row), marks=_marks(row.slow)) for row in TABLE if belongs(row)]
     return pytest.mark.parametrize("row", chosen)
 
 

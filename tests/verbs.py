@@ -53,7 +53,7 @@ class Row:
     - `check_vma`: false where another library's loop, inside the verb, carries literals.
     - `precision`: false where another library multiplies matrices inside the verb.
     - `sharded`: whether it is among the rows that run on two devices.
-    - `slow`: whether it takes long to compile, and is left to the slow tests.
+    - `slow`: whether it takes long to compile, or repeats another row's loop, and is left to the slow tests.
     - `discrete`: whether it takes decisions that rounding in float32 may turn: compared in float64 only.
     """
 
@@ -394,14 +394,16 @@ TABLE = [
         lambda i, d: _gaussian(i, d, _mask(i, d)),
         _solve(classical.tv, kind=regularisers.Anisotropic(), rtol=1e-4),
         sharded=True,
+        slow=True,
     ),
     Row(
         "tv-smoothed",
         lambda i, d: _gaussian(i, d, _matrix(i, d), kind=regularisers.Smoothed(jnp.asarray(0.1 + 0.1 * i, d))),
         _solve(classical.tv, rtol=1e-4),
+        slow=True,
     ),
     # A fixed number of steps: its changes shrink so slowly that in float32 rounding decides where they pass `rtol`.
-    Row("ista", _sparse, _solve(classical.ista, rtol=0.0, max_steps=150), sharded=True),
+    Row("ista", _sparse, _solve(classical.ista, rtol=0.0, max_steps=150), sharded=True, slow=True),
     Row("fista", _sparse, _solve(classical.fista, rtol=1e-4), sharded=True),
     Row("tsvd", _unweighted(_sparse), _solve(classical.tsvd, rank=8), sharded=True),
     Row("gaussian", _oracle, _with_prior(classical.gaussian), sharded=True),
@@ -430,6 +432,7 @@ TABLE = [
         check_vma=False,
         precision=False,
         sharded=True,
+        slow=True,
     ),
     Row("reconstruct-restarts", _latent, _with_prior(generative.reconstruct, restarts=3, max_steps=100, rtol=1e-3)),
     Row(
@@ -442,6 +445,7 @@ TABLE = [
         "reconstruct-relaxed",
         _deviating,
         _with_prior(generative.reconstruct, max_steps=40, rtol=0.0),
+        slow=True,
     ),
     Row("reconstruct-soft", _near, _with_prior(generative.reconstruct, max_steps=100, rtol=1e-3), slow=True),
     Row(

@@ -18,3 +18,9 @@ def check_not_negative(value: Any, name: str) -> None:
     """Raise for what is known to be negative or not finite."""
     if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
         raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raise for what is known not to be positive, or not finite."""
+    if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and positive; got {value}.")

@@ -12,8 +12,8 @@ from ..._conjugate_gradients import conjugate_gradients, root
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
-from .._checks import check_share
+from ...operators._base import as_parameter
+from .._checks import check_positive, check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
@@ -60,8 +60,7 @@ class DiffPIR(AbstractIndependent):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        if is_concrete(self.weight) and not bool(jnp.all((self.weight > 0) & jnp.isfinite(self.weight))):
-            raise ValueError(f"`weight` must be finite and positive; got {self.weight}.")
+        check_positive(self.weight, "weight")
         check_share(self.zeta, "zeta")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:

@@ -4,7 +4,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
@@ -13,8 +12,8 @@ from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
-from ...operators._base import as_parameter, is_concrete
-from .._checks import check_not_negative
+from ...operators._base import as_parameter
+from .._checks import check_not_negative, check_positive
 from .._model import Model
 from .._process import AbstractProcess
 from .._sampler import check_steps
@@ -66,9 +65,7 @@ class REDDiff(AbstractIndependent):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_not_negative(self.weight, "weight")
-        rate = self.learning_rate
-        if is_concrete(rate) and not bool(jnp.all((rate > 0) & jnp.isfinite(rate))):
-            raise ValueError(f"`learning_rate` must be finite and positive; got {rate}.")
+        check_positive(self.learning_rate, "learning_rate")
 
     def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple["StartedProblem", Any]:
         problem, result = enter(model, likelihood, y)
