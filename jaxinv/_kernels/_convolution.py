@@ -19,6 +19,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
+from . import _winograd as winograd
 from ._varying import same_varying
 
 # On a processor a convolution with few output channels and a kernel as large as an image (a gradient in the weights)
@@ -26,6 +27,12 @@ from ._varying import same_varying
 # 28 and 64 x 64, and much slower for 32 images.
 _FEWEST_CHANNELS = 24
 _FEW_IMAGES = 2
+# On a processor Winograd's form is 1.2 to 2.2 times faster from here on, and no faster, or slower, for less. It takes
+# three times as long to compile. Of a gradient in the weights it transforms two images, and is 1.4 to 1.9 times faster
+# for 128 channels, .8 to 1.1 times for 64.
+_MANY_CHANNELS = 48
+_MORE_CHANNELS = 96
+_MUCH_WORK = 1.5e7
 
 
 def conv_general_dilated(
@@ -301,7 +308,13 @@ def _fast(lhs: Array, rhs: Array, setting: _Setting) -> Array:
     shape = jax.eval_shape(setting, lhs, rhs).shape
     out, rank = shape[1:-1], lhs.ndim
     if math.prod(kernel) <= math.prod(out):
+        if kernel == (3, 3) and _suits_winograd(lhs, rhs.shape[-2:], setting, _MANY_CHANNELS):
+            return winograd.convolve(lhs, rhs, setting.padding, setting.precision, setting.dtype)
         return setting(lhs, rhs)
+    if out == (3, 3) and _suits_winograd(lhs, (lhs.shape[0], rhs.shape[-1]), setting, _MORE_CHANNELS):
+        images, cotangent = lhs.transpose(3, 1, 2, 0), rhs.transpose(2, 0, 1, 3)
+        made = winograd.kernel_gradient(images, cotangent, setting.padding, setting.precision, setting.dtype)
+        return made.transpose(2, 0, 1, 3)
     trivial = {*out, *setting.lhs_dilation, *setting.rhs_dilation} == {1} and not any(map(any, setting.padding))
     if trivial and image == kernel:
         # The kernel was 1 x 1: one sum over all pixels.
@@ -322,6 +335,17 @@ def _fast(lhs: Array, rhs: Array, setting: _Setting) -> Array:
         result = _extended(jnp.moveaxis(rhs, -1, 0), jnp.moveaxis(lhs, 0, -1), exchanged)
         return jnp.flip(result, range(1, rank - 1)).swapaxes(0, -1)
     return _extended(lhs, rhs, setting)
+
+
+def _suits_winograd(lhs: Array, channels: tuple[int, ...], setting: _Setting, fewest: int) -> bool:
+    """Whether a 3 x 3 convolution between so many channels, or the gradient in its weights, is one for Winograd."""
+    holes = {*setting.strides, *setting.lhs_dilation, *setting.rhs_dilation}
+    if holes != {1} or any(low < 0 or high < 0 for low, high in setting.padding):
+        return False
+    # Sums of data lose digits that half precision does not have.
+    if jnp.finfo(lhs.dtype).bits < 32:
+        return False
+    return min(channels) >= fewest and math.prod(lhs.shape) * channels[1] >= _MUCH_WORK
 
 
 def _extended(lhs: Array, rhs: Array, setting: _Setting) -> Array:

@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from jaxinv._kernels import conv_general_dilated, conv_transpose
+from jaxinv._kernels import _convolution, _winograd, conv_general_dilated, conv_transpose
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 # Sums of some tens of products of order 1, in float64.
@@ -73,6 +73,39 @@ def test_forms_of_the_gradient_in_the_weights(channels, size):
         ours, theirs = _both(options, lambda f: lambda x, w: jax.vjp(f, x, w)[1](jnp.cos(f(x, w))))
         # Up to 42 pixels.
         jax.tree.map(functools.partial(close, atol=1e-11), ours(x, w), theirs(x, w))
+
+
+@pytest.mark.slow
+@settings(max_examples=20, deadline=None)
+@given(data=st.data())
+def test_winograd_is_a_convolution(data):
+    draw = lambda *values: data.draw(st.sampled_from(values))
+    x_shape, channels = (draw(1, 3), draw(3, 6, 7), draw(4, 5), draw(1, 3)), draw(1, 2)
+    padding = ((draw(0, 1, 2), draw(0, 1)), (draw(0, 2), draw(0, 1, 3)))
+    with jax.enable_x64(True):
+        x, w = _normal(0, x_shape), _normal(1, (3, 3, x_shape[-1], channels))
+        found = _winograd.convolve(x, w, padding, None, None)
+        expected, pull = jax.vjp(lambda w: lax.conv_general_dilated(x, w, (1, 1), padding, dimension_numbers=NHWC), w)
+        close(found, expected)
+        cotangent = _normal(2, expected.shape)
+        close(_winograd.kernel_gradient(x, cotangent, padding, None, None), pull(cotangent)[0])
+
+
+def test_winograd_has_the_derivatives(monkeypatch):
+    monkeypatch.setattr(_convolution, "_MANY_CHANNELS", 1)
+    monkeypatch.setattr(_convolution, "_MORE_CHANNELS", 1)
+    monkeypatch.setattr(_convolution, "_MUCH_WORK", 1)
+    options = {**CASES["same"], "dimension_numbers": NHWC}
+    with jax.enable_x64(True):
+        x, dx, w, dw = (_normal(i, (SHAPES["x"], SHAPES["x"], (3, 3, 3, 4), (3, 3, 3, 4))[i]) for i in range(4))
+        ours, theirs = _both(options, _everything(x, w, dx, dw))
+        jax.tree.map(close, ours(x, w, dx, dw), theirs(x, w, dx, dw))
+        # None is left, of 3 x 3 taps or, for a gradient in the weights, of as many as an image has.
+        kernels = lambda f: re.findall(
+            r"stablehlo.convolution.*?tensor<(\dx\d)x\dx\dxf64>\)", f.lower(x, w, dx, dw).as_text()
+        )
+        assert not kernels(ours)
+        assert len(set(kernels(theirs))) > 1
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def test_nested_maps(beam):
     np.testing.assert_allclose(jnp.moveaxis(mapped, (3, 2), (0, 1)), flat, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [pytest.param(parallel, marks=pytest.mark.slow), fan])
 def test_second_derivatives(beam):
     with jax.enable_x64(True):
         operator = beam()
@@ -51,7 +51,7 @@ def test_second_derivatives(beam):
         np.testing.assert_allclose(rows, jnp.stack([product, 2 * product]), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [pytest.param(parallel, marks=pytest.mark.slow), fan])
 def test_mixed_derivative(beam):
     """In image and angles: the fast form in the one, the reference in the other."""
     with jax.enable_x64(True):
