@@ -126,21 +126,24 @@ def ceiling(objective: Array) -> Array:
 def _never(tree: PyTree) -> Array:
     # A False that derives from every array that the loop reads. A literal False would have the wrong type as a loop
     # carry in `shard_map`, and would be unbatched under `vmap` until the first step.
-    flag = jnp.zeros((), bool)
+    flags = []
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, jax.Array) or leaf.size == 0:
             continue
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         first = leaf[(0,) * leaf.ndim]
-        flag = flag | ((first != first) & (first == first))
-    return flag
+        flags.append((first == first) | (first != first))
+    return ~_all(flags)
 
 
 def all_finite(tree: PyTree) -> Array:
     """Whether every floating-point entry is finite."""
-    finite = jnp.ones((), bool)
-    for leaf in jax.tree.leaves(tree):
-        if jnp.issubdtype(leaf.dtype, jnp.inexact):
-            finite = finite & jnp.all(jnp.isfinite(leaf))
-    return finite
+    inexact = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return _all([jnp.all(jnp.isfinite(leaf)) for leaf in inexact])
+
+
+def _all(flags: list[Array]) -> Array:
+    # The place of the first false one. XLA would copy a plain conjunction of hundreds of flags, one for each leaf of
+    # the state, into the select of every leaf, and take minutes to compile.
+    return jnp.argmin(jnp.stack([*flags, jnp.zeros((), bool)])) == len(flags)

@@ -9,11 +9,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._linen import without_linen
 from ._types import Scalar
 
 
 def verb(function: Callable) -> Callable:
-    """`function` compiled by `eqx.filter_jit`, with Python floats among its arguments traced.
+    """`function` compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
     Integers, such as `max_steps`, stay static, but for those given to a parameter annotated as `Scalar`.
@@ -24,6 +25,7 @@ def verb(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = without_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in scalars and _is_integer(v) else v for k, v in kwargs.items()}
         return compiled(*args, **kwargs)

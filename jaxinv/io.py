@@ -101,6 +101,10 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        os.unlink(temporary)
+        # Without the path nobody knows which file it was.
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     except BaseException:
         os.unlink(temporary)
         raise

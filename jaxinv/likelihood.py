@@ -185,6 +185,30 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
     return Likelihood(operator, gaussian), _measured_only(operator.measured, data)
 
 
+def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
+    """A measurement of each image of a batch."""
+    keys = jax.random.split(key, images.shape[0])
+    return jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(images, keys)
+
+
+def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
+    """`||W (y - A x)||^2 / m`, with `W` the whitening of the noise and `m` the number of real measured values.
+
+    Of a prepared likelihood; photon noise enters by its Gaussian approximation. Around 1 for the true image.
+    """
+    operator = likelihood.operator
+    likelihood, y = gaussian_approximation(likelihood, y)
+    assert isinstance(likelihood.noise, AbstractGaussianNoise)
+    measured = operator.measured
+    keep = lambda m, p, d: jnp.where(m > 0, d - p, jnp.zeros((), d.dtype))
+    residual = jax.tree.map(keep, measured, operator(x), y)
+    whitened = likelihood.noise.restrict(measured, operator.codomain).whiten(residual)
+    square = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), whitened))
+    parts = lambda m, c: jnp.sum(jnp.broadcast_to(m, c.shape) > 0) * (2 if jnp.iscomplexobj(c) else 1)
+    count = sum(jax.tree.leaves(jax.tree.map(parts, measured, y)))
+    return square / jnp.maximum(count, 1).astype(square.dtype)
+
+
 def _measured_only(measured: State, y: State) -> State:
     return jax.tree.map(lambda m, leaf: jnp.where(m > 0, leaf, jnp.zeros((), leaf.dtype)), measured, y)
 

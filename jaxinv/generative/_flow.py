@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._keys import check_key
+from .._linen import LinenNetwork
 from .._prior import AbstractGenerativePrior
 from .._types import Key
-from ..models._network import LinenNetwork, PyTreeNetwork, as_network, check_one, weights_dtype
+from ..models._network import PyTreeNetwork, as_network, check_one, weights_dtype
 from ..operators._base import check_shape
 
 _LOG_TWO_PI = math.log(2 * math.pi)

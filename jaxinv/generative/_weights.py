@@ -11,8 +11,7 @@ from .._keys import check_key
 from .._solution import RESULTS, Solution
 from .._types import Key, Scalar, State
 from .._verb import verb
-from ..likelihood import Likelihood, gaussian_approximation, prepare, prepare_parameter
-from ..noise import AbstractGaussianNoise
+from ..likelihood import Likelihood, discrepancy, prepare, prepare_parameter
 from ._hard import Hard
 from ._reconstruct import reconstruct
 from ._relaxed import Relaxed
@@ -100,7 +99,7 @@ def choose_weight(
     prepared, data, result = prepare(likelihood, y)
     factor, result = prepare_parameter(factor, likelihood.operator, result, positive=True, name="factor")
     grid = jax.vmap(solve)(weights)
-    discrepancies = jax.vmap(lambda x: _discrepancy(prepared, data, x))(grid.value)
+    discrepancies = jax.vmap(lambda x: discrepancy(prepared, data, x))(grid.value)
     usable = (grid.result == RESULTS.successful) | (grid.result == RESULTS.max_steps_reached)
     fits = usable & (discrepancies <= factor**2)
     largest = jnp.argmax(jnp.where(fits, weights, -jnp.inf))
@@ -116,17 +115,3 @@ def choose_weight(
     code = RESULTS.where(result == RESULTS.successful, chosen.result, result)
     value = jnp.where(result == RESULTS.successful, chosen.value, jnp.zeros_like(chosen.value))
     return Solution(value, code, stats, chosen.aux | {"grid": grid})
-
-
-def _discrepancy(likelihood: Likelihood, y: State, x: Array) -> Array:
-    operator = likelihood.operator
-    likelihood, y = gaussian_approximation(likelihood, y)
-    assert isinstance(likelihood.noise, AbstractGaussianNoise)
-    measured = operator.measured
-    keep = lambda m, p, d: jnp.where(m > 0, d - p, jnp.zeros((), d.dtype))
-    residual = jax.tree.map(keep, measured, operator(x), y)
-    whitened = likelihood.noise.restrict(measured, operator.codomain).whiten(residual)
-    square = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), whitened))
-    parts = lambda m, c: jnp.sum(jnp.broadcast_to(m, c.shape) > 0) * (2 if jnp.iscomplexobj(c) else 1)
-    count = sum(jax.tree.leaves(jax.tree.map(parts, measured, y)))
-    return square / jnp.maximum(count, 1).astype(square.dtype)

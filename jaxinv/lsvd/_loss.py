@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._types import Key, Scalar
-from ..likelihood import Likelihood
+from ..likelihood import Likelihood, simulate_each
 
 
 def joint_loss(
@@ -67,16 +67,10 @@ class Simulated(eqx.Module):
     measurement_weight: Array
 
     def __call__(self, model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
-        pairs = (batch, simulate(self.likelihood, batch, key=key))
+        pairs = (batch, simulate_each(self.likelihood, batch, key=key))
         return joint_loss(
             model, pairs, key=key, image_weight=self.image_weight, measurement_weight=self.measurement_weight
         )
-
-
-def simulate(likelihood: Likelihood, images: Array, *, key: Key) -> Array:
-    """A measurement of each image."""
-    keys = jax.random.split(key, images.shape[0])
-    return jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(images, keys)
 
 
 def _error(approximation: Array, truth: Array) -> Float[Array, ""]:

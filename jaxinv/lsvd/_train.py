@@ -12,12 +12,12 @@ from jaxtyping import Array
 from .._keys import check_key
 from .._solution import RESULTS
 from .._types import Key
-from ..likelihood import Likelihood
+from ..likelihood import Likelihood, simulate_each
 from ..operators._base import is_concrete
 from ..training import fit
 from ._diagonalise import check_model, diagonalise, has_ends, match
 from ._latent_map import Spectrum
-from ._loss import Simulated, autoencoding_loss, joint_loss, simulate
+from ._loss import Simulated, autoencoding_loss, joint_loss
 from ._model import LSVD
 
 
@@ -148,7 +148,7 @@ def train(
 
 def _separately(model, images, measurements, pairs, validation, key, options):
     likelihood = measurements if isinstance(measurements, Likelihood) else None
-    draw = lambda x, i: jax.jit(simulate)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
+    draw = lambda x, i: jax.jit(simulate_each)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
     if likelihood is not None:
         measurements = draw(images, 2)
         validation = None if validation is None else (validation, draw(validation, 3))
@@ -185,7 +185,7 @@ def _normalised(model: LSVD, images: Any, measurements: Any, key: Key) -> LSVD:
     # Covariances of latents are well known from this many.
     images = images[:10_000]
     if isinstance(measurements, Likelihood):
-        measurements = jax.jit(simulate)(measurements, jnp.asarray(images), key=jax.random.fold_in(key, 2))
+        measurements = jax.jit(simulate_each)(measurements, jnp.asarray(images), key=jax.random.fold_in(key, 2))
     return diagonalise(model, images, measurements[:10_000])
 
 

@@ -106,3 +106,8 @@ class ResidualBlock(nnx.Module):
 def normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """A group normalisation of `width` channels: no statistic is kept, none is taken over the batch."""
     return nnx.GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
+
+
+def channel_normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    """A normalisation of every channel of every image: for one image what batch normalisation is in training."""
+    return nnx.GroupNorm(width, num_groups=width, rngs=rngs)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from .._checks import check_count
+from .._linen import without_linen
 from ..operators._base import check_shape
 
 
@@ -39,22 +40,6 @@ class PyTreeNetwork(eqx.Module):
         return self.whole()(*args)
 
 
-class LinenNetwork(eqx.Module):
-    """A bound Flax linen module, taken apart into its variables and its definition."""
-
-    variables: PyTree[Array]
-    module: Any = eqx.field(static=True)
-
-    def encode(self, x: Array) -> Any:
-        return self.module.apply(self.variables, x, method="encode")
-
-    def decode(self, z: Array) -> Array:
-        return self.module.apply(self.variables, z, method="decode")
-
-    def __call__(self, *args: Array) -> Any:
-        return self.module.apply(self.variables, *args)
-
-
 # Marks the place of an array among the static leaves; a string, so that equal networks compare equal.
 _ARRAY = "<array>"
 
@@ -66,12 +51,7 @@ def as_network(model: Any) -> Any:
     function (its arrays are then constants of the compiled program).
     """
     if isinstance(model, nn.Module):
-        if model.scope is None:
-            raise ValueError(
-                f"The linen module {type(model).__name__} has no weights; bind them: `model.bind(variables)`."
-            )
-        module, variables = model.unbind()
-        return LinenNetwork(jax.tree.map(jnp.asarray, variables), module)
+        return without_linen(model)
     leaves, treedef = jax.tree.flatten(model)
     leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     if leaves and all(eqx.is_array(leaf) for leaf in leaves):
@@ -139,6 +119,11 @@ def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> t
     if len(image_shape) != 3:
         raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
     check_count(latent_size, "latent_size")
+    check_rngs(rngs)
+    return image_shape, latent_size, check_shape(widths, "widths")
+
+
+def check_rngs(rngs: Any) -> None:
+    """Raise unless it is what the weights of a network can be drawn from."""
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")
-    return image_shape, latent_size, check_shape(widths, "widths")

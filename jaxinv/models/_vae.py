@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ._likelihood import Bernoulli, Gaussian
+from ._likelihood import Gaussian
 from ._network import check_batch, check_sizes
 from ._trunks import check_trunk
 
@@ -49,14 +49,14 @@ class VAE(nnx.Module):
         image_shape: Any,
         latent_size: Any,
         *,
-        likelihood: Gaussian | Bernoulli | None = None,
+        likelihood: Any = None,
         rngs: Any,
         trunk: Any = None,
         widths: Any = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
         self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
-        self.likelihood = Gaussian() if likelihood is None else likelihood
+        self.likelihood = _check_likelihood(Gaussian() if likelihood is None else likelihood)
         trunk = check_trunk(trunk, widths)
         self.encoder = trunk.encoder(self.image_shape, 2 * latent_size, activation=activation, rngs=rngs)
         self.decoder = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
@@ -75,3 +75,12 @@ class VAE(nnx.Module):
         """What `likelihood` takes: the images before the sigmoid."""
         z = check_batch(z, (self.latent_size,), "latents", "VAE")
         return self.decoder(z).reshape(-1, *self.image_shape)
+
+
+def _check_likelihood(likelihood: Any) -> Any:
+    if not hasattr(likelihood, "mean") or not hasattr(likelihood, "negative_log_likelihood"):
+        raise ValueError(
+            f"`likelihood` must be `models.Gaussian(std)` or `models.Bernoulli()`; got {likelihood!r}. One of your own "
+            "has their methods `mean` and `negative_log_likelihood`."
+        )
+    return likelihood

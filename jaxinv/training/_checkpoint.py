@@ -1,8 +1,6 @@
 """Checkpoints of a training run: what is in one, and whose it is."""
 
-import json
 import os
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,9 +9,7 @@ from jaxtyping import Array
 
 from .. import io
 from ._chunk import Carry
-
-# Writing costs at most this share of the time.
-_SHARE = 0.05
+from ._run_file import RunFile
 
 
 class Run:
@@ -53,17 +49,19 @@ class Run:
 
 
 class Checkpoint:
-    """The file of a run, with the settings that decide whose it is."""
+    """The file of a training run."""
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, str]):
-        io.check_writable(path)
-        self.path, self.settings = os.fspath(path), settings
-        self.cost, self.written = 0.0, -np.inf
+        self.file = RunFile(path, settings, "training.fit")
+
+    @property
+    def path(self) -> str:
+        """Where it is."""
+        return self.file.path
 
     def write(self, run: Run, *, last: bool = False) -> None:
         """Write the run, unless it was written so recently that writing would take a noticeable share of the time."""
-        began = time.perf_counter()
-        if not last and began - self.written < self.cost / _SHARE:
+        if not last and not self.file.due():
             return
         progress = {
             "steps": run.step,
@@ -71,29 +69,16 @@ class Checkpoint:
             "best": bool(run.best),
             "loss_dtype": str(run.losses.dtype),
         }
-        metadata = {"settings": json.dumps(self.settings), "progress": json.dumps(progress)}
-        io.save(self.path, _contents(run), metadata=metadata)
-        self.written = time.perf_counter()
-        self.cost = self.written - began
+        self.file.write(_contents(run), progress)
 
     def restore(self, run: Run) -> None:
         """Bring `run`, which is at its start, to where the file is, if there is one.
 
         **Raises:** `ValueError` that says what differs if the file is of another run.
         """
-        if not os.path.exists(self.path):
+        progress = self.file.read_progress()
+        if progress is None:
             return
-        metadata = io.read_metadata(self.path)
-        if "settings" not in metadata or "progress" not in metadata:
-            raise ValueError(f"{self.path} is not a checkpoint of `training.fit`. Delete it, or give another path.")
-        theirs = json.loads(metadata["settings"])
-        for name, ours in self.settings.items():
-            if theirs.get(name) != ours:
-                raise ValueError(
-                    f"The checkpoint {self.path} is of another run: its {name} is {theirs.get(name)}, not {ours}. "
-                    "Delete it, or give another path."
-                )
-        progress = json.loads(metadata["progress"])
         run.losses = np.zeros((progress["steps"], *run.losses.shape[1:]), progress["loss_dtype"])
         run.validation = np.zeros(progress["evaluations"])
         run.validation_steps = np.zeros(progress["evaluations"], np.int64)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
@@ -32,13 +33,26 @@ class Split(eqx.Module):
 
 
 def split(model: Any) -> tuple[dict[str, Array], Split]:
-    """The trained weights of a model, its inexact arrays by name, and the rest."""
+    """The trained weights of a model, its inexact arrays by name, and the rest.
+
+    What Flax NNX keeps in variables that are no parameters (`nnx.Variable`, not `nnx.Param`) belongs to the rest.
+    """
     leaves, treedef = jax.tree.flatten(model)
-    trained = [isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
+    trained = _trained(model)
     names = tuple(name if t else None for name, t in zip(leaf_names(model), trained, strict=True))
     weights = {name: jnp.asarray(leaf) for name, leaf in zip(names, leaves, strict=True) if name is not None}
     others = [leaf for leaf, t in zip(leaves, trained, strict=True) if not t]
     return weights, Split(others, names, treedef)
+
+
+def _trained(model: Any) -> list[bool]:
+    """Whether each leaf is trained."""
+    is_constant = lambda node: isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+    is_weight = lambda leaf: isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    trained = []
+    for node in jax.tree.leaves(model, is_leaf=is_constant):
+        trained += [False] * len(jax.tree.leaves(node)) if is_constant(node) else [is_weight(node)]
+    return trained
 
 
 class Carry(NamedTuple):

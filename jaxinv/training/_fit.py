@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from .._linen import as_given, without_linen
 from .._solution import RESULTS
 from .._types import Key
 from ._checkpoint import Checkpoint, Run
@@ -51,8 +52,9 @@ def fit(
 
     **Arguments:**
 
-    - `model`: a pytree, such as a Flax NNX or an equinox network; its inexact arrays are trained. Not changed. An
-        ensemble is a stacked model with a loss that sums over `jax.vmap`.
+    - `model`: a pytree, such as a Flax NNX, a bound linen or an equinox network; its inexact arrays are trained, but
+        for those in NNX variables that are no `nnx.Param`. Not changed. An ensemble is a stacked model with a loss that
+        sums over `jax.vmap`.
     - `loss`: `loss(model, batch, *, key) -> scalar`, the mean over the batch. Functions compare by identity: define it
         once, not in the call, and a second run does not compile again.
     - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype.
@@ -102,6 +104,7 @@ def fit(
         ```
     """
     began = time.perf_counter()
+    given, model = model, without_linen(model)
     check_host(key, (model, data), "fit")
     data, count = check_data(data, "data")
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
@@ -161,4 +164,5 @@ def fit(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    return rest.merge(weights if sizes.mesh is None else gathered(weights)), history
+    trained = rest.merge(weights if sizes.mesh is None else gathered(weights))
+    return as_given(trained, given), history

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
+from .._linen import as_given, without_linen
 from .._solution import RESULTS
 from .._types import Key
 from ..models._generator import latent_shape_of
@@ -60,8 +61,8 @@ def fit_adversarial(
 
     **Arguments:**
 
-    - `generator`: `generator(z) -> x`, batched: `models.Generator`, any Flax NNX or equinox network with that call.
-        Not changed.
+    - `generator`: `generator(z) -> x`, batched: `models.Generator`, any Flax or equinox network with that call. Not
+        changed.
     - `critic`: `critic(x) -> (n,)` logits, `models.Critic` or another such network. Not changed.
     - `loss`: `generative.minimax_loss`, `nonsaturating_loss` or `wasserstein_loss`, one that they make, or your own:
         `loss(generator, critic, images, latents, *, key) -> (loss of the generator, loss of the critic)`. Functions
@@ -116,6 +117,7 @@ def fit_adversarial(
         ```
     """
     began = time.perf_counter()
+    given, (generator, critic) = (generator, critic), without_linen((generator, critic))
     check_host(key, (generator, critic, data), "fit_adversarial")
     if not isinstance(data, jax.Array | np.ndarray):
         raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
@@ -192,7 +194,7 @@ def fit_adversarial(
     }
     weights = run.best or run.weights()
     trained = rest.merge(weights if sizes.mesh is None else gathered(weights))
-    return (trained[GENERATOR], trained[CRITIC]), history
+    return (as_given(trained[GENERATOR], given[0]), as_given(trained[CRITIC], given[1])), history
 
 
 def _made(loss: Any) -> Any:

@@ -46,8 +46,12 @@ def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, cou
             f"`batch_size` is {batch_size}, which the {mesh.size} devices of `mesh` do not divide; take a multiple of "
             f"{mesh.size}, such as {-(-batch_size // mesh.size) * mesh.size}."
         )
-    chunk_size = check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
-    return Sizes(num_steps, batch_size, chunk_size, mesh)
+    return Sizes(num_steps, batch_size, check_chunk(chunk_size, num_steps), mesh)
+
+
+def check_chunk(chunk_size: Any, num_steps: int) -> int:
+    """The steps of one compiled call; by default a 50th of all, at most 1000."""
+    return check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
 
 
 def check_count(value: Any, name: str) -> int:

@@ -97,6 +97,7 @@ def test_separate_training():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_separate_training_needs_pairs_for_the_map_only():
     model, _ = trained(make(), Y[:90][::-1], method=Separate(), pairs=(X[:40], Y[:40]))
     again, _ = trained(make(), Y[:90][::-1], method=Separate(), pairs=(X[:40][::-1], Y[:40][::-1]))

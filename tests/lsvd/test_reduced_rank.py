@@ -54,7 +54,7 @@ def test_no_affine_map_of_that_rank_is_better():
         assert all(float(jnp.max(jnp.abs(leaf))) < 1e-8 for leaf in jax.tree.leaves(gradient))
 
 
-@pytest.mark.parametrize("correlated", [False, True])
+@pytest.mark.parametrize("correlated", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_full_rank_is_the_posterior_mean(correlated):
     with jax.enable_x64(True):
         x, _, matrix = pairs()

@@ -34,7 +34,7 @@ _inverse = jax.jit(lambda flow, z: flow.inverse(z))
 
 @pytest.mark.parametrize(
     ("kind", "shape", "alpha"),
-    [("spline, dense", (2, 2, 2), 1e-6), ("affine, convolutional", (2, 2, 2), 1e-6)]
+    [pytest.param("spline, dense", (2, 2, 2), 1e-6, marks=pytest.mark.slow), ("affine, convolutional", (2, 2, 2), 1e-6)]
     + [pytest.param(kind, (4, 2, 1), None, marks=pytest.mark.slow) for kind in KINDS],
 )
 def test_density_is_that_of_the_jacobian(kind, shape, alpha):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxinv import noise
 from jaxinv.models import VAE, Autoencoder, Bernoulli, Gaussian
 
 SHAPE = (6, 5, 1)
@@ -129,3 +130,9 @@ assert isinstance(gradient, VAE) and sums.shape == (2,)
 """
     environment = {**os.environ, "NNX_GRAPH_MODE": "false"}
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=environment, timeout=120)
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", noise.Gaussian(0.1)])
+def test_wrong_likelihood(likelihood):
+    with pytest.raises(ValueError, match=r"`models.Gaussian\(std\)`"):
+        VAE((4, 4, 1), 2, likelihood=likelihood, rngs=nnx.Rngs(0))

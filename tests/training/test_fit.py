@@ -3,6 +3,7 @@ import os
 
 import diffrax
 import equinox as eqx
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from jaxinv._solution import RESULTS
 from jaxinv.generative._autoencoder import autoencoder_loss
 from jaxinv.generative._vae import vae_loss
 from jaxinv.models import VAE, Autoencoder
-from jaxinv.training import fit
+from jaxinv.training import fit, muon
 
 SHAPE = (5, 4, 1)
 DATA = np.random.default_rng(0).uniform(size=(50, *SHAPE)).astype(np.float32)
@@ -340,3 +341,51 @@ def test_schedule():
     longer, _ = fit(_line(), line_loss, _line_data(), key=KEY, learning_rate=rates, num_steps=9, batch_size=4)
     assert short.slope != 0
     assert same(short, longer)
+
+
+def test_variables_that_are_no_parameters_are_not_trained():
+    class Scaled(nnx.Module):
+        def __init__(self):
+            self.weight, self.constant = nnx.Param(jnp.ones(3)), nnx.Variable({"a": jnp.ones(3), "b": jnp.full(2, 5.0)})
+
+        def __call__(self, x):
+            return self.weight[...] * self.constant.get_value()["a"] * x
+
+    loss = lambda model, batch, *, key: jnp.mean((model(jnp.ones(3)) - 2.0) ** 2) + 0 * jnp.sum(batch)
+    # Decay would move whatever is among the weights, with a gradient or without.
+    optimiser = optax.adamw(0.1, weight_decay=0.1)
+    model, _ = fit(Scaled(), loss, np.ones((4, 1)), key=KEY, optimiser=optimiser, num_steps=30, batch_size=2, ema=0.9)
+    assert float(jnp.abs(model.weight[...] - 1).min()) > 0.2
+    np.testing.assert_array_equal(model.constant.get_value()["a"], 1.0)
+    np.testing.assert_array_equal(model.constant.get_value()["b"], 5.0)
+
+
+def test_a_bound_linen_model_is_trained():
+    network = nn.Dense(1, use_bias=False)
+    bound = network.bind(network.init(KEY, jnp.ones((1, 2))))
+    loss = lambda model, batch, *, key: jnp.mean((model(batch) - 3.0) ** 2)
+    trained, history = fit(bound, loss, np.ones((4, 2)), key=KEY, learning_rate=0.1, num_steps=100, batch_size=4)
+    assert isinstance(trained, nn.Dense)
+    assert history["loss"][-1] < 1e-2 < history["loss"][0]
+    np.testing.assert_allclose(trained(jnp.ones((1, 2))), 3.0, atol=0.2)
+    with pytest.raises(ValueError, match=r"bind them"):
+        fit(network, loss, np.ones((4, 2)), key=KEY, num_steps=1, batch_size=4)
+
+
+def test_muon_takes_a_kernel_for_a_matrix():
+    rng = np.random.default_rng(0)
+    # 18 x 4 and 3 x 8: the steps are multiples of matrices with orthonormal columns, or rows.
+    weights = {"kernel": jnp.ones((3, 3, 2, 4)), "dense": jnp.ones((3, 8)), "bias": jnp.ones(5)}
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), weights)
+    optimiser = muon(0.1, adam_learning_rate=0.02)
+    updates, _ = optimiser.update(gradient, optimiser.init(weights), weights)
+    for name, (rows, columns) in {"kernel": (18, 4), "dense": (3, 8)}.items():
+        u, s, vt = np.linalg.svd(np.asarray(gradient[name]).reshape(rows, columns), full_matrices=False)
+        step = -np.asarray(updates[name]).reshape(rows, columns) / (0.1 * 0.2 * np.sqrt(max(rows, columns)))
+        # Five Newton-Schulz steps leave singular values between .6 and 1.3.
+        along = np.diag(u.T @ step @ vt.T)
+        assert np.all((along > 0.6) & (along < 1.3)), name
+        np.testing.assert_allclose(u * along @ vt, step, atol=1e-2)
+    adam = optax.nadam(0.02)
+    expected, _ = adam.update(gradient, adam.init(weights))
+    np.testing.assert_allclose(updates["bias"], expected["bias"], rtol=1e-6)

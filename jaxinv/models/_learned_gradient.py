@@ -1,0 +1,105 @@
+"""Learned gradient descent."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from .._checks import check_count
+from ..likelihood import domain_dtype
+from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
+from ._network import check_rngs
+
+
+class LearnedGradient(nnx.Module):
+    """Unrolled gradient descent whose steps are corrected by convolutional networks.
+
+    `(dx, r) = Lambda_k(x, g_k, s)`, `x <- x - t_k g_k + dx`, `s <- activation(r)`, with `g_k = K* (K x - y / ||A||)`
+    for `K = A / ||A||`, and a memory `s` of a few channels, from `x = 0`, `s = 0`. Untrained, with `t_k = 1` and
+    `Lambda_k` zero, it is gradient descent on `1/2 ||A x - y||^2`; in the reference the step is `dx` alone, and
+    `Lambda_k` sees the gradient of a regulariser too. Trained on pairs, by `training.fit` with
+    `unrolled.supervised_loss`, or `unrolled.SimulatedLoss`.
+
+    The operator is part of the network, and is not trained.
+
+    **Arguments:**
+
+    - `operator`: `A`, linear. Its images may be complex (real and imaginary part are then channels of the
+        convolutions), its measurements anything, a stack too.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    - `num_layers`: of gradient steps.
+    - `tied`: whether all layers share one network `Lambda`, as in the reference.
+    - `width`: the number of channels between the three convolutions of a `Lambda_k`.
+    - `memory`: the number of channels of `s`.
+    - `activation`: between the convolutions.
+    - `norm`: of the operator, where it is known; else it is found by power iteration.
+
+    **Raises:** `ValueError` for an operator that is not linear, or sizes that are not positive integers; its call, for
+    anything but a batch of measurements.
+
+    !!! cite "Reference"
+        Adler, Oktem, Solving ill-posed inverse problems using iterative deep neural networks, 2017
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp
+        from flax import nnx
+        from jaxinv import models, operators
+        scanner = operators.ParallelBeam((16, 16, 1), jnp.linspace(0, jnp.pi, 10, endpoint=False))
+        network = models.LearnedGradient(scanner, num_layers=3, rngs=nnx.Rngs(0))
+        x = network(jax.vmap(scanner)(jnp.ones((5, 16, 16, 1))))  # (5, 16, 16, 1)
+        ```
+    """
+
+    def __init__(
+        self,
+        operator: Any,
+        *,
+        rngs: Any,
+        num_layers: Any = 10,
+        tied: bool = False,
+        width: Any = 32,
+        memory: Any = 5,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        norm: Any = None,
+    ):
+        check_rngs(rngs)
+        self.num_layers, self.tied = check_count(num_layers, "num_layers"), bool(tied)
+        self.activation, self.memory = activation, check_count(memory, "memory")
+        width = check_count(width, "width")
+        operator = normalised(operator, norm, "LearnedGradient")
+        self.grid = grid_of(operator.domain, "LearnedGradient")
+        channels, self.input_shape = self.grid[-1], input_shape(operator)
+        # What is no parameter is not trained.
+        self.operator = nnx.Variable(operator)
+        self.steps = nnx.Param(jnp.ones((self.num_layers,), domain_dtype(operator)))
+        make = lambda: Block(
+            2 * channels + memory, channels + memory, width, activation=activation, zero=True, rngs=rngs
+        )
+        self.blocks = nnx.List([make() for _ in range(1 if self.tied else self.num_layers)])
+
+    def __call__(self, y: Any) -> Array:
+        """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, of a stack a tuple of such."""
+        operator = self.operator.get_value()
+        y = check_measurements(y, operator, "LearnedGradient")
+        # The operator is divided by its norm, and so is what it measured.
+        y = jax.tree.map(lambda leaf: operator.factor * leaf, y)
+        n = jax.tree.leaves(y)[0].shape[0]
+        x = jnp.zeros((n, *operator.domain.shape), operator.domain.dtype)
+        memory = jnp.zeros((n, *self.grid[:2], self.memory), domain_dtype(operator))
+        for k in range(self.num_layers):
+            x, memory = self.layer(k, (x, memory), y)
+        return x
+
+    def layer(self, k: int, state: tuple[Array, Array], y: Any) -> tuple[Array, Float[Array, "n h w memory"]]:
+        """One layer: images and memory, and measurements that are divided by the norm of the operator."""
+        (x, memory), operator = state, self.operator.get_value()
+        residual = jax.tree.map(jnp.subtract, jax.vmap(operator)(x), y)
+        gradient = jax.vmap(operator.adjoint)(residual)
+        seen = [to_grid(image, operator.domain, self.grid) for image in (x, gradient)]
+        made = self.blocks[0 if self.tied else k](jnp.concatenate([*seen, memory], axis=-1))
+        change, memory = jnp.split(made, [self.grid[-1]], axis=-1)
+        return x - self.steps[k] * gradient + from_grid(change, operator.domain), self.activation(memory)
