@@ -4,6 +4,7 @@ from . import (
     classical as classical,
     data as data,
     diffusion as diffusion,
+    dip as dip,
     generative as generative,
     io as io,
     lsvd as lsvd,
@@ -17,6 +18,7 @@ from . import (
     scale as scale,
     subspace as subspace,
     training as training,
+    unrolled as unrolled,
 )
 from ._differentiation import Implicit as Implicit, Unrolled as Unrolled
 from ._solution import RESULTS as RESULTS, Solution as Solution

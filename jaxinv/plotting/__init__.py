@@ -1,5 +1,6 @@
 """Figures, drawn off screen: no window opens, and nothing global in matplotlib is touched."""
 
+from ._adjoint_states import adjoint_states as adjoint_states
 from ._calibration import calibration as calibration
 from ._compare import compare as compare
 from ._mode_coverage import mode_coverage as mode_coverage

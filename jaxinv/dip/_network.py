@@ -1,0 +1,69 @@
+"""The network of a deep image prior, taken apart."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ..likelihood import Likelihood, domain_dtype
+from ..models._network import as_network
+from ..training._chunk import Split, split
+from ..training._options import check_weights
+
+
+class Prior(eqx.Module):
+    """A network: the weights that are tuned, those that are not, and the rest.
+
+    - `input_shape`: of `z0` without the batch axis, where the network says.
+    """
+
+    weights: dict[str, Array]
+    frozen: dict[str, Array]
+    rest: Split
+    input_shape: tuple[int, ...] | None = eqx.field(static=True)
+
+    def merge(self, weights: dict[str, Array]) -> Any:
+        """The network with these weights."""
+        return self.rest.merge({**self.frozen, **weights})
+
+    def check_image(self, z0: Array, domain: Any) -> None:
+        """Raise unless the network makes an image of the domain from this input."""
+        network = self.merge(self.weights)
+        image = jax.eval_shape(lambda z: network(z), jax.ShapeDtypeStruct((1, *z0.shape), z0.dtype))
+        found, expected = getattr(image, "shape", None), (1, *domain.shape)
+        if found != expected:
+            what = type(image).__name__ if found is None else f"shape {tuple(found)}"
+            raise ValueError(
+                f"From an input of shape {(1, *z0.shape)} the network makes {what}; the operator takes images of shape "
+                f"{tuple(domain.shape)}, so it must be {expected}. Networks take and return a batch."
+            )
+        if jnp.issubdtype(image.dtype, jnp.complexfloating) and not jnp.issubdtype(domain.dtype, jnp.complexfloating):
+            raise ValueError(f"The network makes a complex image; the operator takes one of dtype {domain.dtype}.")
+
+
+def enter_network(network: Any, likelihood: Likelihood, frozen: Any) -> Prior:
+    """The network in the dtype of the solve.
+
+    **Raises:** `ValueError` if it cannot be called, has no weights, or has none of a `frozen` name.
+    """
+    if not callable(network):
+        raise ValueError(f"A network is called as `network(z0)`; {type(network).__name__} cannot be called.")
+    shape = getattr(network, "input_shape", None)
+    real = domain_dtype(likelihood.operator)
+    cast = lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    weights, rest = split(as_network(network))
+    weights = jax.tree.map(cast, weights)
+    check_weights(weights, network, "network")
+    if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
+        raise ValueError(f"`frozen` must be a tuple of beginnings of names, such as ('down',); got {frozen!r}.")
+    missing = [beginning for beginning in frozen if not any(name.startswith(beginning) for name in weights)]
+    stays = {name: weight for name, weight in weights.items() if name.startswith(tuple(frozen))}
+    if missing or len(stays) == len(weights):
+        raise ValueError(
+            f"`frozen={tuple(frozen)}` must name some weights and leave others to tune; the network has "
+            f"{', '.join(list(weights)[:8])}{' ...' if len(weights) > 8 else ''}."
+        )
+    moves = {name: weight for name, weight in weights.items() if name not in stays}
+    return Prior(moves, stays, rest, None if shape is None else tuple(shape))

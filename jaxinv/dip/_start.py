@@ -1,0 +1,112 @@
+"""What the network of a deep image prior is fed."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from .._checks import check_count
+from .._conjugate_gradients import dot
+from .._types import Key, Scalar, State
+from ..classical import fbp
+from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
+from ..operators import AbstractLinearOperator
+from ..operators._base import as_parameter
+
+
+class AbstractStart(eqx.Module):
+    """The input `z0` of the network."""
+
+    @abc.abstractmethod
+    def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
+        """`z0`, without a batch axis, of a prepared measurement; `shape` is what the network takes, where it says."""
+
+
+class FromNoise(AbstractStart):
+    """Noise of independent normal values, drawn once.
+
+    - `channels`: of the input; needed only for a network without an `input_shape`, where the default is as many as the
+        image has.
+    - `std`: of the values.
+
+    **Reference:** Ulyanov, Vedaldi, Lempitsky, Deep Image Prior, 2018.
+    """
+
+    channels: int | None = eqx.field(static=True)
+    std: Array
+
+    def __init__(self, channels: Any = None, std: Scalar = 0.1):
+        self.channels = None if channels is None else check_count(channels, "channels")
+        self.std = as_parameter(std)
+
+    def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
+        del y
+        domain = likelihood.operator.domain
+        if shape is None:
+            shape = tuple(domain.shape) if self.channels is None else (*domain.shape[:-1], self.channels)
+        if self.channels not in (None, shape[-1]):
+            raise ValueError(
+                f"`FromNoise({self.channels})`: the network takes inputs of shape {shape}, with {shape[-1]} channels. "
+                f"Make it with `input_shape={(*shape[:-1], self.channels)}`, or leave the channels out here."
+            )
+        dtype = domain_dtype(likelihood.operator)
+        return self.std.astype(dtype) * jax.random.normal(key, shape, dtype)
+
+
+class FromAdjoint(AbstractStart):
+    """The adjoint of the data in the unit of an image: `a A* y`, the first step of steepest descent from 0; its real
+    part.
+    """
+
+    def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
+        del shape, key
+        operator = likelihood.operator
+        if not isinstance(operator, AbstractLinearOperator):
+            raise ValueError(
+                f"`FromAdjoint()` needs a linear operator; {type(operator).__name__} is not one. Take `FromNoise()`."
+            )
+        _, data = gaussian_approximation(likelihood, y)
+        back = operator.adjoint(data)
+        measured = jax.tree.map(lambda m, leaf: jnp.where(m > 0, leaf, 0), operator.measured, operator(back))
+        square, size = dot(measured, measured), dot(back, back)
+        step = jnp.where(square > 0, size / jnp.where(square > 0, square, 1), 0)
+        return (step * back).real
+
+
+class FromFBP(AbstractStart):
+    """The filtered back-projection of a sinogram."""
+
+    def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
+        del shape, key
+        _, data = gaussian_approximation(likelihood, y)
+        return fbp(likelihood.operator, data).value.real
+
+
+class From(AbstractStart):
+    """A given input, such as another method's reconstruction.
+
+    - `image`: of the shape that the network takes.
+    """
+
+    image: Array = eqx.field(converter=jnp.asarray)
+
+    def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
+        del y, shape, key
+        real = domain_dtype(likelihood.operator)
+        return self.image.astype(jnp.result_type(real, 1j) if jnp.iscomplexobj(self.image) else real)
+
+
+def make_input(
+    start: AbstractStart, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key
+) -> Array:
+    """`z0`, which must be of the shape that the network takes, where it says."""
+    z0 = start.input(likelihood, y, shape, key=key)
+    if shape is not None and z0.shape != shape:
+        raise ValueError(
+            f"{type(start).__name__} makes an input of shape {z0.shape}; the network takes {shape}. Make it with "
+            f"`input_shape={z0.shape}` if it can take such inputs, as `SkipUNet` can, or start from `FromNoise()`."
+        )
+    return z0

@@ -1,0 +1,69 @@
+"""Reconstruction by an unrolled network."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from .._loop import all_finite
+from .._solution import RESULTS, Solution
+from .._types import State
+from .._verb import verb
+from ..models import LISTA, LearnedGradient, LearnedPrimalDual
+from ..models._measurements import check_measurements
+from ..models._network import as_network
+
+
+@verb
+def reconstruct(network: Any, y: State) -> Solution:
+    """The image that a network makes of one measurement, with a code; map many with `jax.vmap`.
+
+    **Arguments:**
+
+    - `network`: one from batches of measurements to batches of images: `models.LISTA`, `models.LearnedGradient`,
+        `models.LearnedPrimalDual`, or another with the same call.
+    - `y`: one measurement, of a stack a tuple of arrays.
+
+    **Returns:** a `Solution`: `nonfinite_measurement` where `y` holds NaN or infinity (for the networks named above:
+    where it is measured), `nonfinite` where the image does; the image is then zero.
+
+    **Raises:** `ValueError` for a measurement of another shape than the network takes.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from flax import nnx
+        from jaxinv import models, operators, unrolled
+        network = models.LearnedGradient(operators.Downsample((8, 8, 1), 2), num_layers=2, rngs=nnx.Rngs(0))
+        image = unrolled.reconstruct(network, jnp.ones((4, 4, 1))).check().value
+        ```
+    """
+    # As a network it may have lost its class.
+    given, network = network, as_network(network)
+    batch = _batch(given, y)
+    finite = all_finite(batch)
+    batch = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), batch)
+    image = _only(network(batch))
+    good = finite & all_finite(image)
+    result = RESULTS.where(good, RESULTS.successful, RESULTS.nonfinite)
+    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
+    return Solution(jnp.where(good, image, jnp.zeros_like(image)), result, {})
+
+
+def _batch(network: Any, y: State) -> PyTree:
+    """A batch of one; for a network that holds its operator, zero where nothing is measured."""
+    batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], y)
+    if not isinstance(network, LISTA | LearnedGradient | LearnedPrimalDual):
+        return batch
+    return check_measurements(batch, network.operator.get_value(), type(network).__name__)
+
+
+def _only(images: PyTree) -> Any:
+    """The one image of a batch of one."""
+    if getattr(images, "shape", (0,))[0] != 1:
+        raise ValueError(
+            "`network` must take a batch of measurements `(1, ...)` to a batch of images `(1, ...)`; it made "
+            f"{getattr(images, 'shape', type(images).__name__)}."
+        )
+    return images[0]
