@@ -39,6 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_reconstruct(commands)
     _add_sample(commands)
+    _add_dip(commands)
     return parser
 
 
@@ -180,6 +181,70 @@ def _run_sample(options: argparse.Namespace) -> None:
     from ._commands._sample import run
 
     run(**{name: getattr(options, name) for name in ("network", "images", "steps", "seed", "output")})
+
+
+def _add_dip(commands) -> None:
+    command = commands.add_parser(
+        "dip",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        help="reconstruct a picture or a sinogram of your own by a deep image prior, which needs no training",
+        description=(
+            "Fits a network to one measurement, by total variation if you like. A picture is denoised; with --mask it "
+            "is inpainted, with --factor enlarged. A sinogram (.mat of the Helsinki Tomography Challenge 2022, .h5 of "
+            "the Data Exchange layout, or .npy with --angles) is reconstructed. Writes the picture, and beside it the "
+            "array as .npy. Interrupted, the same command goes on where it stopped."
+        ),
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a .png, .npy, .mat or .h5 file")
+    kind = command.add_mutually_exclusive_group()
+    kind.add_argument("--mask", type=Path, help="a picture, white where FILE is known; the rest is inpainted")
+    kind.add_argument("--factor", type=_positive, help="enlarge FILE so many times")
+    kind.add_argument(
+        "--angles",
+        metavar="START:STOP",
+        help="in degrees, such as --angles=-90:90: FILE is a sinogram, (angles, detectors), of parallel rays",
+    )
+    command.add_argument(
+        "--fan",
+        metavar="SOURCE:DETECTOR",
+        help="with --angles: of a fan, with these distances from the axis of rotation, in widths of a detector bin",
+    )
+    command.add_argument("--offset", type=float, default=0.0, help="where the detector's middle lies, in bins")
+    command.add_argument("--every", type=_positive, default=1, help="of the angles of a sinogram take every so manieth")
+    command.add_argument("--size", type=_positive, default=128, help="pixels a side to reconstruct from a sinogram")
+    command.add_argument("--crop", type=_positive, help="take the middle so many pixels a side of a picture")
+    command.add_argument(
+        "--noise",
+        dest="level",
+        type=float,
+        default=argparse.SUPPRESS,
+        help="its standard deviation in the unit of FILE, 8 bits being [0, 1] (default: .1 to denoise, .01 to inpaint "
+        "and enlarge, .025 of the mean of a sinogram)",
+    )
+    command.add_argument("--reference", type=Path, help="the true picture, to see the PSNR on the way")
+    command.add_argument("--network", choices=("skip", "conv", "deep"), default="skip", help="the prior")
+    command.add_argument("--tv", type=float, default=0.0, help="weight of total variation, over the variance of noise")
+    command.add_argument("--steps", type=_positive, default=3000, help="of the optimiser, at most")
+    command.add_argument("--rate", type=float, default=0.01, help="of learning")
+    command.add_argument(
+        "--stopping",
+        choices=("fixed", "variance", "discrepancy", "held-out"),
+        default="held-out",
+        help="when to stop and which image to keep",
+    )
+    command.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    command.add_argument("--output", type=Path, default=Path("reconstruction.png"), help="the picture to write")
+    command.set_defaults(run=_run_dip)
+
+
+def _run_dip(options: argparse.Namespace) -> None:
+    from ._commands._dip import run
+    from ._commands._measured import Request
+
+    request = Request(*(getattr(options, name) for name in Request._fields))
+    names = ("reference", "network", "tv", "steps", "rate", "stopping", "seed", "output")
+    run(request=request, level=getattr(options, "level", None), **{name: getattr(options, name) for name in names})
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

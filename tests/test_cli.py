@@ -179,6 +179,7 @@ def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
         (["train", "vae", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
         (["train", "vae", "--output", "missing/prior.safetensors"], "Cannot write"),
         (["reconstruct", "missing.safetensors"], "There is no file"),
+        (["reconstruct", "any.safetensors", "--noise", "0"], "--noise must be positive"),
         (["train", "score", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
         (["train", "score", "--output", "missing/score.safetensors"], "Cannot write"),
         (["sample", "missing.safetensors"], "There is no file"),

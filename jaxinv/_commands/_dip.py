@@ -1,0 +1,137 @@
+"""What `jaxinv dip` runs."""
+
+import math
+import time
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import data, dip, io, metrics, models, noise, regularisers
+from .._solution import RESULTS
+from ..likelihood import Likelihood
+from ._measured import Measured, Request, measure
+from ._networks import rngs_of
+
+NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
+# Values of an image, of which the rule of windowed variance keeps a hundred.
+_LARGE = 2**19
+STOPPING = {
+    "fixed": dip.FixedSteps,
+    "variance": dip.WindowedVariance,
+    "discrepancy": dip.Discrepancy,
+    "held-out": dip.HeldOut,
+}
+
+
+def run(
+    *,
+    request: Request,
+    level: float | None,
+    reference: Path | None,
+    network: str,
+    tv: float,
+    steps: int,
+    rate: float,
+    stopping: str,
+    seed: int,
+    output: Path,
+) -> None:
+    """Fit a network to one measurement of the user's own, and write the image; go on where an interrupted run was."""
+    arrays, checkpoint = output.with_suffix(".npy"), output.with_suffix(".checkpoint")
+    if output.suffix != ".png":
+        raise ValueError(f"--output {output}: name a picture, such as reconstruction.png; the array goes beside it.")
+    given = {path.resolve() for path in (request.file, request.mask, reference) if path is not None}
+    for path in (output, arrays):
+        if path.resolve() in given:
+            raise ValueError(f"--output {output} would overwrite {path}, which is read; choose another name.")
+        io.check_writable(path)
+    if stopping == "discrepancy" and level is None:
+        raise ValueError("--stopping discrepancy needs to know the noise: give its standard deviation by --noise.")
+    if level is not None and not 0 < level < np.inf:
+        raise ValueError(f"--noise must be positive and finite; got {level:g}.")
+    if not 0 <= tv < np.inf or not 0 < rate < np.inf:
+        raise ValueError(f"--tv must not be negative, and --rate must be positive; got {tv:g} and {rate:g}.")
+    measured = measure(request)
+    truth = None if reference is None else _reference(reference, measured)
+    std = measured.level if level is None else level / measured.unit
+    print(f"{measured.heading}; noise of standard deviation {std * measured.unit:.3g}.")
+
+    likelihood = Likelihood(measured.operator, noise.Gaussian(std))
+    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
+    shape = tuple(measured.operator.domain.shape)
+    if stopping == "variance" and math.prod(shape) > _LARGE:
+        raise ValueError(
+            f"--stopping variance keeps the last hundred images, too large of {shape[0]} x {shape[1]} pixels: "
+            "take --crop, --size, or another rule, such as --stopping fixed with fewer --steps."
+        )
+    began = time.perf_counter()
+    solution = dip.resume(
+        likelihood,
+        NETWORKS[network](shape, rngs=rngs_of(keys[0])),
+        measured.y,
+        checkpoint=checkpoint,
+        key=keys[1],
+        num_steps=steps,
+        regulariser=regularisers.TV(),
+        weight=tv / std**2,
+        learning_rate=rate,
+        stopping=STOPPING[stopping](),
+        ema=0.99,
+        jitter=1 / 30,
+        reference=truth,
+        stride=max(steps // 200, 1),
+        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+        report=None if truth is None else _tell,
+    )
+    solution.value.block_until_ready()
+    seconds = time.perf_counter() - began
+    if solution.result == RESULTS.invalid_parameter:
+        checkpoint.unlink(missing_ok=True)
+        raise ValueError("there are too few values to hold some out of: take --stopping fixed.")
+    image = np.asarray(solution.value) * measured.unit
+    _write(output, image / measured.unit)
+    stored = BytesIO()
+    np.save(stored, image)
+    io.write_bytes(arrays, stored.getvalue())
+    checkpoint.unlink(missing_ok=True)
+    print(_verdict(solution, truth, seconds))
+    print(f"Wrote {output} and {arrays}.")
+    if solution.result not in (RESULTS.successful, RESULTS.max_steps_reached):
+        raise ValueError(f"the run failed: {RESULTS[solution.result]} A smaller --rate may help.")
+
+
+def _reference(path: Path, measured: Measured) -> Any:
+    reference = measured.view(data.picture(path)) / measured.unit
+    shape = tuple(measured.operator.domain.shape)
+    if reference.shape != shape:
+        raise ValueError(f"--reference {path} is an image of shape {reference.shape}; the reconstruction has {shape}.")
+    return jnp.asarray(reference)
+
+
+def _tell(figures: dict[str, float]) -> None:
+    import tqdm
+
+    tqdm.tqdm.write(f"step {figures['step']:>6.0f}  PSNR {figures['psnr']:6.2f} dB")
+
+
+def _verdict(solution: Any, truth: Any, seconds: float) -> str:
+    steps, kept = int(solution.stats["num_steps"]), int(solution.stats["step"])
+    quality = "" if truth is None else f", PSNR {float(metrics.psnr(solution.value, truth)):.2f} dB"
+    line = f"{steps} steps in {seconds:.0f} s, compilation included; the image after step {kept} is kept{quality}."
+    if solution.result == RESULTS.max_steps_reached:
+        return line + " The rule has not stopped the run: more --steps may change the image."
+    return line
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    from PIL import Image
+
+    grey = np.round(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    drawing = BytesIO()
+    Image.fromarray(grey[..., 0] if grey.shape[2] == 1 else grey).save(drawing, format="PNG")
+    io.write_bytes(path, drawing.getvalue())

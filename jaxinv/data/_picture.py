@@ -1,0 +1,73 @@
+"""Pictures from files."""
+
+from typing import Any
+
+import numpy as np
+
+from ._checks import check_file
+
+
+def picture(path: Any) -> np.ndarray:
+    """The image in a PNG file, or in a `.npy` file.
+
+    A PNG becomes grey or RGB, whatever it is stored as; what is transparent shows as it is beneath. An array of
+    `numpy.save` is `(h, w)`, or `(h, w, c)` with one or three channels, and holds numbers, never objects.
+
+    **Arguments:**
+
+    - `path`: the file.
+
+    **Returns:** float32, of shape `(h, w, c)`; in [0, 1] if the file holds 8 or 16 bits, else with the values there.
+
+    **Raises:** `ValueError` that names the file and says what is wrong with it, or if a PNG is to be read and Pillow,
+    which comes with matplotlib, is not installed.
+
+    !!! example
+        ```python
+        import os, tempfile
+        import numpy as np
+        import jaxinv
+        path = os.path.join(tempfile.mkdtemp(), "picture.npy")
+        np.save(path, np.full((8, 8), 255, np.uint8))
+        image = jaxinv.data.picture(path)  # (8, 8, 1), all ones
+        ```
+    """
+    path = check_file(path, "a picture, .png or .npy")
+    values = _read_array(path) if path.suffix.lower() == ".npy" else _read_png(path)
+    values = values[..., None] if values.ndim == 2 else values
+    if values.ndim != 3 or values.shape[2] not in (1, 3) or values.size == 0:
+        raise ValueError(f"{path} should hold an image of shape (h, w), (h, w, 1) or (h, w, 3); it has {values.shape}.")
+    if values.dtype == bool:
+        return values.astype(np.float32)
+    if values.dtype in (np.uint8, np.uint16):
+        return values.astype(np.float32) / np.iinfo(values.dtype).max
+    if values.dtype.kind != "f" or not np.isfinite(values).all():
+        what = f"{np.sum(~np.isfinite(values))} non-finite values" if values.dtype.kind == "f" else f"{values.dtype}"
+        raise ValueError(f"{path} should hold 8-bit, 16-bit or finite floating values; it has {what}.")
+    return values.astype(np.float32)
+
+
+def _read_array(path: Any) -> np.ndarray:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not an array written by `numpy.save`, or it is damaged: {error}.") from error
+    return np.asarray(values)
+
+
+def _read_png(path: Any) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise ValueError(
+            "Reading a PNG needs Pillow, which is not installed. Install the extra that holds it: "
+            '`python -m pip install "jaxinv[demo]"`.'
+        ) from error
+    try:
+        with Image.open(path, formats=["PNG"]) as file:
+            if file.mode.startswith("I"):
+                return np.asarray(file).astype(np.uint16)
+            return np.asarray(file.convert("L" if file.mode in ("1", "L", "LA") else "RGB"))
+    # What Pillow raises at a damaged place is any of these.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a PNG, or it is damaged ({type(error).__name__}: {error}).") from error
