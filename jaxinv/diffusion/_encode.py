@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import Scalar
 from .._verb import verb
 from ..operators._base import as_parameter
-from ._model import Model, one_process, prepare
+from ._model import Model, is_start, one_process, prepare
 from ._probability_flow import ProbabilityFlow
 from ._reverse_sde import evaluations
 
@@ -27,7 +27,7 @@ def encode(process: Any, score: Any, x: Any, *, method: Any = None, t_min: Scala
     - `process`, `score`: as of `sample`.
     - `x`: one image, which is taken for a state at `t_min`.
     - `method`: a `ProbabilityFlow`, for its tolerances.
-    - `t_min`: where the image is put. Default: that of the process.
+    - `t_min`: where the image is put: not negative, and before `t_max`. Default: that of the process.
 
     **Returns:** a `Solution`; `value` is the latent. `stats`: `num_steps`, `network_evaluations`.
 
@@ -48,7 +48,7 @@ def encode(process: Any, score: Any, x: Any, *, method: Any = None, t_min: Scala
         ```
     """
     model, x, t_min = _enter(process, score, x, t_min)
-    return _flow(model, x, t_min, model.process.t_max, method)
+    return _flow(model, x, t_min, model.process.t_max, method, is_start(model.process, t_min))
 
 
 @one_process
@@ -76,7 +76,7 @@ def decode(process: Any, score: Any, z: Any, *, method: Any = None, t_min: Scala
         ```
     """
     model, z, t_min = _enter(process, score, z, t_min)
-    return _flow(model, z, model.process.t_max, t_min, method)
+    return _flow(model, z, model.process.t_max, t_min, method, is_start(model.process, t_min))
 
 
 def _enter(process: Any, score: Any, x: Any, t_min: Any) -> tuple[Model, Array, Array]:
@@ -85,14 +85,15 @@ def _enter(process: Any, score: Any, x: Any, t_min: Any) -> tuple[Model, Array, 
     return model, x, model.process.t_min if t_min is None else jnp.asarray(t_min).astype(x.dtype)
 
 
-def _flow(model: Model, x: Array, start: Array, stop: Array, method: Any) -> Solution:
+def _flow(model: Model, x: Array, start: Array, stop: Array, method: Any, valid: Array) -> Solution:
     method = check_flow(method)
     integral = method.between(start, stop, model, x)
     stats = {
         "num_steps": integral.num_steps,
         "network_evaluations": evaluations(method.solver, integral.num_steps),
     }
-    return Solution(integral.end, integral.result, stats)
+    code = RESULTS.where(valid, integral.result, RESULTS.invalid_parameter)
+    return Solution(jnp.where(valid, integral.end, jnp.zeros_like(integral.end)), code, stats)
 
 
 def check_flow(method: Any) -> ProbabilityFlow:

@@ -13,7 +13,7 @@ from .._verb import verb
 from ..operators._base import as_parameter
 from ._divergence import divergence, probes
 from ._encode import check_flow
-from ._model import Model, one_process, prepare
+from ._model import Model, is_start, one_process, prepare
 
 
 @one_process
@@ -42,7 +42,7 @@ def log_prob(
         `None`: the exact divergence, at the cost of as many derivatives as the image has entries.
     - `num_probes`: of the estimate, static.
     - `method`: a `ProbabilityFlow`, for its tolerances, 1e-5 by default.
-    - `t_min`: where the ODE starts.
+    - `t_min`: where the ODE starts: not negative, and before `t_max`.
     - `prior_log_prob`: the log-density of `x_T`, a function of one image. Default: that of the noise from which
         sampling starts, which is off by what the process leaves of the data: .13 nats for `VP()` and data whose
         coordinates are of the size of 20, 1e-4 with `beta_max=40`.
@@ -78,7 +78,8 @@ def log_prob(
     latent, change = integral.end
     terminal = model.process.prior_log_prob if prior_log_prob is None else prior_log_prob
     value = terminal(latent) + change
-    return jnp.where(integral.result == RESULTS.successful, value, jnp.nan)
+    sound = (integral.result == RESULTS.successful) & is_start(model.process, start)
+    return jnp.where(sound, value, jnp.nan)
 
 
 def _augmented(t: Array, state: tuple[Array, Array], args: tuple[Model, Array]) -> tuple[Array, Array]:

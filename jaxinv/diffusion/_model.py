@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import Array
 
 from .._types import Scalar
+from ..models import Mixer, UNet
 from ..operators._base import is_concrete
 from ..oracles._mixture_noised import GaussianMixtureScore
 from ..oracles._noised import GaussianScore
 from ._process import AbstractProcess, check_process
-from ._score import NetworkScore
+from ._score import NetworkScore, takes_two
 
 
 class Model(eqx.Module):
@@ -61,6 +62,11 @@ def prepare(process: Any, score: Any, dtype: Any) -> Model:
             f"`score` must be called as `score(t, x)` on one image; {type(score).__name__} cannot be called. Of a "
             "network: `diffusion.score_from(network, process)`."
         )
+    if isinstance(score, UNet | Mixer) or not takes_two(score):
+        raise ValueError(
+            f"`score` is called as `score(t, x)`, on one image; {type(score).__name__} is not. Of a network: "
+            "`diffusion.score_from(network, process)`."
+        )
     cast = lambda process: jax.tree.map(lambda leaf: leaf.astype(dtype), process)
     own = getattr(score, "process", None)
     if isinstance(own, AbstractProcess):
@@ -76,7 +82,7 @@ def prepare(process: Any, score: Any, dtype: Any) -> Model:
 def one_process(function: Callable) -> Callable:
     """A verb of `(process, score, ...)` that raises for a score of the same process with other numbers.
 
-    Outside of what is compiled, where the numbers are known.
+    And for a `t_min` that no process has. Outside of what is compiled, where the numbers are known.
     """
 
     @functools.wraps(function)
@@ -91,6 +97,22 @@ def one_process(function: Callable) -> Callable:
                     f"The score is of {type(own).__name__} with {name}={value}, the process given has {given}: give "
                     "both the same one."
                 )
+        if isinstance(process, AbstractProcess) and kwargs.get("t_min") is not None:
+            _check_start(process, kwargs["t_min"])
         return function(process, score, *args, **kwargs)
 
     return wrapper
+
+
+def _check_start(process: AbstractProcess, t_min: Any) -> None:
+    known = is_concrete(t_min) and is_concrete(process.t_max)
+    if known and not bool(jnp.all(is_start(process, jnp.asarray(t_min)))):
+        raise ValueError(
+            f"`t_min` is the other end of the integral to t_max={float(process.t_max):g}: it must be smaller, and not "
+            f"negative; got {t_min}."
+        )
+
+
+def is_start(process: AbstractProcess, t_min: Array) -> Array:
+    """Whether a solution between `t_min` and the end of the process is of any length."""
+    return (t_min >= 0) & (t_min < process.t_max)

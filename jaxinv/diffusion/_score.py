@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._linen import LinenNetwork
 from .._types import Scalar, State
-from ..models._network import LinenNetwork, PyTreeNetwork, as_network, check_floating
+from ..models._network import PyTreeNetwork, as_network, check_floating
 from ._parametrisation import AbstractParametrisation, Noise
 from ._process import AbstractProcess, check_process, check_times
 
@@ -104,15 +105,22 @@ def check_takes_time(network: Any) -> None:
         return
     if not callable(network):
         raise ValueError(f"A score network is called as `network(x, t)`; {type(network).__name__} cannot be called.")
-    try:
-        inspect.signature(network).bind(None, None)
-    except TypeError:
+    if not takes_two(network):
         raise ValueError(
             f"A score network is called as `network(x, t)`, with the times `t` of shape (n,); "
             f"{type(network).__name__}{inspect.signature(network)} does not take them. `models.UNet` does."
-        ) from None
+        )
+
+
+def takes_two(function: Any) -> bool:
+    """Whether a function can be called with two arguments, as far as its signature tells."""
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError:
+        return False
     except ValueError:
-        return  # Without a signature there is nothing to check.
+        pass  # Some have no signature.
+    return True
 
 
 def velocity(process: AbstractProcess, t: Scalar, image: Array, noise: Array) -> Array:

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from .._types import Scalar, State
 from ._components import Components
 from ._low_rank import LowRank
-from ._noised import remaining
+from ._noised import marginal, remaining
 
 
 class GaussianMixtureScore(eqx.Module):
@@ -101,5 +101,4 @@ def _at_time(oracle: Any, t: Scalar, x: State) -> tuple[Array, Array, Array]:
             f"The prior is on images of shape {shape}; got an image of shape {x.shape}. Map over a batch with "
             "`jax.vmap`."
         )
-    scale, std = (jnp.asarray(v).astype(x.dtype) for v in oracle.process.marginal(t))
-    return scale, std, x
+    return *marginal(oracle.process, t, x.dtype), x

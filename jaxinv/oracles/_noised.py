@@ -8,8 +8,25 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar, State
+from ..operators._base import is_concrete
 
 HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def marginal(process: Any, t: Scalar, dtype: Any) -> tuple[Array, Array]:
+    """`(scale, std)` at one time.
+
+    **Raises:** `ValueError` for a time that is known and that no process has. Those before its own `t_min` are allowed:
+    likelihoods begin there.
+    """
+    if jnp.ndim(t) != 0:
+        raise ValueError(f"A score takes one time; got shape {jnp.shape(t)}. Map over several with `jax.vmap`.")
+    last = getattr(process, "t_max", jnp.inf)
+    # Times that were computed in single precision may round past an end.
+    if is_concrete(t) and is_concrete(last) and not bool((t >= 0) & (t <= last * (1 + 1e-6))):
+        raise ValueError(f"The time must lie between 0 and t_max={float(last):g} of the process; got {t}.")
+    scale, std = process.marginal(t)
+    return jnp.asarray(scale).astype(dtype), jnp.asarray(std).astype(dtype)
 
 
 class GaussianDenoiser(eqx.Module):
@@ -40,7 +57,7 @@ class GaussianDenoiser(eqx.Module):
 
     def _spectrum(self, t: Scalar, x: State) -> tuple[Array, Array]:
         dtype = jnp.asarray(x).dtype
-        scale, std = (jnp.asarray(v).astype(dtype) for v in self.process.marginal(t))
+        scale, std = marginal(self.process, t, dtype)
         return self.basis.astype(dtype), remaining(self.deviations.astype(dtype) ** 2, scale, std)
 
 
@@ -60,7 +77,7 @@ class GaussianScore(eqx.Module):
 
     def __call__(self, t: Scalar, x: State) -> Array:
         x = jnp.asarray(x)
-        scale, std = (jnp.asarray(v).astype(x.dtype) for v in self.process.marginal(t))
+        scale, std = marginal(self.process, t, x.dtype)
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
         deviation = (x - scale * mean).ravel()
         coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
@@ -79,7 +96,7 @@ class GaussianScore(eqx.Module):
 
 def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:
     x = jnp.asarray(x)
-    scale, std = (jnp.asarray(v).astype(x.dtype) for v in oracle.process.marginal(t))
+    scale, std = marginal(oracle.process, t, x.dtype)
     mean, basis, deviations = (v.astype(x.dtype) for v in (oracle.mean, oracle.basis, oracle.deviations))
     coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
     total = scale**2 * deviations**2 + std**2

