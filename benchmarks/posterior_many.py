@@ -1,6 +1,6 @@
 """Posterior samplers where many measurements leave one mode: the mixture of 25 modes, d = 200, 100 measurements.
 
-    python benchmarks/posterior_many.py [--problems 8] [--quick]
+    python benchmarks/posterior_many.py [--problems 8] [--methods NAME ...] [--quick]
 
 Problems are made as those of `posterior_mixture`. All figures are ratios, means over problems, of 1000 samples each, of
 256 for the particle methods, to as many exact draws: `mean_error` is the distance of the mean of the samples to the
@@ -28,6 +28,10 @@ D, MEASUREMENTS, SAMPLES, PARTICLES = 200, 100, 1000, 256
 METHODS = {
     "exact score": None,
     "default: moment matching": diffusion.MomentMatching(),
+    "moment matching, 100 steps": diffusion.MomentMatching(100),
+    "moment matching, 50 of log SNR": diffusion.MomentMatching(50, schedule=diffusion.UniformLogSNR()),
+    "moment matching, 40 steps of the solver": diffusion.MomentMatching(solver_steps=40, rtol=1e-5),
+    "moment matching, 200 steps": diffusion.MomentMatching(200),
     "TMPD": diffusion.TMPD(rtol=1e-5, solver_steps=100),
     "PiGDM": diffusion.PiGDM(solver_steps=100),
     "DPS": diffusion.DPS(100),
@@ -93,10 +97,11 @@ def judge(number, names):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=8)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="with the exact score")
     parser.add_argument("--quick", action="store_true", help="one problem, two methods: does it run?")
     options = parser.parse_args()
     recorder = Recorder("posterior_many_quick" if options.quick else "posterior_many")
-    names = list(METHODS)[:2] if options.quick else list(METHODS)
+    names = list(METHODS)[:2] if options.quick else options.methods
     problems = [judge(number, names) for number in range(1 if options.quick else options.problems)]
     baseline = np.mean([rows["exact score"]["mmd"] for rows in problems])
     for name in names:

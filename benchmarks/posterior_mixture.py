@@ -1,6 +1,6 @@
 """How far are posterior samplers from the posterior? The mixture protocol of NUMBERS, section 5.
 
-    python benchmarks/posterior_mixture.py [--columns 8,1 8,2 ...] [--problems 20] [--methods NAME ...] [--quick]
+    python benchmarks/posterior_mixture.py [--columns 8,1 8,2 ...] [--problems 20] [--methods NAME ...] [--append]
 
 Mixtures of 25 modes in d dimensions, 1, 2 or 4 measurements, VP with beta from .1 to 40, exact scores, 1000 samples,
 20 problems (8 at d = 800), made as in the reference protocol, so that a problem is the same one as there. `sw` is the
@@ -45,6 +45,7 @@ METHODS = {
     "DDRM": diffusion.DDRM(),
     "DiffPIR": diffusion.DiffPIR(),
     "REDDiff": diffusion.REDDiff(),
+    "DFlow": diffusion.DFlow(),
     "OTODE": diffusion.OTODE(),
     "PnPFlow": diffusion.PnPFlow(),
 }
@@ -132,8 +133,9 @@ def record(recorder, d, m, name, figures):
     row = {"d": d, "measurements": m, "method": name, "problems": len(figures["sw"])}
     row |= {figure: round(mean[figure], 3) for figure in ("sw", "sw_floor", "tv", "tv_floor")}
     row |= {"sw_interval": interval(figures["sw"]), "trace": round(mean["trace"] / mean["trace_floor"], 3)}
-    if name in REFERENCE and FILE.exists():
-        theirs = json.loads(FILE.read_text())[f"{d},{m}"][REFERENCE[name]]["sw"][: len(figures["sw"])]
+    theirs = json.loads(FILE.read_text())[f"{d},{m}"].get(REFERENCE.get(name, "")) if FILE.exists() else None
+    if theirs is not None:
+        theirs = theirs["sw"][: len(figures["sw"])]
         difference = np.array(figures["sw"]) - np.array(theirs)
         low, high = interval(difference)
         row |= {"reference": round(float(np.mean(theirs)), 3), "paired": [low, high], "met": low <= 0}
@@ -152,15 +154,21 @@ def main() -> None:
     parser.add_argument("--columns", nargs="+", default=[f"{d},{m}" for d, m in COLUMNS])
     parser.add_argument("--problems", type=int, default=20, help="of a column; at most 8 at d = 800")
     parser.add_argument("--methods", nargs="+", choices=["exact score", *METHODS], default=["exact score", *METHODS])
+    parser.add_argument("--append", action="store_true", help="to the columns of the last run, which was interrupted")
     parser.add_argument("--quick", action="store_true", help="one problem, d = 8: does it run?")
     options = parser.parse_args()
     columns = ["8,1"] if options.quick else options.columns
     recorder = Recorder("posterior_mixture_quick" if options.quick else "posterior_mixture")
+    if options.append:
+        recorder.lines += recorder.path.read_text().splitlines()[1:]
     for d, m in (map(int, text.split(",")) for text in columns):
         problems = 1 if options.quick else min(options.problems, 8 if d == 800 else 20)
         for name, figures in column(d, m, problems, options.methods).items():
             record(recorder, d, m, name, figures)
-    recorder.write()
+            # A column can take long: what has been found is kept.
+            recorder.write()
+        # Linux gives a process 65 530 memory maps, of which every compiled program takes hundreds.
+        jax.clear_caches()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ samples by `num_samples`. `over_bare` is the time over that of a compiled loop o
 vector-Jacobian products, of the bare network on the same batch; the bar is 1.05 with 64 x 64 images.
 `samples_per_second` beside that of deepinv's `DPS`, `DiffPIR` and `PosteriorDiffusion(PiGDMDataFidelity())`, with the
 same network and weights, the same number of steps and no clipping; `over deepinv` is how many times more of ours.
-Medians of several runs, ours taken in turns.
+Medians of five rounds, in each of which ours and theirs run three times; `least` and `most` are of the rounds.
 """
 
 import argparse
@@ -84,23 +84,26 @@ def case(recorder, size, count, steps, repeats, peers):
         program = functools.partial(bare, calls=calls, shape=(count, *shape))
         compiled[calls] = eqx.filter_jit(program).lower(score, likelihood, y).compile()
         jax.block_until_ready(compiled[calls](score, likelihood, y))
-    seconds = {name: [] for name in compiled}
+    seconds, theirs = {name: [] for name in compiled}, []
+    # Each round has a turn of the peer: the machine is not as fast in every minute.
     for _ in range(repeats):
-        for name, program in compiled.items():
+        for name, program in [*compiled.items()] * 3:
             began = time.perf_counter()
             jax.block_until_ready(program(score, likelihood, y))
             seconds[name].append(time.perf_counter() - began)
+        theirs.append(peer(peers, network, mask, y, count, steps))
     medians = {name: statistics.median(times) for name, times in seconds.items()}
-    theirs = peer(peers, network, mask, y, count, steps, 1 if size > 28 or repeats == 1 else 3)
     for name, figure in figures.items():
         row = {"image": str(shape), "samples": count, "method": name, "seconds": medians[name]}
         row |= {"over_bare": ratio(seconds, name, tuple(figure.values())[1:]), **figure}
         row |= {"samples_per_second": count / medians[name]}
-        if name in theirs.get("seconds", {}):
-            other = theirs["seconds"][name]
-            row |= {"deepinv samples_per_second": count / other, "over deepinv": other / medians[name]}
+        others = [turn["seconds"][name] for turn in theirs if name in turn.get("seconds", {})]
+        if others:
+            ratios = [other / statistics.median(seconds[name][3 * i : 3 * i + 3]) for i, other in enumerate(others)]
+            row |= {"deepinv samples_per_second": count / statistics.median(others)}
+            row |= {"over deepinv": statistics.median(ratios), "least": min(ratios), "most": max(ratios)}
         elif name in ("DPS", "PiGDM", "DiffPIR"):
-            row |= {"peer": theirs.get("skipped", "not measured")}
+            row |= {"peer": theirs[0].get("skipped", "not measured")}
         recorder.add(**row)
 
 
@@ -129,10 +132,10 @@ def bare(score, likelihood, y, *, calls, shape):
     return step(left, x, times[0])[0] if left else x
 
 
-def peer(folder, network, mask, y, count, steps, repeats):
+def peer(folder, network, mask, y, count, steps):
     if folder is None:
         return {"skipped": "no folder of peers was named"}
-    arrays = {"mask": mask, "y": y, "samples": count, "steps": steps, "std": STD, "layers": LAYERS, "repeats": repeats}
+    arrays = {"mask": mask, "y": y, "samples": count, "steps": steps, "std": STD, "layers": LAYERS, "repeats": 3}
     for i, layer in enumerate(network.layers):
         arrays |= {f"kernel{i}": layer.kernel[...], f"bias{i}": layer.bias[...]}
     inputs = {name: np.asarray(value) for name, value in arrays.items()}

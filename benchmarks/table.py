@@ -41,8 +41,10 @@ def _busy(load: float) -> str:
 
 
 def _purpose(name: str) -> str:
-    # The docstring of the script that made the file, without its command line.
-    script = next(path for path in Path(__file__).parent.rglob("*.py") if path.stem == name)
+    # The docstring of the script that made the file, without its command line; it may have made several, whose names
+    # begin with its own.
+    scripts = [path for path in Path(__file__).parent.rglob("*.py") if f"{name}_".startswith(f"{path.stem}_")]
+    script = max(scripts, key=lambda path: len(path.stem))
     paragraphs = script.read_text().split('"""')[1].strip().split("\n\n")
     return "\n\n".join(p for p in paragraphs if not p.startswith("    "))
 
