@@ -1,6 +1,7 @@
 """Settings of the whole suite: implicit rank promotion is an error, as warnings are (pyproject.toml)."""
 
 import os
+import pathlib
 
 # Before jax is imported. Two devices, simulated, for the sharding tests. And little optimisation: nearly all the time
 # goes into compiling small programs, and this halves it; set XLA_FLAGS yourself to test what users run.
@@ -17,15 +18,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 # Every compiled program takes a few hundred memory maps, of which Linux gives a process 65 530: without this a worker
-# runs out of them after some 400 tests and is killed by a signal.
-_PROGRAMS_KEPT_FOR = 100  # tests
-_finished = 0
+# runs out of them and is killed by a signal, which looks like a fault of the compiler.
+_MAPS_KEPT = 40_000
 
 
 def pytest_runtest_teardown():
-    global _finished
-    _finished += 1
-    if _finished % _PROGRAMS_KEPT_FOR == 0:
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MAPS_KEPT:
         jax.clear_caches()
 
 

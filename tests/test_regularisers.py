@@ -93,7 +93,7 @@ SMOOTH = {
 }
 
 
-@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("kind", ["real", pytest.param("complex", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SMOOTH)
 def test_gradient_against_finite_differences(name, kind):
     # At a random image, where all of these are smooth.

@@ -1,6 +1,7 @@
 """What holds for the package as a whole: import order, forbidden names, sizes, docstrings, runnable examples."""
 
 import ast
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -25,6 +26,7 @@ FIRST = [
     "_keys",
     "_solution",
     "_differentiation",
+    "_linen",
     "_verb",
     "_loop",
     "_conjugate_gradients",
@@ -43,7 +45,18 @@ ORDER = [
 
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 # Of verbs, each of which has an example.
-ROOMS = ("operators", "classical", "generative", "training", "subspace", "lsvd", "diffusion", "scale")
+ROOMS = (
+    "operators",
+    "classical",
+    "generative",
+    "training",
+    "subspace",
+    "lsvd",
+    "diffusion",
+    "unrolled",
+    "dip",
+    "scale",
+)
 LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
@@ -52,6 +65,7 @@ LOOPS = {
 }
 
 
+@functools.cache
 def tree_of(path):
     return ast.parse(path.read_text())
 

@@ -22,6 +22,7 @@ from jaxinv import (
     Likelihood,
     classical,
     diffusion,
+    dip,
     generative,
     lsvd,
     models,
@@ -29,6 +30,7 @@ from jaxinv import (
     operators,
     oracles,
     regularisers,
+    unrolled,
 )
 
 SHAPE = (6, 5, 1)
@@ -203,6 +205,31 @@ def _network(i, dtype, make):
     return jax.tree.map(lambda leaf: jnp.asarray(draw(scale=0.5, size=leaf.shape), dtype), jax.eval_shape(make))
 
 
+def _decoder():
+    return models.DeepDecoder(SHAPE, layers=1, channels=2, rngs=nnx.Rngs(0))
+
+
+def _fitted(i, dtype):
+    problem = _gaussian(i, dtype, _mask(i, dtype), network=_network(i, dtype, _decoder), key=jax.random.key(i))
+    numbers = {"jitter": 0.1 + 0.1 * i, "ema": 0.5 + 0.1 * i, "learning_rate": 0.02 + 0.01 * i}
+    return problem | {name: jnp.asarray(number, dtype) for name, number in numbers.items()}
+
+
+def _fit(**options):
+    def solve(problem):
+        problem = dict(problem)
+        likelihood, network, y = (problem.pop(name) for name in ("likelihood", "network", "y"))
+        return dip.reconstruct(likelihood, network, y, **problem, **options)
+
+    return solve
+
+
+def _linearised(problem):
+    likelihood, network, y = (problem[name] for name in ("likelihood", "network", "y"))
+    z0 = jax.random.normal(jax.random.key(0), network.input_shape)
+    return dip.linearised_posterior(likelihood, network, y, key=problem["key"], z0=z0, num_samples=3, prior_std=0.05)
+
+
 def _generator():
     return models.Generator(SHAPE, 3, widths=(4,), rngs=nnx.Rngs(0))
 
@@ -251,6 +278,13 @@ def _regression(i, dtype):
 
 def _learned(i, dtype):
     return _regression(i, dtype) | {"model": _network(i, dtype, _learned_svd)}
+
+
+def _unrolled(i, dtype):
+    draw = rng_of(i).normal
+    operator = operators.Matrix(jnp.asarray(draw(size=(12, SIZE)), dtype), SHAPE)
+    network = models.LISTA(operator, 3, weight=jnp.asarray(0.1 + 0.1 * i, dtype), norm=10.0)
+    return {"network": network, "y": jnp.asarray(draw(size=12), dtype)}
 
 
 def _filtered(problem):
@@ -374,7 +408,7 @@ TABLE = [
         _solve(classical.tikhonov, rtol=1e-4),
         sharded=True,
     ),
-    Row("tikhonov-operator", _differences, _solve(classical.tikhonov, rtol=1e-4)),
+    Row("tikhonov-operator", _differences, _solve(classical.tikhonov, rtol=1e-4), slow=True),
     Row(
         "tikhonov-gaussian",
         lambda i, d: (
@@ -383,7 +417,7 @@ TABLE = [
         ),
         _solve(classical.tikhonov, rtol=1e-3),
     ),
-    Row("tikhonov-photons", _transmission, _solve(classical.tikhonov, rtol=1e-4)),
+    Row("tikhonov-photons", _transmission, _solve(classical.tikhonov, rtol=1e-4), slow=True),
     Row(
         "tv-isotropic",
         lambda i, d: _gaussian(i, d, _blur(i, d)),
@@ -439,6 +473,7 @@ TABLE = [
         "reconstruct-encoder",
         _encodable,
         _with_prior(generative.reconstruct, start=generative.FromEncoder(), max_steps=100, rtol=1e-3),
+        slow=True,
     ),
     # Steps are taken or taken back: a fixed number of them.
     Row(
@@ -474,6 +509,40 @@ TABLE = [
         precision=False,
         slow=True,
     ),
+    # Under 50 steps, after which rounding in float32 has grown beyond bounds.
+    Row(
+        "dip",
+        _fitted,
+        _fit(regulariser=regularisers.TV(), num_steps=12, stopping=dip.WindowedVariance(3, 5), stride=5),
+        precision=False,
+        sharded=True,
+        slow=True,
+    ),
+    Row(
+        "dip-held-out",
+        lambda i, d: _fitted(i, d) | {"stopping": dip.HeldOut(jnp.asarray(0.2 + 0.1 * i, d), 5)},
+        _fit(num_steps=12),
+        precision=False,
+        slow=True,
+        discrete=True,
+    ),
+    Row(
+        "dip-discrepancy",
+        lambda i, d: _fitted(i, d) | {"stopping": dip.Discrepancy(jnp.asarray(3.0 + 0.1 * i, d))},
+        _fit(num_steps=12),
+        precision=False,
+        slow=True,
+        discrete=True,
+    ),
+    Row(
+        "dip-admm",
+        lambda i, d: _fitted(i, d) | {"method": dip.ADMM(jnp.asarray(5.0 + i, d), 3)},
+        _fit(regulariser=regularisers.TV(), num_steps=12),
+        precision=False,
+        slow=True,
+    ),
+    # Conjugate gradients that end before their last step amplify rounding.
+    Row("dip-linearised", _fitted, _linearised, precision=False, slow=True, discrete=True),
     Row("sample-latent", _latents, lambda p: generative.sample(p["prior"], 3, key=p["key"]), likelihood=False),
     Row(
         "interpolate",
@@ -482,6 +551,7 @@ TABLE = [
         likelihood=False,
     ),
     Row("lsvd", _learned, _filtered, likelihood=False, precision=False, slow=True),
+    Row("unrolled", _unrolled, lambda p: unrolled.reconstruct(**p), likelihood=False, slow=True),
     Row("lsvd-regression", _regression, _filtered, likelihood=False),
     Row(
         "reduced-rank-regression",

@@ -44,7 +44,7 @@ OPERATORS = {
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("with_operator", [False, True], ids=["identity", "L"])
+@pytest.mark.parametrize("with_operator", [pytest.param(False, marks=pytest.mark.slow), True], ids=["identity", "L"])
 @pytest.mark.parametrize("name", OPERATORS)
 def test_equals_the_dense_solve(name, with_operator):
     operator = OPERATORS[name]()

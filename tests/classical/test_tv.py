@@ -70,7 +70,7 @@ def reference(matrix, b, weight, isotropic, shape=SHAPE):
 
 @pytest.mark.parametrize("kind", [Isotropic(), Anisotropic(), Smoothed(1e-9)], ids=repr)
 @pytest.mark.parametrize("weight", [1.0, 5.0])
-@pytest.mark.parametrize("shape", [(2, 1, 1), (1, 2, 1)])
+@pytest.mark.parametrize("shape", [(2, 1, 1), pytest.param((1, 2, 1), marks=pytest.mark.slow)])
 def test_two_pixels(shape, weight, kind):
     # Each moves by weight std^2 towards the other, until they meet.
     y = np.array([1.0, 3.0]).reshape(shape)

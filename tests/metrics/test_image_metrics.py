@@ -22,7 +22,9 @@ def pair(shape, seed=0, noise=0.1, dtype=np.float64):
 
 # Both sides are sums of the same numbers in another order: rounding only, 1e-6 of a value near 1 in float32 (the
 # promise is 1e-4).
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-11)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [pytest.param(np.float32, 2e-6, marks=pytest.mark.slow), (np.float64, 1e-11)]
+)
 @pytest.mark.parametrize(
     ("shape", "data_range"), [((7, 7, 1), 1.0), ((28, 28, 1), 1.0), ((33, 20, 1), 2.5), ((16, 25, 3), 0.7)]
 )

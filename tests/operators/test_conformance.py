@@ -220,7 +220,9 @@ def test_linearise_is_the_operator_itself(row):
     assert operator.linearise(draw(operator.domain, 0)) is operator
 
 
-SLOW = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * row.twin) for row in ROWS]
+# Of every kind one: dot test, linearity and norm are those of the tests above, taken by `certify`.
+CERTIFIED = {"ParallelBeam", "MaskedFourier", "stack.H @ stack", "materialise real to complex and real", "Matrix"}
+SLOW = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name not in CERTIFIED)) for row in ROWS]
 
 
 @pytest.mark.parametrize("row", SLOW)
@@ -331,7 +333,12 @@ NONLINEAR = {
 }
 
 
-@pytest.mark.parametrize("name", NONLINEAR)
+LINEARISED = {"Magnitude of complex", "stack", "linear @ NonlinearFunction"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in LINEARISED)) for name in NONLINEAR]
+)
 def test_linearise_against_finite_differences(name, key):
     with jax.enable_x64(True):
         operator = NONLINEAR[name]()

@@ -20,7 +20,7 @@ def problem(n1, n2, rank, fraction, seed=0, dtype=np.float64):
 @pytest.mark.parametrize(
     ("n1", "n2", "rank", "fraction"),
     [
-        (60, 60, 3, 0.05),
+        pytest.param(60, 60, 3, 0.05, marks=pytest.mark.slow),
         (80, 40, 2, 0.05),
         *(pytest.param(200, 200, *setting, marks=pytest.mark.slow) for setting in ((10, 0.05), (10, 0.1), (20, 0.1))),
     ],
