@@ -1,6 +1,9 @@
 """Posterior sampling, method by method: laws, evidences, promises, failures."""
 
 import functools
+import os
+import subprocess
+import sys
 
 import equinox as eqx
 import jax
@@ -743,3 +746,18 @@ def test_the_default(case):
         )
         assert set(call(None).stats) == set(call(method).stats)
         assert ("log_evidence" in call(None).stats) == (case == "few")
+
+
+def test_the_default_ends_on_two_cores():
+    # jaxlib 0.10 waits for ever where as many batches are decomposed at once as XLA's pool has threads. A pool of its
+    # own size is a process of its own.
+    code = """
+import jax, jax.numpy as jnp, jaxinv
+from jaxinv import diffusion, oracles
+process, prior = diffusion.VP(), oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
+likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((8, 8, 1), 2), jaxinv.noise.Gaussian(0.1))
+y, key = jnp.zeros((4, 4, 1)), jax.random.key(0)
+diffusion.posterior_sample(process, prior.score(process), likelihood, y, key=key, num_samples=4).check()
+"""
+    environment = {**os.environ, "NPROC": "2"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._after import after
 from ..._conjugate_gradients import conjugate_gradients
 from ..._types import Key, State
 from ...likelihood import Likelihood
@@ -79,15 +80,18 @@ class MomentMatching(AbstractGuidance):
     def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> "MomentView":
         at = moments(problem.model, t, x)
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
-        root, products = root_product(at, jax.random.normal(prior_key, x.shape, x.dtype), self.root_steps)
-        draw = at.image + root
+        z = jax.random.normal(prior_key, x.shape, x.dtype)
         if isinstance(problem, DenseProblem):
             seen = measure(problem, at)
+            root, products = root_product(at, after(z, seen.precisions), self.root_steps)
+            draw = at.image + root
             noise = jax.random.normal(noise_key, seen.residual.shape, x.dtype)
             draw = draw + seen.gain_product(problem.residual(draw) - noise)
-            ahead, num_vjps = self._ahead(problem, at, seen, t, t_next)
+            ahead, num_vjps = self._ahead(problem, at, seen.residual, after(seen.products, root), t, t_next)
             log_twist = seen.log_density() - problem.constant
             return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + products)
+        root, products = root_product(at, z, self.root_steps)
+        draw = at.image + root
         residual = problem.residual(draw)
         residual = jax.tree.map(jnp.subtract, residual, white_noise(residual, noise_key))
         shift, num_vjps = gain_product(problem, at, residual, self.rtol, self.solver_steps)
@@ -117,14 +121,14 @@ class MomentMatching(AbstractGuidance):
         return End(view.draw, view.log_twist, view.num_vjps)
 
     def _ahead(
-        self, problem: DenseProblem, at: Moments, seen: Measured, t: Array, t_next: Array
+        self, problem: DenseProblem, at: Moments, residual: Array, products: Array, t: Array, t_next: Array
     ) -> tuple[Measured, Array]:
         # Cov[x_0 | x_t, x_s] = (I + w C)^{-1} C, with w the information in a step.
         before, after = ratio(problem.process, t), ratio(problem.process, t_next)
         weight = jnp.clip(1 - (after / before) ** 2, 0, 1) / after**2
         solve = lambda b: conjugate_gradients(_information, b, (at, weight), rtol=_RTOL, max_steps=_STEPS)
-        solved = jax.vmap(solve)(seen.products)
-        return measured_by(problem, seen.residual, solved.x), jnp.sum(solved.num_steps)
+        solved = jax.vmap(solve)(products)
+        return measured_by(problem, residual, solved.x), jnp.sum(solved.num_steps)
 
 
 class MomentView(eqx.Module):
