@@ -38,8 +38,8 @@ class Krylov(eqx.Module):
         vector = b / jnp.where(size > 0, size, 1)
         return Krylov(vector, jnp.zeros((num_steps, b.size), b.dtype), empty, empty, size)
 
-    def extend(self, index: Array, product: Array, rtol: float) -> tuple["Krylov", Array]:
-        """With the product of `M` and the next vector; and whether nothing is left beyond `rtol` of it."""
+    def extend(self, index: Array, product: Array) -> tuple["Krylov", Array]:
+        """With the product of `M` and the next vector; and whether nothing of it is new, but for rounding."""
         basis = self.basis.at[index].set(self.vector)
         along, length = jnp.sum(product * self.vector), _norm(product)
         # Against all of them and twice: in exact arithmetic the last two, once, would do.
@@ -47,8 +47,7 @@ class Krylov(eqx.Module):
             inside = jnp.matmul(jnp.matmul(basis, product, precision=HIGHEST), basis, precision=HIGHEST)
             product = product - inside
         rest = _norm(product)
-        # What is left of rounding is no new direction.
-        new = rest > max(rtol, 1e3 * float(jnp.finfo(product.dtype).eps)) * length
+        new = rest > 1e3 * float(jnp.finfo(product.dtype).eps) * length
         vector = jnp.where(new, product / jnp.where(new, rest, 1), 0)
         beside = self.beside.at[index].set(jnp.where(new, rest, 0))
         return Krylov(vector, basis, self.diagonal.at[index].set(along), beside, self.size), ~new

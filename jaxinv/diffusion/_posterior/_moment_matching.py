@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._after import after
 from ..._conjugate_gradients import conjugate_gradients
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
+from ._after import after
 from ._guidance import AbstractGuidance, End
 from ._measured import Measured, measure, measured_by
 from ._moments import Moments, gain_product, moments, root_product
@@ -63,8 +63,8 @@ class MomentMatching(AbstractGuidance):
 
     num_steps: Any = eqx.field(default=50, static=True)
     schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=10, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
+    solver_steps: Any = eqx.field(default=40, static=True)
+    rtol: float = eqx.field(default=1e-2, static=True)
     root_steps: Any = eqx.field(default=4, static=True)
 
     def __check_init__(self):

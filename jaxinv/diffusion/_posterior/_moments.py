@@ -47,24 +47,30 @@ def gain_product(
 ) -> tuple[Array, Array]:
     """`C B* (B C B* + I)^{-1} r`, an image, by the Lanczos process, and its steps, a product with `C` each.
 
-    In exact arithmetic and with a positive `C` what as many steps of conjugate gradients give. The derivative of a
-    network has negative eigenvalues, large ones where the noise is, at which those break down: a direction in which `C`
-    is negative tells nothing here.
+    In exact arithmetic and with a positive `C` what as many steps of conjugate gradients give, and like those it stops
+    where what is left of `r` is `rtol` of it. The derivative of a network has negative eigenvalues, large ones where
+    the noise is, at which those break down: a direction in which `C` is negative tells nothing here.
     """
     flat, unravel = flatten(residual)
     empty = jnp.zeros((num_steps, at.image.size), flat.dtype)
 
     def step(index: Array, state: Any, args: Any) -> Any:
-        krylov, images = state
+        krylov, images, before, left = state
         problem, at = args
         image = at.covariance_product(problem.operator.adjoint(unravel(krylov.vector)))
         product, _ = flatten(problem.operator(image))
-        krylov, exhausted = krylov.extend(index, product, rtol)
-        return (krylov, images.at[index].set(image.ravel())), exhausted, RESULTS.successful
+        krylov, exhausted = krylov.extend(index, product)
+        # A pivot of the tridiagonal `B C B* + I`, and the residual in norm.
+        diagonal, beside = krylov.diagonal[index], krylov.beside[index]
+        pivot = 1 + diagonal - before
+        left = left * beside / jnp.abs(pivot)
+        state = (krylov, images.at[index].set(image.ravel()), beside**2 / pivot, left)
+        return state, exhausted | (left <= rtol), RESULTS.successful
 
     start = Krylov.start(flat, num_steps)
-    (krylov, images), taken, _ = iterate(
-        step, (start, empty), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
+    zero, one = jnp.zeros((), flat.dtype), jnp.ones((), flat.dtype)
+    (krylov, images, _, _), taken, _ = iterate(
+        step, (start, empty, zero, one), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
     )
     coefficients = krylov.function(lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0))
     image = jnp.matmul(coefficients, images, precision=HIGHEST).reshape(at.image.shape)
@@ -82,7 +88,7 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array]:
 
     def step(index: Array, krylov: Krylov, at: Moments) -> Any:
         product = at.covariance_product(krylov.vector.reshape(z.shape)).ravel()
-        krylov, exhausted = krylov.extend(index, product, 0.0)
+        krylov, exhausted = krylov.extend(index, product)
         return krylov, exhausted, RESULTS.successful
 
     start = Krylov.start(z.ravel(), num_steps)
