@@ -41,7 +41,7 @@ class TMPD(AbstractGuidance):
     - `eta`: as of `DDIM`; 1 is ancestral sampling.
     - `schedule`: when it steps.
     - `solver_steps`: at most, static.
-    - `rtol`: the solver stops where this share of a product is all that lies beyond the space of those before.
+    - `rtol`: the solver stops where the residual of the system is this share of its right-hand side.
 
     **Reference:** Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie moment projected diffusions for inverse
     problems, 2024; Rozet, Andry, Lanusse, Louppe, Learning diffusion priors from observations by expectation
