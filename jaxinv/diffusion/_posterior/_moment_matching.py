@@ -63,7 +63,7 @@ class MomentMatching(AbstractGuidance):
 
     num_steps: Any = eqx.field(default=50, static=True)
     schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=40, static=True)
+    solver_steps: Any = eqx.field(default=20, static=True)
     rtol: float = eqx.field(default=1e-2, static=True)
     root_steps: Any = eqx.field(default=4, static=True)
 
