@@ -18,7 +18,8 @@ following holds.
 `--few` leaves the rules, the constant rate and Adam out. `--recipe` is only the recipe of Ulyanov, Vedaldi and
 Lempitsky (2018), for which the average and the rule of windowed variance were made: Adam at .01, an input of deviation
 .029, jittered by 1/30. There images vary from step to step, and noise is fitted late; with Muon neither. `late` is the
-mean PSNR over the last tenth of the steps.
+mean PSNR over the last tenth of the steps, of what the network makes of the jittered input, or of the average: the bar
+is about those. What is returned without an average, and `end`, is made of the input itself.
 """
 
 import argparse
