@@ -59,7 +59,9 @@ def reconstruct(
     - `start`: the input: `FromNoise()` (default), `FromAdjoint()`, `FromFBP()` or `From(image)`.
     - `stopping`: `FixedSteps()` (default), `WindowedVariance()`, `Discrepancy()` or `HeldOut(fraction)`: when to stop,
         and which image to keep.
-    - `jitter`: the standard deviation of fresh noise on the input in every step; 1/30 in the first reference.
+    - `jitter`: the standard deviation of fresh noise on the input in every step; 1/30 in the first reference, where
+        that of the input is as much: `start=FromNoise(std=0.03)`. So noise is fitted late, if at all. What is returned
+        without an average is made of the input itself.
     - `ema`: the decay `d` of an average of the images, `average <- d average + (1 - d) image` from the first one on;
         the average is then what is judged and returned. 0.99 in the first reference; 0 for none.
     - `frozen`: the weights whose names begin so stay as they are: `("down",)` is the encoder of a `SkipUNet`.

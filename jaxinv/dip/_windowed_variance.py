@@ -20,6 +20,9 @@ class WindowedVariance(AbstractStopping):
     and rises when it begins to fit noise. Before the window is full the figure is infinite, and the latest image is
     kept. The memory is `window` images.
 
+    Measured on tomography of ellipses (benchmarks, dip ct): .1 dB below the best of the run with Adam and a jittered
+    input; with Muon, whose images settle while they fit noise, 1.3 dB.
+
     - `window`, `patience`: static, in steps.
 
     **Reference:** Wang, Li, Zhuang, Chen, Liang, Sun, Early stopping for deep image prior, 2023.
