@@ -702,6 +702,29 @@ def test_resampling_never_and_always(share, key):
     assert_clouds(clouds(method, key, 1024), *law(row, VP, row.times(32)))
 
 
+@pytest.mark.parametrize("rtol", [0.3, 1e-2, 1e-6])
+def test_a_solve_stops_where_conjugate_gradients_do(rtol):
+    rng = np.random.default_rng(0)
+    root, matrix, y = rng.normal(size=(12, 12)), rng.normal(size=(8, 12)), rng.normal(size=8)
+    process, t, x = diffusion.VP(), 0.5, rng.normal(size=12)
+    prior = oracles.Gaussian(jnp.zeros(12), jnp.asarray(root @ root.T))
+    likelihood = Likelihood(operators.Matrix(jnp.asarray(matrix), (12,)), noise.Gaussian(0.5))
+    linear, _ = enter_linear(Model(process, prior.score(process)), likelihood, jnp.asarray(y), "this")
+    at = moments(linear.model, jnp.asarray(t), jnp.asarray(x))
+    covariance, rows = np.asarray(jax.vmap(at.covariance_product)(jnp.eye(12))), matrix / 0.5
+    right = (y - matrix @ np.asarray(at.image)) / 0.5
+    system, z, r = rows @ covariance @ rows.T + np.eye(8), np.zeros(8), right
+    p, count = r, 0
+    while np.linalg.norm(r) > rtol * np.linalg.norm(right):
+        step = (r @ r) / (p @ system @ p)
+        z, r, before, count = z + step * p, r - step * system @ p, r @ r, count + 1
+        p = r + (r @ r) / before * p
+    shift, steps = gain_product(linear, at, linear.residual(at.image), rtol, 20)
+    assert steps == count
+    # Conjugate gradients lose digits that the Lanczos process, orthogonalised again, keeps.
+    np.testing.assert_allclose(shift, covariance @ rows.T @ z, rtol=1e-6, atol=1e-8)
+
+
 # The default.
 
 

@@ -72,7 +72,8 @@ def gain_product(
     (krylov, images, _, _), taken, _ = iterate(
         step, (start, empty, zero, one), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
     )
-    coefficients = krylov.function(lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0))
+    inverse = lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0)
+    coefficients = krylov.function(inverse, taken)
     image = jnp.matmul(coefficients, images, precision=HIGHEST).reshape(at.image.shape)
     return image, taken
 
@@ -93,5 +94,5 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array]:
 
     start = Krylov.start(z.ravel(), num_steps)
     krylov, taken, _ = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
-    coefficients = krylov.function(lambda value: jnp.sqrt(jnp.maximum(value, 0)))
+    coefficients = krylov.function(lambda value: jnp.sqrt(jnp.maximum(value, 0)), taken)
     return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape), taken
