@@ -44,7 +44,7 @@ class MomentMatching(AbstractGuidance):
     and each of up to 9 steps of a solver.
 
     Where 100 measurements of 200 dimensions leave one mode (benchmarks, posterior many): the error of the mean of 1000
-    samples 1.04 times that of exact draws, covariances within .6 %, for 9 vector-Jacobian products a step. Ten
+    samples 1.03 times that of exact draws, covariances within .6 %, for 9 vector-Jacobian products a step. Ten
     steps of the solver, however small the residual, had 1.22 times on four of these problems, for 10 products.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
