@@ -6,8 +6,7 @@ A is 250 x 500, Gaussian, with columns of length 1; an entry is N(0, 1) with pro
 10 log10 (sum ||x - x*||^2 / sum ||x*||^2) in dB over 1000 test images. ISTA and FISTA have, for each number of
 iterations, the best weight of 13 by that very figure, which flatters them. LISTA has 16 layers and one fixed start.
 "untied from tied" goes on from what "tied" came to. `soft` are tied weights and thresholds alone, slopes and momenta
-staying as they start. The committed run is of 3000 steps.
-`seconds` are those of all test images in one call.
+staying as they start. The committed run is of 3000 steps. `seconds` are those of all test images in one call.
 """
 
 import argparse

@@ -13,11 +13,11 @@ from ...likelihood import Likelihood
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._after import after
 from ._guidance import AbstractGuidance, End
 from ._measured import Measured, measure, measured_by
 from ._moments import Moments, gain_product, moments, root_product
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
+from ._wait_for import wait_for
 from ._white_noise import white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -83,11 +83,11 @@ class MomentMatching(AbstractGuidance):
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         if isinstance(problem, DenseProblem):
             seen = measure(problem, at)
-            root, products = root_product(at, after(z, seen.precisions), self.root_steps)
+            root, products = root_product(at, wait_for(z, seen.precisions), self.root_steps)
             draw = at.image + root
             noise = jax.random.normal(noise_key, seen.residual.shape, x.dtype)
             draw = draw + seen.gain_product(problem.residual(draw) - noise)
-            ahead, num_vjps = self._ahead(problem, at, seen.residual, after(seen.products, root), t, t_next)
+            ahead, num_vjps = self._ahead(problem, at, seen.residual, wait_for(seen.products, root), t, t_next)
             log_twist = seen.log_density() - problem.constant
             return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + products)
         root, products = root_product(at, z, self.root_steps)

@@ -60,9 +60,10 @@ def gain_product(
         image = at.covariance_product(problem.operator.adjoint(unravel(krylov.vector)))
         product, _ = flatten(problem.operator(image))
         krylov, exhausted = krylov.extend(index, product)
-        # A pivot of the tridiagonal `B C B* + I`, and the residual in norm.
+        # A pivot of the tridiagonal `B C B* + I`, by chance 0 if `C` is not positive, and the norm of the residual.
         diagonal, beside = krylov.diagonal[index], krylov.beside[index]
         pivot = 1 + diagonal - before
+        pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).eps, pivot)
         left = left * beside / jnp.abs(pivot)
         state = (krylov, images.at[index].set(image.ravel()), beside**2 / pivot, left)
         return state, exhausted | (left <= rtol), RESULTS.successful
