@@ -93,7 +93,7 @@ def test_winograd_is_a_convolution(data):
 
 def test_winograd_has_the_derivatives(monkeypatch):
     monkeypatch.setattr(_convolution, "_MANY_CHANNELS", 1)
-    monkeypatch.setattr(_convolution, "_MORE_CHANNELS", 1)
+    monkeypatch.setattr(_convolution, "_GRADIENT_CHANNELS", 1)
     monkeypatch.setattr(_convolution, "_MUCH_WORK", 1)
     options = {**CASES["same"], "dimension_numbers": NHWC}
     with jax.enable_x64(True):
