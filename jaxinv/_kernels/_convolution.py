@@ -20,13 +20,13 @@ from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
 from . import _winograd as winograd
+from ._taps import Axis, correlate
 from ._varying import same_varying
 
-# On a processor a convolution with few output channels and a kernel as large as an image (a gradient in the weights)
-# leaves the fast path; more channels, of zeros, bring it back: 3.5 to 5 times faster for one image of 16 channels, 28 x
-# 28 and 64 x 64, and much slower for 32 images.
-_FEWEST_CHANNELS = 24
-_FEW_IMAGES = 2
+# On a processor a gradient in the weights is, as a convolution whose kernel is as large as an image, 1.5 to 20 times
+# slower than the products of matrices that it can be written as; so it is written, for up to so many weights per
+# channel.
+_MANY_TAPS = 64
 # On a processor Winograd's form is 1.2 to 2.2 times faster from here on, and no faster, or slower, for less. It takes
 # three times as long to compile. A gradient in the weights of 32 channels or more is 2.5 to 14 times faster on a
 # processor without AVX-512, and .8 to 1.9 times with it.
@@ -306,7 +306,7 @@ def _fast(lhs: Array, rhs: Array, setting: _Setting) -> Array:
     """A convolution in the canonical layout; if its kernel is large (a gradient in the weights), in another form."""
     image, kernel = lhs.shape[1:-1], rhs.shape[:-2]
     shape = jax.eval_shape(setting, lhs, rhs).shape
-    out, rank = shape[1:-1], lhs.ndim
+    out = shape[1:-1]
     if math.prod(kernel) <= math.prod(out):
         if kernel == (3, 3) and _suits_winograd(lhs, rhs.shape[-2:], setting, _MANY_CHANNELS):
             return winograd.convolve(lhs, rhs, setting.padding, setting.precision, setting.dtype)
@@ -318,23 +318,38 @@ def _fast(lhs: Array, rhs: Array, setting: _Setting) -> Array:
     trivial = {*out, *setting.lhs_dilation, *setting.rhs_dilation} == {1} and not any(map(any, setting.padding))
     if trivial and image == kernel:
         # The kernel was 1 x 1: one sum over all pixels.
-        axes = (tuple(range(1, rank)), tuple(range(rank - 1)))
+        axes = (tuple(range(1, lhs.ndim)), tuple(range(lhs.ndim - 1)))
         options = {"precision": setting.precision, "preferred_element_type": setting.dtype}
         return jax.lax.dot_general(lhs, rhs, (axes, ((), ())), **options).reshape(shape)
-    channels = rhs.shape[-1]
-    if channels < min(_FEWEST_CHANNELS, lhs.shape[0]):
-        # Convolution commutes, but for the direction of its result.
-        padding = []
-        for i, stride in enumerate(setting.strides):
-            before = stride * (out[i] - 1) - setting.padding[i][0]
-            longer = _dilated(image[i], setting.lhs_dilation[i]) - _dilated(kernel[i], setting.rhs_dilation[i])
-            padding.append((before, stride * (out[i] - 1) + longer - before))
-        exchanged = dataclasses.replace(
-            setting, padding=tuple(padding), lhs_dilation=setting.rhs_dilation, rhs_dilation=setting.lhs_dilation
-        )
-        result = _extended(jnp.moveaxis(rhs, -1, 0), jnp.moveaxis(lhs, 0, -1), exchanged)
-        return jnp.flip(result, range(1, rank - 1)).swapaxes(0, -1)
-    return _extended(lhs, rhs, setting)
+    if math.prod(out) > _MANY_TAPS or not lhs.size or not rhs.size:
+        return setting(lhs, rhs)
+    return _by_taps(lhs, rhs, setting, out)
+
+
+def _by_taps(lhs: Array, rhs: Array, setting: _Setting, out: tuple[int, ...]) -> Array:
+    """Products of matrices, one axis of which is of taps and channels, of the operand of which there is less."""
+    images, others = jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs, -2, 0)
+    fields = (setting.strides, setting.lhs_dilation, setting.rhs_dilation, setting.padding)
+    settings = list(zip(out, *fields, strict=True))
+    options = (setting.precision, setting.dtype)
+    holes, steps = set(setting.lhs_dilation) != {1}, set(setting.rhs_dilation) != {1}
+    if holes and steps:
+        images = jax.lax.pad(images, jnp.zeros((), lhs.dtype), _holes(lhs.ndim, setting.lhs_dilation))
+    if steps or (not holes and images.shape[-1] <= others.shape[-1]):
+        axes = [Axis(taps, stride, step, padding) for taps, stride, _, step, padding in settings]
+        return jnp.moveaxis(correlate(images, others, axes, *options), -2, 0)
+    # Position `hole m` of an image with holes meets position `hole m + low - stride j` of the other at tap `j`.
+    axes = []
+    for i, (taps, stride, hole, _, (low, _)) in enumerate(settings):
+        before = stride * (taps - 1) - low
+        length = stride * (taps - 1) + hole * (images.shape[1 + i] - 1) + 1
+        axes.append(Axis(taps, stride, hole, (before, length - before - others.shape[1 + i])))
+    made = jnp.flip(correlate(others, images, axes, *options), range(len(out)))
+    return jnp.moveaxis(made, -1, 0)
+
+
+def _holes(rank: int, dilation: Sequence[int]) -> list[tuple[int, int, int]]:
+    return [(0, 0, 0), *((0, 0, d - 1) for d in dilation), (0, 0, 0)][:rank]
 
 
 def _suits_winograd(lhs: Array, channels: tuple[int, ...], setting: _Setting, fewest: int) -> bool:
@@ -346,14 +361,6 @@ def _suits_winograd(lhs: Array, channels: tuple[int, ...], setting: _Setting, fe
     if jnp.finfo(lhs.dtype).bits < 32:
         return False
     return min(channels) >= fewest and math.prod(lhs.shape) * channels[1] >= _MUCH_WORK
-
-
-def _extended(lhs: Array, rhs: Array, setting: _Setting) -> Array:
-    channels = rhs.shape[-1]
-    if channels >= _FEWEST_CHANNELS or lhs.shape[-1] > _FEW_IMAGES:
-        return setting(lhs, rhs)
-    zeros = [(0, 0)] * (rhs.ndim - 1) + [(0, _FEWEST_CHANNELS - channels)]
-    return setting(lhs, jnp.pad(rhs, zeros))[..., :channels]
 
 
 mlir.register_lowering(_primitive, mlir.lower_fun(_plain, multiple_results=False))
