@@ -14,13 +14,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from . import _joseph_reference
-from ._beams import Beam, ParallelRays, all_rays, half_step, num_taps
+from ._beams import Beam, all_rays, half_step, num_taps
 from ._linear_map import UNROLL, accumulate, apply, gather
 
-# Forward, one term in a pass is as fast as `UNROLL` of them from the large batch on; adjoint, also up to the small one,
-# and always for fans.
+# Forward, one term in a pass is as fast as `UNROLL` of them from this batch on.
 _LARGE_BATCH = 64
-_SMALL_BATCH = 4
 
 
 def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
@@ -99,9 +97,8 @@ class _Joseph:
             return total
 
         init = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
-        some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
-        unroll = UNROLL if some and isinstance(beam, ParallelRays) else 1
-        return accumulate(seen, init, (views, angles, offsets), unroll=unroll, wide=wide)
+        # Not `UNROLL` terms in one pass: XLA then computes `first` anew in several kernels, which round it differently.
+        return accumulate(seen, init, (views, angles, offsets), unroll=1, wide=wide)
 
     def reference(self, x: Array, angles: Array, offsets: Array) -> Array:
         return _joseph_reference.project(self.beam, x, angles, offsets)
