@@ -1,4 +1,9 @@
-"""Conjugate gradients, for positive definite linear maps on images and on measurements."""
+"""Conjugate gradients, for positive definite linear maps on images and on measurements.
+
+The residual is updated by a recurrence. Where the map is not symmetric, or gives another value in one place of a
+compiled program than in another, that recurrence goes to zero while the true residual does not. So the last step
+computes the true residual, by the same code in the same loop, and reports `breakdown` where the two differ.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,6 +14,12 @@ from jaxtyping import Array, PyTree
 
 from ._loop import iterate
 from ._solution import RESULTS
+
+# What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
+_BEGIN, _ITERATE, _COMPARE = range(3)
+# The recurrence drifts from the true residual by rounding, of the size of `eps (|H| |x| + |b|)`: by at most as much in
+# sixty problems in float32 (tomography, blur, masks and random matrices, weights of 0 to 100, up to 500 steps).
+_DRIFT = 100
 
 
 class Solved(NamedTuple):
@@ -42,35 +53,125 @@ def conjugate_gradients(
         `breakdown`.
     - `result`, `differentiate`, `exhausted`: as of `iterate`.
     """
-    size = root(dot(b, b))
-    tolerance = jnp.asarray(atol, size.dtype) + jnp.asarray(rtol, size.dtype) * size
-    state = (jax.tree.map(jnp.zeros_like, b), b, b, size**2)
-    step = lambda index, state, args: _step(product, state, *args)
-    (x, _, _, square), num_steps, result = iterate(
-        step,
-        state,
-        (args, tolerance),
-        result=result,
-        max_steps=max_steps,
-        differentiate=differentiate,
-        exhausted=exhausted,
+
+    def residual(v: PyTree, on: Array, args: PyTree) -> PyTree:
+        b, args = args
+        return jax.tree.map(lambda b, image: on.astype(b.dtype) * b - image, b, product(v, args))
+
+    square = dot(b, b)
+    state = _State(jax.tree.map(jnp.zeros_like, b), b, b, square, root(square), _ITERATE)
+    return _solve(residual, state, (b, args), rtol, atol, max_steps, result, differentiate, exhausted)
+
+
+def minimise_quadratic(
+    residual: Callable[[PyTree, Array, PyTree], PyTree],
+    start: PyTree[Array],
+    args: PyTree,
+    *,
+    rtol: Any,
+    atol: Any = 0.0,
+    max_steps: int,
+    result: Any = RESULTS.successful,
+    differentiate: Any = None,
+    exhausted: Any = RESULTS.max_steps_reached,
+) -> Solved:
+    """Minimise `<x, H x> / 2 - <b, x>` from 0, where `b` is not at hand, until the residual is below
+    `atol + rtol ||b||`.
+
+    - `residual`: `residual(v, on, args)` is `on * b - H v`, where the scalar `on` is 0 or 1. The loop evaluates it at
+        one place, for `b` as for `H`.
+    - `start`: zeros of the shape of `x`.
+    - `result`, `differentiate`, `exhausted`: as of `iterate`.
+    """
+    zero = jnp.zeros_like(dot(start, start))
+    state = _State(start, start, start, zero, zero, _BEGIN)
+    return _solve(residual, state, args, rtol, atol, max_steps, result, differentiate, exhausted)
+
+
+class _State(NamedTuple):
+    """
+    - `square`: the squared norm of the residual.
+    - `size`: the norm of the right-hand side.
+    - `stage`: what the next step does.
+    - `largest`: the largest quotient `<d, H d> / <d, d>` so far, a lower bound of the norm of `H`.
+    """
+
+    x: PyTree[Array]
+    residual: PyTree[Array]
+    direction: PyTree[Array]
+    square: Array
+    size: Array
+    stage: Any
+    largest: Any = 0.0
+    num_steps: Any = 0
+
+
+def _solve(
+    residual: Callable[[PyTree, Array, PyTree], PyTree],
+    state: _State,
+    args: PyTree,
+    rtol: Any,
+    atol: Any,
+    max_steps: int,
+    result: Any,
+    differentiate: Any,
+    exhausted: Any,
+) -> Solved:
+    real = state.square.dtype
+    count = jnp.zeros((), jnp.int32)
+    state = state._replace(stage=count + state.stage, largest=jnp.zeros((), real), num_steps=count)
+    tolerances = jnp.asarray(atol, real), jnp.asarray(rtol, real)
+
+    def step(index: Array, state: _State, args: PyTree) -> tuple[PyTree, Array, Any]:
+        del index
+        (atol, rtol), args = args
+        begins, iterates = state.stage == _BEGIN, state.stage == _ITERATE
+        at = jax.tree.map(lambda x, d: jnp.where(iterates, d, x), state.x, state.direction)
+        # `on * b - H v`: of the direction `-H d`, else the residual itself.
+        found = residual(at, jnp.where(iterates, 0, 1).astype(real), args)
+        tolerance = atol + rtol * state.size
+        new = _iterated(state, found)
+        solved = new.square <= tolerance**2
+        curved = -dot(state.direction, found) > 0
+        broken = iterates & ~solved & ~curved
+        new = new._replace(stage=jnp.where(solved | (new.num_steps >= max_steps), _COMPARE, _ITERATE))
+        square = dot(found, found)
+        begun = state._replace(
+            residual=found, direction=found, square=square, size=root(square), stage=count + _ITERATE
+        )
+
+        gap = jax.tree.map(jnp.subtract, found, state.residual)
+        scale = state.largest * root(dot(state.x, state.x)) + state.size
+        drifted = root(dot(gap, gap)) > tolerance + _DRIFT * jnp.finfo(real).eps * scale
+        code = RESULTS.where(state.square <= tolerance**2, RESULTS.successful, exhausted)
+        code = RESULTS.where(drifted | broken, RESULTS.breakdown, code)
+        choose = lambda new, begun, old: jnp.where(iterates, new, jnp.where(begins, begun, old))
+        state = jax.tree.map(choose, new, begun, state)
+        return state, broken | ~(begins | iterates), code
+
+    # The last step may find the problem solved, and then compares; the first may have to begin.
+    state, _, result = iterate(
+        step, state, (tolerances, args), result=result, max_steps=max_steps + 2, differentiate=differentiate
     )
-    return Solved(x, square, num_steps, result)
+    return Solved(state.x, state.square, state.num_steps, result)
 
 
-def _step(product: Callable, state: PyTree, args: PyTree, tolerance: Array) -> tuple[PyTree, Array, Any]:
-    x, residual, direction, square = state
-    image = product(direction, args)
-    curvature = dot(direction, image)
+def _iterated(state: _State, found: PyTree[Array]) -> _State:
+    """The state after a step along its direction, of which `found` is minus the image."""
+    x, residual, direction, square = state[:4]
+    curvature = -dot(direction, found)
     length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
     x = jax.tree.map(lambda x, d: x + length * d, x, direction)
-    residual = jax.tree.map(lambda r, i: r - length * i, residual, image)
+    residual = jax.tree.map(lambda r, f: r + length * f, residual, found)
     new = dot(residual, residual)
     ratio = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
+    long = dot(direction, direction)
+    quotient = jnp.where(long > 0, curvature / jnp.where(long > 0, long, 1), 0)
     direction = jax.tree.map(lambda r, d: r + ratio * d, residual, direction)
-    solved = new <= tolerance**2
-    broken = ~solved & ~(curvature > 0)
-    return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
+    largest = jnp.maximum(state.largest, jax.lax.stop_gradient(quotient))
+    return state._replace(
+        x=x, residual=residual, direction=direction, square=new, largest=largest, num_steps=state.num_steps + 1
+    )
 
 
 def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:

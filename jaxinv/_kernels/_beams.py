@@ -2,6 +2,12 @@
 
 Images are `(h, w)`, views `(angles, detectors)`. `t` is the angle of a view, `offset` where the middle of its detector
 lies: the forward projection and its adjoint get the rays of bins from one function of them, and so agree to rounding.
+
+Where a pixel or ray falls decides which entries are read, and with which weights. XLA computes such a position anew in
+each kernel that uses it, and LLVM rounds `a * b + c` once in one kernel and twice in another: at a position that is
+exactly an integer, the entries that are read and their weights would then belong to neighbours. Therefore positions are
+sums and quotients of numbers that are in memory or `rounded`: these have one value wherever they are computed.
+`benchmarks/two_roundings.py` shows it in a program without this library.
 """
 
 import dataclasses
@@ -21,20 +27,19 @@ class Rays(eqx.Module):
     """Rays in units of pixels; the fields broadcast against each other.
 
     - `steep`: whether the ray steps along rows, `i` being the row and `j` the column; else they change places.
-    - `start`, `slope`, `inverse`: it crosses line `i` at pixel `j = (start + slope * i) * inverse`, where both count
-      from the middle `(n - 1) / 2`: of small numbers float32 resolves more.
+    - `origin`, `step`: it crosses line `i` at pixel `j = origin + step * i`, where both count from the middle
+      `(n - 1) / 2`: of small numbers float32 resolves more.
     - `weight`: the length of a step, in the unit of `pixel_size`.
     """
 
     steep: Array
-    start: Array
-    slope: Array
-    inverse: Array
+    origin: Array
+    step: Array
     weight: Array
 
     def crossing(self, line: Array) -> Array:
         """At which pixel the rays cross a line; both directions of the projection take it from here."""
-        return (self.start + self.slope * line) * self.inverse
+        return self.origin + rounded(self.step * line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +56,9 @@ class ParallelRays:
         s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
         return _make_rays((jnp.cos(t), jnp.sin(t)), jnp.ones_like(t), s / self.pixel_size, self.pixel_size)
 
-    def coordinate(self, t: Array, offset: Array) -> Array:
-        """Where each pixel falls on the detector of one view, in bins from number `num_detectors // 2`, `(h, w)`."""
-        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
-        s = x * jnp.cos(t) + y * jnp.sin(t) - offset
-        return s / self.detector_spacing + half_step(self.num_detectors)
+    def shadows(self, angles: Array, offsets: Array) -> "Shadows":
+        """Where the pixels fall in all views."""
+        return _shadows(self, angles, offsets, magnification=1.0)
 
     @property
     def half_width(self) -> float:
@@ -83,16 +86,12 @@ class FanRays:
         distance = (self.source_origin / self.pixel_size) * s
         return _make_rays((cos + s * sin, sin - s * cos), jnp.sqrt(1 + s**2), distance, self.pixel_size)
 
-    def coordinate(self, t: Array, offset: Array) -> Array:
-        """Where each pixel falls on the detector of one view, in bins from number `num_detectors // 2`, `(h, w)`."""
-        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
-        s = (self._source_detector / self.depth(t)) * (x * jnp.cos(t) + y * jnp.sin(t)) - offset
-        return s / self.detector_spacing + half_step(self.num_detectors)
-
-    def depth(self, t: Array) -> Array:
-        """How far each pixel is from the source, along the central ray of the view, `(h, w)`."""
-        x, y = _pixel_positions(self.shape, self.pixel_size, t.dtype)
-        return self.source_origin - x * jnp.sin(t) + y * jnp.cos(t)
+    def shadows(self, angles: Array, offsets: Array) -> "Shadows":
+        """Where the pixels fall in all views; a depth is in units of `source_origin`."""
+        x, y = _pixel_positions(self.shape, self.pixel_size / self.source_origin, angles.dtype)
+        cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+        depth = 1 - rounded(x * sin), rounded(y * cos)
+        return _shadows(self, angles, offsets, magnification=self._source_detector / self.source_origin, depth=depth)
 
     @property
     def half_width(self) -> float:
@@ -114,6 +113,46 @@ class FanRays:
 
 
 Beam = ParallelRays | FanRays
+
+
+class Shadows(eqx.Module):
+    """Where pixels fall on the detector, from one number for each column and one for each row; `views` go in front.
+
+    - `column`, `row`: `(w,)` and `(h,)`; their sum is the place of a pixel of depth 1, in bins.
+    - `shift`: where place 0 lies, in bins from number `num_detectors // 2`.
+    - `depth`: the numbers of columns and rows whose sum is how far a pixel is from the source along the central ray;
+      `None` for parallel rays.
+    """
+
+    column: Array
+    row: Array
+    shift: Array
+    depth: tuple[Array, Array] | None
+
+    def place(self) -> Array:
+        """Where each pixel falls in one view, in bins from number `num_detectors // 2`, `(h, w)`."""
+        place = self.column[None, :] + self.row[:, None]
+        return (place if self.depth is None else place / self.distance()) + self.shift
+
+    def distance(self) -> Array:
+        """The depth of each pixel in one view, `(h, w)`, 1 for parallel rays."""
+        if self.depth is None:
+            return jnp.ones((1, 1), self.shift.dtype)
+        return self.depth[0][None, :] + self.depth[1][:, None]
+
+
+def _shadows(
+    beam: Beam, angles: Array, offsets: Array, *, magnification: float, depth: tuple[Array, Array] | None = None
+) -> Shadows:
+    x, y = _pixel_positions(beam.shape, beam.pixel_size * magnification / beam.detector_spacing, angles.dtype)
+    shift = half_step(beam.num_detectors) - rounded(offsets / beam.detector_spacing)
+    cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+    return Shadows(rounded(x * cos), rounded(y * sin), shift, depth)
+
+
+def rounded(product: Array) -> Array:
+    """`product`, rounded before anything is added to it: see above. No compiler sees through the comparison."""
+    return jnp.minimum(product, float(jnp.finfo(product.dtype).max) / 2)
 
 
 def num_taps(beam: Beam) -> int:
@@ -151,11 +190,11 @@ def padded_radius(shape: tuple[int, int], pixel_size: float) -> float:
 
 
 def _pixel_positions(shape: tuple[int, int], pixel_size: float, dtype: Any) -> tuple[Array, Array]:
-    # x of the columns, (1, w), and y of the rows, (h, 1).
+    # x of the columns, (1, w), and y of the rows, (1, h).
     h, w = shape
     x = (np.arange(w) - (w - 1) / 2) * pixel_size
     y = ((h - 1) / 2 - np.arange(h)) * pixel_size
-    return jnp.asarray(x, dtype)[None, :], jnp.asarray(y, dtype)[:, None]
+    return jnp.asarray(x, dtype)[None, :], jnp.asarray(y, dtype)[None, :]
 
 
 def half_step(count: int) -> float:
@@ -173,4 +212,4 @@ def _make_rays(normal: tuple[Array, Array], length: Array, distance: Array, pixe
     # Not a second `where`: at 18 or 20 angles LLVM never finishes with the two of them on a sine and a cosine.
     is_steep = steep.astype(normal_x.dtype)
     slope = is_steep * normal_y + (1 - is_steep) * normal_x
-    return Rays(steep, start, slope, inverse, pixel_size * length * jnp.abs(inverse))
+    return Rays(steep, start * inverse, slope * inverse, pixel_size * length * jnp.abs(inverse))

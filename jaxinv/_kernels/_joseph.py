@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from . import _joseph_reference
-from ._beams import Beam, all_rays, half_step, num_taps
+from ._beams import Beam, ParallelRays, Shadows, all_rays, half_step, num_taps, rounded
 from ._linear_map import UNROLL, accumulate, apply, gather
 
-# Forward, one term in a pass is as fast as `UNROLL` of them from this batch on.
+# Forward, one term in a pass is as fast as `UNROLL` of them from the large batch on; adjoint, also up to the small one,
+# and always for fans.
 _LARGE_BATCH = 64
+_SMALL_BATCH = 4
 
 
 def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
@@ -57,16 +59,16 @@ class _Joseph:
         middle = jnp.where(rays.steep, w // 2, length + 4 + h // 2) + 2
         low = jnp.where(rays.steep, 0, length + 4)
         half = jnp.where(rays.steep, half_step(w), half_step(h))
-        number = lambda size: jnp.arange(length, dtype=rays.start.dtype) - (size - 1) / 2
+        number = lambda size: jnp.arange(length, dtype=rays.origin.dtype) - (size - 1) / 2
+        rays = dataclasses.replace(rays, origin=rounded(rays.origin) + half)
 
         def seen(item: tuple[Array, ...]) -> Array:
             line, along_rows, along_columns = item
-            j = rays.crossing(jnp.where(rays.steep, along_rows, along_columns)) + half
-            lower = jnp.floor(j).astype(low.dtype)
+            j = rays.crossing(jnp.where(rays.steep, along_rows, along_columns))
+            lower = jnp.floor(j)
             # Clipped as an integer, which NaN is not beyond.
-            index = jnp.clip(middle + lower, low, low + length + 2)
+            index = jnp.clip(middle + lower.astype(low.dtype), low, low + length + 2)
             pixel, beside = gather(line, index), gather(line, index + 1)
-            # From the integer that is looked up: were `floor` computed once more, it could be rounded otherwise.
             return pixel + (j - lower)[..., None] * (beside - pixel)
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, batch))
@@ -82,11 +84,10 @@ class _Joseph:
         column = (jnp.arange(w, dtype=y.dtype) - (w - 1) / 2)[None, :]
         views = jnp.pad(y * all_rays(beam, angles, offsets).weight[..., None], ((0, 0), (taps, taps), (0, 0)))
 
-        def seen(item: tuple[Array, ...]) -> Array:
-            view, t, offset = item
-            first = jnp.ceil(beam.coordinate(t, offset) - beam.half_width).astype(jnp.int32)
+        def seen(item: tuple[Array, Shadows, Array, Array]) -> Array:
+            view, shadows, t, offset = item
+            first = jnp.ceil(shadows.place() - beam.half_width).astype(jnp.int32)
             index = taps + jnp.clip(middle + first, -taps, beam.num_detectors)
-            # As above, of the integer that is looked up.
             bins = (index - (taps + middle)).astype(y.dtype)
             total = jnp.zeros((), y.dtype)
             for tap in range(taps):
@@ -97,8 +98,10 @@ class _Joseph:
             return total
 
         init = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
-        # Not `UNROLL` terms in one pass: XLA then computes `first` anew in several kernels, which round it differently.
-        return accumulate(seen, init, (views, angles, offsets), unroll=1, wide=wide)
+        some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
+        unroll = UNROLL if some and isinstance(beam, ParallelRays) else 1
+        items = (views, beam.shadows(angles, offsets), angles, offsets)
+        return accumulate(seen, init, items, unroll=unroll, wide=wide)
 
     def reference(self, x: Array, angles: Array, offsets: Array) -> Array:
         return _joseph_reference.project(self.beam, x, angles, offsets)

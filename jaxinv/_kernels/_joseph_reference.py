@@ -4,11 +4,13 @@ The oracle of the tests of the fast form, and its derivative in angles and offse
 ray at a pixel from the same expression for the crossing point, so they match to rounding.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._beams import Beam, Rays, all_rays, half_step, num_taps
+from ._beams import Beam, Rays, Shadows, all_rays, half_step, num_taps, rounded
 
 # Entries of the index arrays that are worked on at once: few steps of the loop, and memory that stays bounded.
 _CHUNK = 2**20
@@ -29,8 +31,9 @@ def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
         steep = ray.steep[None]
         size, middle = jnp.where(steep, w, h), jnp.where(steep, w // 2, h // 2)
         number = line - jnp.where(steep, (h - 1) / 2, (w - 1) / 2).astype(x.dtype)
-        j = jax.tree.map(lambda field: field[None], ray).crossing(number)
-        j = j + jnp.where(steep, half_step(w), half_step(h)).astype(x.dtype)
+        ray = jax.tree.map(lambda field: field[None], ray)
+        ray = dataclasses.replace(ray, origin=rounded(ray.origin))
+        j = ray.crossing(number) + jnp.where(steep, half_step(w), half_step(h)).astype(x.dtype)
         j = jnp.clip(j, -1 - middle, size - middle)
         lower = jnp.minimum(jnp.floor(j), size - 1 - middle)
         upper_weight = (j - lower)[..., None]
@@ -39,7 +42,7 @@ def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
         first = jnp.where(steep, i * (w + 2) + lower, lower * (w + 2) + i)
         second = first + jnp.where(steep, 1, w + 2)
         values = (1 - upper_weight) * _gather(padded, first) + upper_weight * _gather(padded, second)
-        return ray.weight[:, None] * jnp.sum(values, axis=0)
+        return ray.weight[0, :, None] * jnp.sum(values, axis=0)
 
     batch_size = max(1, _CHUNK // (max(h, w) * beam.num_detectors))
     return jax.lax.map(view, all_rays(beam, angles, offsets), batch_size=min(batch_size, angles.shape[0]))
@@ -54,11 +57,11 @@ def back_project(beam: Beam, y: Array, angles: Array, offsets: Array) -> Array:
     column = (jnp.arange(w, dtype=y.dtype) - (w - 1) / 2)[None, None, :]
     tap = jnp.arange(taps)[:, None, None]
     angle = jnp.arange(num_angles)[None, :, None]
-    coordinates = jax.vmap(beam.coordinate, out_axes=1)(angles, offsets)
+    places = jax.vmap(Shadows.place, out_axes=1)(beam.shadows(angles, offsets))
 
     @jax.checkpoint
-    def image_row(row: Array, coordinate: Array) -> Array:
-        k = jnp.ceil(coordinate - (beam.half_width + _GUARD)).astype(tap.dtype)[None] + (num_detectors // 2 + tap)
+    def image_row(row: Array, place: Array) -> Array:
+        k = jnp.ceil(place - (beam.half_width + _GUARD)).astype(tap.dtype)[None] + (num_detectors // 2 + tap)
         inside = (k >= 0) & (k < num_detectors)
         k = jnp.clip(k, 0, num_detectors - 1)
 
@@ -75,7 +78,7 @@ def back_project(beam: Beam, y: Array, angles: Array, offsets: Array) -> Array:
     batch_size = max(1, _CHUNK // (taps * num_angles * w))
     return jax.lax.map(
         lambda xs: image_row(*xs),
-        (jnp.arange(h, dtype=y.dtype) - (h - 1) / 2, coordinates),
+        (jnp.arange(h, dtype=y.dtype) - (h - 1) / 2, places),
         batch_size=min(batch_size, h),
     )
 

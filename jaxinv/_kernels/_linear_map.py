@@ -144,21 +144,33 @@ UNROLL = 8
 _WIDE = 2**27
 
 
-def accumulate(body: Any, init: Array, items: Any, *, unroll: int, wide: bool) -> Array:
+def accumulate(body: Any, init: Array, items: tuple[Any, ...], *, unroll: int, wide: bool) -> Array:
     """`init + sum_i body(items[i])`.
 
-    On a processor the terms are added up one by one, `unroll` of them in one pass over the sum; `wide` computes as many
-    at once as are wise, for the compiler to fuse with their sum.
+    On a processor the terms are added up one by one, up to `unroll` of them in one pass over the sum; `wide` computes
+    as many at once as are wise, for the compiler to fuse with their sum. `body` is linear in the first array.
     """
     count = jax.tree.leaves(items)[0].shape[0]
     if not wide:
-        return jax.lax.scan(lambda total, item: (total + body(item), None), init, items, unroll=min(unroll, count))[0]
+        # At least two passes, of equal size: XLA dissolves a loop of one, and what `body` reads from memory, where it
+        # has one value, would be computed in `body` (see `_beams`).
+        passes = max(2, -(-count // unroll))
+        terms = -(-count // passes)
+        missing = passes * terms - count
+        data, *geometry = items
+        geometry = jax.tree.map(lambda a: jnp.pad(a, _behind(a, missing), mode="edge"), geometry)
+        items = (jnp.pad(data, _behind(data, missing)), *geometry)
+        return jax.lax.scan(lambda total, item: (total + body(item), None), init, items, unroll=terms)[0]
     chunk = max(1, min(_WIDE // math.prod(init.shape), count))
     many = lambda part: jnp.sum(jax.vmap(body)(part), axis=0)
     whole = count // chunk * chunk
     parts = jax.tree.map(lambda a: a[:whole].reshape(-1, chunk, *a.shape[1:]), items)
     total = jax.lax.scan(lambda total, part: (total + many(part), None), init, parts)[0]
     return total + many(jax.tree.map(lambda a: a[whole:], items)) if whole < count else total
+
+
+def _behind(array: Array, count: int) -> list[tuple[int, int]]:
+    return [(0, count)] + [(0, 0)] * (array.ndim - 1)
 
 
 def gather(table: Array, index: Array) -> Array:

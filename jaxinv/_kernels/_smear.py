@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._beams import Beam, FanRays
+from ._beams import Beam, Shadows
 from ._linear_map import UNROLL, accumulate, apply, gather
 
 
@@ -37,17 +37,17 @@ class _Smear:
 
         # Rematerialised, so that differentiation keeps no index and weight of any view.
         @jax.checkpoint
-        def seen(item: tuple[Array, ...]) -> Array:
-            view, t, offset = item
-            coordinate = beam.coordinate(t, offset)
-            lower = jnp.floor(coordinate)
+        def seen(item: tuple[Array, Shadows]) -> Array:
+            view, shadows = item
+            place = shadows.place()
+            lower = jnp.floor(place)
             index = jnp.clip(last // 2 + lower.astype(jnp.int32), -2, last) + 2
             bin, beside = gather(view, index), gather(view, index + 1)
-            value = bin + (coordinate - lower)[..., None] * (beside - bin)
-            return value * (beam.source_origin / beam.depth(t))[..., None] ** 2 if isinstance(beam, FanRays) else value
+            value = bin + (place - lower)[..., None] * (beside - bin)
+            return value / shadows.distance()[..., None] ** 2
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, x.shape[-1]))
-        return accumulate(seen, init, (padded, angles, offsets), unroll=UNROLL, wide=wide)
+        return accumulate(seen, init, (padded, beam.shadows(angles, offsets)), unroll=UNROLL, wide=wide)
 
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
         example = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._conjugate_gradients import conjugate_gradients
+from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
@@ -76,10 +76,9 @@ def tikhonov(
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.domain)
 
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
-    downhill = -frozen.gradient(start)
-    solved = conjugate_gradients(
-        lambda v, problem: problem.curvature(v),
-        downhill,
+    solved = minimise_quadratic(
+        lambda v, on, problem: problem.downhill(v, on),
+        start,
         frozen,
         rtol=rtol,
         atol=atol,
@@ -105,13 +104,18 @@ class _Quadratic(eqx.Module):
     data: State
 
     def gradient(self, x: Array) -> Array:
-        residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
-        return self.operator.adjoint(residual) + self.weight * self.regulariser.gradient(x)
+        return -self.downhill(x, jnp.ones((), self.weight.dtype))
 
     def curvature(self, v: Array) -> Array:
-        # The derivative, not a difference of two gradients: a prior's mean would cancel to rounding in it.
-        linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))[1]
-        return self.operator.normal(v) + self.weight * linear
+        return -self.downhill(v, jnp.zeros((), self.weight.dtype))
+
+    def downhill(self, v: Array, on: Array) -> Array:
+        """`on * b - H v`, with `-b` the gradient at 0 and `H` the Hessian."""
+        residual = jax.tree.map(lambda d, image: on.astype(d.dtype) * d - image, self.data, self.operator(v))
+        # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
+        # mean to rounding.
+        offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
+        return self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
 
 
 def _matching(dtype: Any, real: Any) -> Any:

@@ -1,7 +1,6 @@
 """The conformance table of linear operators: a new operator is a new row, and every test of the table runs on it."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxinv import operators
-
-# Nearly all of the time of these tests is that of the compiler's machine-code passes, which change nothing tested here.
-compiled = functools.partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
-)
 
 SHAPE = (6, 7, 2)  # even and odd, not square, more than one channel
 BATCH = 3

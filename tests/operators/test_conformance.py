@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import BATCH, ROWS, compiled, real_fourier
+from cases import BATCH, ROWS, real_fourier
+from compilation import compiled, production
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxinv import operators
@@ -47,7 +48,7 @@ def half_square(operator, x, y):
 
 
 loss_and_gradient_in_parameters = compiled(jax.value_and_grad(half_square))
-certify = compiled(lambda operator, key: operators.certify(operator, key=key))
+certify = production(lambda operator, key: operators.certify(operator, key=key))
 matrix_of = compiled(lambda operator: operators.materialise(operator).matrix)
 mapped = compiled(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y))))
 mapped_over_inputs = compiled(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y)), in_axes=(None, 0, 0)))
@@ -302,6 +303,40 @@ def test_certify_fails_on_broken_promises(key):
     assert certificate.linearity_error > certificate.linearity_tolerance
     with pytest.raises(RuntimeError, match="linear"):
         certificate.check()
+
+
+@jax.custom_batching.custom_vmap
+def _halved_in_large_batches(y):
+    return y
+
+
+@_halved_in_large_batches.def_vmap
+def _(axis_size, in_batched, y):
+    del in_batched
+    return (y / 2 if axis_size > 4 else y), True
+
+
+class WrongInBatches(WrongAdjoint):
+    """As a kernel that takes another form for more than a few images, and is wrong there."""
+
+    def adjoint(self, y):
+        return _halved_in_large_batches(self.matrix.T @ y)
+
+
+class WrongInLoops(WrongAdjoint):
+    """As a kernel that is compiled otherwise within a loop: its adjoint has no finite value of what a solver makes."""
+
+    def adjoint(self, y):
+        made = jnp.sum(jnp.abs(y)) > 1e3
+        return jnp.where(made, jnp.nan, self.matrix.T @ y)
+
+
+@pytest.mark.parametrize("wrong", [WrongInBatches, WrongInLoops])
+def test_certify_looks_at_batches_and_loops(wrong, key):
+    matrix = jnp.asarray(300 * np.random.default_rng(0).normal(size=(4, 4)), jnp.float32)
+    certificate = certify(wrong(matrix, *[jax.ShapeDtypeStruct((4,), jnp.float32)] * 2), key)
+    assert not certificate.passed
+    assert certificate.linearity_error <= certificate.linearity_tolerance
 
 
 def test_certify_is_mapped_over_operators(key):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 import scipy.signal
-from cases import compiled
+from compilation import compiled
 
 from jaxinv import operators
 

@@ -1,0 +1,92 @@
+"""Conjugate gradients: exact answers, counts, codes, and the comparison with the true residual."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from verbs import codes
+
+from jaxinv import Unrolled
+from jaxinv._conjugate_gradients import conjugate_gradients, minimise_quadratic
+
+SIZE = 12
+RNG = np.random.default_rng(0)
+FACTOR = RNG.normal(size=(SIZE, SIZE)) / SIZE**0.5
+H = FACTOR @ FACTOR.T + np.eye(SIZE)
+B = RNG.normal(size=SIZE)
+
+
+def product(v, h):
+    return h @ v
+
+
+def residual(v, on, args):
+    h, b = args
+    return on * b - h @ v
+
+
+def solve(b, h=H, product=product, **options):
+    return conjugate_gradients(product, jnp.asarray(b), jnp.asarray(h), **{"rtol": 1e-10, "max_steps": 50, **options})
+
+
+@pytest.mark.parametrize("differentiate", [None, Unrolled()])
+def test_equals_the_dense_solve(differentiate):
+    with jax.enable_x64(True):
+        one = solve(B, differentiate=differentiate)
+        args = jnp.asarray(H), jnp.asarray(B)
+        other = minimise_quadratic(
+            residual, jnp.zeros(SIZE), args, rtol=1e-10, max_steps=50, differentiate=differentiate
+        )
+        for solved in (one, other):
+            np.testing.assert_allclose(solved.x, np.linalg.solve(H, B), rtol=1e-8)
+            assert codes(solved.result) == "successful"
+            # The comparison at the end, and the evaluation at the start, are not counted.
+            assert solved.num_steps <= SIZE
+        assert one.num_steps == other.num_steps
+
+
+def test_gradient_through_the_steps():
+    with jax.enable_x64(True):
+        of = lambda b: jnp.sum(solve(b, differentiate=Unrolled(), max_steps=30).x ** 2)
+        expected = 2 * np.linalg.solve(H, np.linalg.solve(H, B))
+        np.testing.assert_allclose(jax.grad(of)(jnp.asarray(B)), expected, rtol=1e-6)
+
+
+def test_all_steps_used():
+    solved = solve(B, max_steps=3)
+    assert solved.num_steps == 3
+    assert codes(solved.result) == "max_steps_reached"
+
+
+def test_a_right_hand_side_of_zero():
+    solved = solve(np.zeros(SIZE))
+    assert codes(solved.result) == "successful"
+    np.testing.assert_array_equal(solved.x, 0)
+
+
+def test_not_positive_definite():
+    assert codes(solve(B, -H).result) == "breakdown"
+
+
+def coarse(v, h):
+    """As an operator that computes in low precision somewhere."""
+    return (h.astype(jnp.bfloat16) @ v.astype(jnp.bfloat16)).astype(v.dtype)
+
+
+def affine(v, h):
+    """As an operator that is not linear; of directions, which become small, it gives other values than of the sum."""
+    return h @ v + 1e-2
+
+
+@pytest.mark.parametrize("product", [coarse, affine])
+def test_a_residual_that_is_not_the_true_one(product):
+    solved = solve(B, product=product, rtol=1e-5)
+    assert codes(solved.result) == "breakdown"
+
+
+def test_each_problem_alone():
+    bs, hs = jnp.stack([jnp.asarray(B), jnp.zeros(SIZE), jnp.asarray(B)]), jnp.stack([H, H, -H])
+    together = jax.vmap(solve)(bs, hs)
+    assert list(codes(together.result)) == ["successful", "successful", "breakdown"]
+    np.testing.assert_allclose(together.x[0], solve(B).x, rtol=1e-5)
+    assert together.num_steps[0] == solve(B).num_steps
