@@ -45,7 +45,9 @@ def tikhonov(
     - `rtol`, `atol`: it stops when the residual of the normal equations is at most `atol + rtol * |A* S^{-1} y|`.
     - `differentiate`: `None`, `Unrolled()`, or `Implicit()`, which is exact here.
 
-    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`, `residual`.
+    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`, `residual`. The code is `breakdown` where the residual
+    that the iteration carries is not the true one, which is computed at the end: the operator is not linear to the
+    precision of its dtype, or has another value in another place of the program.
 
     **Raises:** `ValueError` for a non-linear operator, a regulariser that is not quadratic, or wrong shapes.
 
