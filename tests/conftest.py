@@ -1,8 +1,12 @@
 """Settings of the whole suite: implicit rank promotion is an error, as warnings are (pyproject.toml)."""
 
+import atexit
 import importlib.metadata
+import itertools
 import os
 import pathlib
+import shutil
+import tempfile
 
 # Before jax is imported. Two devices, simulated, for the sharding tests. And little optimisation: nearly all the time
 # goes into compiling small programs, and this halves it; set XLA_FLAGS yourself to test what users run.
@@ -17,20 +21,33 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
-import jax
-import pytest
+# What one worker has compiled the other reads, and a worker that cleared its caches (below) reads again. Set
+# JAX_COMPILATION_CACHE_DIR yourself to keep the programs for the next run.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    # By the first process, whose environment the workers inherit.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinv-tests-")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Every compiled program takes a few hundred memory maps, of which Linux gives a process 65 530: without this a worker
-# runs out of them and is killed by a signal, which looks like a fault of the compiler.
-_MAPS_KEPT = 40_000
+# Every compiled program takes memory and some memory maps, of which Linux gives a process 65 530. Without clearing
+# a worker runs out of them and is killed by a signal, which looks like a fault of the compiler. To count the maps
+# takes a few milliseconds, so it is not done after every test.
+_MAPS_KEPT = 20_000
+_TESTS_BETWEEN = 8
+_tests_run = itertools.count(1)
 
 
 def pytest_runtest_teardown():
     maps = pathlib.Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > _MAPS_KEPT:
+    if next(_tests_run) % _TESTS_BETWEEN or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > _MAPS_KEPT:
         jax.clear_caches()
 
 

@@ -83,7 +83,17 @@ def codes(result):
 
 def stacked(row, dtype, lanes=4):
     """The first problems of a row as one batch: every array leaf with a leading axis."""
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(row.problem(i, dtype) for i in range(lanes)))
+    return jax.tree.map(_stack, *(row.problem(i, dtype) for i in range(lanes)))
+
+
+# By numpy, except for keys: jax would compile a program for each shape and dtype.
+def _stack(*leaves):
+    keys = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
+    return jnp.stack(leaves) if keys else jnp.asarray(np.stack(leaves))
+
+
+def _lane(leaf, i):
+    return leaf[i] if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(np.asarray(leaf)[i])
 
 
 @functools.cache
@@ -94,7 +104,7 @@ def batched(row):
 
 def alone(row, batch, i):
     """Problem `i` of a batch by itself, the way a user calls it: with a Python number for the weight."""
-    problem = jax.tree.map(lambda leaf: leaf[i], batch)
+    problem = jax.tree.map(lambda leaf: _lane(leaf, i), batch)
     if "weight" in problem:
         problem["weight"] = float(problem["weight"])
     return row.solve(problem)

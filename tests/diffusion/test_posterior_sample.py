@@ -241,7 +241,7 @@ def outcome(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         problems = [problem(row, i, jnp.dtype(dtype)) for i in range(4)]
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-        together = batched(name)(batch)
+        together = jax.device_get(batched(name)(batch))
         apart = [solve(row)(problems[0])]
         with compilations() as compiled:
             apart += [solve(row)(p) for p in problems[1:]]
@@ -423,31 +423,44 @@ def test_moments_against_linear_algebra(key):
     process, t, x = diffusion.VP(), 0.3, np.array([0.5, -1.0, 2.0])
     model = Model(process, gaussian().score(process))
     image, covariance, rows, residual = dense_moments(t, x)
-    at = moments(model, jnp.asarray(t), jnp.asarray(x))
-    np.testing.assert_allclose(at.image, image, rtol=1e-10)
-    np.testing.assert_allclose(jax.vmap(at.covariance_product)(jnp.eye(3)), covariance, atol=1e-12)
-    z = jax.random.normal(key, (3,))
-    values, vectors = np.linalg.eigh(covariance)
-    np.testing.assert_allclose(root_product(at, z, 3)[0], vectors @ (np.sqrt(values) * (vectors.T @ z)), rtol=1e-8)
-    gram = rows @ covariance @ rows.T + np.eye(2)
     linear, _ = enter_linear(model, *linear_gaussian(), "this")
-    np.testing.assert_allclose(linear.residual(at.image), residual, rtol=1e-10)
-    shift, steps = gain_product(linear, at, linear.residual(at.image), 1e-12, 10)
-    np.testing.assert_allclose(shift, covariance @ rows.T @ np.linalg.solve(gram, residual), rtol=1e-10)
-    assert steps == 2
-    # Where the derivative of a network is negative nothing is told: here nowhere else.
-    negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
-    shift, _ = gain_product(linear, negative, linear.residual(at.image), 1e-12, 10)
-    np.testing.assert_array_equal(shift, np.zeros(3))
     dense, _ = enter_dense(model, *linear_gaussian(), "this")
-    seen = measure(dense, at)
+
+    @jax.jit
+    def everything(t, x, z):
+        at = moments(model, t, x)
+        residual = linear.residual(at.image)
+        # Where the derivative of a network is negative nothing is told: here nowhere else.
+        negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
+        seen = measure(dense, at)
+        return {
+            "image": at.image,
+            "covariance": jax.vmap(at.covariance_product)(jnp.eye(3)),
+            "root": root_product(at, z, 3)[0],
+            "residual": residual,
+            "shift and steps": gain_product(linear, at, residual, 1e-12, 10),
+            "negative": gain_product(linear, negative, residual, 1e-12, 10)[0],
+            "log density": seen.log_density() - dense.constant,
+            "dense shift": seen.gain_product(seen.residual),
+        }
+
+    z = jax.random.normal(key, (3,))
+    found = everything(jnp.asarray(t), jnp.asarray(x), z)
+    np.testing.assert_allclose(found["image"], image, rtol=1e-10)
+    np.testing.assert_allclose(found["covariance"], covariance, atol=1e-12)
+    values, vectors = np.linalg.eigh(covariance)
+    np.testing.assert_allclose(found["root"], vectors @ (np.sqrt(values) * (vectors.T @ z)), rtol=1e-8)
+    gram = rows @ covariance @ rows.T + np.eye(2)
+    np.testing.assert_allclose(found["residual"], residual, rtol=1e-10)
+    expected = covariance @ rows.T @ np.linalg.solve(gram, residual)
+    shift, steps = found["shift and steps"]
+    np.testing.assert_allclose(shift, expected, rtol=1e-10)
+    assert steps == 2
+    np.testing.assert_array_equal(found["negative"], np.zeros(3))
     normal = -0.5 * (residual @ np.linalg.solve(gram, residual) + np.linalg.slogdet(2 * np.pi * gram)[1])
     # The density of the data, not of the whitened data.
-    got = seen.log_density() - dense.constant
-    np.testing.assert_allclose(got, normal - np.sum(np.log(STDS)), rtol=1e-10)
-    np.testing.assert_allclose(
-        seen.gain_product(seen.residual), covariance @ rows.T @ np.linalg.solve(gram, residual), rtol=1e-10
-    )
+    np.testing.assert_allclose(found["log density"], normal - np.sum(np.log(STDS)), rtol=1e-10)
+    np.testing.assert_allclose(found["dense shift"], expected, rtol=1e-10)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -687,11 +700,17 @@ def test_weights_that_are_tempered_away_leave_the_guidance(key):
 
 def test_tempered_weights(key):
     log_weights = 50 * jax.random.normal(key, (256,))
+
+    @jax.jit
+    def temper(least):
+        some = tempered(log_weights, least)
+        return some, effective(some), effective(2 * some)
+
     for least in (2.0, 25.0, 250.0):
         # The largest power of two that leaves so many.
-        some = tempered(log_weights, jnp.asarray(least))
-        assert effective(some) >= least > effective(2 * some)
-    np.testing.assert_array_equal(tempered(log_weights, jnp.asarray(0.0)), log_weights)
+        _, left, less = temper(jnp.asarray(least))
+        assert left >= least > less
+    np.testing.assert_array_equal(temper(jnp.asarray(0.0))[0], log_weights)
 
 
 @pytest.mark.slow
@@ -710,16 +729,21 @@ def test_a_solve_stops_where_conjugate_gradients_do(rtol):
     prior = oracles.Gaussian(jnp.zeros(12), jnp.asarray(root @ root.T))
     likelihood = Likelihood(operators.Matrix(jnp.asarray(matrix), (12,)), noise.Gaussian(0.5))
     linear, _ = enter_linear(Model(process, prior.score(process)), likelihood, jnp.asarray(y), "this")
-    at = moments(linear.model, jnp.asarray(t), jnp.asarray(x))
-    covariance, rows = np.asarray(jax.vmap(at.covariance_product)(jnp.eye(12))), matrix / 0.5
-    right = (y - matrix @ np.asarray(at.image)) / 0.5
+
+    @jax.jit
+    def solved(t, x):
+        at = moments(linear.model, t, x)
+        products = jax.vmap(at.covariance_product)(jnp.eye(12))
+        return at.image, products, gain_product(linear, at, linear.residual(at.image), rtol, 20)
+
+    image, covariance, (shift, steps) = jax.device_get(solved(jnp.asarray(t), jnp.asarray(x)))
+    rows, right = matrix / 0.5, (y - matrix @ image) / 0.5
     system, z, r = rows @ covariance @ rows.T + np.eye(8), np.zeros(8), right
     p, count = r, 0
     while np.linalg.norm(r) > rtol * np.linalg.norm(right):
         step = (r @ r) / (p @ system @ p)
         z, r, before, count = z + step * p, r - step * system @ p, r @ r, count + 1
         p = r + (r @ r) / before * p
-    shift, steps = gain_product(linear, at, linear.residual(at.image), rtol, 20)
     assert steps == count
     # Conjugate gradients lose digits that the Lanczos process, orthogonalised again, keeps.
     np.testing.assert_allclose(shift, covariance @ rows.T @ z, rtol=1e-6, atol=1e-8)
@@ -734,7 +758,7 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     linear, _ = enter_linear(model, Likelihood(operators.Identity((2,)), noise.Gaussian(1.0)), jnp.zeros(2), "this")
     values, vectors = np.linalg.eigh(matrix)
     inverse = np.where(values > -0.5, 1 / (1 + np.maximum(values, 0)), 0)
-    shift, steps = gain_product(linear, at, jnp.array([1.0, 0.0]), 1e-6, 5)
+    shift, steps = jax.jit(lambda at, residual: gain_product(linear, at, residual, 1e-6, 5))(at, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(shift, matrix @ (vectors @ (inverse * vectors[0])), rtol=1e-10)
     assert steps == 2
 
