@@ -21,13 +21,14 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 
-# What one worker has compiled the other reads, and a worker that cleared its caches (below) reads again. Set
-# JAX_COMPILATION_CACHE_DIR yourself to keep the programs for the next run.
+# A worker that cleared its caches (below) reads its programs again. Set JAX_COMPILATION_CACHE_DIR yourself to keep them
+# for the next run. A folder for each worker: jax writes into it without a lock.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     # By the first process, whose environment the workers inherit.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinv-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
