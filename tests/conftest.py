@@ -52,6 +52,16 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+def pytest_collection_modifyitems(items):
+    """Puts the tests of a row of a table beside each other, and so on one worker: they share what it has compiled."""
+    first, places = {}, {}
+    for place, item in enumerate(items):
+        params = getattr(item, "callspec", None) and item.callspec.params
+        row = params and (params.get("row") or params.get("name"))
+        places[item] = first.setdefault((item.path, repr(row)), place) if row else place
+    items.sort(key=places.__getitem__)
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)
