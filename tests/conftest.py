@@ -1,6 +1,7 @@
 """Settings of the whole suite: implicit rank promotion is an error, as warnings are (pyproject.toml)."""
 
 import atexit
+import ctypes
 import importlib.metadata
 import itertools
 import os
@@ -36,20 +37,33 @@ import pytest  # noqa: E402
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-# Every compiled program takes memory and some memory maps, of which Linux gives a process 65 530. Without clearing
-# a worker runs out of them and is killed by a signal, which looks like a fault of the compiler. To count the maps
-# takes a few milliseconds, so it is not done after every test.
-_MAPS_KEPT = 20_000
-_TESTS_BETWEEN = 8
+# Compiled programs take memory and memory maps, of which Linux gives a process 65 530: a worker that runs out of them
+# is killed by a signal, which looks like a fault of the compiler. To count maps takes a while: not after every test.
+_GIGABYTES_MORE = 1.0
+_MAPS_KEPT = 40_000
+_TESTS_BETWEEN = 16
 _tests_run = itertools.count(1)
+_memory_after_clearing = 0.0
+
+
+def _gigabytes():
+    return int(pathlib.Path("/proc/self/statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+
+
+def _maps():
+    return pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
 
 
 def pytest_runtest_teardown():
-    maps = pathlib.Path("/proc/self/maps")
-    if next(_tests_run) % _TESTS_BETWEEN or not maps.exists():
+    global _memory_after_clearing
+    if not pathlib.Path("/proc/self/maps").exists():
         return
-    if maps.read_bytes().count(b"\n") > _MAPS_KEPT:
+    many = next(_tests_run) % _TESTS_BETWEEN == 0 and _maps() > _MAPS_KEPT
+    if many or _gigabytes() > _memory_after_clearing + _GIGABYTES_MORE:
         jax.clear_caches()
+        # The C library keeps what is freed unless it is told to give it back.
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda pad: None)(0)
+        _memory_after_clearing = _gigabytes()
 
 
 def pytest_collection_modifyitems(items):
