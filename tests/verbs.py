@@ -485,11 +485,11 @@ TABLE = [
         _with_prior(generative.reconstruct, start=generative.FromEncoder(), max_steps=100, rtol=1e-3),
         slow=True,
     ),
-    # Steps are taken or taken back: a fixed number of them.
+    # Steps are taken or taken back: a fixed number of them, few enough that rounding in single precision turns none.
     Row(
         "reconstruct-relaxed",
         _deviating,
-        _with_prior(generative.reconstruct, max_steps=40, rtol=0.0),
+        _with_prior(generative.reconstruct, max_steps=10, rtol=0.0),
         slow=True,
     ),
     Row("reconstruct-soft", _near, _with_prior(generative.reconstruct, max_steps=100, rtol=1e-3), slow=True),
@@ -597,7 +597,9 @@ TABLE = [
             precision=False,
             sharded=name == "reverse-sde",
             slow=True,
-            discrete="adaptive" in name,
+            # diffrax draws the noise of a step from the bits of its times: another last bit is other noise. In single
+            # precision that befell the solver of higher order.
+            discrete=name in ("flow-adaptive", "reverse-sde-shark"),
         )
         for name, method in {
             "reverse-sde": diffusion.ReverseSDE(6),
