@@ -41,7 +41,6 @@ ORDER = [
     *["scale", "plotting", "_commands", "cli"],
 ]
 
-# A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 # Of verbs, each of which has an example.
 ROOMS = (
     "operators",
@@ -55,6 +54,7 @@ ROOMS = (
     "dip",
     "scale",
 )
+# A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
@@ -97,6 +97,11 @@ def test_every_part_has_a_place_in_the_order():
     assert {"_keys", "noise", "operators"} <= found  # the walk sees relative imports
 
 
+def none_of(wrong):
+    """Fail with all of these, a line for each."""
+    assert not wrong, "\n".join(wrong)
+
+
 def in_files(check):
     """What `check` finds wrong in the files of the package, each with the name of its file."""
     return [f"{path.relative_to(ROOT)}: {wrong}" for path in FILES for wrong in check(path)]
@@ -117,7 +122,7 @@ def wrong_imports(path):
 
 
 def test_imports_go_one_way():
-    assert in_files(wrong_imports) == []
+    none_of(in_files(wrong_imports))
 
 
 def forbidden(path):
@@ -141,12 +146,12 @@ def forbidden(path):
 
 
 def test_nothing_forbidden():
-    assert in_files(forbidden) == []
+    none_of(in_files(forbidden))
 
 
 def test_no_file_is_long():
     lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
-    assert {name: number for name, number in lines.items() if number > 450} == {}
+    none_of([f"{name}: {number} lines" for name, number in lines.items() if number > 450])
 
 
 def test_loops_are_in_the_loop_file():
@@ -155,7 +160,7 @@ def test_loops_are_in_the_loop_file():
         names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
         if names & {"while_loop", "fori_loop", "scan"}:
             found.add(str(path.relative_to(ROOT)))
-    assert found == LOOPS.keys()
+    none_of([f"{name}: a loop, or none of those it is listed for" for name in sorted(found ^ LOOPS.keys())])
 
 
 def public():
@@ -193,7 +198,7 @@ def test_the_walk_finds_the_public_names():
 
 def test_modules_have_docstrings():
     modules = sorted({name.rpartition(".")[0] for name in PUBLIC})
-    assert [module for module in modules if not importlib.import_module(module).__doc__] == []
+    none_of([module for module in modules if not importlib.import_module(module).__doc__])
 
 
 def has_a_docstring_of_its_own(value):
@@ -202,7 +207,7 @@ def has_a_docstring_of_its_own(value):
 
 
 def test_public_names_have_docstrings_of_their_own():
-    assert [name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)] == []
+    none_of([name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)])
 
 
 def examples():
@@ -231,4 +236,4 @@ def test_every_operator_noise_and_verb_has_an_example():
         )
         if verb or (noun and name not in ("jaxinv.operators.Certificate",)):
             missing += {name} - found
-    assert missing == []
+    none_of(missing)
