@@ -27,7 +27,7 @@ def outcome(row, dtype):
     """The batch, its outcome, the outcomes of its problems alone, and what was compiled after the first of these."""
     with precision(dtype):
         batch = stacked(row, jnp.dtype(dtype), LANES)
-        together = batched(row)(batch)
+        together = jax.device_get(batched(row)(batch))
         apart = [alone(row, batch, 0)]
         with compilations() as compiled:
             apart += [alone(row, batch, i) for i in range(1, LANES)]
@@ -129,10 +129,15 @@ def test_a_bad_lane_is_flagged_and_alone(row):
         assert all(np.isnan(leaf[1:3]).all() for leaf in answers(getattr(bad, "mean", bad))[0])
 
 
+def abstract_problem(row):
+    """Shapes and dtypes of a problem in single precision: to make its numbers compiles many small programs."""
+    return jax.eval_shape(lambda: row.problem(0, jnp.float32))
+
+
 @rows(lambda row: row.precision)
 def test_precision_is_explicit(row):
     # The default would be bfloat16 on a TPU and TF32 on a GPU, with a CPU suite that stays green.
-    jaxpr = jax.make_jaxpr(row.solve)(row.problem(0, jnp.float32))
+    jaxpr = jax.make_jaxpr(row.solve)(abstract_problem(row))
     highest = jax.lax.Precision.HIGHEST
     for equation in equations(jaxpr.jaxpr):
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
@@ -151,11 +156,10 @@ def equations(jaxpr):
 @rows(lambda row: row.likelihood)
 def test_parameters_do_not_promote(row):
     # The operator is in float32; everything else comes in float64.
-    double = lambda tree: jax.tree.map(
-        lambda leaf: leaf.astype(jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
-    )
+    wider = lambda leaf: leaf.update(dtype=jnp.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+    double = lambda tree: jax.tree.map(wider, tree)
     with jax.enable_x64(True):
-        problem = row.problem(0, jnp.float32)
+        problem = abstract_problem(row)
         operator = problem["likelihood"].operator
         problem = eqx.tree_at(lambda p: p["likelihood"].operator, double(problem), operator)
         out = jax.eval_shape(row.solve, problem)

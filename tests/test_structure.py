@@ -15,8 +15,6 @@ import jaxinv
 
 ROOT = Path(jaxinv.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
-IDS = [str(path.relative_to(ROOT)) for path in FILES]
-files = pytest.mark.parametrize("path", FILES, ids=IDS)
 
 # Each part imports from those before it only.
 FIRST = [
@@ -43,7 +41,6 @@ ORDER = [
     *["scale", "plotting", "_commands", "cli"],
 ]
 
-# A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 # Of verbs, each of which has an example.
 ROOMS = (
     "operators",
@@ -57,6 +54,7 @@ ROOMS = (
     "dip",
     "scale",
 )
+# A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
@@ -99,22 +97,35 @@ def test_every_part_has_a_place_in_the_order():
     assert {"_keys", "noise", "operators"} <= found  # the walk sees relative imports
 
 
-@files
-def test_imports_go_one_way(path):
+def none_of(wrong):
+    """Fail with all of these, a line for each."""
+    assert not wrong, "\n".join(wrong)
+
+
+def in_files(check):
+    """What `check` finds wrong in the files of the package, each with the name of its file."""
+    return [f"{path.relative_to(ROOT)}: {wrong}" for path in FILES for wrong in check(path)]
+
+
+def wrong_imports(path):
     part = part_of(path)
     if part == "__init__":
         return
-    for other in set(imported_parts(path)) - {part}:
+    for other in sorted(set(imported_parts(path)) - {part}):
         allowed = FIRST if part in ASIDE else ORDER[: ORDER.index(part)]
         # Within the first group only the order of imports at run time matters, which Python itself checks.
         allowed = FIRST if part in FIRST else allowed
         # Only the command line stands above the whole package.
         allowed = [*allowed, "__init__"] if part in ("_commands", "cli") else allowed
-        assert other in allowed, f"{part} imports {other}"
+        if other not in allowed:
+            yield f"imports {other}"
 
 
-@files
-def test_nothing_forbidden(path):
+def test_imports_go_one_way():
+    none_of(in_files(wrong_imports))
+
+
+def forbidden(path):
     tree = tree_of(path)
     dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     for node in ast.walk(tree):
@@ -126,25 +137,30 @@ def test_nothing_forbidden(path):
             caught = "everything" if node.type is None else ast.unparse(node.type)
             if ast.unparse(node.body[-1]) == "raise":
                 continue  # it tidies up and lets the exception pass
-            assert caught not in ("everything", "Exception", "BaseException"), f"line {node.lineno} catches {caught}"
-    forbidden = (
-        r"jax\._src|equinox\.internal|eqx\.internal|pickle|torch\.load|jax\.config\.update|(eqx|equinox)\.error_if"
-    )
-    assert not [name for name in dotted if re.match(rf"({forbidden})(\.|$)", name)]
+            if caught in ("everything", "Exception", "BaseException"):
+                yield f"line {node.lineno} catches {caught}"
+    names = r"jax\._src|equinox\.internal|eqx\.internal|pickle|torch\.load|jax\.config\.update|(eqx|equinox)\.error_if"
+    yield from sorted(name for name in dotted if re.match(rf"({names})(\.|$)", name))
     # Unfinished work has no place in a release.
-    assert not re.search(r"\b(TODO|FIXME|XXX)\b|NotImplementedError\(", path.read_text())
+    yield from re.findall(r"\b(?:TODO|FIXME|XXX)\b|NotImplementedError\(", path.read_text())
 
 
-@files
-def test_no_file_is_long(path):
-    assert len(path.read_text().splitlines()) <= 450
+def test_nothing_forbidden():
+    none_of(in_files(forbidden))
 
 
-@files
-def test_loops_are_in_the_loop_file(path):
-    names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
-    loops = names & {"while_loop", "fori_loop", "scan"}
-    assert bool(loops) == (str(path.relative_to(ROOT)) in LOOPS), f"{path.name} uses {loops}"
+def test_no_file_is_long():
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    none_of([f"{name}: {number} lines" for name, number in lines.items() if number > 450])
+
+
+def test_loops_are_in_the_loop_file():
+    found = set()
+    for path in FILES:
+        names = {node.attr for node in ast.walk(tree_of(path)) if isinstance(node, ast.Attribute)}
+        if names & {"while_loop", "fori_loop", "scan"}:
+            found.add(str(path.relative_to(ROOT)))
+    none_of([f"{name}: a loop, or none of those it is listed for" for name in sorted(found ^ LOOPS.keys())])
 
 
 def public():
@@ -180,17 +196,18 @@ def test_the_walk_finds_the_public_names():
     assert "jaxinv.noise.Array" not in PUBLIC
 
 
-@pytest.mark.parametrize("module", sorted({name.rpartition(".")[0] for name in PUBLIC}))
-def test_modules_have_docstrings(module):
-    assert importlib.import_module(module).__doc__
+def test_modules_have_docstrings():
+    modules = sorted({name.rpartition(".")[0] for name in PUBLIC})
+    none_of([module for module in modules if not importlib.import_module(module).__doc__])
 
 
-@pytest.mark.parametrize("name", sorted(PUBLIC))
-def test_public_names_have_docstrings_of_their_own(name):
-    value = PUBLIC[name]
+def has_a_docstring_of_its_own(value):
     doc = vars(value).get("__doc__") if inspect.isclass(value) else value.__doc__
-    assert doc
-    assert not doc.startswith(f"{value.__name__}(")  # what a dataclass writes by itself
+    return bool(doc) and not doc.startswith(f"{value.__name__}(")  # what a dataclass writes by itself
+
+
+def test_public_names_have_docstrings_of_their_own():
+    none_of([name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)])
 
 
 def examples():
@@ -210,7 +227,7 @@ def test_examples_run(code, tmp_path, monkeypatch):
 
 
 def test_every_operator_noise_and_verb_has_an_example():
-    found = {parameter.id for parameter in examples()}
+    found, missing = {parameter.id for parameter in examples()}, []
     for name, value in PUBLIC.items():
         module = name.split(".")[1]
         verb = inspect.isfunction(value) and module in ROOMS
@@ -218,4 +235,5 @@ def test_every_operator_noise_and_verb_has_an_example():
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")
         )
         if verb or (noun and name not in ("jaxinv.operators.Certificate",)):
-            assert name in found, name
+            missing += {name} - found
+    none_of(missing)

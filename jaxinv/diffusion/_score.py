@@ -83,7 +83,7 @@ def score_from(network: Any, process: Any, parametrisation: Any = None) -> Netwo
         import jax.numpy as jnp
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.UNet((28, 28, 1), rngs=nnx.Rngs(0))
+        network = jaxinv.models.UNet((28, 28, 1), widths=(16, 32), rngs=nnx.Rngs(0))
         score = jaxinv.diffusion.score_from(network, jaxinv.diffusion.VP())
         gradient, image = score(0.5, jnp.ones((28, 28, 1))), score.denoiser(0.5, jnp.ones((28, 28, 1)))
         ```

@@ -41,7 +41,7 @@ class ConvDecoder(nnx.Module):
         import jax
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.ConvDecoder((28, 28, 1), channels=32, rngs=nnx.Rngs(0))
+        network = jaxinv.models.ConvDecoder((28, 28, 1), layers=4, channels=32, rngs=nnx.Rngs(0))
         x = network(jax.random.normal(jax.random.key(0), (1, *network.input_shape)))  # (1, 28, 28, 1)
         ```
     """

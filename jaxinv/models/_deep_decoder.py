@@ -42,7 +42,7 @@ class DeepDecoder(nnx.Module):
         import jax
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.DeepDecoder((28, 28, 1), rngs=nnx.Rngs(0))
+        network = jaxinv.models.DeepDecoder((28, 28, 1), layers=2, rngs=nnx.Rngs(0))
         x = network(jax.random.normal(jax.random.key(0), (1, *network.input_shape)))  # (1, 28, 28, 1)
         ```
     """

@@ -61,7 +61,7 @@ class Flow(nnx.Module):
         import jax.numpy as jnp
         from flax import nnx
         import jaxinv
-        flow = jaxinv.models.Flow((28, 28, 1), rngs=nnx.Rngs(0))
+        flow = jaxinv.models.Flow((28, 28, 1), num_couplings=4, rngs=nnx.Rngs(0))
         z, log_det = flow.forward(jnp.full((5, 28, 28, 1), 0.5))  # (5, 784), (5,)
         x = flow.inverse(z)  # (5, 28, 28, 1)
         ```

@@ -49,7 +49,7 @@ class LearnedGradient(nnx.Module):
         from flax import nnx
         from jaxinv import models, operators
         scanner = operators.ParallelBeam((16, 16, 1), jnp.linspace(0, jnp.pi, 10, endpoint=False))
-        network = models.LearnedGradient(scanner, num_layers=3, rngs=nnx.Rngs(0))
+        network = models.LearnedGradient(scanner, num_layers=2, rngs=nnx.Rngs(0))
         x = network(jax.vmap(scanner)(jnp.ones((5, 16, 16, 1))))  # (5, 16, 16, 1)
         ```
     """

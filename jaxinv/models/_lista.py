@@ -52,7 +52,7 @@ class LISTA(nnx.Module):
         ```python
         import jax, jaxinv
         matrix = jax.random.normal(jax.random.key(0), (30, 60)) / 30**0.5
-        network = jaxinv.models.LISTA(jaxinv.operators.Matrix(matrix, (60,)), 16, tied=True)
+        network = jaxinv.models.LISTA(jaxinv.operators.Matrix(matrix, (60,)), 4, tied=True)
         x = network(jax.numpy.ones((5, 30)))  # (5, 60)
         ```
     """

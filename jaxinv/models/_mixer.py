@@ -42,7 +42,7 @@ class Mixer(nnx.Module):
         import jax.numpy as jnp
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.Mixer((28, 28, 1), rngs=nnx.Rngs(0))
+        network = jaxinv.models.Mixer((28, 28, 1), num_blocks=2, rngs=nnx.Rngs(0))
         noise = network(jnp.ones((5, 28, 28, 1)), jnp.linspace(0.1, 1, 5))  # (5, 28, 28, 1)
         ```
     """

@@ -49,7 +49,7 @@ class SkipUNet(nnx.Module):
         import jax
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.SkipUNet((28, 28, 1), rngs=nnx.Rngs(0))
+        network = jaxinv.models.SkipUNet((28, 28, 1), scales=2, rngs=nnx.Rngs(0))
         x = network(jax.random.normal(jax.random.key(0), (1, 28, 28, 1)))  # (1, 28, 28, 1)
         ```
     """

@@ -45,7 +45,7 @@ class UNet(nnx.Module):
         import jax.numpy as jnp
         from flax import nnx
         import jaxinv
-        network = jaxinv.models.UNet((28, 28, 1), rngs=nnx.Rngs(0))
+        network = jaxinv.models.UNet((28, 28, 1), widths=(16, 32), rngs=nnx.Rngs(0))
         noise = network(jnp.ones((5, 28, 28, 1)), jnp.linspace(0.1, 1, 5))  # (5, 28, 28, 1)
         ```
     """

@@ -126,11 +126,12 @@ def follow(reference, times, z):
     return end(times[-1], x, z[-2:])
 
 
-def drawn(method, std, num_samples):
-    process = diffusion.VP()
+@functools.cache
+def drawn(name):
+    (method, _, std), process = LAWS[name], diffusion.VP()
     likelihood = Likelihood(operators.Matrix(jnp.asarray(MATRIX), (3,)), noise.Gaussian(jnp.asarray(std)))
     solution = diffusion.posterior_sample(
-        process, gaussian().score(process), likelihood, jnp.asarray(Y), key=KEY, method=method, num_samples=num_samples
+        process, gaussian().score(process), likelihood, jnp.asarray(Y), key=KEY, method=method, num_samples=DRAWS
     )
     return solution.check(), np.asarray(method.schedule.times(process, STEPS))
 
@@ -143,9 +144,9 @@ def normal(key, *numbers):
 
 @pytest.mark.parametrize("name", [n if n == "DDRM" else pytest.param(n, marks=slow) for n in LAWS])
 def test_the_steps_are_those_of_the_paper(name):
-    method, reference, std = LAWS[name]
-    solution, times = drawn(method, std, 2)
-    for i, value in enumerate(solution.value):
+    method, reference, _ = LAWS[name]
+    solution, times = drawn(name)
+    for i, value in enumerate(solution.value[:2]):
         # The same noise: that of the start, of each step, in the order in which it is used, and of the end.
         twice = isinstance(method, Replacement)
         steps = [normal(KEY, i, 1, n, *last) for n in range(STEPS) for last in (((0,), (1,)) if twice else ((), ()))]
@@ -160,8 +161,8 @@ def test_the_steps_are_those_of_the_paper(name):
 @slow
 @pytest.mark.parametrize("name", LAWS)
 def test_the_law_of_the_samples_is_that_of_the_paper(name):
-    method, reference, std = LAWS[name]
-    solution, times = drawn(method, std, DRAWS)
+    _, reference, _ = LAWS[name]
+    solution, times = drawn(name)
     draws = np.asarray(solution.value)
     # An affine path makes a Gaussian of its noise: its offset, and what it makes of each unit vector.
     count = 1 + 2 * len(times)
@@ -267,9 +268,13 @@ def test_what_befalls_a_score_a_noise_level_or_an_operator(name):
     assert np.all(np.isfinite(masks.value))
 
 
+# Every method, and every process, in pairs.
+PAIRS = list(zip(METHODS, PROCESSES, strict=True))
+PAIRS += [("DDRM", process) for process in PROCESSES if ("DDRM", process) not in PAIRS]
+
+
 @slow
-@pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "process"), PAIRS)
 def test_every_process_and_jit(name, process):
     process = PROCESSES[process].make()
     operator = OPERATORS["Fourier"]()

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from noising import PROCESSES, gaussian
-from posteriors import MATRIX, METHODS, STDS, Y, conditional, exact, law, linear_gaussian, mixture, problem, solve
+from posteriors import MATRIX, METHODS, STDS, Y, conditional, exact, law, linear_gaussian, mixture, none, problem, solve
 from test_promises import assert_same, compilations, equations
 from test_samplers import assert_law
 from verbs import codes
@@ -91,8 +91,18 @@ def test_law_of_the_samples(name, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["SubVP", "VE", "FlowMatching"])
-@names(lambda row: referenced(row) and not row.particles)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("MomentMatching", "SubVP"),
+        ("MomentMatching", "VE"),
+        ("MomentMatching", "FlowMatching"),
+        ("TMPD", "SubVP"),
+        ("TMPD", "VE"),
+        ("TMPD-0.5", "FlowMatching"),
+        ("PiGDM", "VE"),
+    ],
+)
 def test_law_of_the_samples_of_other_processes(name, kind, key):
     row, process = METHODS[name], PROCESSES[kind]
     times = np.linspace(*process.interval[::-1], STEPS + 1)
@@ -139,18 +149,18 @@ def clouds(method, key, particles):
     return jax.jit(jax.vmap(one))(jax.random.split(key, CLOUDS)).check()
 
 
-def assert_mean(values, expected, errors=4.0, bias=0.0):
+def assert_mean(values, expected, errors=4.0):
     """The mean over clouds, which are independent; their members are not."""
     error = values.std(0, ddof=1) / np.sqrt(len(values))
-    assert np.all(abs(values.mean(0) - expected) < errors * error + bias), (values.mean(0) - expected) / error
+    assert np.all(abs(values.mean(0) - expected) < errors * error), (values.mean(0) - expected) / error
 
 
-def assert_clouds(solution, mean, covariance, log_evidence, bias=0.0):
+def assert_clouds(solution, mean, covariance, log_evidence):
     values = np.asarray(solution.value)
-    assert_mean(values.mean(1), mean, bias=bias)
-    assert_mean(np.array([np.cov(cloud.T) for cloud in values]), covariance, bias=bias)
+    assert_mean(values.mean(1), mean)
+    assert_mean(np.array([np.cov(cloud.T) for cloud in values]), covariance)
     # The estimate of the evidence itself has no bias, its logarithm has.
-    assert_mean(np.exp(np.asarray(solution.stats["log_evidence"]) - log_evidence), 1.0, 3.0, bias)
+    assert_mean(np.exp(np.asarray(solution.stats["log_evidence"]) - log_evidence), 1.0, 3.0)
 
 
 @names(lambda row: referenced(row) and row.particles and not row.exact)
@@ -163,11 +173,13 @@ def test_law_of_a_cloud(name, key):
     assert np.max(abs(expected[1] - exact()[1])) > 0.01
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["TDS-TMPD", "TDS-PiGDM"])
-def test_a_cloud_of_many_steps_is_of_the_posterior(name, key):
-    # The length of the steps is worth .08 of the evidence with 32 of them, and .01 with 400.
-    assert_clouds(clouds(METHODS[name].make(400, 512), key, 512), *exact(), bias=0.015)
+@pytest.mark.parametrize("name", ["TDS-TMPD", "TDS-PiGDM", "TDS-DPS"])
+def test_a_cloud_of_many_steps_is_of_the_posterior(name):
+    # Of the references, which `test_law_of_a_cloud` holds the clouds to. The length of the steps is worth .08 of the
+    # evidence with 32 of them.
+    row = METHODS[name]
+    for got, known in zip(law(row, VP, row.times(400)), exact(), strict=True):
+        np.testing.assert_allclose(got, known, atol=0.01)
 
 
 def test_no_weight_is_lost_where_every_step_is_exact(key):
@@ -202,12 +214,11 @@ def test_evidence_of_a_mixture(name, key):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["TDS-MomentMatching", "TDS-TMPD"])
-def test_error_of_the_evidence_falls_with_the_root_of_the_particles(name, key):
-    spreads = [np.std(evidences(METHODS[name].make(32, n), jax.random.split(key, 64))) for n in (64, 256, 1024)]
-    rate = np.log(spreads[0] / spreads[2]) / np.log(16)
+def test_error_of_the_evidence_falls_with_the_root_of_the_particles(key):
+    few, many = (np.std(evidences(METHODS["TDS-TMPD"].make(32, n), jax.random.split(key, 64))) for n in (64, 1024))
+    rate = np.log(few / many) / np.log(16)
     # Of 64 estimates each: a tenth, in the logarithm of a spread.
-    assert abs(rate - 0.5) < 0.15, spreads
+    assert abs(rate - 0.5) < 0.15, (few, many)
 
 
 @pytest.mark.slow
@@ -241,7 +252,7 @@ def outcome(name, dtype):
     with jax.enable_x64(dtype == "float64"):
         problems = [problem(row, i, jnp.dtype(dtype)) for i in range(4)]
         batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
-        together = batched(name)(batch)
+        together = jax.device_get(batched(name)(batch))
         apart = [solve(row)(problems[0])]
         with compilations() as compiled:
             apart += [solve(row)(p) for p in problems[1:]]
@@ -329,8 +340,8 @@ def test_a_failed_sample_is_its_last_finite_state(name):
     np.testing.assert_allclose(back.value, kept.value, rtol=1e-10)
 
 
-def nan_beyond(score, t, x):
-    return jnp.where((t < 0.6) & (x[0, 0, 0] > 0.5), jnp.nan, score(t, x))
+def nan_beyond(score, below, t, x):
+    return jnp.where((t < below) & (x[0, 0, 0] > 0.5), jnp.nan, score(t, x))
 
 
 @pytest.mark.slow
@@ -338,8 +349,9 @@ def nan_beyond(score, t, x):
 def test_samples_fail_one_by_one(name):
     row = METHODS[name]
     p = problem(row, 0, jnp.dtype("float64"))
-    clean = solve(row, num_samples=32)(p)
-    bad = solve(row, num_samples=32)(p | {"score": jax.tree_util.Partial(nan_beyond, p["score"].args[0])})
+    beyond = lambda below: jax.tree_util.Partial(nan_beyond, p["score"].args[0], jnp.asarray(below))
+    # One compiled program for both.
+    clean, bad = (solve(row, num_samples=32)(p | {"score": beyond(below)}) for below in (-1.0, 0.6))
     results = codes(bad.aux["results"])
     assert set(results) == {"successful", "nonfinite"}
     assert codes(bad.result) == "nonfinite"
@@ -352,7 +364,7 @@ def test_samples_fail_one_by_one(name):
 def test_precision_is_explicit(name):
     highest = jax.lax.Precision.HIGHEST
     with jax.enable_x64(False):
-        jaxpr = jax.make_jaxpr(solve(METHODS[name]))(problem(METHODS[name], 0, jnp.float32))
+        jaxpr = jax.make_jaxpr(solve(METHODS[name]))(jax.eval_shape(lambda: problem(METHODS[name], 0, jnp.float32)))
     for equation in equations(jaxpr.jaxpr):
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             assert equation.params["precision"] in (highest, (highest, highest)), equation
@@ -361,7 +373,7 @@ def test_precision_is_explicit(name):
 @promised(fast=("DPS",))
 def test_single_precision_stays_single(name):
     # The image is in single precision, all else in double.
-    p = problem(METHODS[name], 0, jnp.float64) | {
+    p = jax.eval_shape(lambda: problem(METHODS[name], 0, jnp.float64)) | {
         "likelihood": Likelihood(METHODS[name].operator(0, jnp.float32), noise.Gaussian(jnp.asarray(0.5)))
     }
     out = jax.eval_shape(solve(METHODS[name]), p)
@@ -423,31 +435,44 @@ def test_moments_against_linear_algebra(key):
     process, t, x = diffusion.VP(), 0.3, np.array([0.5, -1.0, 2.0])
     model = Model(process, gaussian().score(process))
     image, covariance, rows, residual = dense_moments(t, x)
-    at = moments(model, jnp.asarray(t), jnp.asarray(x))
-    np.testing.assert_allclose(at.image, image, rtol=1e-10)
-    np.testing.assert_allclose(jax.vmap(at.covariance_product)(jnp.eye(3)), covariance, atol=1e-12)
-    z = jax.random.normal(key, (3,))
-    values, vectors = np.linalg.eigh(covariance)
-    np.testing.assert_allclose(root_product(at, z, 3)[0], vectors @ (np.sqrt(values) * (vectors.T @ z)), rtol=1e-8)
-    gram = rows @ covariance @ rows.T + np.eye(2)
     linear, _ = enter_linear(model, *linear_gaussian(), "this")
-    np.testing.assert_allclose(linear.residual(at.image), residual, rtol=1e-10)
-    shift, steps = gain_product(linear, at, linear.residual(at.image), 1e-12, 10)
-    np.testing.assert_allclose(shift, covariance @ rows.T @ np.linalg.solve(gram, residual), rtol=1e-10)
-    assert steps == 2
-    # Where the derivative of a network is negative nothing is told: here nowhere else.
-    negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
-    shift, _ = gain_product(linear, negative, linear.residual(at.image), 1e-12, 10)
-    np.testing.assert_array_equal(shift, np.zeros(3))
     dense, _ = enter_dense(model, *linear_gaussian(), "this")
-    seen = measure(dense, at)
+
+    @jax.jit
+    def everything(t, x, z):
+        at = moments(model, t, x)
+        residual = linear.residual(at.image)
+        # Where the derivative of a network is negative nothing is told: here nowhere else.
+        negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
+        seen = measure(dense, at)
+        return {
+            "image": at.image,
+            "covariance": jax.vmap(at.covariance_product)(jnp.eye(3)),
+            "root": root_product(at, z, 3)[0],
+            "residual": residual,
+            "shift and steps": gain_product(linear, at, residual, 1e-12, 10),
+            "negative": gain_product(linear, negative, residual, 1e-12, 10)[0],
+            "log density": seen.log_density() - dense.constant,
+            "dense shift": seen.gain_product(seen.residual),
+        }
+
+    z = jax.random.normal(key, (3,))
+    found = everything(jnp.asarray(t), jnp.asarray(x), z)
+    np.testing.assert_allclose(found["image"], image, rtol=1e-10)
+    np.testing.assert_allclose(found["covariance"], covariance, atol=1e-12)
+    values, vectors = np.linalg.eigh(covariance)
+    np.testing.assert_allclose(found["root"], vectors @ (np.sqrt(values) * (vectors.T @ z)), rtol=1e-8)
+    gram = rows @ covariance @ rows.T + np.eye(2)
+    np.testing.assert_allclose(found["residual"], residual, rtol=1e-10)
+    expected = covariance @ rows.T @ np.linalg.solve(gram, residual)
+    shift, steps = found["shift and steps"]
+    np.testing.assert_allclose(shift, expected, rtol=1e-10)
+    assert steps == 2
+    np.testing.assert_array_equal(found["negative"], np.zeros(3))
     normal = -0.5 * (residual @ np.linalg.solve(gram, residual) + np.linalg.slogdet(2 * np.pi * gram)[1])
     # The density of the data, not of the whitened data.
-    got = seen.log_density() - dense.constant
-    np.testing.assert_allclose(got, normal - np.sum(np.log(STDS)), rtol=1e-10)
-    np.testing.assert_allclose(
-        seen.gain_product(seen.residual), covariance @ rows.T @ np.linalg.solve(gram, residual), rtol=1e-10
-    )
+    np.testing.assert_allclose(found["log density"], normal - np.sum(np.log(STDS)), rtol=1e-10)
+    np.testing.assert_allclose(found["dense shift"], expected, rtol=1e-10)
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -488,14 +513,25 @@ def stacked_problem():
 
 
 EQUIVALENT = {"complex": complex_problem, "stack": stacked_problem}
-# What has no noise of the shape of the data draws the same numbers.
-PATHWISE = ("TMPD", "PiGDM", "DPS", "TDS-MomentMatching", "TDS-TMPD", "TDS-PiGDM", "TDS-DPS")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", EQUIVALENT)
-@pytest.mark.parametrize("name", PATHWISE)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("TMPD", "complex"),
+        ("TMPD", "stack"),
+        ("PiGDM", "complex"),
+        ("DPS", "stack"),
+        ("TDS-MomentMatching", "complex"),
+        ("TDS-MomentMatching", "stack"),
+        ("TDS-TMPD", "complex"),
+        ("TDS-PiGDM", "stack"),
+        ("TDS-DPS", "complex"),
+    ],
+)
 def test_other_measurements_are_those_of_a_real_matrix(name, kind):
+    # Of what has no noise of the shape of the data, and so draws the same numbers.
     row, (operator, std, levels) = METHODS[name], EQUIVALENT[kind]()
     p = problem(row, 0, jnp.float64)
     likelihood = Likelihood(operator, noise.Gaussian(std))
@@ -529,7 +565,7 @@ def test_law_of_other_measurements(kind, key):
 
 
 @pytest.mark.slow
-@names(lambda row: row.step is not None)
+@names(lambda row: row.step is not None and (not row.twin or row.within is none))
 def test_photons_are_taken_by_their_approximation(name):
     row = METHODS[name]
     p = problem(row, 0, jnp.float64)
@@ -687,11 +723,17 @@ def test_weights_that_are_tempered_away_leave_the_guidance(key):
 
 def test_tempered_weights(key):
     log_weights = 50 * jax.random.normal(key, (256,))
+
+    @jax.jit
+    def temper(least):
+        some = tempered(log_weights, least)
+        return some, effective(some), effective(2 * some)
+
     for least in (2.0, 25.0, 250.0):
         # The largest power of two that leaves so many.
-        some = tempered(log_weights, jnp.asarray(least))
-        assert effective(some) >= least > effective(2 * some)
-    np.testing.assert_array_equal(tempered(log_weights, jnp.asarray(0.0)), log_weights)
+        _, left, less = temper(jnp.asarray(least))
+        assert left >= least > less
+    np.testing.assert_array_equal(temper(jnp.asarray(0.0))[0], log_weights)
 
 
 @pytest.mark.slow
@@ -710,16 +752,21 @@ def test_a_solve_stops_where_conjugate_gradients_do(rtol):
     prior = oracles.Gaussian(jnp.zeros(12), jnp.asarray(root @ root.T))
     likelihood = Likelihood(operators.Matrix(jnp.asarray(matrix), (12,)), noise.Gaussian(0.5))
     linear, _ = enter_linear(Model(process, prior.score(process)), likelihood, jnp.asarray(y), "this")
-    at = moments(linear.model, jnp.asarray(t), jnp.asarray(x))
-    covariance, rows = np.asarray(jax.vmap(at.covariance_product)(jnp.eye(12))), matrix / 0.5
-    right = (y - matrix @ np.asarray(at.image)) / 0.5
+
+    @jax.jit
+    def solved(t, x):
+        at = moments(linear.model, t, x)
+        products = jax.vmap(at.covariance_product)(jnp.eye(12))
+        return at.image, products, gain_product(linear, at, linear.residual(at.image), rtol, 20)
+
+    image, covariance, (shift, steps) = jax.device_get(solved(jnp.asarray(t), jnp.asarray(x)))
+    rows, right = matrix / 0.5, (y - matrix @ image) / 0.5
     system, z, r = rows @ covariance @ rows.T + np.eye(8), np.zeros(8), right
     p, count = r, 0
     while np.linalg.norm(r) > rtol * np.linalg.norm(right):
         step = (r @ r) / (p @ system @ p)
         z, r, before, count = z + step * p, r - step * system @ p, r @ r, count + 1
         p = r + (r @ r) / before * p
-    shift, steps = gain_product(linear, at, linear.residual(at.image), rtol, 20)
     assert steps == count
     # Conjugate gradients lose digits that the Lanczos process, orthogonalised again, keeps.
     np.testing.assert_allclose(shift, covariance @ rows.T @ z, rtol=1e-6, atol=1e-8)
@@ -734,7 +781,7 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     linear, _ = enter_linear(model, Likelihood(operators.Identity((2,)), noise.Gaussian(1.0)), jnp.zeros(2), "this")
     values, vectors = np.linalg.eigh(matrix)
     inverse = np.where(values > -0.5, 1 / (1 + np.maximum(values, 0)), 0)
-    shift, steps = gain_product(linear, at, jnp.array([1.0, 0.0]), 1e-6, 5)
+    shift, steps = jax.jit(lambda at, residual: gain_product(linear, at, residual, 1e-6, 5))(at, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(shift, matrix @ (vectors @ (inverse * vectors[0])), rtol=1e-10)
     assert steps == 2
 

@@ -56,12 +56,12 @@ def posterior_sample(
         import jax, jax.numpy as jnp, jaxinv
         from jaxinv import diffusion, oracles
         process = diffusion.VP()
-        prior = oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
-        likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((8, 8, 1), 2), jaxinv.noise.Gaussian(0.1))
+        prior = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16))
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((4, 4, 1), 2), jaxinv.noise.Gaussian(0.1))
         solution = diffusion.posterior_sample(
-            process, prior.score(process), likelihood, jnp.zeros((4, 4, 1)), key=jax.random.key(0), num_samples=4
+            process, prior.score(process), likelihood, jnp.zeros((2, 2, 1)), key=jax.random.key(0), num_samples=4
         )
-        images = solution.check().value  # (4, 8, 8, 1)
+        images = solution.check().value  # (4, 4, 4, 1)
         ```
     """
     check_key(key)
