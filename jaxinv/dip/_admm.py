@@ -12,7 +12,7 @@ from .._types import Key
 from ..generative._proximal_map import AbstractProximalMap, proximal_map
 from ..likelihood import prepare_parameter
 from ..operators._base import as_parameter
-from ._method import AbstractOfWeights, Evaluation, Input, Problem
+from ._method import AbstractOfWeights, Evaluation, Problem
 
 
 class ADMM(AbstractOfWeights):
@@ -60,10 +60,11 @@ class ADMM(AbstractOfWeights):
         return nothing, nothing, self.proximal.memory(nothing), jnp.zeros_like(self.penalty)
 
     def loss(
-        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], given: Input, *, key: Key
+        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
+        del key
         copy, dual, _, penalty = memory
-        image = problem.image(variables, given.draw(key=key))
+        image = problem.image(variables, z)
         fit = problem.fit(image)
         coupling = 0.5 * penalty * jnp.sum(jnp.abs(image - copy + dual) ** 2)
         return fit + coupling, Evaluation(image, fit + problem.penalty(image))

@@ -54,12 +54,13 @@ class Input(eqx.Module):
     z0: Array
     jitter: Array
 
-    def draw(self, *, key: Key) -> Array:
-        """The input of one step."""
+    def draw(self, still: Array, *, key: Key) -> Array:
+        """The input of one step; where it is `still`, without noise."""
         shape, dtype = self.z0.shape, self.z0.dtype
         # A draw of the size of an image costs as much as a layer of a thin network.
         added = lambda: self.z0 + self.jitter * jax.random.normal(key, shape, dtype)
-        return jax.lax.cond(self.jitter > 0, added, lambda: self.z0 + self.jitter)
+        noisy = jax.lax.cond(self.jitter > 0, added, lambda: self.z0 + self.jitter)
+        return jnp.where(still, self.z0, noisy)
 
 
 class Evaluation(NamedTuple):
@@ -101,17 +102,16 @@ class AbstractMethod(eqx.Module):
 
     @abc.abstractmethod
     def loss(
-        self, problem: Problem, variables: PyTree[Array], memory: PyTree[Array], given: Input, *, key: Key
+        self, problem: Problem, variables: PyTree[Array], memory: PyTree[Array], z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
-        """What is descended on, and what was found on the way."""
+        """What is descended on, and what was found on the way, with `z` for the input of the network.
+
+        The only place where a run evaluates the network: after the last step it is called once more, for its image.
+        """
 
     @abc.abstractmethod
     def update(self, problem: Problem, memory: PyTree[Array], image: Array, index: Array) -> PyTree[Array]:
         """The memory after step number `index`, at which the network made `image`."""
-
-    @abc.abstractmethod
-    def image(self, problem: Problem, variables: PyTree[Array], given: Input, *, key: Key) -> Array:
-        """The image at the end, without jitter."""
 
 
 class AbstractOfWeights(AbstractMethod):
@@ -127,7 +127,3 @@ class AbstractOfWeights(AbstractMethod):
     def input(self, variables: dict[str, Array], z0: Array) -> Array:
         del variables
         return z0
-
-    def image(self, problem: Problem, variables: dict[str, Array], given: Input, *, key: Key) -> Array:
-        del key
-        return problem.image(variables, given.z0)

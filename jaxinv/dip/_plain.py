@@ -5,7 +5,7 @@ from typing import Any
 from jaxtyping import Array, PyTree
 
 from .._types import Key
-from ._method import AbstractOfWeights, Evaluation, Input, Problem
+from ._method import AbstractOfWeights, Evaluation, Problem
 
 
 class Plain(AbstractOfWeights):
@@ -26,10 +26,10 @@ class Plain(AbstractOfWeights):
         del problem
 
     def loss(
-        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], given: Input, *, key: Key
+        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
-        del memory
-        image = problem.image(variables, given.draw(key=key))
+        del memory, key
+        image = problem.image(variables, z)
         objective = problem.fit(image) + problem.penalty(image)
         return objective, Evaluation(image, objective)
 

@@ -129,7 +129,5 @@ def reconstruct(
         reference=reference,
         stride=stride,
     )
-    state, num_done, code = advance(
-        run, begin(run), 0, max_steps=run.num_steps, differentiate=differentiate, progress=progress
-    )
-    return finish(run, state, num_done, code)
+    state = advance(run, begin(run), 0, max_steps=run.num_steps, differentiate=differentiate, progress=progress)
+    return finish(run, state)

@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from .. import io
 from .._checks import check_count
-from .._solution import RESULTS, Solution
+from .._solution import Solution
 from .._types import Key, State
 from .._verb import verb
 from ..likelihood import Likelihood
@@ -82,28 +81,27 @@ def resume(
     }
     file = RunFile(checkpoint, settings, "dip.resume")
     run = _begin(likelihood, network, y, key=key, num_steps=num_steps, **options)
-    # What stops a run is another code.
-    code = RESULTS.where(run.result == RESULTS.successful, RESULTS.max_steps_reached, run.result)
-    state, done, code = start = begin(run), jnp.int32(0), code
+    state = begin(run)
     if file.read_progress() is not None:
-        state, done, code = io.load(file.path, start)
+        state = io.load(file.path, state)
     meter: Any = None if progress is None else progress.init()
-    going = lambda: bool(code == RESULTS.max_steps_reached) and int(done) < num_steps
+    # A problem that cannot be solved has ended before its first step, and has still to be looked at.
+    over = int(state.num_done) > 0 and bool(state.ended)
     try:
-        while going():
-            state, steps, code = _advance(run, state, done, chunk_size)
-            done = done + steps
+        while not over:
+            state = _advance(run, state, chunk_size)
             # Waits for the steps, which are not to count as writing.
-            if not going() or file.due():
-                _write(file, (state, done, code))
+            over = bool(state.ended)
+            if over or file.due():
+                _write(file, state)
             if progress is not None:
-                meter = progress.step(meter, done / num_steps)
+                meter = progress.step(meter, state.num_done / num_steps)
             if report is not None:
                 report({name: float(line[-1]) for name, line in run.watcher.summarise(state.watch).items()})
     finally:
         if progress is not None:
             progress.close(meter)
-    return _finish(run, state, done, code)
+    return _finish(run, state)
 
 
 def _write(file: RunFile, contents: Any) -> None:
@@ -120,8 +118,8 @@ def _begin(likelihood: Likelihood, network: Any, y: State, **options: Any) -> Ru
 
 
 @eqx.filter_jit
-def _advance(run: Run, state: RunState, done: Array, chunk_size: int) -> tuple[RunState, Array, Any]:
-    return advance(run, state, done, max_steps=chunk_size)
+def _advance(run: Run, state: RunState, chunk_size: int) -> RunState:
+    return advance(run, state, state.num_done, max_steps=chunk_size)
 
 
 _finish = eqx.filter_jit(finish)

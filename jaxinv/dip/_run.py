@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 from .._loop import all_finite, iterate
 from .._solution import RESULTS, Solution
 from .._types import Key
-from ._method import AbstractMethod, Evaluation, Input, Problem
+from ._method import AbstractMethod, Input, Problem
 from ._network import Prior
 from ._watch import Watch, Watcher
 
@@ -40,19 +40,39 @@ class Run(eqx.Module):
 
 
 class State(NamedTuple):
-    """Everything that does."""
+    """Everything that does.
+
+    - `ended`: whether the steps are over, and the variables stay as they are.
+    - `code`: how they ended; `max_steps_reached` until something else is known.
+    - `num_done`: how many they were.
+    - `last`: the image of the variables, from when the steps are over.
+    """
 
     variables: PyTree[Array]
     optimiser: PyTree
     memory: PyTree[Array]
     watch: Watch
+    ended: Array
+    code: Any
+    num_done: Array
+    last: Array
 
 
 def begin(run: Run) -> State:
-    """The state before the first step."""
+    """The state before the first step. A problem that cannot be solved has ended."""
     variables = run.method.variables(run.prior.weights, run.given.z0)
-    watch = run.watcher.start(run.problem.likelihood.operator.domain, run.num_steps)
-    return State(variables, run.make_optimiser().init(variables), run.method.memory(run.problem), watch)
+    domain = run.problem.likelihood.operator.domain
+    solvable = run.result == RESULTS.successful
+    return State(
+        variables=variables,
+        optimiser=run.make_optimiser().init(variables),
+        memory=run.method.memory(run.problem),
+        watch=run.watcher.start(domain, run.num_steps),
+        ended=~solvable,
+        code=RESULTS.where(solvable, RESULTS.max_steps_reached, run.result),
+        num_done=jnp.int32(0),
+        last=jnp.zeros(domain.shape, domain.dtype),
+    )
 
 
 def advance(
@@ -63,63 +83,70 @@ def advance(
     max_steps: int,
     differentiate: Any = None,
     progress: diffrax.AbstractProgressMeter | None = None,
-) -> tuple[State, Array, Any]:
+) -> State:
     """At most `max_steps` steps after the first `num_done`, and none beyond the run's own number.
 
-    **Returns:** the state, the number of steps taken now, and the code: `max_steps_reached` where nothing stopped it.
+    When the steps are over the loop goes round once more, with variables that stay as they are: so the image after the
+    last step is made where all images are made, and the network stands once in the program.
     """
 
     def step(index: Array, state: State, run: Run) -> tuple[State, Array, Any]:
-        index = index + num_done
-        state, stop, diverged = _step(index, state, run)
-        ended = index + 1 >= run.num_steps
-        code = RESULTS.where(stop, RESULTS.successful, RESULTS.max_steps_reached)
-        return state, stop | diverged | ended, RESULTS.where(diverged, RESULTS.diverged, code)
+        moved = _step(index + num_done, state, run)
+        # A run that has more steps to take goes on with the next call.
+        return moved, state.ended | (~moved.ended & (index + 1 >= max_steps)), RESULTS.successful
 
-    return iterate(
-        step, state, run, result=run.result, max_steps=max_steps, differentiate=differentiate, progress=progress
-    )
+    state, _, _ = iterate(step, state, run, max_steps=max_steps + 1, differentiate=differentiate, progress=progress)
+    return state
 
 
-def _step(index: Array, state: State, run: Run) -> tuple[State, Array, Array]:
+def _step(index: Array, state: State, run: Run) -> State:
+    """One step, or, where the steps are over, a look at the image of the last variables."""
     key = jax.random.fold_in(run.key, index)
-    loss = lambda v: run.method.loss(run.problem, v, state.memory, run.given, key=key)
+    z = run.given.draw(state.ended, key=key)
+    loss = lambda v: run.method.loss(run.problem, v, state.memory, z, key=key)
     (value, found), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
     # The gradient of a real function of complex weights points downhill as its conjugate.
     gradient = jax.tree.map(jnp.conj, gradient)
     # Optimisers that search along a line want the value and the function too.
-    updates, memory = optax.with_extra_args_support(run.make_optimiser()).update(
+    updates, optimiser = optax.with_extra_args_support(run.make_optimiser()).update(
         gradient, state.optimiser, state.variables, value=value, grad=gradient, value_fn=lambda v: loss(v)[0]
     )
     variables: Any = optax.apply_updates(state.variables, updates)
+    moved = (variables, optimiser, run.method.update(run.problem, state.memory, found.image, index))
     watch, stop, diverged = run.watcher.observe(state.watch, found, index)
-    moved = State(variables, memory, run.method.update(run.problem, state.memory, found.image, index), watch)
-    return moved, stop, diverged
 
-
-def finish(run: Run, state: State, num_done: Array, code: Any) -> Solution:
-    """The solution at the end of a run."""
-    problem, watcher = run.problem, run.watcher
     # The image after the last step is still to be seen, by a run that nothing has stopped.
-    key = jax.random.fold_in(run.key, num_done)
-    last = run.method.image(problem, state.variables, run.given, key=key)
-    objective = problem.fit(last) + problem.penalty(last)
-    seen, stop, diverged = watcher.observe(state.watch, Evaluation(last, objective), num_done)
-    ran = code == RESULTS.max_steps_reached
-    keep = ran & all_finite((last, seen))
-    watch = jax.tree.map(lambda new, old: jnp.where(keep, new, old), seen, state.watch)
-    code = RESULTS.where(keep & (stop | watcher.rule.settles), RESULTS.successful, code)
-    code = RESULTS.where(keep & diverged, RESULTS.diverged, code)
-    code = RESULTS.where(ran & ~keep, RESULTS.nonfinite, code)
+    seen = state.code == RESULTS.max_steps_reached
+    finite = all_finite((found.image, watch)) & (state.ended | all_finite(moved))
+    select = lambda which, new, old: jax.tree.map(lambda n, o: jnp.where(which, n, o), new, old)
+    variables, optimiser, memory = select(~state.ended & finite, moved, state[:3])
+    code = RESULTS.where(stop | (state.ended & run.watcher.rule.settles), RESULTS.successful, RESULTS.max_steps_reached)
+    code = RESULTS.where(diverged, RESULTS.diverged, code)
+    code = RESULTS.where(finite, code, RESULTS.nonfinite)
+    return State(
+        variables=variables,
+        optimiser=optimiser,
+        memory=memory,
+        watch=select(seen & finite, watch, state.watch),
+        ended=state.ended | stop | diverged | ~finite | (index + 1 >= run.num_steps),
+        code=RESULTS.where(seen, code, state.code),
+        num_done=state.num_done + ~state.ended,
+        last=jnp.where(state.ended & jnp.isfinite(found.image), found.image, jnp.zeros_like(found.image)),
+    )
 
+
+def finish(run: Run, state: State) -> Solution:
+    """The solution at the end of a run."""
+    problem, watch, code = run.problem, state.watch, state.code
     failed = (code == RESULTS.nonfinite) | (code == RESULTS.diverged)
     kept = jax.tree.map(lambda low, best: jnp.where(failed, low, best), watch.lowest, watch.best)
     value = jnp.where(run.result == RESULTS.successful, kept.image, jnp.zeros_like(kept.image))
     objective = problem.fit(value) + problem.penalty(value)
-    stats = {"num_steps": num_done, "objective": objective, "step": kept.step, "history": watcher.summarise(watch)}
+    history = run.watcher.summarise(watch)
+    stats = {"num_steps": state.num_done, "objective": objective, "step": kept.step, "history": history}
     aux = {
         "network": run.prior.merge(run.method.weights(state.variables)),
         "input": run.method.input(state.variables, run.given.z0),
-        "last": jnp.where(jnp.isfinite(last), last, jnp.zeros_like(last)),
+        "last": state.last,
     }
     return Solution(value, code, stats, aux)

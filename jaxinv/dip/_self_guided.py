@@ -11,7 +11,7 @@ from .._checks import check_count
 from .._types import Key
 from ..likelihood import prepare_parameter
 from ..operators._base import as_parameter
-from ._method import AbstractMethod, Evaluation, Input, Problem
+from ._method import AbstractMethod, Evaluation, Problem
 
 
 class SelfGuided(AbstractMethod):
@@ -65,10 +65,11 @@ class SelfGuided(AbstractMethod):
         del problem
 
     def loss(
-        self, problem: Problem, variables: dict[str, Any], memory: PyTree[Array], given: Input, *, key: Key
+        self, problem: Problem, variables: dict[str, Any], memory: PyTree[Array], z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
-        del memory
-        image = self.image(problem, variables, given, key=key)
+        # The input is a variable, and its noise is of the method.
+        del memory, z
+        image = self._image(problem, variables, key=key)
         fit, penalty = problem.fit(image), problem.penalty(image)
         distance = 0.5 * self.weight * jnp.sum(jnp.abs(image - variables["input"]) ** 2)
         return fit + distance + penalty, Evaluation(image, fit + penalty)
@@ -76,8 +77,7 @@ class SelfGuided(AbstractMethod):
     def update(self, problem: Problem, memory: PyTree[Array], image: Array, index: Array) -> None:
         del problem, memory, image, index
 
-    def image(self, problem: Problem, variables: dict[str, Any], given: Input, *, key: Key) -> Array:
-        del given
+    def _image(self, problem: Problem, variables: dict[str, Any], *, key: Key) -> Array:
         z = variables["input"]
         size = self.level * jax.lax.stop_gradient(jnp.max(jnp.abs(z)))
         noise = jax.random.normal(key, (self.num_samples, *z.shape), z.dtype)
