@@ -42,9 +42,8 @@ def conjugate_gradients(
         `breakdown`.
     - `result`, `differentiate`, `exhausted`: as of `iterate`.
     """
-    size = root(dot(b, b))
+    state, size = begin(b)
     tolerance = jnp.asarray(atol, size.dtype) + jnp.asarray(rtol, size.dtype) * size
-    state = (jax.tree.map(jnp.zeros_like, b), b, b, size**2)
     step = lambda index, state, args: _step(product, state, *args)
     (x, _, _, square), num_steps, result = iterate(
         step,
@@ -58,9 +57,19 @@ def conjugate_gradients(
     return Solved(x, square, num_steps, result)
 
 
+def begin(b: PyTree[Array]) -> tuple[PyTree[Array], Array]:
+    """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
+    size = root(dot(b, b))
+    return (jax.tree.map(jnp.zeros_like, b), b, b, size**2), size
+
+
 def _step(product: Callable, state: PyTree, args: PyTree, tolerance: Array) -> tuple[PyTree, Array, Any]:
+    return advance(state, product(state[2], args), tolerance)
+
+
+def advance(state: PyTree[Array], image: PyTree[Array], tolerance: Array) -> tuple[PyTree[Array], Array, Any]:
+    """The next state, given the product of the matrix and the direction; whether it is the last; and the code."""
     x, residual, direction, square = state
-    image = product(direction, args)
     curvature = dot(direction, image)
     length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
     x = jax.tree.map(lambda x, d: x + length * d, x, direction)
