@@ -40,7 +40,8 @@ class Guarded(diffrax.AbstractWrappedSolver):
     - `stop`: the time at which the process ends, as the solver counts it.
     - `direction`: 1, or -1 where the solver counts minus the time of the vector field.
     - `image`: the image of the end, from it and the velocity there, where the last stage of a step evaluates that.
-    - `beyond`: whether the step beyond `stop` is one that denoises.
+    - `before`: where steps beyond `stop` denoise, a time before that. They are told that they go from there to `stop`,
+        times which the process and its noise have. A lane of a batch that has ended repeats such a step.
     """
 
     solver: diffrax.AbstractSolver
@@ -50,7 +51,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
     stop: Array | None = None
     direction: Array | None = None
     image: Callable | None = eqx.field(default=None, static=True)
-    beyond: bool = eqx.field(default=False, static=True)
+    before: Array | None = None
 
     @property
     def term_structure(self) -> Any:
@@ -84,12 +85,10 @@ class Guarded(diffrax.AbstractWrappedSolver):
         if getattr(solver, "scan_kind", "none of its own") is None:
             solver = eqx.tree_at(lambda s: s.scan_kind, solver, self.scan_kind, is_leaf=lambda leaf: leaf is None)
         last = jnp.zeros((), bool)
-        if self.beyond:
-            own, _ = args
-            last, length = t0 >= self.stop, t1 - t0
-            # Of a time that the process and its noise have.
-            t0, t1 = jnp.where(last, t0 - length, t0), jnp.where(last, t0, t1)
-            args = (own, Last(last, y0, self.direction / length))
+        if self.before is not None:
+            (own, _), last = args, t0 >= self.stop
+            t0, t1 = jnp.where(last, self.before, t0), jnp.where(last, self.stop, t1)
+            args = (own, Last(last, y0, self.direction / (self.stop - self.before)))
             made_jump = made_jump | last
         y1, error, dense, solver_state, result = solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
         if self.image is not None:
@@ -199,11 +198,16 @@ def integrate(
     shortest = _SHORTEST * jnp.abs(stop - start) if times is None else jnp.inf
     # diffrax counts time in the direction of integration, so a step is never negative to the solver.
     direction = jnp.where(start < stop, 1, -1).astype(start.dtype)
-    last, end, beyond = None, stop, denoise and image is None
+    last, before, end, beyond = None, None, stop, denoise and image is None
     if beyond:
-        last, end = Last(jnp.zeros((), bool), y, jnp.ones_like(stop)), stop + _BEYOND * (stop - start)
+        length = _BEYOND * (stop - start)
+        last, before, end = (
+            Last(jnp.zeros((), bool), y, jnp.ones_like(stop)),
+            (stop - length) * direction,
+            stop + length,
+        )
     shortest = jnp.asarray(shortest, start.dtype)
-    solver = Guarded(solver, shortest, scan_kind, stop * direction, direction, image if denoise else None, beyond)
+    solver = Guarded(solver, shortest, scan_kind, stop * direction, direction, image if denoise else None, before)
     steps: Any = controller
     if times is not None:
         steps = Grid(jnp.append(times, end) if beyond else times)
