@@ -58,9 +58,10 @@ def conjugate_gradients(
         b, args = args
         return jax.tree.map(lambda b, image: on.astype(b.dtype) * b - image, b, product(v, args))
 
-    square = dot(b, b)
-    state = _State(jax.tree.map(jnp.zeros_like, b), b, b, square, root(square), _ITERATE)
-    return _solve(residual, state, (b, args), rtol, atol, max_steps, result, differentiate, exhausted)
+    start, size = begin(b)
+    return _solve(
+        residual, _State(*start, size, _ITERATE), (b, args), rtol, atol, max_steps, result, differentiate, exhausted
+    )
 
 
 def minimise_quadratic(
@@ -130,11 +131,15 @@ def _solve(
         # `on * b - H v`: of the direction `-H d`, else the residual itself.
         found = residual(at, jnp.where(iterates, 0, 1).astype(real), args)
         tolerance = atol + rtol * state.size
-        new = _iterated(state, found)
-        solved = new.square <= tolerance**2
-        curved = -dot(state.direction, found) > 0
-        broken = iterates & ~solved & ~curved
-        new = new._replace(stage=jnp.where(solved | (new.num_steps >= max_steps), _COMPARE, _ITERATE))
+        solved, ended, _ = advance(state[:4], jax.tree.map(jnp.negative, found), tolerance)
+        broken = iterates & ended & ~(solved[3] <= tolerance**2)
+        new = _State(
+            *solved,
+            size=state.size,
+            stage=jnp.where(ended | (state.num_steps + 1 >= max_steps), _COMPARE, _ITERATE),
+            largest=jnp.maximum(state.largest, _quotient(state.direction, found)),
+            num_steps=state.num_steps + 1,
+        )
         square = dot(found, found)
         begun = state._replace(
             residual=found, direction=found, square=square, size=root(square), stage=count + _ITERATE
@@ -156,22 +161,34 @@ def _solve(
     return Solved(state.x, state.square, state.num_steps, result)
 
 
-def _iterated(state: _State, found: PyTree[Array]) -> _State:
-    """The state after a step along its direction, of which `found` is minus the image."""
-    x, residual, direction, square = state[:4]
-    curvature = -dot(direction, found)
+def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:
+    """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
+    square = dot(b, b)
+    return (jax.tree.map(jnp.zeros_like, b), b, b, square), root(square)
+
+
+def advance(
+    state: tuple[PyTree[Array], ...], image: PyTree[Array], tolerance: Array
+) -> tuple[tuple[PyTree[Array], ...], Array, Any]:
+    """The next state, given the product of the matrix and the direction; whether it is the last; and the code."""
+    x, residual, direction, square = state
+    curvature = dot(direction, image)
     length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
     x = jax.tree.map(lambda x, d: x + length * d, x, direction)
-    residual = jax.tree.map(lambda r, f: r + length * f, residual, found)
+    residual = jax.tree.map(lambda r, i: r - length * i, residual, image)
     new = dot(residual, residual)
     ratio = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
-    long = dot(direction, direction)
-    quotient = jnp.where(long > 0, curvature / jnp.where(long > 0, long, 1), 0)
     direction = jax.tree.map(lambda r, d: r + ratio * d, residual, direction)
-    largest = jnp.maximum(state.largest, jax.lax.stop_gradient(quotient))
-    return state._replace(
-        x=x, residual=residual, direction=direction, square=new, largest=largest, num_steps=state.num_steps + 1
-    )
+    solved = new <= tolerance**2
+    broken = ~solved & ~(curvature > 0)
+    return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
+
+
+def _quotient(direction: PyTree[Array], found: PyTree[Array]) -> Array:
+    """`<d, H d> / <d, d>`, of `found = -H d`."""
+    direction, found = jax.lax.stop_gradient((direction, found))
+    square = dot(direction, direction)
+    return jnp.where(square > 0, -dot(direction, found) / jnp.where(square > 0, square, 1), 0)
 
 
 def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:

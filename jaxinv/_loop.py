@@ -125,16 +125,17 @@ def ceiling(objective: Array) -> Array:
 
 def _never(tree: PyTree) -> Array:
     # A False that derives from every array that the loop reads. A literal False would have the wrong type as a loop
-    # carry in `shard_map`, and would be unbatched under `vmap` until the first step.
-    flags = []
+    # carry in `shard_map`, and would be unbatched under `vmap` until the first step. XLA sees that it is False, so that
+    # hundreds of arrays, as a network has, cost no compilation.
+    never = jnp.zeros((), bool)
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, jax.Array) or leaf.size == 0:
             continue
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        first = leaf[(0,) * leaf.ndim]
-        flags.append((first == first) | (first != first))
-    return ~_all(flags)
+        first = jax.lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim).reshape(())
+        never |= (first != first) & jnp.zeros((), bool)
+    return never
 
 
 def all_finite(tree: PyTree) -> Array:

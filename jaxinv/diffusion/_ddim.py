@@ -11,7 +11,7 @@ from .._types import Key
 from ..operators._base import as_parameter
 from ._checks import check_share
 from ._model import Model
-from ._process import AbstractProcess
+from ._process import AbstractProcess, target
 from ._sampler import AbstractMemorylessStepper, check_steps
 from ._schedule import UniformTime
 
@@ -58,8 +58,11 @@ def implicit_step(model: Model, t: Array, t_next: Array, x: Array, eta: Array | 
 def transition(
     process: AbstractProcess, t: Array, t_next: Array, image: Array, noise: Array, eta: Array | float
 ) -> tuple[Array, Array]:
-    """Mean and standard deviation of that step, given the two conditional means."""
-    (scale, std), (scale_next, std_next) = process.marginal(t), process.marginal(t_next)
-    gap = jnp.clip(1 - (std_next * scale / (std * scale_next)) ** 2, 0, 1)
+    """Mean and standard deviation of that step, given the two conditional means. At time 0 they are `image` and 0."""
+    (scale, std), (scale_next, std_next) = process.marginal(t), target(process, t_next)
+    noisy = std_next > 0
+    gap = jnp.clip(1 - (std_next * scale / (jnp.where(noisy, std, 1) * scale_next)) ** 2, 0, 1)
+    # Without noise the two roots are multiplied by 0: taken of numbers at which they have a derivative.
+    gap = jnp.where(noisy, gap, 0.5)
     kept = std_next * jnp.sqrt(jnp.clip(1 - eta**2 * gap, 0, 1))
-    return scale_next * image + kept * noise, eta * std_next * jnp.sqrt(gap)
+    return scale_next * image + kept * jnp.where(noisy, noise, 0), eta * std_next * jnp.sqrt(gap)

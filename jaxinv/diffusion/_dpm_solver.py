@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from .._types import Key
 from ._model import Model
-from ._process import noise_to_signal
+from ._process import is_data, noise_to_signal, target
 from ._sampler import AbstractStepper, check_steps
 from ._schedule import UniformLogSNR
 
@@ -49,8 +49,12 @@ class DPMSolver(AbstractStepper):
         del key
         image, _ = model.split(t, x)
         before, length_before = memory
-        length = jnp.log(noise_to_signal(model.process, t)) - jnp.log(noise_to_signal(model.process, t_next))
-        share = 0.5 * length / length_before
+        # A step to time 0 is of infinite length, and ends at the denoised image: nothing is extrapolated.
+        data = is_data(t_next)
+        (_, std), (scale_next, std_next) = model.process.marginal(t), target(model.process, t_next)
+        ratio = noise_to_signal(model.process, t)
+        length = jnp.log(ratio) - jnp.log(jnp.where(data, ratio, std_next / scale_next))
+        share = jnp.where(data, 0, 0.5 * length / length_before)
         extrapolated = image + share * (image - before)
-        (_, std), (scale_next, std_next) = model.process.marginal(t), model.process.marginal(t_next)
-        return (std_next / std) * x - scale_next * jnp.expm1(-length) * extrapolated, (image, length)
+        weight = jnp.where(data, 1, -jnp.expm1(-length))
+        return (std_next / std) * x + scale_next * weight * extrapolated, (image, length)

@@ -11,12 +11,12 @@ from .._types import Key
 from ..operators._base import as_parameter
 from ._checks import check_not_negative
 from ._model import Model
-from ._process import noise_to_signal
-from ._sampler import AbstractMemorylessStepper, check_steps
+from ._process import is_data, noise_to_signal, target
+from ._sampler import AbstractStepper, check_steps
 from ._schedule import Karras
 
 
-class Heun(AbstractMemorylessStepper):
+class Heun(AbstractStepper):
     """Heun's method for the probability-flow ODE in `r = std/scale`, `d(x/scale)/dr = E[n|x]`, with fresh noise.
 
     Before a step the noise is raised from `r` to `r (1 + churn / num_steps)` by adding some; with `churn = 0` the
@@ -45,19 +45,34 @@ class Heun(AbstractMemorylessStepper):
     def evaluations_per_step(self) -> int:
         return 2
 
-    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+    @property
+    def calls_per_step(self) -> int:
+        return 2
+
+    def start(self, x: Array) -> Any:
+        # Whether the slope at the beginning of the step is known; then where it leads to, and that slope.
+        return jnp.zeros((), bool), x, x
+
+    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        data, (known, ahead, before) = is_data(t_next), memory
         growth = 1 + jnp.minimum(self.churn.astype(x.dtype) / self.num_steps, jnp.sqrt(2) - 1).astype(x.dtype)
-        ratio, ratio_next, most = (noise_to_signal(model.process, s) for s in (t, t_next, model.process.t_max))
+        growth = jnp.where(data, jnp.ones_like(growth), growth)
+        ratio, most = (noise_to_signal(model.process, s) for s in (t, model.process.t_max))
+        scale_next, std_next = target(model.process, t_next)
         raised = jnp.clip(ratio * growth, ratio, jnp.maximum(most, ratio))
         t_raised = jnp.where(raised > ratio, model.process.time(raised), t)
-        scale, scale_raised, scale_next = (model.process.marginal(s)[0] for s in (t, t_raised, t_next))
+        scale, scale_raised = (model.process.marginal(s)[0] for s in (t, t_raised))
         # In the coordinates x / scale, where the process only adds noise.
         added = jnp.maximum(raised**2 - ratio**2, 0)
         fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
             key, x.shape, x.dtype
         )
         u = x / scale + fresh
-        slope = model.split(t_raised, scale_raised * u)[1]
-        ahead = u + (ratio_next - raised) * slope
-        slope_ahead = model.split(t_next, scale_next * ahead)[1]
-        return scale_next * (u + 0.5 * (ratio_next - raised) * (slope + slope_ahead))
+        image, slope = model.split(
+            jnp.where(known, t_next, t_raised), jnp.where(known, scale_next * ahead, scale_raised * u)
+        )
+        length = std_next / scale_next - raised
+        moved = scale_next * (u + 0.5 * length * (before + slope))
+        # A step to time 0 would end at the image by the first slope alone.
+        x = jnp.where(data, image, jnp.where(known, moved, x))
+        return x, (~known, u + length * slope, slope)

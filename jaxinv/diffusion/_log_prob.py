@@ -82,6 +82,6 @@ def log_prob(
     return jnp.where(sound, value, jnp.nan)
 
 
-def _augmented(t: Array, state: tuple[Array, Array], args: tuple[Model, Array]) -> tuple[Array, Array]:
-    model, vectors = args
+def _augmented(t: Array, state: tuple[Array, Array], args: tuple[tuple[Model, Array], None]) -> tuple[Array, Array]:
+    (model, vectors), _ = args
     return divergence(lambda x: model.velocity(t, x), state[0], vectors)

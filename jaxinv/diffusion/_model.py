@@ -16,7 +16,7 @@ from ..operators._base import is_concrete
 from ..oracles._mixture_noised import GaussianMixtureScore
 from ..oracles._noised import GaussianScore
 from ._process import AbstractProcess, check_process
-from ._score import NetworkScore, takes_two
+from ._score import NetworkScore, takes_two, velocity
 
 
 class Model(eqx.Module):
@@ -44,14 +44,29 @@ class Model(eqx.Module):
         scale, std = self.process.marginal(t)
         return (x + std**2 * gradient) / scale, -std * gradient
 
+    def gradient_and_image(self, t: Scalar, x: Array) -> tuple[Array, Array]:
+        """The score and `E[x_0 | x_t = x]`, from one evaluation."""
+        scale, std = self.process.marginal(t)
+        if isinstance(self.score, NetworkScore):
+            image, noise = self.score.split(t, x)
+            return -noise / std.astype(x.dtype), image
+        gradient = self.gradient(t, x)
+        return gradient, (x + std**2 * gradient) / scale
+
     def velocity(self, t: Scalar, x: Array) -> Array:
-        """The velocity of the probability-flow ODE.
+        """The velocity of the probability-flow ODE."""
+        return self.velocity_and_image(t, x)[0]
+
+    def velocity_and_image(self, t: Scalar, x: Array) -> tuple[Array, Array]:
+        """That velocity and `E[x_0 | x_t = x]`, from one evaluation.
 
         That of a network is taken from its own prediction, which is finite where drift and diffusion are not.
         """
         if isinstance(self.score, NetworkScore):
-            return self.score.velocity(t, x)
-        return self.process.drift(t, x) - 0.5 * self.process.diffusion(t) ** 2 * self.gradient(t, x)
+            image, noise = self.score.split(t, x)
+            return velocity(self.process, t, image, noise), image
+        gradient, image = self.gradient_and_image(t, x)
+        return self.process.drift(t, x) - 0.5 * self.process.diffusion(t) ** 2 * gradient, image
 
 
 def prepare(process: Any, score: Any, dtype: Any) -> Model:

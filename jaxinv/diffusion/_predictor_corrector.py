@@ -11,11 +11,12 @@ from .._checks import check_count
 from .._types import Key
 from ..operators._base import as_parameter, is_concrete
 from ._model import Model
-from ._sampler import AbstractMemorylessStepper, check_steps
+from ._process import is_data
+from ._sampler import AbstractStepper, check_steps
 from ._schedule import UniformTime
 
 
-class PredictorCorrector(AbstractMemorylessStepper):
+class PredictorCorrector(AbstractStepper):
     """Langevin corrector steps at each noise level, then an Euler-Maruyama step of the reverse SDE.
 
     The corrector `x + e s + sqrt(2 e) z` with `s` the score has step size `e = 2 (snr ||z|| / ||s||)^2`, with the norms
@@ -50,19 +51,27 @@ class PredictorCorrector(AbstractMemorylessStepper):
     def evaluations_per_step(self) -> int:
         return 1 + self.corrector_steps
 
-    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        for i in range(self.corrector_steps):
-            x = self._correct(model, t, x, jax.random.fold_in(key, i))
-        gap = t - t_next
-        z = jax.random.normal(jax.random.fold_in(key, self.corrector_steps), x.shape, x.dtype)
-        rate = model.process.diffusion(t)
-        reverse = model.process.drift(t, x) - rate**2 * model.gradient(t, x)
-        return x - gap * reverse + jnp.sqrt(gap) * rate * z
+    @property
+    def calls_per_step(self) -> int:
+        return self.evaluations_per_step
 
-    def _correct(self, model: Model, t: Array, x: Array, key: Key) -> Array:
-        gradient = model.gradient(t, x)
-        z = jax.random.normal(key, x.shape, x.dtype)
+    def start(self, x: Array) -> Any:
+        # How many corrector steps are done, and where they led to.
+        return jnp.zeros((), jnp.int32), x
+
+    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        done, corrected = memory
+        at = jnp.where(done > 0, corrected, x)
+        gradient, image = model.gradient_and_image(t, at)
+        z = jax.random.normal(jax.random.fold_in(key, done), x.shape, x.dtype)
         square = jnp.sum(gradient**2)
         # At a point where the score is 0 no step is taken.
         size = 2 * self.snr.astype(x.dtype) ** 2 * jnp.sum(z**2) / jnp.where(square > 0, square, jnp.inf)
-        return x + size * gradient + jnp.sqrt(2 * size) * z
+        corrected = at + size * gradient + jnp.sqrt(2 * size) * z
+        gap, rate = t - t_next, model.process.diffusion(t)
+        reverse = model.process.drift(t, at) - rate**2 * gradient
+        predicted = at - gap * reverse + jnp.sqrt(gap) * rate * z
+        predicting = done == self.corrector_steps
+        # A step to time 0 denoises by its first evaluation.
+        x = jnp.where(is_data(t_next), image, jnp.where(predicting, predicted, x))
+        return x, (jnp.where(predicting, 0, done + 1), corrected)

@@ -8,10 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Key
-from ._integrate import Integral, integrate
+from ._integrate import Integral, Last, integrate
 from ._model import Model
+from ._parametrisation import Velocity
 from ._process import AbstractProcess
-from ._reverse_sde import check_solver, evaluations
+from ._reverse_sde import at_the_end, check_solver, evaluations, reuses
 from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
 from ._schedule import UniformTime
 
@@ -55,8 +56,10 @@ class ProbabilityFlow(AbstractSampler):
         # Its steps are recorded at checkpoints, so it has derivatives either way: nothing to differentiate by.
         process = model.process
         saved = self._saved(process, options.num_saved)
-        integral = self.between(process.t_max, process.t_min, model, x, saved=saved, progress=options.progress)
-        taken = evaluations(self.solver, integral.num_steps)
+        integral = self.between(
+            process.t_max, process.t_min, model, x, saved=saved, progress=options.progress, denoise=options.denoise
+        )
+        taken = evaluations(self.solver, integral.taken)
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
     def between(
@@ -70,10 +73,12 @@ class ProbabilityFlow(AbstractSampler):
         args: Any = None,
         saved: Any = None,
         progress: Any = None,
+        denoise: bool = False,
     ) -> Integral:
         """The solution at `stop` of the ODE that is `y` at `start`, either one the later.
 
-        - `field`: `field(t, y, (model, args))`, where the ODE is another than that of the image alone.
+        - `field`: `field(t, y, ((model, args), None))`, where the ODE is another than that of the image alone.
+        - `denoise`: whether to end at `E[x_0 | x_{t_min}]`, of the ODE of the image.
         """
         process = model.process
         times = None
@@ -97,6 +102,8 @@ class ProbabilityFlow(AbstractSampler):
             max_steps=self.max_steps if self.num_steps is None else self.num_steps,
             adjoint=diffrax.RecursiveCheckpointAdjoint(),
             progress=progress,
+            denoise=denoise,
+            image=_image if reuses(self.solver) else None,
         )
 
     def _saved(self, process: AbstractProcess, num_saved: int) -> Array | None:
@@ -107,5 +114,14 @@ class ProbabilityFlow(AbstractSampler):
         return None if ends is None else self.schedule.times(process, self.num_steps)[ends]
 
 
-def _velocity(t: Any, x: Array, args: tuple[Model, Any]) -> Array:
-    return args[0].velocity(t, x)
+def _velocity(t: Any, x: Array, args: tuple[tuple[Model, Any], Last | None]) -> Array:
+    (model, _), last = args
+    velocity, image = model.velocity_and_image(*at_the_end(last, model.process, t, x))
+    return velocity if last is None else jnp.where(last.now, last.rate * (image - last.x), velocity)
+
+
+def _image(x: Array, velocity: Array, args: tuple[tuple[Model, Any], None]) -> Array:
+    """`E[x_0 | x_t = x]` at `t_min`, of the velocity there."""
+    (model, _), _ = args
+    process = model.process
+    return Velocity().split(process, process.t_min, x, velocity)[0]

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .._keys import check_key
 from .._types import Key, Scalar
@@ -65,6 +65,21 @@ def noise_to_signal(process: AbstractProcess, t: Scalar) -> Array:
     """`std / scale` at a time."""
     scale, std = process.marginal(t)
     return std / scale
+
+
+def is_data(t: Scalar) -> Bool[Array, "..."]:
+    """Whether a time is that of data, 0: a step there ends at the denoised image."""
+    return jnp.asarray(t) <= 0
+
+
+def target(process: AbstractProcess, t: Scalar) -> tuple[Array, Array]:
+    """`(scale, std)` of the time that a step goes to, which may be 0: those of data are 1 and 0.
+
+    The formula of a process has no derivative there, so it is asked for another time and its answer is not taken.
+    """
+    data = is_data(t)
+    scale, std = process.marginal(jnp.where(data, process.t_max, t))
+    return jnp.where(data, jnp.ones_like(scale), scale), jnp.where(data, jnp.zeros_like(std), std)
 
 
 def check_process(process: Any) -> None:

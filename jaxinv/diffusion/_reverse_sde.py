@@ -10,8 +10,9 @@ import lineax as lx
 from jaxtyping import Array
 
 from .._types import Key
-from ._integrate import integrate
+from ._integrate import Last, integrate
 from ._model import Model
+from ._process import AbstractProcess
 from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
 from ._schedule import UniformTime
 
@@ -93,19 +94,33 @@ class ReverseSDE(AbstractSampler):
             # Plain, as the steps do with noise of this kind: then there are derivatives in forward mode.
             scan_kind="lax",
             progress=options.progress,
+            denoise=options.denoise,
         )
-        taken = evaluations(self.solver, integral.num_steps)
+        taken = evaluations(self.solver, integral.taken)
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
 
-def _drift(minus_t: Any, x: Array, model: Model) -> Array:
-    t = -minus_t
-    return model.process.diffusion(t) ** 2 * model.gradient(t, x) - model.process.drift(t, x)
+def _drift(minus_t: Any, x: Array, args: tuple[Model, Last | None]) -> Array:
+    model, last = args
+    t, state = at_the_end(last, model.process, -minus_t, x)
+    gradient, image = model.gradient_and_image(t, state)
+    drift = model.process.diffusion(t) ** 2 * gradient - model.process.drift(t, state)
+    return drift if last is None else jnp.where(last.now, last.rate * (image - last.x), drift)
 
 
-def _diffusion(minus_t: Any, x: Array, model: Model) -> lx.AbstractLinearOperator:
+def _diffusion(minus_t: Any, x: Array, args: tuple[Model, Last | None]) -> lx.AbstractLinearOperator:
+    model, last = args
+    size = model.process.diffusion(-minus_t)
+    size = size if last is None else jnp.where(last.now, 0, size)
     # Not a multiple of the identity: that compares structures, which within `shard_map` tell more than shape and dtype.
-    return lx.DiagonalLinearOperator(jnp.full(x.shape, model.process.diffusion(-minus_t), x.dtype))
+    return lx.DiagonalLinearOperator(jnp.full(x.shape, size, x.dtype))
+
+
+def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) -> tuple[Array, Array]:
+    """Where the network is evaluated: in a step that denoises at its beginning, whichever stage it is."""
+    if last is None:
+        return t, x
+    return jnp.where(last.now, process.t_min, t), jnp.where(last.now, last.x, x)
 
 
 def check_solver(solver: object) -> None:
@@ -119,8 +134,17 @@ def evaluations(solver: Any, num_steps: Array) -> Array:
 
     One more where the first stage is the last of the step before.
     """
-    tableau = getattr(solver, "tableau", None)
-    tableau = getattr(tableau, "explicit", tableau)
+    tableau = _tableau(solver)
     stages = 1 if tableau is None else len(tableau.c) + 1
-    reused = int(getattr(tableau, "fsal", False))
+    reused = int(reuses(solver))
     return num_steps * (stages - reused) + reused
+
+
+def reuses(solver: Any) -> bool:
+    """Whether the first stage of a step is the last of the step before, which is where that ended."""
+    return bool(getattr(_tableau(solver), "fsal", False))
+
+
+def _tableau(solver: Any) -> Any:
+    tableau = getattr(solver, "tableau", None)
+    return getattr(tableau, "explicit", tableau)

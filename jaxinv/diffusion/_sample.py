@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._checks import check_count
 from .._differentiation import Unrolled
 from .._keys import check_key
-from .._solution import RESULTS, Solution
+from .._solution import Solution
 from .._types import Key
 from .._verb import verb
 from ..operators._base import check_shape
@@ -44,7 +44,8 @@ def sample(
     - `method`: `ReverseSDE()` (default), `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`,
         `Heun()` or `DPMSolver()`, each with its number of steps.
     - `num_samples`: static; the value then is `(num_samples, *shape)`. By default one image, of `shape`.
-    - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`, one evaluation more.
+    - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`: one evaluation more, or as many as a
+        solver of diffrax has stages; none where its last stage is the first of the next step, as of `Tsit5`.
     - `num_saved`: how many states on the way to return, static.
     - `differentiate`: `jaxinv.Unrolled()` for derivatives in reverse mode through the steps; with `None` they exist in
         forward mode. `ProbabilityFlow()` has both either way, `ReverseSDE()` those in forward mode only.
@@ -93,16 +94,10 @@ def sample(
     def draw(index: Any) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
         x = model.process.prior_sample(shape, key=start_key, dtype=dtype)
-        path = method.run(model, x, key=path_key, options=Options(num_saved, differentiate, progress))
-        value, result = path.end, path.result
-        if denoise:
-            image, _ = model.split(model.process.t_min, value)
-            good = (result == RESULTS.successful) & jnp.all(jnp.isfinite(image))
-            result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.nonfinite, result)
-            value = jnp.where(good, image, value)
-        stats = {"num_steps": path.num_steps, "network_evaluations": path.network_evaluations + int(denoise)}
+        path = method.run(model, x, key=path_key, options=Options(denoise, num_saved, differentiate, progress))
+        stats = {"num_steps": path.num_steps, "network_evaluations": path.network_evaluations}
         aux = None if path.states is None else {"times": path.times, "states": path.states}
-        return Solution(value, result, stats, aux)
+        return Solution(path.end, path.result, stats, aux)
 
     return draw(0) if num_samples is None else jax.vmap(draw)(jnp.arange(num_samples))
 

@@ -15,11 +15,14 @@ from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key
 from ._model import Model
-from ._schedule import AbstractSchedule, check_schedule
+from ._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
 class Path(eqx.Module):
-    """One path from noise towards data: its end at `t_min`, and states on the way where they were asked for."""
+    """One path from noise towards data, and states on the way where they were asked for.
+
+    - `end`: the state at `t_min`, or `E[x_0 | x_{t_min}]`.
+    """
 
     end: Array
     result: Any
@@ -30,8 +33,12 @@ class Path(eqx.Module):
 
 
 class Options(NamedTuple):
-    """What `sample` is asked for besides a sample."""
+    """What `sample` is asked for besides a sample.
 
+    - `denoise`: whether the path ends at `E[x_0 | x_{t_min}]`, in place of the state at `t_min`.
+    """
+
+    denoise: bool = False
     num_saved: int = 0
     differentiate: Unrolled | None = None
     progress: Any = None
@@ -56,35 +63,54 @@ class AbstractStepper(AbstractSampler):
     def evaluations_per_step(self) -> int:
         """How often a step evaluates the score."""
 
+    @property
+    def calls_per_step(self) -> int:
+        """How often `step` is called for a step. All calls but the last return `x` as it is, and change the memory.
+
+        So a method with several evaluations a step has the network at one place of its program: one for each call.
+        """
+        return 1
+
     @abc.abstractmethod
     def start(self, x: Array) -> Any:
         """The memory of the method at first."""
 
     @abc.abstractmethod
     def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        """The state and the memory at `t_next < t`, from those at `t`."""
+        """The state and the memory at `t_next < t`, from those at `t`; the key is that of the step.
+
+        A step to `t_next = 0`, the last one where the end is to be denoised, leads to `E[x_0 | x_t = x]`. It is one
+        call, with one evaluation, at the place of the others. See `_process.target`.
+        """
 
     def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
-        times = self.schedule.times(model.process, self.num_steps)
+        process, schedule, calls = model.process, self.schedule, self.calls_per_step
+        times = schedule.times(process, self.num_steps)
+        if options.denoise:
+            times = times_to_data(schedule, process, self.num_steps)
         ends = saved_steps(options.num_saved, self.num_steps)
         states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
-        state, num_steps, result = iterate(
+        state, taken, result = iterate(
             _step,
             (x, self.start(x), states),
             (self, model, times, None if ends is None else jnp.asarray(ends), key),
-            max_steps=self.num_steps,
+            max_steps=self.num_steps * calls + options.denoise,
             exhausted=RESULTS.successful,
             differentiate=options.differentiate,
             progress=options.progress,
         )
         end, _, states = state
+        num_steps = jnp.minimum((taken + calls - 1) // calls, self.num_steps)
         saved = None
         if ends is not None:
             # A lane that stopped early stays where it is.
-            completed = jnp.where(result == RESULTS.successful, num_steps, num_steps - 1)
+            completed = jnp.where(result == RESULTS.successful, taken, taken - 1) // calls
             missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
-        return Path(end, result, num_steps, num_steps * self.evaluations_per_step, saved, states)
+        # The call that denoises takes one evaluation.
+        stepping = jnp.minimum(taken, self.num_steps * calls)
+        evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
+        return Path(end, result, num_steps, evaluations, saved, states)
 
 
 class AbstractMemorylessStepper(AbstractStepper):
@@ -92,7 +118,7 @@ class AbstractMemorylessStepper(AbstractStepper):
 
     @abc.abstractmethod
     def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        """The state at `t_next < t`, from the state at `t`."""
+        """The state at `t_next < t`, from the state at `t`; as `step`, where `t_next` is 0."""
 
     def start(self, x: Array) -> None:
         return None
@@ -103,6 +129,7 @@ class AbstractMemorylessStepper(AbstractStepper):
 
 def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
     (x, memory, states), (method, model, times, ends, key) = state, args
+    index = index // method.calls_per_step
     x, memory = method.step(model, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
     if states is not None:
         # Overwritten by each step until the one that is to be kept.

@@ -60,6 +60,12 @@ def _pinned(process: AbstractProcess, ratios: Array) -> Array:
     return process.time(ratios).at[0].set(process.t_max).at[-1].set(process.t_min)
 
 
+def times_to_data(schedule: AbstractSchedule, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+    """The times of `num_steps` steps, and of one more to time 0, which denoises the state at `t_min`."""
+    times = schedule.times(process, num_steps)
+    return jnp.append(times, jnp.zeros((), times.dtype))
+
+
 def check_schedule(schedule: object) -> None:
     """Raise unless this is a schedule."""
     if not isinstance(schedule, AbstractSchedule):

@@ -188,6 +188,8 @@ class Row:
     - `paced`: whether it takes as many steps as it is told, uniform in time, each from a state to the next.
     - `optimises`: whether its steps are those of an optimiser, which amplify rounding, and turn away from where a score
         is not finite.
+    - `sites`: how often its program holds an evaluation of the network, and a product with its derivative; see
+        `test_network_sites`.
     - `operator`: of the promises, from the number of the problem and a dtype.
     """
 
@@ -203,6 +205,7 @@ class Row:
     twin: bool = False
     paced: bool = True
     optimises: bool = False
+    sites: tuple[int, int] = (1, 0)
     operator: Callable[[int, Any], Any] = dataclasses.field(default_factory=lambda: matrix)
 
     @property
@@ -224,15 +227,26 @@ def twisted(guidance):
 
 
 METHODS = {
-    "MomentMatching": Row(diffusion.MomentMatching, matched, posterior_image, exact=True),
-    "TMPD": Row(diffusion.TMPD, shifted(of_the_denoiser), shifted_image(of_the_denoiser)),
+    "MomentMatching": Row(diffusion.MomentMatching, matched, posterior_image, exact=True, sites=(1, 2)),
+    "TMPD": Row(diffusion.TMPD, shifted(of_the_denoiser), shifted_image(of_the_denoiser), sites=(1, 1)),
     "TMPD-0.5": Row(
-        lambda n: diffusion.TMPD(n, eta=0.5), shifted(of_the_denoiser, 0.5), shifted_image(of_the_denoiser), twin=True
+        lambda n: diffusion.TMPD(n, eta=0.5),
+        shifted(of_the_denoiser, 0.5),
+        shifted_image(of_the_denoiser),
+        twin=True,
+        sites=(1, 1),
     ),
-    "PiGDM": Row(diffusion.PiGDM, shifted(white), shifted_image(white)),
-    "DPS": Row(lambda n: diffusion.DPS(n, zeta=0.3), dps(0.3), dps_image(0.3), affine=False, linear=False),
+    "PiGDM": Row(diffusion.PiGDM, shifted(white), shifted_image(white), sites=(1, 1)),
+    "DPS": Row(
+        lambda n: diffusion.DPS(n, zeta=0.3), dps(0.3), dps_image(0.3), affine=False, linear=False, sites=(1, 1)
+    ),
     "TDS-MomentMatching": Row(
-        twisted(diffusion.MomentMatching), free_matched, posterior_image, within=of_the_denoiser, exact=True
+        twisted(diffusion.MomentMatching),
+        free_matched,
+        posterior_image,
+        within=of_the_denoiser,
+        exact=True,
+        sites=(1, 2),
     ),
     "TDS-TMPD": Row(
         twisted(lambda n: diffusion.TMPD(n, schedule=LOG)),
@@ -241,6 +255,7 @@ METHODS = {
         within=of_the_denoiser,
         times=log_snr,
         twin=True,
+        sites=(1, 1),
     ),
     "TDS-TMPD-0.5": Row(
         twisted(lambda n: diffusion.TMPD(n, eta=0.5, schedule=LOG)),
@@ -249,6 +264,7 @@ METHODS = {
         within=of_the_denoiser,
         times=log_snr,
         twin=True,
+        sites=(1, 1),
     ),
     "TDS-PiGDM": Row(
         twisted(lambda n: diffusion.PiGDM(n, schedule=LOG)),
@@ -257,6 +273,7 @@ METHODS = {
         within=white,
         times=log_snr,
         twin=True,
+        sites=(1, 1),
     ),
     "TDS-DPS": Row(
         twisted(lambda n: diffusion.DPS(n, schedule=LOG)),
@@ -266,6 +283,7 @@ METHODS = {
         times=log_snr,
         twin=True,
         linear=False,
+        sites=(1, 1),
     ),
     # Their laws are in `test_posterior_projections` and `test_posterior_splitting`.
     "Replacement": Row(diffusion.Replacement, noiseless=True),
@@ -277,8 +295,10 @@ METHODS = {
     "DAPS-Langevin": Row(lambda n: diffusion.DAPS(n, 2, inner=LANGEVIN), linear=False, paced=False),
     "PnPDM": Row(lambda n: diffusion.PnPDM(n, 2), linear=False, paced=False),
     "PnPDM-Langevin": Row(lambda n: diffusion.PnPDM(n, 2, inner=LANGEVIN), linear=False, paced=False),
-    "OTODE": Row(diffusion.OTODE, paced=False),
-    "DFlow": Row(lambda n: diffusion.DFlow(n, diffusion.DDIM(3)), linear=False, paced=False, optimises=True),
+    "OTODE": Row(diffusion.OTODE, paced=False, sites=(1, 1)),
+    "DFlow": Row(
+        lambda n: diffusion.DFlow(n, diffusion.DDIM(3)), linear=False, paced=False, optimises=True, sites=(1, 1)
+    ),
     "PnPFlow": Row(diffusion.PnPFlow, linear=False, paced=False),
 }
 

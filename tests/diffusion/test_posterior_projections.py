@@ -149,8 +149,8 @@ def test_the_steps_are_those_of_the_paper(name):
     for i, value in enumerate(solution.value[:2]):
         # The same noise: that of the start, of each step, in the order in which it is used, and of the end.
         twice = isinstance(method, Replacement)
-        steps = [normal(KEY, i, 1, n, *last) for n in range(STEPS) for last in (((0,), (1,)) if twice else ((), ()))]
-        z = [normal(KEY, i, 0), *steps, *[normal(KEY, i, 2)] * 2]
+        numbers = [(n, *last) for n in range(STEPS + 1) for last in (((0,), (1,)) if twice else ((), ()))]
+        z = [normal(KEY, i, 0), *[normal(KEY, i, 1, *number) for number in numbers]]
         # Parameters of the methods, made without x64, are .85 and the like in single precision.
         np.testing.assert_allclose(value, follow(reference, times, np.stack(z))[:, 0], rtol=1e-5, atol=1e-5)
     assert np.all(solution.stats["network_evaluations"] == STEPS + 1)

@@ -272,8 +272,9 @@ def test_d_flow_finds_the_minimiser(process):
     offset, factor = BASIS @ offset, BASIS @ np.diag(factor) @ BASIS.T
     z = np.linalg.solve(factor.T @ HESSIAN @ factor + 0.5 * IDENTITY, factor.T @ (PULL - HESSIAN @ offset))
     np.testing.assert_allclose(solution.check().value, np.stack([offset + factor @ z] * 2), atol=5e-3)
-    # All decodings but the last have a derivative.
-    np.testing.assert_array_equal(solution.stats["network_evaluations"] - solution.stats["vjps"], 4)
+    # All decodings, of four evaluations, have a derivative.
+    np.testing.assert_array_equal(solution.stats["network_evaluations"], solution.stats["vjps"])
+    assert np.all(solution.stats["network_evaluations"] % 4 == 0)
 
 
 @pytest.mark.slow

@@ -305,7 +305,8 @@ def test_few_states_saved_and_the_last_denoised(name, key):
     np.testing.assert_allclose(solution.value, expected, rtol=1e-5, atol=1e-6)
     assert np.max(abs(end - solution.value)) > 1e-6
     assert {leaf.dtype for leaf in (solution.value, times, end)} == {jnp.dtype("float32")}
-    assert solution.stats["network_evaluations"] == 7 * (2 if name == "ProbabilityFlow-Heun" else 1) + 1
+    # The step that denoises takes all stages of a solver of diffrax.
+    assert solution.stats["network_evaluations"] == 8 * (2 if name == "ProbabilityFlow-Heun" else 1)
 
 
 def dtypes(out):

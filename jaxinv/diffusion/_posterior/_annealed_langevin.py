@@ -4,9 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._loop import iterate
+from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
@@ -14,9 +17,8 @@ from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformLogSNR
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._langevin import langevin
 from ._loops import repeat
-from ._method import AbstractIndependent, Draws, counts, finite_or
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import ratio
 
 
@@ -64,24 +66,30 @@ class AnnealedLangevin(AbstractIndependent):
         start, moving = (jax.random.fold_in(key, i) for i in range(2))
         u = process.prior_sample(image.shape, key=start, dtype=image.dtype) / process.marginal(process.t_max)[0]
         times = self.schedule.times(process, self.num_levels)[1:]
-        step = lambda index, u, args: _level(self.steps_per_level, index, u, args)
+        # The last level once more, for a step that denoises.
+        times = jnp.append(times, times[-1:])
+        step = lambda index, u, args: _level(self, index, u, args)
         args = (problem, times, self.step_size.astype(image.dtype), moving)
-        u, num_levels, result = repeat(step, u, args, self.num_levels, result, progress)
-        last, _ = problem.model.split(times[-1], process.marginal(times[-1])[0] * u)
-        last, result = finite_or(last, u, result)
+        u, taken, result = repeat(step, u, args, self.num_levels + 1, result, progress)
+        num_levels = jnp.minimum(taken, self.num_levels)
         num_steps = self.steps_per_level * num_levels
-        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+        return Draws(u, result, counts(num_steps, num_steps + taken - num_levels, 0))
 
 
-def _level(num_steps: int, index: Array, u: Array, args: PyTree) -> tuple[Array, Any]:
+def _level(method: AnnealedLangevin, index: Array, u: Array, args: PyTree) -> tuple[Array, Any]:
     problem, times, step_size, key = args
     t = times[index]
     square = ratio(problem.process, t) ** 2
-    args = (problem, t, square, 1 / (1 + square * problem.curvature(u)))
-    return langevin(_gradient, u, args, 0.5 * step_size * square, num_steps, key=jax.random.fold_in(key, index))
+    args = (problem, t, square, 1 / (1 + square * problem.curvature(u)), 0.5 * step_size * square)
+    args = (*args, index == method.num_levels, jax.random.fold_in(key, index))
+    u, _, code = iterate(_step, u, args, max_steps=method.steps_per_level, exhausted=RESULTS.successful)
+    return u, code
 
 
-def _gradient(u: Array, args: PyTree) -> Array:
-    problem, t, square, weight = args
+def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, Any]:
+    problem, t, square, weight, length, last, key = args
     image, _ = problem.model.split(t, problem.process.marginal(t)[0] * u)
-    return (image - u) / square - weight * problem.slope(u)
+    gradient = (image - u) / square - weight * problem.slope(u)
+    z = jax.random.normal(jax.random.fold_in(key, index), u.shape, u.dtype)
+    moved = u + length * gradient + jnp.sqrt(2 * length) * z
+    return jnp.where(last, image, moved), last, RESULTS.successful

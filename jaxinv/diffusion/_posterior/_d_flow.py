@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._differentiation import Unrolled
-from ..._loop import iterate
+from ..._loop import all_finite, iterate
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
@@ -19,15 +19,16 @@ from .._checks import check_not_negative
 from .._ddim import DDIM
 from .._model import Model
 from .._sampler import AbstractStepper, Options
-from ._method import AbstractIndependent, Draws, counts, finite_or
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import Problem, enter
 
 # Transformations of optax compare by identity.
-_LBFGS = optax.lbfgs()
-# A try of its line search is one of two branches, each with an evaluation; mapped over samples, it computes both.
-_BRANCHES = 2
+_LBFGS = optax.scale_by_lbfgs()
 # Of the objective: what a step changes at least, unless it is the last.
 _RTOL = 1e-5
+# The line search of Armijo: at most so many lengths, each a share of the one before, until the objective falls by this
+# share of what its slope promises (Nocedal, Wright, Numerical optimization, 2006, algorithm 3.1).
+_TRIES, _SHORTER, _DECREASE = 12, 0.5, 1e-4
 
 
 class DFlow(AbstractIndependent):
@@ -36,9 +37,8 @@ class DFlow(AbstractIndependent):
     By L-BFGS with a line search, from a standard normal `z`, and with the exact derivative of the steps that `G` takes.
     (The paper begins with a mixture of noise and the latent of the measurement, and for its weight takes 0 or that of
     `||z||`.) Any differentiable operator and any noise, any process. A noise level of 0 is `invalid_parameter`. With
-    `k` the evaluations of a decoding, each try of the line search, mostly one a step, is `2 k` evaluations and `2 k`
-    vector-Jacobian products, as optax computes both of its branches where it is mapped; to begin is `k` of both, to end
-    `k` evaluations. The memory is that of `k` evaluations.
+    `k` the evaluations of a decoding, each try of the line search, mostly one a step, is `k` evaluations and `k`
+    vector-Jacobian products; to begin is one try more. The memory is that of `k` evaluations.
 
     Its bias: these are modes of `p(z | y)`, no samples: they differ only where there are several, and with `weight=0`
     by where they began. For a Gaussian prior it is the posterior mean, without any spread.
@@ -69,43 +69,66 @@ class DFlow(AbstractIndependent):
         return enter(model, likelihood, y)
 
     def one(self, problem: Problem, *, key: Key, result: Any, progress: Any) -> Draws:
-        args = (self, problem, key)
         z = jax.random.normal(jax.random.fold_in(key, 0), problem.image.shape, problem.image.dtype)
-        value, gradient = jax.value_and_grad(_objective)(z, args)
-        state = (z, _LBFGS.init(z), value, gradient, jnp.zeros((), jnp.int32))
-        (z, _, _, _, tries), num_steps, result = iterate(
+        # The first step goes nowhere, from a value that is above any: it looks.
+        nowhere, above = jnp.zeros_like(z), jnp.full((), jnp.finfo(z.dtype).max, z.dtype)
+        state = (Point(z, above, nowhere, nowhere), nowhere, _LBFGS.init(z), jnp.zeros((), jnp.int32))
+        (point, _, _, tries), taken, result = iterate(
             _step,
             state,
-            args,
+            (self, problem, key),
             result=result,
-            max_steps=self.num_steps,
+            max_steps=self.num_steps + 1,
             exhausted=RESULTS.successful,
             progress=progress,
         )
-        image, result = finite_or(_image(z, args), z, result)
         size = self.sampler.num_steps * self.sampler.evaluations_per_step
-        return Draws(image, result, counts(num_steps, size * (_BRANCHES * tries + 2), size * (_BRANCHES * tries + 1)))
+        num_steps = jnp.maximum(taken - 1, 0)
+        return Draws(point.image, result, counts(num_steps, size * tries, size * tries))
+
+
+class Point(eqx.Module):
+    """A latent, with the objective, its gradient and the image there."""
+
+    z: Array
+    value: Array
+    gradient: Array
+    image: Array
 
 
 def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
-    del index
-    z, memory, value, gradient, tries = state
-    updates, moved = _LBFGS.update(
-        gradient, memory, z, value=value, grad=gradient, value_fn=lambda z: _objective(z, args)
+    point, direction, memory, tries = state
+    search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
+    (new, found, _), tried, _ = iterate(
+        _try, search, (args, point, direction), max_steps=_TRIES, exhausted=RESULTS.successful
     )
-    memory: Any = moved
-    search = memory[-1]
-    # At a minimum the line search finds nothing, at the price of all its tries.
-    settled = jnp.abs(value - search.value) <= _RTOL * jnp.abs(search.value)
-    tries = tries + search.info.num_linesearch_steps.astype(tries.dtype)
-    state = (z + updates, memory, search.value, search.grad, tries)
-    return state, settled, RESULTS.successful
+    # At a minimum nothing is found, at the price of all tries.
+    settled = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
+    code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
+    upwards: Any
+    upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
+    # A step that has only become smaller may leave a memory that points nowhere: then the gradient is followed.
+    descends = jnp.sum(upwards * new.gradient) > 0
+    direction = -jnp.where(descends, upwards, new.gradient)
+    return (new, direction, memory, tries + tried), settled, code
 
 
-def _objective(z: Array, args: PyTree) -> Array:
+def _try(index: Array, search: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
+    (best, _, length), (args, point, direction) = search, args
+    del index
+    z = point.z + length * direction
+    (value, image), gradient = jax.value_and_grad(_objective, has_aux=True)(z, args)
+    new = Point(z, value, gradient, image)
+    enough = value <= point.value + _DECREASE * length * jnp.sum(point.gradient * direction)
+    found = all_finite(new) & enough
+    best = jax.tree.map(lambda n, b: jnp.where(found, n, b), new, best)
+    return (best, found, _SHORTER * length), found, RESULTS.successful
+
+
+def _objective(z: Array, args: PyTree) -> tuple[Array, Array]:
     method, problem, _ = args
-    weight = method.weight.astype(z.dtype)
-    return problem.negative_log_likelihood(_image(z, args)) + 0.5 * weight * jnp.sum(z**2)
+    image, weight = _image(z, args), method.weight.astype(z.dtype)
+    return problem.negative_log_likelihood(image) + 0.5 * weight * jnp.sum(z**2), image
 
 
 def _image(z: Array, args: PyTree) -> Array:

@@ -16,12 +16,12 @@ from ...noise import AbstractNoise, Gaussian
 from ...operators._base import as_parameter
 from .._checks import check_share
 from .._model import Model
-from .._process import AbstractProcess
+from .._process import AbstractProcess, target
 from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._schedule import UniformTime, times_to_data
 from ._exact import not_negative, unit_noise
 from ._loops import run
-from ._method import AbstractIndependent, Draws, counts, finite_or
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import check_linear, enter_dense, ratio
 
 HIGHEST = jax.lax.Precision.HIGHEST
@@ -87,21 +87,13 @@ class DDRM(AbstractIndependent):
 
     def one(self, problem: "SpectralProblem", *, key: Key, result: Any, progress: Any) -> Draws:
         image = problem.image
-        start, steps, end = (jax.random.fold_in(key, i) for i in range(3))
-        times = self.schedule.times(problem.process, self.num_steps)
+        start, steps = (jax.random.fold_in(key, i) for i in range(2))
+        times = times_to_data(self.schedule, problem.process, self.num_steps)
         nothing, first = jnp.zeros(image.shape, image.dtype), ratio(problem.process, times[0])
         # The law of the paper at the first time, equation 7, is its step from nothing with all noise fresh.
         u = problem.step(nothing, nothing, first, first, jnp.ones((), first.dtype), jnp.ones((), first.dtype), start)
-        u, num_steps, result = run(_step, u, (self, problem, times, steps), self.num_steps, result, progress)
-        last = self._next(problem, times[-1], u, jnp.zeros_like(first), end)
-        last, result = finite_or(last, u, result)
-        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
-
-    def _next(self, problem: "SpectralProblem", t: Array, u: Array, after: Array, key: Key) -> Array:
-        scale, _ = problem.process.marginal(t)
-        image, _ = problem.model.split(t, scale * u)
-        eta, eta_b = (value.astype(u.dtype) for value in (self.eta, self.eta_b))
-        return problem.step(image, u, ratio(problem.process, t), after, eta, eta_b, key)
+        u, taken, result = run(_step, u, (self, problem, times, steps), self.num_steps + 1, result, progress)
+        return Draws(u, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
 
 
 class SpectralProblem(eqx.Module):
@@ -145,8 +137,12 @@ class SpectralProblem(eqx.Module):
 
 def _step(index: Array, u: Array, args: PyTree) -> Array:
     method, problem, times, key = args
-    after = ratio(problem.process, times[index + 1])
-    return method._next(problem, times[index], u, after, jax.random.fold_in(key, index))
+    t, process = times[index], problem.process
+    scale_next, std_next = target(process, times[index + 1])
+    image, _ = problem.model.split(t, process.marginal(t)[0] * u)
+    eta, eta_b = (value.astype(u.dtype) for value in (method.eta, method.eta_b))
+    key = jax.random.fold_in(key, index)
+    return problem.step(image, u, ratio(process, t), std_next / scale_next, eta, eta_b, key)
 
 
 def scalar_std(noise: AbstractNoise) -> Array | None:

@@ -15,10 +15,11 @@ from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._checks import check_positive, check_share
 from .._model import Model
+from .._process import target
 from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._schedule import UniformTime, times_to_data
 from ._loops import run
-from ._method import AbstractIndependent, Draws, counts, finite_or
+from ._method import AbstractIndependent, Draws, counts
 from ._problem import LinearProblem, enter_linear, ratio
 
 
@@ -69,11 +70,10 @@ class DiffPIR(AbstractIndependent):
     def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image
         start, steps = (jax.random.fold_in(key, i) for i in range(2))
-        times = self.schedule.times(process, self.num_steps)
+        times = times_to_data(self.schedule, process, self.num_steps)
         x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
-        x, num_steps, result = run(_step, x, (self, problem, times, steps), self.num_steps, result, progress)
-        last, result = finite_or(self._mode(problem, times[-1], x), x, result)
-        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+        x, taken, result = run(_step, x, (self, problem, times, steps), self.num_steps + 1, result, progress)
+        return Draws(x, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
 
     def _mode(self, problem: LinearProblem, t: Array, x: Array) -> Array:
         """The image between `E[x_0 | x_t]` and the measurement."""
@@ -98,7 +98,7 @@ def _product(v: Array, args: Any) -> Array:
 def _step(index: Array, x: Array, args: PyTree) -> Array:
     method, problem, times, key = args
     t, t_next = times[index], times[index + 1]
-    (scale, std), (scale_next, std_next) = (problem.process.marginal(time) for time in (t, t_next))
+    (scale, std), (scale_next, std_next) = problem.process.marginal(t), target(problem.process, t_next)
     image = method._mode(problem, t, x)
     zeta = method.zeta.astype(x.dtype)
     z = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)

@@ -13,10 +13,10 @@ from ...operators._base import as_parameter
 from .._checks import check_not_negative, check_share
 from .._ddim import transition
 from .._model import Model
-from .._process import AbstractProcess
+from .._process import AbstractProcess, is_data
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._guidance import AbstractGuidance, End, Shift, guided_move, shifted
+from ._guidance import AbstractGuidance, Shift, guided_move, shifted
 from ._problem import Problem, enter
 
 
@@ -85,15 +85,12 @@ class DPS(AbstractGuidance):
         self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, view: "DPSView | Shift", key: Key
     ) -> tuple[Array, Array]:
         if isinstance(view, Shift):
+            # What is weighed by `p(y | E[x_0 | x_t])` is that image: the last step has no shift.
+            shift = jnp.where(is_data(t_next), 0, view.shift)
+            view = Shift(view.image, view.noise, shift, view.log_twist, view.num_vjps)
             return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
         mean, std = transition(problem.process, t, t_next, view.image, view.noise, self.eta.astype(x.dtype))
         return shifted(mean + view.shift, view.shift, std, key)
-
-    def finish(self, problem: "Problem | TwistedProblem", t: Array, x: Array, key: Key) -> End:
-        view = self.look(problem, t, t, x, key)
-        # What is weighed by `p(y | E[x_0 | x_t])` is that image.
-        image = view.image if isinstance(view, Shift) else view.image + view.shift
-        return End(image, view.log_twist, view.num_vjps)
 
 
 class TwistedProblem(eqx.Module):

@@ -1,14 +1,13 @@
 """What guides a sample towards the measurement: alone, or as the proposal of sequential Monte Carlo."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from .._ddim import transition
@@ -16,15 +15,7 @@ from .._model import Model
 from .._process import AbstractProcess
 from .._schedule import AbstractSchedule
 from ._loops import run
-from ._method import AbstractIndependent, Draws, counts, finite_or
-
-
-class End(NamedTuple):
-    """An image, with the log-density of the measurement given the state that it was made from."""
-
-    image: Array
-    log_twist: Array
-    num_vjps: Array
+from ._method import AbstractIndependent, Draws, counts
 
 
 class AbstractGuidance(AbstractIndependent):
@@ -46,26 +37,23 @@ class AbstractGuidance(AbstractIndependent):
 
     @abc.abstractmethod
     def move(self, problem: PyTree, t: Array, t_next: Array, x: Array, view: Any, key: Key) -> tuple[Array, Array]:
-        """The state at `t_next < t`, and the log of its density under the prior's transition over that of this one."""
+        """The state at `t_next < t`, and the log of its density under the prior's transition over that of this one.
 
-    @abc.abstractmethod
-    def finish(self, problem: PyTree, t: Array, x: Array, key: Key) -> End:
-        """The image of the last state but one of the schedule, by one evaluation of the score."""
+        At `t_next = 0` it is the image that the method makes of the last state, and the logarithm 0.
+        """
+
+    def times(self, process: AbstractProcess) -> Array:
+        """Those of the schedule, but that the last step is to the image itself, at time 0."""
+        return self.schedule.times(process, self.num_steps).at[-1].set(0)
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         process = problem.process
-        start, end = (jax.random.fold_in(key, i) for i in range(2))
-        times = self.schedule.times(process, self.num_steps)
         image = problem.image
-        x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
-        args = (self, problem, times, jax.random.fold_in(key, 2))
+        x = process.prior_sample(image.shape, key=jax.random.fold_in(key, 0), dtype=image.dtype)
+        args = (self, problem, self.times(process), jax.random.fold_in(key, 2))
         state = (x, jnp.zeros((), jnp.int32))
-        # The last step is to the image itself.
-        (x, num_vjps), num_steps, result = run(_step, state, args, self.num_steps - 1, result, progress)
-        last = self.finish(problem, times[-2], x, end)
-        taken = num_steps + (result == RESULTS.successful)
-        image, result = finite_or(last.image, x, result)
-        return Draws(image, result, counts(taken, num_steps + 1, num_vjps + last.num_vjps))
+        (x, num_vjps), num_steps, result = run(_step, state, args, self.num_steps, result, progress)
+        return Draws(x, result, counts(num_steps, num_steps, num_vjps))
 
 
 def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:

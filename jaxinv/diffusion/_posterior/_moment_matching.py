@@ -5,23 +5,25 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from ..._conjugate_gradients import conjugate_gradients
+from ..._conjugate_gradients import advance, begin
+from ..._loop import iterate
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from .._model import Model
+from .._process import AbstractProcess, is_data, target
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._guidance import AbstractGuidance, End
-from ._measured import Measured, measure, measured_by
+from ._guidance import AbstractGuidance
+from ._measured import Measured, measured_by
 from ._moments import Moments, gain_product, moments, root_product
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
 from ._wait_for import wait_for
 from ._white_noise import white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# Of a system whose condition number is a few units.
+# Of conjugate gradients, on a system whose condition number is a few units.
 _RTOL = 1e-3
 _STEPS = 8
 
@@ -82,14 +84,17 @@ class MomentMatching(AbstractGuidance):
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         if isinstance(problem, DenseProblem):
-            seen = measure(problem, at)
+            gap, after = _gap(problem.process, t, t_next)
+            residual = problem.residual(at.image)
+            within, given, num_vjps = _products(problem, at, gap / after**2)
+            seen = measured_by(problem, residual, within)
             root, products = root_product(at, wait_for(z, seen.precisions), self.root_steps)
             draw = at.image + root
-            noise = jax.random.normal(noise_key, seen.residual.shape, x.dtype)
+            noise = jax.random.normal(noise_key, residual.shape, x.dtype)
             draw = draw + seen.gain_product(problem.residual(draw) - noise)
-            ahead, num_vjps = self._ahead(problem, at, seen.residual, wait_for(seen.products, root), t, t_next)
+            ahead = measured_by(problem, residual, wait_for(given, root))
             log_twist = seen.log_density() - problem.constant
-            return MomentView(draw, at.image, ahead, log_twist, num_vjps + seen.num_vjps + products)
+            return MomentView(draw, at.image, ahead, log_twist, num_vjps + products)
         root, products = root_product(at, z, self.root_steps)
         draw = at.image + root
         residual = problem.residual(draw)
@@ -100,35 +105,20 @@ class MomentMatching(AbstractGuidance):
     def move(
         self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Any, key: Key
     ) -> tuple[Array, Array]:
-        process = problem.process
-        (scale, _), (scale_next, _) = process.marginal(t), process.marginal(t_next)
-        before, after = ratio(process, t), ratio(process, t_next)
-        gap = jnp.clip(1 - (after / before) ** 2, 0, 1)
+        process, data = problem.process, is_data(t_next)
+        (scale, _), (scale_next, _) = process.marginal(t), target(process, t_next)
+        gap, after = _gap(process, t, t_next)
         # In the coordinates x / scale, where the process only adds noise: x_s given x_t and x_0 is on the line between.
         z = after * jnp.sqrt(gap) * jax.random.normal(key, x.shape, x.dtype)
         step = gap * view.draw - gap * (x / scale) + z
-        u = x / scale + step
+        moved = jnp.where(data, view.draw, scale_next * (x / scale + step))
         if view.ahead is None:
-            return scale_next * u, jnp.zeros((), x.dtype)
+            return moved, jnp.zeros((), x.dtype)
         # How far x_s is from where it is expected without a measurement, and what the measurements look like from it.
         deviation = (gap * (view.draw - view.image) + z) / after**2
         seen = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
         ahead = eqx.tree_at(lambda a: a.residual, view.ahead, view.ahead.residual - seen)
-        return scale_next * u, view.log_twist + problem.constant - ahead.log_density()
-
-    def finish(self, problem: LinearProblem | DenseProblem, t: Array, x: Array, key: Key) -> End:
-        view = self.look(problem, t, t, x, key)
-        return End(view.draw, view.log_twist, view.num_vjps)
-
-    def _ahead(
-        self, problem: DenseProblem, at: Moments, residual: Array, products: Array, t: Array, t_next: Array
-    ) -> tuple[Measured, Array]:
-        # Cov[x_0 | x_t, x_s] = (I + w C)^{-1} C, with w the information in a step.
-        before, after = ratio(problem.process, t), ratio(problem.process, t_next)
-        weight = jnp.clip(1 - (after / before) ** 2, 0, 1) / after**2
-        solve = lambda b: conjugate_gradients(_information, b, (at, weight), rtol=_RTOL, max_steps=_STEPS)
-        solved = jax.vmap(solve)(products)
-        return measured_by(problem, residual, solved.x), jnp.sum(solved.num_steps)
+        return moved, jnp.where(data, 0, view.log_twist + problem.constant - ahead.log_density())
 
 
 class MomentView(eqx.Module):
@@ -141,6 +131,38 @@ class MomentView(eqx.Module):
     num_vjps: Array
 
 
-def _information(v: Array, args: Any) -> Array:
-    at, weight = args
-    return v + weight * at.covariance_product(v)
+def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Array]:
+    """The share of the variance of `x_t / scale` that a step takes away, and the noise `std/scale` after it.
+
+    Of a step to time 0, whose noise is not divided by, 0 and the noise before it.
+    """
+    before = ratio(process, t)
+    after = ratio(process, jnp.where(is_data(t_next), t, t_next))
+    return jnp.clip(1 - (after / before) ** 2, 0, 1), after
+
+
+def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array, Array, Array]:
+    """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, and how many products with `C` they took.
+
+    `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. By conjugate gradients, whose first
+    step, in the same loop, is the product that they start from.
+    """
+
+    def solve(row: Array) -> tuple[Array, Array, Array]:
+        state = (jnp.zeros_like(row), *begin(row))
+        (product, solved, _), num_steps, _ = iterate(_solve, state, (at, weight), max_steps=_STEPS + 1)
+        return product, solved[0], num_steps
+
+    within, given, num_steps = jax.vmap(solve)(problem.matrix.reshape(-1, *at.image.shape))
+    return within, given, jnp.sum(num_steps)
+
+
+def _solve(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
+    (product, solved, size), (at, weight) = state, args
+    first = index == 0
+    _, _, direction, _ = solved
+    image = at.covariance_product(direction)
+    moved, finished, code = advance(solved, direction + weight * image, _RTOL * size)
+    begun = (image, *begin(image))
+    state = jax.tree.map(lambda b, m: jnp.where(first, b, m), begun, (product, moved, size))
+    return state, ~first & finished, code

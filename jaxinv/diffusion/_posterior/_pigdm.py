@@ -14,7 +14,7 @@ from .._checks import check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._guidance import AbstractGuidance, End, Shift, guided_move
+from ._guidance import AbstractGuidance, Shift, guided_move
 from ._moments import moments
 from ._problem import LinearProblem, enter_linear
 
@@ -73,7 +73,3 @@ class PiGDM(AbstractGuidance):
 
     def move(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key) -> Any:
         return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
-
-    def finish(self, problem: LinearProblem, t: Array, x: Array, key: Key) -> End:
-        view = self.look(problem, t, t, x, key)
-        return End(view.image + view.shift, view.log_twist, view.num_vjps)

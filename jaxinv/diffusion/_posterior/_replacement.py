@@ -16,8 +16,9 @@ from ...operators._base import as_parameter
 from .._checks import check_share
 from .._ddim import transition
 from .._model import Model
+from .._process import target
 from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._schedule import UniformTime, times_to_data
 from ._exact import ExactProblem, enter_exact
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts, finite_or
@@ -73,17 +74,17 @@ class Replacement(AbstractIndependent):
 
     def one(self, problem: ExactProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image
-        start, steps, end = (jax.random.fold_in(key, i) for i in range(3))
-        times = self.schedule.times(process, self.num_steps)
+        start, steps = (jax.random.fold_in(key, i) for i in range(2))
+        times = times_to_data(self.schedule, process, self.num_steps)
         x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
-        x, num_steps, result = run(_step, x, (self, problem, times, steps), self.num_steps, result, progress)
-        last, _ = problem.model.split(times[-1], self._noisy(problem, times[-1], x, end))
-        last, result = finite_or(self._replace(problem, last, problem.data), x, result)
-        return Draws(last, result, counts(num_steps, num_steps + 1, 0))
+        x, result = finite_or(self._noisy(problem, times[0], x, _replacing(steps, 0)), x, result)
+        args = (self, problem, times, steps)
+        x, taken, result = run(_step, x, args, self.num_steps + 1, result, progress)
+        return Draws(x, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
 
     def _noisy(self, problem: ExactProblem, t: Array, x: Array, key: Key) -> Array:
-        """The state with what is measured replaced by the measurement, noised up to time `t`."""
-        scale, std = problem.process.marginal(t)
+        """The state with what is measured replaced by the measurement, noised up to time `t`: at 0 by itself."""
+        scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
             lambda y, s, n: scale * y + root(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
@@ -107,8 +108,13 @@ class Replacement(AbstractIndependent):
 
 def _step(index: Array, x: Array, args: PyTree) -> Array:
     method, problem, times, key = args
-    replacing, moving = (jax.random.fold_in(jax.random.fold_in(key, index), i) for i in range(2))
+    moving = jax.random.fold_in(jax.random.fold_in(key, index), 1)
     t, t_next = times[index], times[index + 1]
-    x = method._noisy(problem, t, x, replacing)
     mean, std = transition(problem.process, t, t_next, *problem.model.split(t, x), method.eta.astype(x.dtype))
-    return mean + std * jax.random.normal(moving, x.shape, x.dtype)
+    x = mean + std * jax.random.normal(moving, x.shape, x.dtype)
+    return method._noisy(problem, t_next, x, _replacing(key, index + 1))
+
+
+def _replacing(key: Key, index: Array | int) -> Key:
+    """Of the noise of the measurement at the time of this number."""
+    return jax.random.fold_in(jax.random.fold_in(key, index), 0)

@@ -16,9 +16,10 @@ from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
 from .._checks import check_share
 from .._model import Model
+from .._process import is_data
 from ._guidance import AbstractGuidance
 from ._loops import run
-from ._method import AbstractPosteriorMethod, Draws, counts, finite_or
+from ._method import AbstractPosteriorMethod, Draws, counts
 from ._moment_matching import MomentMatching
 
 # Of the particles; with fewer that count the rest are copies.
@@ -83,25 +84,19 @@ class TDS(AbstractPosteriorMethod):
                 f"`TDS(particles={2 ** math.ceil(math.log2(num_samples))})`, or map over keys."
             )
         guidance, process, image = self.guidance, problem.process, problem.image
-        times = guidance.schedule.times(process, guidance.num_steps)
-        keys = [jax.random.fold_in(key, i) for i in range(4)]
+        times = guidance.times(process)
+        keys = [jax.random.fold_in(key, i) for i in (0, 1, 3)]
         x = self._each(lambda key: process.prior_sample(image.shape, key=key, dtype=image.dtype), keys[0])
         cloud = Cloud.start(x)
         args = (self, problem, times, keys[1])
-        cloud, num_steps, result = run(_step, cloud, args, guidance.num_steps - 1, result, progress)
-        finish = lambda x, key: guidance.finish(problem, times[-2], x, key)
-        last = jax.vmap(finish)(cloud.x, self._keys(keys[2]))
-        taken = num_steps + (result == RESULTS.successful)
-        images, result = finite_or(last.image, cloud.x, result)
-        cloud = cloud.weigh(last.log_twist, self.temper_below)
-        chosen = cloud.choose(jax.random.fold_in(keys[3], 0))
-        order = jax.random.permutation(jax.random.fold_in(keys[3], 1), self.particles)[:num_samples]
+        cloud, num_steps, result = run(_step, cloud, args, guidance.num_steps, result, progress)
+        chosen = cloud.choose(jax.random.fold_in(keys[2], 0))
+        order = jax.random.permutation(jax.random.fold_in(keys[2], 1), self.particles)[:num_samples]
         collapsed = cloud.least < jnp.maximum(_COLLAPSED * self.particles, min(2, self.particles / 2))
         result = RESULTS.where((result == RESULTS.successful) & collapsed, RESULTS.weight_collapse, result)
-        num_vjps = cloud.num_vjps + jnp.sum(last.num_vjps, dtype=jnp.int32)
-        stats = counts(taken, self.particles * (num_steps + 1), num_vjps)
+        stats = counts(num_steps, self.particles * num_steps, cloud.num_vjps)
         stats |= {"effective_particles": cloud.least, "log_evidence": cloud.log_evidence + cloud.log_mean()}
-        return Draws(images[chosen][order], result, stats)
+        return Draws(cloud.x[chosen][order], result, stats)
 
     def _keys(self, key: Key) -> Key:
         return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(self.particles))
@@ -173,6 +168,8 @@ def _step(index: Array, cloud: Cloud, args: PyTree) -> Cloud:
     cloud = cloud.weigh(views.log_twist, method.temper_below)
     count = len(cloud.log_weights)
     poor = effective(cloud.log_weights) < method.resample_below.astype(cloud.x.dtype) * count
+    # The images are chosen from at the end, where their weights are those of the state before.
+    poor &= ~is_data(t_next)
     chosen = jnp.where(poor, cloud.choose(choosing), jnp.arange(count))
     x, views = jax.tree.map(lambda leaf: leaf[chosen], (cloud.x, views))
     move = lambda x, view, key: guidance.move(problem, t, t_next, x, view, key)

@@ -13,7 +13,7 @@ from .._checks import check_share
 from .._model import Model
 from .._sampler import check_steps
 from .._schedule import UniformTime
-from ._guidance import AbstractGuidance, End, Shift, guided_move
+from ._guidance import AbstractGuidance, Shift, guided_move
 from ._measured import measure
 from ._moments import gain_product, moments
 from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear
@@ -79,7 +79,3 @@ class TMPD(AbstractGuidance):
         self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key
     ) -> tuple[Array, Array]:
         return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
-
-    def finish(self, problem: LinearProblem | DenseProblem, t: Array, x: Array, key: Key) -> End:
-        view = self.look(problem, t, t, x, key)
-        return End(view.image + view.shift, view.log_twist, view.num_vjps)
