@@ -28,6 +28,12 @@ def pytest_runtest_teardown():
         jax.clear_caches()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """The command line keeps its compiled programs here, and not in the cache folder of whoever runs the tests."""
+    os.environ["JAXINV_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -63,6 +63,7 @@ def fit(
     process: str = "vp",
     parametrisation: Preconditioned | None = None,
     num_steps: int,
+    batch_size: int,
     **options: Any,
 ) -> tuple[Score, dict[str, Any]]:
     """Train a network by denoising score matching; `options` of `training.fit`."""
@@ -78,7 +79,9 @@ def fit(
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
         num_steps=num_steps,
         ema=0.999,
-        validation=tuning,
+        # In whole batches: what is left of them would be another copy of the network to compile.
+        validation=tuning[: max(len(tuning) // batch_size, 1) * batch_size],
+        batch_size=batch_size,
         **options,
     )
     return Score(network, process, parametrisation), history
