@@ -57,7 +57,7 @@ class Score(NamedTuple):
 def fit(
     network: Any,
     images: Array,
-    tuning: Array,
+    tuning: Array | None,
     *,
     key: Key,
     process: str = "vp",
@@ -66,7 +66,12 @@ def fit(
     batch_size: int,
     **options: Any,
 ) -> tuple[Score, dict[str, Any]]:
-    """Train a network by denoising score matching; `options` of `training.fit`."""
+    """Train a network by denoising score matching; `options` of `training.fit`.
+
+    **Arguments:**
+
+    - `tuning`: images to choose the best epoch by; `None` for the last.
+    """
     chosen = PROCESSES[process]
     parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
     loss = diffusion.score_matching_loss(chosen.make(), chosen.weighting, parametrisation=parametrisation)
@@ -80,7 +85,7 @@ def fit(
         num_steps=num_steps,
         ema=0.999,
         # In whole batches: what is left of them would be another copy of the network to compile.
-        validation=tuning[: max(len(tuning) // batch_size, 1) * batch_size],
+        validation=None if tuning is None else tuning[: max(len(tuning) // batch_size, 1) * batch_size],
         batch_size=batch_size,
         **options,
     )
