@@ -1,6 +1,11 @@
-"""The command `jaxinv`."""
+"""The command `jaxinv`.
+
+What a command does is imported when it runs, so that help, the version and every error in what was typed come at once.
+"""
 
 import argparse
+import math
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        options.check(options)
+        _compute(options)
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"jaxinv: {error}", file=sys.stderr)
         return 1
@@ -25,6 +31,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("jaxinv: interrupted.", file=sys.stderr)
         return 130
     return 0
+
+
+def _compute(options: argparse.Namespace) -> None:
+    if options.no_cache:
+        options.run(options)
+        return
+    from ._commands._cache import kept_programs
+
+    with kept_programs():
+        options.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,21 +56,37 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands)
     _add_sample(commands)
     _add_dip(commands)
+    for command in commands.choices.values():
+        command.add_argument(
+            "--no-cache",
+            action="store_true",
+            help="compile everything again; by default compiled programs are kept for the next run, in the folder "
+            "$JAXINV_CACHE, or else in jaxinv/xla of the user's cache folder (~/.cache or $XDG_CACHE_HOME)",
+        )
     return parser
 
 
+def _add_command(commands, name: str, *, run, check=None, **texts: str) -> argparse.ArgumentParser:
+    """A command: `check` says what is wrong with its options before `run` imports all that it needs."""
+    command = commands.add_parser(
+        name, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **texts
+    )
+    command.set_defaults(run=run, check=check or (lambda options: None))
+    return command
+
+
 def _add_demo(commands) -> None:
-    demo = commands.add_parser(
+    demo = _add_command(
+        commands,
         "demo",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        run=_run_demo,
         help="train a small prior on real images, then deblur and CT-reconstruct held-out ones beside the baselines",
         description=(
-            "Trains a variational autoencoder on handwritten digits (no paired data), then reconstructs held-out "
-            "images from blurred, noisy measurements and from ten noisy X-ray projections, by filtered "
-            "back-projection, Tikhonov, total variation, a Gaussian prior and the latent space of the autoencoder. "
-            "Then draws images from the priors alone, and from a small score network. Prints tables and writes three "
-            "figures and a JSON file."
+            "Trains a variational autoencoder and a small score network on handwritten digits (no paired data), then "
+            "reconstructs held-out images from blurred, noisy measurements and from ten noisy X-ray projections: by "
+            "filtered back-projection, Tikhonov, total variation, a Gaussian prior, the latent space of the "
+            "autoencoder and samples of the posterior under the score. Then draws images from the priors alone. Prints "
+            "tables and writes three figures and a JSON file."
         ),
     )
     demo.add_argument(
@@ -64,27 +96,28 @@ def _add_demo(commands) -> None:
         help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
         "or downloaded",
     )
-    demo.add_argument("--quick", action="store_true", help="a short training and fewer images: seconds, worse pictures")
+    effort = demo.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="a short training and fewer images: worse pictures")
+    effort.add_argument("--full", action="store_true", help="train longer, and draw by more steps: many minutes")
     demo.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
     demo.add_argument("--seed", type=int, default=0, help="of everything that is random")
     demo.add_argument(
         "--output", type=Path, default=Path("jaxinv_demo"), help="folder for the figures and results.json"
     )
-    demo.set_defaults(run=_run_demo)
 
 
 def _run_demo(options: argparse.Namespace) -> None:
-    # Here, so that `jaxinv --help` does not wait for jax.
     from ._commands._demo import run
 
-    run(data=options.data, quick=options.quick, images=options.images, seed=options.seed, output=options.output)
+    effort = "quick" if options.quick else "full" if options.full else "default"
+    run(data=options.data, effort=effort, images=options.images, seed=options.seed, output=options.output)
 
 
 def _add_train(commands) -> None:
-    train = commands.add_parser(
+    train = _add_command(
+        commands,
         "train",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        run=_run_train,
         help="train a generative prior on images, and write it to a file",
         description=(
             "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct` and "
@@ -104,7 +137,6 @@ def _add_train(commands) -> None:
     )
     train.add_argument("--seed", type=int, default=0, help="of everything that is random")
     train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write")
-    train.set_defaults(run=_run_train)
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -118,10 +150,11 @@ def _run_train(options: argparse.Namespace) -> None:
 
 
 def _add_reconstruct(commands) -> None:
-    reconstruct = commands.add_parser(
+    reconstruct = _add_command(
+        commands,
         "reconstruct",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        run=_run_reconstruct,
+        check=_check_reconstruct,
         help="reconstruct held-out images from simulated measurements with a prior that `jaxinv train` wrote",
         description=(
             "Measures held-out images, with noise, and reconstructs them in the latent space of a trained prior, or "
@@ -143,12 +176,17 @@ def _add_reconstruct(commands) -> None:
     )
     _add_data(reconstruct)
     reconstruct.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
-    reconstruct.add_argument("--noise", dest="level", type=float, default=0.1, help="over the norm of the operator")
+    reconstruct.add_argument(
+        "--noise", dest="level", type=_above_zero, default=0.1, help="over the norm of the operator"
+    )
     reconstruct.add_argument("--restarts", type=_positive, default=8, help="of each image, of which the best is kept")
     reconstruct.add_argument("--samples", type=_positive, default=8, help="of each posterior, with a score")
     reconstruct.add_argument("--seed", type=int, default=0, help="of everything that is random")
     reconstruct.add_argument("--output", type=Path, default=Path("jaxinv_reconstruction"), help="folder to write")
-    reconstruct.set_defaults(run=_run_reconstruct)
+
+
+def _check_reconstruct(options: argparse.Namespace) -> None:
+    _check_network(options.network)
 
 
 def _run_reconstruct(options: argparse.Namespace) -> None:
@@ -159,10 +197,11 @@ def _run_reconstruct(options: argparse.Namespace) -> None:
 
 
 def _add_sample(commands) -> None:
-    sample = commands.add_parser(
+    sample = _add_command(
+        commands,
         "sample",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        run=_run_sample,
+        check=_check_sample,
         help="draw images from a prior that `jaxinv train` wrote",
         description=(
             "Draws images from a trained prior, of a score by running its process backwards, and writes them as one "
@@ -174,7 +213,12 @@ def _add_sample(commands) -> None:
     sample.add_argument("--steps", type=_positive, default=50, help="of DPM-Solver++, for a score")
     sample.add_argument("--seed", type=int, default=0, help="of everything that is random")
     sample.add_argument("--output", type=Path, default=Path("samples.png"), help="the picture to write")
-    sample.set_defaults(run=_run_sample)
+
+
+def _check_sample(options: argparse.Namespace) -> None:
+    if options.output.suffix == ".npy":
+        raise ValueError(f"--output {options.output}: name a picture, such as samples.png; the arrays go beside it.")
+    _check_network(options.network)
 
 
 def _run_sample(options: argparse.Namespace) -> None:
@@ -184,10 +228,11 @@ def _run_sample(options: argparse.Namespace) -> None:
 
 
 def _add_dip(commands) -> None:
-    command = commands.add_parser(
+    command = _add_command(
+        commands,
         "dip",
-        allow_abbrev=False,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        run=_run_dip,
+        check=_check_dip,
         help="reconstruct a picture or a sinogram of your own by a deep image prior, which needs no training",
         description=(
             "Fits a network to one measurement, by total variation if you like. A picture is denoised; with --mask it "
@@ -202,31 +247,35 @@ def _add_dip(commands) -> None:
     kind.add_argument("--factor", type=_positive, help="enlarge FILE so many times")
     kind.add_argument(
         "--angles",
+        type=_angles,
         metavar="START:STOP",
         help="in degrees, such as --angles=-90:90: FILE is a sinogram, (angles, detectors), of parallel rays",
     )
     command.add_argument(
         "--fan",
+        type=_distances,
         metavar="SOURCE:DETECTOR",
         help="with --angles: of a fan, with these distances from the axis of rotation, in widths of a detector bin",
     )
-    command.add_argument("--offset", type=float, default=0.0, help="where the detector's middle lies, in bins")
-    command.add_argument("--every", type=_positive, default=1, help="of the angles of a sinogram take every so manieth")
+    command.add_argument("--offset", type=_number, default=0.0, help="where the detector's middle lies, in bins")
+    command.add_argument("--every", type=_positive, default=1, metavar="N", help="use every N-th angle of a sinogram")
     command.add_argument("--size", type=_positive, default=128, help="pixels a side to reconstruct from a sinogram")
     command.add_argument("--crop", type=_positive, help="take the middle so many pixels a side of a picture")
     command.add_argument(
         "--noise",
         dest="level",
-        type=float,
+        type=_above_zero,
         default=argparse.SUPPRESS,
         help="its standard deviation in the unit of FILE, 8 bits being [0, 1] (default: .1 to denoise, .01 to inpaint "
         "and enlarge, .025 of the mean of a sinogram)",
     )
     command.add_argument("--reference", type=Path, help="the true picture, to see the PSNR on the way")
     command.add_argument("--network", choices=("skip", "conv", "deep"), default="skip", help="the prior")
-    command.add_argument("--tv", type=float, default=0.0, help="weight of total variation, over the variance of noise")
+    command.add_argument(
+        "--tv", type=_not_negative, default=0.0, help="weight of total variation, over the variance of noise"
+    )
     command.add_argument("--steps", type=_positive, default=3000, help="of the optimiser, at most")
-    command.add_argument("--rate", type=float, default=0.01, help="of learning")
+    command.add_argument("--rate", type=_above_zero, default=0.01, help="of learning")
     command.add_argument(
         "--stopping",
         choices=("fixed", "variance", "discrepancy", "held-out"),
@@ -235,7 +284,18 @@ def _add_dip(commands) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of everything that is random")
     command.add_argument("--output", type=Path, default=Path("reconstruction.png"), help="the picture to write")
-    command.set_defaults(run=_run_dip)
+
+
+def _check_dip(options: argparse.Namespace) -> None:
+    if options.output.suffix != ".png":
+        raise ValueError(
+            f"--output {options.output}: name a picture, such as reconstruction.png; the array goes beside it."
+        )
+    if options.stopping == "discrepancy" and not hasattr(options, "level"):
+        raise ValueError("--stopping discrepancy needs to know the noise: give its standard deviation by --noise.")
+    for path in (options.file, options.mask, options.reference):
+        if path is not None and not path.is_file():
+            raise ValueError(f"FILE, --mask and --reference are read; there is no file {path}.")
 
 
 def _run_dip(options: argparse.Namespace) -> None:
@@ -256,11 +316,56 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_network(path: Path) -> None:
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; `jaxinv train` writes one.")
+
+
 def _positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return value
+
+
+def _above_zero(text: str) -> float:
+    value = _number(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = _number(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text!r} must not be negative")
+    return value
+
+
+def _angles(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"(-?\d+(?:\.\d+)?):(-?\d+(?:\.\d+)?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP in degrees, such as 0:180")
+    return float(found[1]), float(found[2])
+
+
+def _distances(text: str) -> tuple[float, float]:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text)
+    if found is None:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not SOURCE:DETECTOR, their distances from the axis of rotation, such as 800:300"
+        )
+    return float(found[1]), float(found[2])
 
 
 if __name__ == "__main__":

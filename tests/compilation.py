@@ -1,6 +1,7 @@
 """The two ways in which tests compile: fast, and as users do."""
 
 import functools
+import importlib.metadata
 
 import jax
 
@@ -11,7 +12,8 @@ compiled = functools.partial(
 )
 
 # Where a kernel or a solver is judged inside a larger program: without optimisations no fault of this kind shows.
-production = functools.partial(
-    jax.jit,
-    compiler_options={"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False},
-)
+_AS_USERS = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+# Which conftest.py switches off where the flag exists.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    _AS_USERS["xla_cpu_use_fusion_emitters"] = True
+production = functools.partial(jax.jit, compiler_options=_AS_USERS)

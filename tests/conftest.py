@@ -76,6 +76,12 @@ def pytest_collection_modifyitems(items):
     items.sort(key=places.__getitem__)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory):
+    """The command line keeps its compiled programs here, and not in the cache folder of whoever runs the tests."""
+    os.environ["JAXINV_CACHE"] = str(tmp_path_factory.mktemp("compiled"))
+
+
 @pytest.fixture
 def key():
     return jax.random.key(0)

@@ -3,16 +3,16 @@
 import json
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array
 
 from .. import classical, diffusion, generative, io, metrics, operators, oracles, plotting
@@ -23,9 +23,38 @@ from . import _demo_samples
 from ._images import load
 from ._measurements import TASKS, measured_by
 from ._networks import KINDS, rngs_of
+from ._progress import Bar, in_pieces, progress
 from ._score import Score
 
 NOISE = 0.1
+
+
+class _Effort(NamedTuple):
+    """How long everything takes, and how good it gets.
+
+    - `posterior`, `samples`: how the posterior under the score network is sampled, and how often for one mean.
+    - `drawing_steps`: of the images drawn without a measurement.
+    """
+
+    vae_steps: int
+    score_steps: int
+    restarts: int
+    posterior: diffusion.MomentMatching
+    samples: int
+    drawing_steps: int
+
+
+def _moment_matching(num_steps: int, **options: int) -> diffusion.MomentMatching:
+    return diffusion.MomentMatching(num_steps, schedule=diffusion.UniformLogSNR(), **options)
+
+
+# The default comes as near to the truth as the full training, to .3 dB: at the constant rate of that, the last two
+# thirds of the steps of the autoencoder only overfit, and a rate that decays needs a quarter of them.
+EFFORTS = {
+    "quick": _Effort(400, 200, 2, _moment_matching(10, solver_steps=6, root_steps=3), 2, 20),
+    "default": _Effort(1500, 3000, 8, _moment_matching(20, solver_steps=6, root_steps=3), 16, 20),
+    "full": _Effort(6000, 6000, 8, _moment_matching(30), 16, 50),
+}
 
 
 class _Task(NamedTuple):
@@ -38,6 +67,24 @@ class _Task(NamedTuple):
     measurements: Array
     tuning_images: Array
     tuning_measurements: Array
+
+
+class _Method(NamedTuple):
+    """How measurements are reconstructed: `program(y, others)` does so for `piece` of them at a time.
+
+    Models and operators are among `others`, which are arguments, and not closed over: what is closed over is compiled
+    in as a constant.
+    """
+
+    name: str
+    program: Callable[..., Array]
+    others: tuple
+    piece: int
+    compile_seconds: float
+
+    def solve(self, y: Array, tell: Callable[[float], None]) -> Array:
+        """All the images."""
+        return in_pieces(lambda piece: self.program(piece, self.others), y, self.piece, tell)
 
 
 class _Row(NamedTuple):
@@ -53,31 +100,38 @@ class _Row(NamedTuple):
     problems_per_second: float
 
 
-def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None:
-    """Train, reconstruct, print the table and write `output`/{deblurring,tomography,samples}.png and results.json."""
+def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None:
+    """Train, reconstruct, print the table and write `output`/{deblurring,tomography,samples}.png and results.json.
+
+    **Arguments:**
+
+    - `effort`: a key of `EFFORTS`.
+    """
     plotting_folder(output)
     began = time.perf_counter()
     key = jax.random.key(seed)
     keys = [jax.random.fold_in(key, i) for i in range(1, 5)]
+    quick, full, chosen = effort == "quick", effort == "full", EFFORTS[effort]
     count = min(images, 4) if quick else images
     train, tuning, test = load(data, count, quick)
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
 
-    prior, history = _train(train, tuning, keys[0], quick)
+    prior, history = _train(train, tuning, keys[0], chosen.vae_steps, full=full)
     print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
-    score, score_history = _demo_samples.fit(train, tuning, key=keys[3], quick=quick)
+    score, score_history = _demo_samples.fit(train, tuning, key=keys[3], num_steps=chosen.score_steps, full=full)
     print(f"Score network: {len(score_history['loss'])} steps in {score_history['seconds']:.0f} s.")
     gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
-    for number, task in enumerate(_tasks(tuning, test, keys[1])):
+    with progress("Simulating the measurements"):
+        tasks = _tasks(tuning[:32], test, keys[1])
+    for number, task in enumerate(tasks):
         print(f"\n{task.title}")
         pictures = {}
-        methods = _methods(task, prior, gaussian, score, jax.random.fold_in(keys[2], number), quick)
-        for method, (solve, others) in methods.items():
-            value, row = _time(task, method, solve, others, test)
+        for method in _methods(task, prior, gaussian, score, jax.random.fold_in(keys[2], number), chosen):
+            value, row = _time(task, method, test)
             rows.append(row)
-            pictures[method] = np.asarray(value)
+            pictures[method.name] = np.asarray(value)
             print(_line(row), flush=True)
         shown = min(4, len(test))
         figure = plotting.compare(
@@ -87,10 +141,11 @@ def run(*, data: str, quick: bool, images: int, seed: int, output: Path) -> None
             limits=(0, 1),
         )
         plotting.save(figure, output / f"{task.name}.png")
-    samples = _demo_samples.run(train, tuning, (gaussian, prior, score), key=keys[3], output=output)
+    priors = (gaussian, prior, score)
+    samples = _demo_samples.run(train, tuning, priors, num_steps=chosen.drawing_steps, key=keys[3], output=output)
     result = {
         "data": data,
-        "quick": quick,
+        "effort": effort,
         "seed": seed,
         "total_seconds": round(time.perf_counter() - began, 1),
         "training_seconds": round(history["seconds"], 1),
@@ -115,15 +170,19 @@ def plotting_folder(output: Path) -> None:
     io.check_writable(output / "results.json")
 
 
-def _train(train: Array, tuning: Array, key: Key, quick: bool) -> tuple[generative.VAEPrior, dict[str, Any]]:
+def _train(
+    train: Array, tuning: Array, key: Key, steps: int, *, full: bool
+) -> tuple[generative.VAEPrior, dict[str, Any]]:
+    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 10), steps, 4e-5)
     model, history = KINDS["vae"].train(
         KINDS["vae"].make(train.shape[1:], 16, rngs_of(key)),
         train,
         tuning,
         key=key,
-        num_steps=400 if quick else 6000,
+        optimiser=None if full else optax.adam(rate),
+        num_steps=steps,
         batch_size=128,
-        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+        progress=Bar("Training the VAE"),
     )
     return generative.VAEPrior(model), history
 
@@ -136,31 +195,53 @@ def _tasks(tuning: Array, test: Array, key: Key) -> list[_Task]:
         title = f"{heading}, noise {NOISE}" + ("" if name == "deblurring" else " of the norm")
         operator = make(shape, key)
         likelihood = measured_by(operator, NOISE, jax.random.fold_in(key, 0))
-        draws = []
-        for images, stream in ((test, 1), (tuning[:32], 2)):
-            stream_keys = jax.random.split(jax.random.fold_in(jax.random.fold_in(key, stream), number), len(images))
-            draws.append(jax.vmap(lambda x, k, noisy=likelihood: noisy.simulate(x, key=k))(images, stream_keys))
-        tasks.append(_Task(name, title, operator, likelihood, draws[0], tuning[:32], draws[1]))
+        split = lambda stream, count, number=number: jax.random.split(
+            jax.random.fold_in(jax.random.fold_in(key, stream), number), count
+        )
+        stream_keys = jnp.concatenate([split(1, len(test)), split(2, len(tuning))])
+        images = jnp.concatenate([test, tuning])
+        y = jax.vmap(lambda x, k, noisy=likelihood: noisy.simulate(x, key=k))(images, stream_keys)
+        tasks.append(_Task(name, title, operator, likelihood, y[: len(test)], tuning, y[len(test) :]))
     return tasks
 
 
 def _methods(
-    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, score: Score, key: Key, quick: bool
-) -> dict[str, tuple[Callable[..., Array], tuple]]:
-    # From the name of a method to a function of one measurement and its other arguments. Models and operators are
-    # arguments and not closed over: what is closed over is compiled in as a constant.
+    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, score: Score, key: Key, effort: _Effort
+) -> Iterator[_Method]:
     likelihood = task.likelihood
-    restarts = 2 if quick else 8
-    measurement = {"FBP": (_fbp, (task.operator,))}
-    if not isinstance(task.operator, operators.ParallelBeam):
-        measurement = {"measurement": (lambda y: y, ())}
-    return measurement | {
-        "Tikhonov": (_tikhonov, (likelihood, _best_weight(task, _tikhonov, jnp.geomspace(1e-4, 1, 13) / NOISE**2))),
-        "TV": (_tv, (likelihood, _best_weight(task, _tv, jnp.geomspace(1, 30, 7)))),
-        "Gaussian": (_gaussian, (likelihood, gaussian)),
-        "VAE": (_latent, (likelihood, prior, key, restarts)),
-        "score, mean": (_posterior_mean, (likelihood, *score.prior(), key, 10 if quick else 30, 2 if quick else 16)),
-    }
+    if isinstance(task.operator, operators.ParallelBeam):
+        yield _compile(task, "FBP", _fbp, (task.operator,))
+    else:
+        yield _compile(task, "measurement", lambda y: y, ())
+    yield _tuned(task, "Tikhonov", _tikhonov, jnp.geomspace(1e-4, 1, 13) / NOISE**2)
+    yield _tuned(task, "TV", _tv, jnp.geomspace(1, 30, 7))
+    yield _compile(task, "Gaussian", _gaussian, (likelihood, gaussian))
+    yield _compile(task, "VAE", _latent, (likelihood, prior, key, effort.restarts), piece=16)
+    drawing = (*score.prior(), key, effort.posterior, effort.samples)
+    yield _compile(task, "score, mean", _posterior_mean, (likelihood, *drawing), piece=2)
+
+
+def _compile(task: _Task, name: str, solve: Callable[..., Array], others: tuple, piece: int | None = None) -> _Method:
+    # `solve(y, *others)` is of one measurement.
+    y, mapped = task.measurements, eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
+    piece = min(piece or len(y), len(y))
+    with progress(f"Compiling: {task.name}, {name}"):
+        began = time.perf_counter()
+        program = mapped.lower(y[:piece], others).compile()
+    return _Method(name, program, others, piece, time.perf_counter() - began)
+
+
+def _tuned(task: _Task, name: str, solve: Callable[..., Array], weights: Array) -> _Method:
+    # With the weight that is best, by PSNR, on images that are neither trained on nor reported.
+    method = _compile(task, name, solve, (task.likelihood, weights[0]))
+    candidates = [method._replace(others=(task.likelihood, weight)) for weight in weights]
+    quality = []
+    with progress(f"Choosing the weight: {task.name}, {name}") as tell:
+        for number, candidate in enumerate(candidates):
+            images = jnp.clip(candidate.solve(task.tuning_measurements, lambda share: None), 0, 1)
+            quality.append(float(_mean_psnr(images, task.tuning_images)))
+            tell((number + 1) / len(candidates))
+    return candidates[int(np.argmax(quality))]
 
 
 def _fbp(y: Array, operator: operators.ParallelBeam) -> Array:
@@ -184,37 +265,38 @@ def _latent(y: Array, likelihood: Likelihood, prior: generative.VAEPrior, key: K
 
 
 def _posterior_mean(
-    y: Array, likelihood: Likelihood, process: Any, score: Any, key: Key, num_steps: int, num_samples: int
+    y: Array,
+    likelihood: Likelihood,
+    process: Any,
+    score: Any,
+    key: Key,
+    method: diffusion.MomentMatching,
+    num_samples: int,
 ) -> Array:
-    method = diffusion.MomentMatching(num_steps, schedule=diffusion.UniformLogSNR())
     options = {"key": key, "method": method, "num_samples": num_samples}
     return diffusion.posterior_sample(process, score, likelihood, y, **options).value.mean(0)
 
 
-def _best_weight(task: _Task, solve: Callable[..., Array], weights: Array) -> Array:
-    # By PSNR on images that are neither trained on nor reported: all weights and problems in one call.
-    grid = jax.jit(jax.vmap(jax.vmap(solve, (0, None, None)), (None, None, 0)))
-    images = jnp.clip(grid(task.tuning_measurements, task.likelihood, weights), 0, 1)
-    return weights[jnp.argmax(jax.vmap(jax.vmap(metrics.psnr), (0, None))(images, task.tuning_images).mean(1))]
+@jax.jit
+def _mean_psnr(images: Array, truth: Array) -> Array:
+    return jax.vmap(metrics.psnr)(images, truth).mean()
 
 
-def _time(task: _Task, method: str, solve: Callable[..., Array], others: tuple, test: Array) -> tuple[Array, _Row]:
-    compiled = eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
-    seconds = []
-    for _ in range(2):
+def _time(task: _Task, method: _Method, test: Array) -> tuple[Array, _Row]:
+    with progress(f"{task.name.capitalize()}, {method.name}") as tell:
         began = time.perf_counter()
-        value = jax.block_until_ready(compiled(task.measurements, others))
-        seconds.append(time.perf_counter() - began)
+        value = method.solve(task.measurements, tell)
+        seconds = time.perf_counter() - began
     clipped = jnp.clip(value, 0, 1)
     row = _Row(
         task.name,
-        method,
-        float(jax.vmap(metrics.psnr)(value, test).mean()),
-        float(jax.vmap(metrics.psnr)(clipped, test).mean()),
+        method.name,
+        float(_mean_psnr(value, test)),
+        float(_mean_psnr(clipped, test)),
         float(jax.vmap(metrics.ssim)(clipped, test).mean()),
-        seconds[0] - seconds[1],
-        seconds[1],
-        len(test) / seconds[1],
+        method.compile_seconds,
+        seconds,
+        len(test) / seconds,
     )
     return value, row
 

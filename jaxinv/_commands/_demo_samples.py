@@ -13,18 +13,42 @@ from .._types import Key
 from ..diffusion import Preconditioned
 from . import _score
 from ._networks import rngs_of
+from ._progress import Bar, progress
 
 _COUNT, _SHOWN = 64, 8
 _TO = 2000  # training images that samples are compared with
+_KEPT = 0.9998  # of the variance of the images
 
 
-def fit(train: Array, tuning: Array, *, key: Key, quick: bool) -> tuple[_score.Score, dict[str, Any]]:
-    """Train a small score network."""
-    shape, steps = train.shape[1:], 200 if quick else 6000
-    network = models.Mixer(shape, width=64, num_blocks=3, token_width=64, channel_width=128, rngs=rngs_of(key))
+def fit(train: Array, tuning: Array, *, key: Key, num_steps: int, full: bool) -> tuple[_score.Score, dict[str, Any]]:
+    """Train a small score network.
+
+    **Arguments:**
+
+    - `full`: with all principal directions, and the epoch that is best on `tuning`.
+    """
     # So short a training is to start from what the covariance tells.
     parametrisation = Preconditioned.from_samples(train)
-    return _score.fit(network, train, tuning, key=key, parametrisation=parametrisation, num_steps=steps, batch_size=32)
+    return _score.fit(
+        models.Mixer(train.shape[1:], width=64, num_blocks=3, token_width=64, channel_width=128, rngs=rngs_of(key)),
+        train,
+        # A rate that decays ends at the best step, and looking for it is another program to compile.
+        tuning if full else None,
+        key=key,
+        parametrisation=parametrisation if full else _leading(parametrisation),
+        num_steps=num_steps,
+        batch_size=32,
+        progress=Bar("Training the score network"),
+    )
+
+
+def _leading(parametrisation: Preconditioned) -> Preconditioned:
+    # Every principal direction costs time in every evaluation, and the last two thirds of them hold next to nothing.
+    basis, std = parametrisation.basis, parametrisation.std
+    assert basis is not None
+    share = np.cumsum(np.asarray(std) ** 2)
+    kept = int(np.searchsorted(share, _KEPT * share[-1])) + 1
+    return Preconditioned(parametrisation.mean, std[:kept], basis[:, :kept])
 
 
 def run(
@@ -32,6 +56,7 @@ def run(
     tuning: Array,
     priors: tuple[oracles.Gaussian, generative.VAEPrior, _score.Score],
     *,
+    num_steps: int,
     key: Key,
     output: Path,
 ) -> list[dict[str, Any]]:
@@ -41,7 +66,7 @@ def run(
     process, learned = score.prior()
     diffuse = lambda score: (
         diffusion.sample(
-            process, score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(50)
+            process, score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(num_steps)
         ).value
     )
     draws = {
@@ -53,7 +78,8 @@ def run(
     rows, shown = [], []
     for name, draw in draws.items():
         began = time.perf_counter()
-        images = np.clip(jax.block_until_ready(draw()), 0, 1)
+        with progress(f"Drawing: {name}"):
+            images = np.clip(jax.block_until_ready(draw()), 0, 1)
         seconds = time.perf_counter() - began
         distance = float(metrics.sliced_wasserstein(images, train[:_TO], key=key))
         rows.append({"method": name, "sliced_wasserstein": distance, "seconds": seconds})

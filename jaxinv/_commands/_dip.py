@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ from .._solution import RESULTS
 from ..likelihood import Likelihood
 from ._measured import Measured, Request, measure
 from ._networks import rngs_of
+from ._progress import Bar
 
 NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
 # Values of an image, of which the rule of windowed variance keeps a hundred.
@@ -43,19 +43,11 @@ def run(
 ) -> None:
     """Fit a network to one measurement of the user's own, and write the image; go on where an interrupted run was."""
     arrays, checkpoint = output.with_suffix(".npy"), output.with_suffix(".checkpoint")
-    if output.suffix != ".png":
-        raise ValueError(f"--output {output}: name a picture, such as reconstruction.png; the array goes beside it.")
     given = {path.resolve() for path in (request.file, request.mask, reference) if path is not None}
     for path in (output, arrays):
         if path.resolve() in given:
             raise ValueError(f"--output {output} would overwrite {path}, which is read; choose another name.")
         io.check_writable(path)
-    if stopping == "discrepancy" and level is None:
-        raise ValueError("--stopping discrepancy needs to know the noise: give its standard deviation by --noise.")
-    if level is not None and not 0 < level < np.inf:
-        raise ValueError(f"--noise must be positive and finite; got {level:g}.")
-    if not 0 <= tv < np.inf or not 0 < rate < np.inf:
-        raise ValueError(f"--tv must not be negative, and --rate must be positive; got {tv:g} and {rate:g}.")
     measured = measure(request)
     truth = None if reference is None else _reference(reference, measured)
     std = measured.level if level is None else level / measured.unit
@@ -85,7 +77,7 @@ def run(
         jitter=1 / 30,
         reference=truth,
         stride=max(steps // 200, 1),
-        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+        progress=Bar("Fitting the network"),
         report=None if truth is None else _tell,
     )
     solution.value.block_until_ready()

@@ -1,6 +1,5 @@
 """Measurements in a user's own files."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +16,8 @@ class Request(NamedTuple):
     - `crop`: of a picture, the middle so many pixels a side.
     - `mask`: a picture, white where `file` is known.
     - `factor`: by which to enlarge.
-    - `angles`: of a sinogram in a `.npy` file, `START:STOP` in degrees.
-    - `fan`: of such a sinogram, `SOURCE:DETECTOR`, their distances from the axis of rotation; `None` for parallel rays.
+    - `angles`: of a sinogram in a `.npy` file, the first and the end of the last, in degrees.
+    - `fan`: of such a sinogram, how far source and detector are from the axis; `None` for parallel rays.
     - `offset`: of such a sinogram, where the middle of the detector lies. Lengths are in widths of a detector bin.
     - `every`: of the angles of a sinogram, every so manieth.
     - `size`: pixels a side of what is reconstructed from a sinogram.
@@ -28,8 +27,8 @@ class Request(NamedTuple):
     crop: int | None
     mask: Path | None
     factor: int | None
-    angles: str | None
-    fan: str | None
+    angles: tuple[float, float] | None
+    fan: tuple[float, float] | None
     offset: float
     every: int
     size: int
@@ -150,31 +149,18 @@ def _tooth(request: Request) -> Any:
 
 def _plain(request: Request) -> Any:
     sinogram = data.picture(request.file)
-    ends = _pair(request.angles, r"-?\d+(?:\.\d+)?")
-    if ends is None or sinogram.shape[2] != 1:
+    if request.angles is None or sinogram.shape[2] != 1:
         raise ValueError(
-            f"{request.file} should be a sinogram of shape (angles, detectors) for --angles START:STOP, in degrees, "
-            f"such as 0:180; got shape {sinogram.shape[:2] if sinogram.shape[2] == 1 else sinogram.shape} and "
-            f"--angles {request.angles}."
+            f"{request.file} should be a sinogram of shape (angles, detectors), as --angles says; got shape "
+            f"{sinogram.shape}."
         )
     views, bins = sinogram.shape[:2]
-    angles = np.linspace(*np.deg2rad(ends), views, endpoint=False)
+    angles = np.linspace(*np.deg2rad(request.angles), views, endpoint=False)
     geometry = {"angles": angles, "num_detectors": bins, "detector_spacing": 1.0, "centre_offset": request.offset}
     if request.fan is None:
         return sinogram, operators.ParallelBeam, geometry, float(bins)
-    distances = _pair(request.fan, r"\d+(?:\.\d+)?")
-    if distances is None:
-        raise ValueError(
-            f"--fan {request.fan}: give SOURCE:DETECTOR, their distances from the axis of rotation in widths of a "
-            "detector bin, such as 800:300."
-        )
-    geometry |= {"source_origin": distances[0], "origin_detector": distances[1]}
+    geometry |= {"source_origin": request.fan[0], "origin_detector": request.fan[1]}
     return sinogram, operators.FanBeam, geometry, _fan_width(geometry)
-
-
-def _pair(text: str | None, number: str) -> tuple[float, float] | None:
-    found = re.fullmatch(f"({number}):({number})", text or "")
-    return found and (float(found[1]), float(found[2]))
 
 
 # From the suffix of a file to its reader: a sinogram, the operator's class, its geometry, the width of the image.

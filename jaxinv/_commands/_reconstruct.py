@@ -47,8 +47,6 @@ def run(
     output: Path,
 ) -> None:
     """Measure held-out images, reconstruct them with a trained prior, and write figure, arrays and figures of merit."""
-    if not 0 < level < np.inf:
-        raise ValueError(f"--noise must be positive and finite; got {level:g}.")
     plotting_folder(output)
     trained = _open(network, restarts, samples)
     if prior not in (None, trained.kind):

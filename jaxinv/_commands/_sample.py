@@ -14,8 +14,6 @@ from . import _networks, _score
 def run(*, network: Path, images: int, steps: int, seed: int, output: Path) -> None:
     """Draw images from a trained prior; write a picture and the arrays."""
     arrays = output.with_suffix(".npy")
-    if arrays == output:
-        raise ValueError(f"--output {output}: name a picture, such as samples.png; the arrays go beside it.")
     for path in (output, arrays):
         io.check_writable(path)
     key = jax.random.key(seed)

@@ -57,15 +57,21 @@ class Score(NamedTuple):
 def fit(
     network: Any,
     images: Array,
-    tuning: Array,
+    tuning: Array | None,
     *,
     key: Key,
     process: str = "vp",
     parametrisation: Preconditioned | None = None,
     num_steps: int,
+    batch_size: int,
     **options: Any,
 ) -> tuple[Score, dict[str, Any]]:
-    """Train a network by denoising score matching; `options` of `training.fit`."""
+    """Train a network by denoising score matching; `options` of `training.fit`.
+
+    **Arguments:**
+
+    - `tuning`: images to choose the best epoch by; `None` for the last.
+    """
     chosen = PROCESSES[process]
     parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
     loss = diffusion.score_matching_loss(chosen.make(), chosen.weighting, parametrisation=parametrisation)
@@ -78,7 +84,9 @@ def fit(
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
         num_steps=num_steps,
         ema=0.999,
-        validation=tuning,
+        # In whole batches: what is left of them would be another copy of the network to compile.
+        validation=None if tuning is None else tuning[: max(len(tuning) // batch_size, 1) * batch_size],
+        batch_size=batch_size,
         **options,
     )
     return Score(network, process, parametrisation), history

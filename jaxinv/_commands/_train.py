@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import diffrax
 import jax
 
 from .. import io
 from . import _score
 from ._images import load
 from ._networks import KINDS, rngs_of, save
+from ._progress import Bar
 
 
 def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int, output: Path) -> None:
@@ -28,7 +28,7 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
         num_steps=steps,
         batch_size=batch,
         checkpoint=checkpoint,
-        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+        progress=Bar(f"Training: {kind}"),
     )
     save(output, kind, shape, latents, model, train)
     checkpoint.unlink(missing_ok=True)
@@ -55,7 +55,7 @@ def run_score(*, network: str, data: str, process: str, steps: int, batch: int, 
         num_steps=steps,
         batch_size=batch,
         checkpoint=checkpoint,
-        progress=diffrax.TqdmProgressMeter(refresh_steps=1),
+        progress=Bar("Training: score"),
     )
     _score.save(output, network, score)
     checkpoint.unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""Compiled programs, kept from one run of a command to the next."""
+
+import contextlib
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+from ..data._files import cache_folder
+
+# The small programs are many, and together they take seconds: all those are kept whose file is read faster than this.
+_LEAST_SECONDS = 0.05
+
+
+def compiled_folder() -> Path:
+    """The folder of compiled programs: `$JAXINV_CACHE`, or `xla` in the user's cache folder."""
+    chosen = os.environ.get("JAXINV_CACHE")
+    return Path(chosen).expanduser() if chosen else cache_folder() / "xla"
+
+
+@contextlib.contextmanager
+def kept_programs() -> Iterator[None]:
+    """JAX's persistent compilation cache, switched on within this context and left as it was after it.
+
+    A cache that the user has switched on, by `$JAX_COMPILATION_CACHE_DIR`, is taken as it is. A folder that cannot be
+    written is no error: nothing is kept then.
+    """
+    if jax.config.jax_compilation_cache_dir is not None or not _is_writable(compiled_folder()):
+        yield
+        return
+    chosen = {
+        "jax_compilation_cache_dir": str(compiled_folder()),
+        "jax_persistent_cache_min_compile_time_secs": _LEAST_SECONDS,
+    }
+    before = {name: getattr(jax.config, name) for name in chosen}
+    _configure(chosen)
+    try:
+        with warnings.catch_warnings():
+            # An entry that an interrupted run has left incomplete is compiled again, which need not be said.
+            warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
+            yield
+    finally:
+        _configure(before)
+
+
+def _configure(options: dict[str, object]) -> None:
+    for name, value in options.items():
+        jax.config.update(name, value)
+    # JAX opens the folder once; without this it would not see that it is another one.
+    compilation_cache.reset_cache()
+
+
+def _is_writable(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
