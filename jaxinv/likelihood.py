@@ -144,7 +144,11 @@ class Whitened(AbstractLinearOperator):
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return self.noise.whiten(_measured_only(self.operator.measured, self.operator(x)))
+        return self.whiten(self.operator(x))
+
+    def whiten(self, prediction: State) -> State:
+        """`W` of the prediction `A x`, or of a difference of predictions."""
+        return self.noise.whiten(_measured_only(self.operator.measured, prediction))
 
     def adjoint(self, y: State) -> State:
         return self.operator.adjoint(_measured_only(self.operator.measured, self.noise.whiten_adjoint(y)))

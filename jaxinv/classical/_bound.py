@@ -25,7 +25,12 @@ def norm_bound(whitened: Whitened, norm: Scalar | None) -> Array:
         bound = SAFETY * operator_norm(whitened, key=jax.random.key(0, impl="threefry2x32"))
     else:
         bound = jnp.asarray(norm).astype(dtype) * _whitening_norm(whitened)
-    return jnp.where(bound > 0, bound, 1).astype(dtype)
+    return positive(bound).astype(dtype)
+
+
+def positive(bound: Array) -> Array:
+    """A bound to divide by: 1 for an operator that is zero."""
+    return jnp.where(bound > 0, bound, 1)
 
 
 def _whitening_norm(whitened: Whitened) -> Array:

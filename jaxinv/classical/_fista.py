@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jaxtyping import Array, PyTree
 
-from .._loop import iterate, settled
-from .._solution import RESULTS, Solution
+from .._solution import Solution
 from .._types import Scalar, State
 from .._verb import verb
-from ..likelihood import Likelihood
-from ._proximal import ProximalProblem, enter, objective_of, proximal_step
+from ..likelihood import Likelihood, Whitened
+from ._first_order import AbstractFirstOrder, solve
+from ._proximal import ProximalProblem, enter, objective_of
 
 
 @verb
@@ -41,24 +43,41 @@ def fista(
         x = jaxinv.classical.fista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, start, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "fista")
-    state = (start, start, jnp.ones_like(problem.step), problem.value(start))
-    (x, _, _, _), num_steps, result = iterate(_step, state, problem, result=result, max_steps=max_steps)
-    objective = objective_of(prepared, data, problem, x)
+    problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "fista")
+    state, num_steps, result = solve(_Fista(problem), known, result, max_steps=max_steps)
+    x, prediction = state[0]
+    objective = objective_of(prepared, data, problem, x, prediction)
     return Solution(x, result, {"num_steps": num_steps, "objective": objective})
 
 
-def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
-    del index
-    x, ahead, momentum, objective = state
-    new = proximal_step(problem, ahead)
-    new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
-    new_ahead = new + (momentum - 1) / new_momentum * (new - x)
-    value = problem.value(new)
-    finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
-    diverged = value > problem.ceiling
-    return (
-        (new, new_ahead, new_momentum, value),
-        finished | diverged,
-        RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful),
-    )
+class _Fista(AbstractFirstOrder):
+    """The state is an image and the extrapolated one, each with its prediction, the momentum, and the objective."""
+
+    problem: ProximalProblem
+
+    @property
+    def operator(self) -> Whitened:
+        return self.problem.operator
+
+    def init(self) -> PyTree[Array]:
+        zero = self.problem.zero()
+        value = self.problem.value(*zero)
+        return zero, zero, jnp.ones_like(value), value
+
+    def dual(self, state: PyTree[Array]) -> State:
+        return self.problem.residual(state[1][1])
+
+    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
+        return self.problem.proximal_step(state[1][0], back, bound)
+
+    def update(
+        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
+    ) -> tuple[PyTree[Array], Array, Any]:
+        del index, bound
+        old, _, momentum, objective = state
+        new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
+        # The image, and its prediction, which is linear in it.
+        here = (new, prediction)
+        ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, old)
+        value = self.problem.value(new, prediction)
+        return (here, ahead, new_momentum, value), *self.problem.stop(new, old[0], value, objective)

@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from .._loop import iterate, settled
-from .._solution import RESULTS, Solution
+from jaxtyping import Array, PyTree
+
+from .._solution import Solution
 from .._types import Scalar, State
 from .._verb import verb
-from ..likelihood import Likelihood
-from ._proximal import ProximalProblem, enter, objective_of, proximal_step
+from ..likelihood import Likelihood, Whitened
+from ._first_order import AbstractFirstOrder, solve
+from ._proximal import ProximalProblem, enter, objective_of
 
 
 @verb
@@ -53,18 +55,36 @@ def ista(
         x = jaxinv.classical.ista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, start, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "ista")
-    state = (start, problem.value(start))
-    (x, _), num_steps, result = iterate(_step, state, problem, result=result, max_steps=max_steps)
-    objective = objective_of(prepared, data, problem, x)
+    problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "ista")
+    state, num_steps, result = solve(_Ista(problem), known, result, max_steps=max_steps)
+    x, prediction, _ = state
+    objective = objective_of(prepared, data, problem, x, prediction)
     return Solution(x, result, {"num_steps": num_steps, "objective": objective})
 
 
-def _step(index: Any, state: Any, problem: ProximalProblem) -> Any:
-    del index
-    x, objective = state
-    new = proximal_step(problem, x)
-    value = problem.value(new)
-    finished = settled(new, x, value, objective, problem.rtol, problem.atol, problem.rounding)
-    diverged = value > problem.ceiling
-    return (new, value), finished | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+class _Ista(AbstractFirstOrder):
+    """The state is an image, its prediction and its objective."""
+
+    problem: ProximalProblem
+
+    @property
+    def operator(self) -> Whitened:
+        return self.problem.operator
+
+    def init(self) -> PyTree[Array]:
+        x, prediction = self.problem.zero()
+        return x, prediction, self.problem.value(x, prediction)
+
+    def dual(self, state: PyTree[Array]) -> State:
+        return self.problem.residual(state[1])
+
+    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
+        return self.problem.proximal_step(state[0], back, bound)
+
+    def update(
+        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
+    ) -> tuple[PyTree[Array], Array, Any]:
+        del index, bound
+        x, _, objective = state
+        value = self.problem.value(new, prediction)
+        return (new, prediction, value), *self.problem.stop(new, x, value, objective)

@@ -7,37 +7,49 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._loop import ceiling
+from .._loop import ceiling, settled
+from .._solution import RESULTS
 from .._types import Scalar, State
-from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
+from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import L1, AbstractRegulariser
-from ._bound import norm_bound
 
 
 class ProximalProblem(eqx.Module):
-    """`1/2 ||B x - b||^2 + weight R(x)`, and the step size."""
+    """`1/2 ||B x - b||^2 + weight R(x)`, and when to stop."""
 
     operator: Whitened
     regulariser: AbstractRegulariser
     weight: Array
     data: State
-    step: Array
     rtol: Array
     atol: Array
     rounding: Array
     ceiling: Array
 
-    def value(self, x: Array) -> Array:
-        residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
-        square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(residual))
+    def value(self, x: Array, prediction: State) -> Array:
+        """The objective at `x`, whose prediction is `A x`."""
+        square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(self.residual(prediction)))
         return 0.5 * square + self.weight * self.regulariser(x)
 
+    def residual(self, prediction: State) -> State:
+        """`B x - b`. Predictions are kept from step to step, so that each image is measured once."""
+        return jax.tree.map(jnp.subtract, self.operator.whiten(prediction), self.data)
 
-def proximal_step(problem: ProximalProblem, x: Array) -> Array:
-    """`prox(x - step grad, step weight)`."""
-    residual = jax.tree.map(jnp.subtract, problem.operator(x), problem.data)
-    descended = x - problem.step * problem.operator.adjoint(residual)
-    return problem.regulariser.prox(descended, problem.step * problem.weight)
+    def proximal_step(self, x: Array, back: Array, bound: Array) -> Array:
+        """`prox(x - step grad, step weight)`; `back` is the gradient, the adjoint of the residual."""
+        step = 1 / bound**2
+        return self.regulariser.prox(x - step * back, step * self.weight)
+
+    def zero(self) -> tuple[Array, State]:
+        """The image 0, and its prediction."""
+        domain = self.operator.domain
+        return jnp.zeros(domain.shape, domain.dtype), jax.tree.map(jnp.zeros_like, self.data)
+
+    def stop(self, new: Array, old: Array, value: Array, old_value: Array) -> tuple[Array, Any]:
+        """Whether to stop after a step, and the code of that."""
+        still = settled(new, old, value, old_value, self.rtol, self.atol, self.rounding)
+        diverged = value > self.ceiling
+        return still | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
 
 def enter(
@@ -49,8 +61,8 @@ def enter(
     rtol: Scalar,
     atol: Scalar,
     name: str,
-) -> tuple[ProximalProblem, Array, Likelihood, State, Any]:
-    """The problem, its start at zero, the prepared likelihood and data, and the code."""
+) -> tuple[ProximalProblem, Array | None, Likelihood, State, Any]:
+    """The problem, the norm where it is known, the prepared likelihood and data, and the code."""
     regulariser = L1() if regulariser is None else regulariser
     if not isinstance(regulariser, AbstractRegulariser):
         raise ValueError(
@@ -65,25 +77,24 @@ def enter(
     if norm is not None:
         norm, result = prepare_parameter(norm, likelihood.operator, result, positive=True, name="norm")
     whitened, b = whiten(prepared, data, name)
-    bound = norm_bound(whitened, norm)
-    as_real = lambda value: jnp.asarray(value, bound.dtype)
+    real = domain_dtype(whitened)
+    as_real = lambda value: jnp.asarray(value, real)
     at_zero = jnp.asarray(0.5) * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
-    rounding = as_real(jnp.finfo(bound.dtype).eps * at_zero)
+    rounding = as_real(jnp.finfo(real).eps * at_zero)
     problem = ProximalProblem(
         operator=whitened,
         regulariser=regulariser,
         weight=weight,
         data=b,
-        step=1 / bound**2,
         rtol=as_real(rtol),
         atol=as_real(atol),
         rounding=rounding,
         ceiling=ceiling(at_zero),
     )
-    domain = likelihood.operator.domain
-    return problem, jnp.zeros(domain.shape, domain.dtype), prepared, data, result
+    return problem, norm, prepared, data, result
 
 
-def objective_of(likelihood: Likelihood, y: State, problem: ProximalProblem, x: Array) -> Array:
+def objective_of(likelihood: Likelihood, y: State, problem: ProximalProblem, x: Array, prediction: State) -> Array:
     """`-log p(y | x) + weight R(x)`, constants included."""
-    return likelihood.negative_log_likelihood(x, y) + problem.weight * problem.regulariser(x)
+    fit = likelihood.noise.negative_log_likelihood(prediction, y, likelihood.operator.measured)
+    return fit + problem.weight * problem.regulariser(x)

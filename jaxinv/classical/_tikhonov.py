@@ -73,10 +73,9 @@ def tikhonov(
     whitened, b = whiten(prepared, data, "tikhonov")
     regulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
     problem = _Quadratic(whitened, regulariser, weight, b)
-    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.domain)
 
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
-    downhill = -frozen.gradient(start)
+    downhill = frozen.downhill_at_zero()
     solved = conjugate_gradients(
         lambda v, problem: problem.curvature(v),
         downhill,
@@ -107,6 +106,11 @@ class _Quadratic(eqx.Module):
     def gradient(self, x: Array) -> Array:
         residual = jax.tree.map(jnp.subtract, self.operator(x), self.data)
         return self.operator.adjoint(residual) + self.weight * self.regulariser.gradient(x)
+
+    def downhill_at_zero(self) -> Array:
+        """Minus the gradient at 0, where the prediction is 0: the operator is not applied."""
+        back = self.operator.adjoint(self.data)
+        return back - self.weight * self.regulariser.gradient(jnp.zeros_like(back))
 
     def curvature(self, v: Array) -> Array:
         # The derivative, not a difference of two gradients: a prior's mean would cancel to rounding in it.

@@ -1,21 +1,22 @@
 """Total variation by a primal-dual method."""
 
+import math
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._differentiation import Implicit, attach_implicit, check_differentiate
-from .._loop import ceiling, iterate, settled
+from .._loop import ceiling, settled
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..operators._base import check_image_shape
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
-from ._bound import norm_bound
+from ._first_order import AbstractFirstOrder, solve
 
 
 @verb
@@ -79,13 +80,18 @@ def tv(
     whitened, b = whiten(prepared, data, "tv")
     problem = _Problem(whitened, regulariser, weight, b)
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
-    x, num_steps, result = _solve(frozen, norm, result, max_steps, rtol, atol, differentiate)
+    method = _primal_dual(frozen, rtol, atol)
+    state, num_steps, result = solve(method, norm, result, max_steps=max_steps, differentiate=differentiate)
+    x, _, _, prediction, *_ = state
     if isinstance(differentiate, Implicit):
         at = jax.lax.stop_gradient(x)
         curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, curvature, ok, inputs)
-    objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
+        # That of the loop knows no derivative.
+        prediction = prepared.operator(x)
+    fit = prepared.noise.negative_log_likelihood(prediction, data, prepared.operator.measured)
+    objective = fit + weight * regulariser(x)
     return Solution(x, result, {"num_steps": num_steps, "objective": objective})
 
 
@@ -102,72 +108,90 @@ class _Problem(eqx.Module):
         return self.operator.adjoint(residual) + self.weight * self.regulariser.gradient(x)
 
 
-class _Steps(eqx.Module):
-    """The problem in units in which `B` and the gradient have norm 1, and the step sizes there."""
-
-    problem: _Problem
-    bound: Array
-    primal: Array
-    dual: Array
-    rtol: Array
-    atol: Array
-    rounding: Array
-    ceiling: Array
-
-
 # ||(B / |B|, grad / sqrt(8))||^2 is at most 2; the relaxation must be below 2.
 _RADIUS = 8.0
 _RELAXATION = 1.8
 
 
-def _solve(problem, norm, result, max_steps, rtol, atol, differentiate):
-    bound = norm_bound(problem.operator, norm)
-    domain = problem.operator.domain
-    x = jnp.zeros(domain.shape, domain.dtype)
-    # Sizes of the primal and the dual solution, a guess: their ratio balances the steps. At the solution the whitened
-    # residual is near white noise of unit variance, and the other dual variable is bounded by the weight.
-    primal_size = _size(problem.data) / bound
-    count = sum(leaf.size for leaf in jax.tree.leaves(problem.data))
-    dual_size = jnp.sqrt(count / bound**2 + x.size * _RADIUS * (problem.weight / bound**2) ** 2)
-    ratio = jax.lax.stop_gradient(jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3))
-    scale = jnp.sqrt(jnp.asarray(0.5, bound.dtype))
-    as_real = lambda value: jnp.asarray(value, bound.dtype)
-    at_zero = 0.5 * _size(problem.data) ** 2
-    rounding = jnp.finfo(bound.dtype).eps * at_zero
-    steps = _Steps(
-        problem, bound, scale * ratio, scale / ratio, as_real(rtol), as_real(atol), rounding, ceiling(at_zero)
-    )
-    q = jax.tree.map(jnp.zeros_like, problem.data)
-    p = jnp.zeros((2, *domain.shape), domain.dtype)
-    state = (x, q, p, q, p, jnp.zeros((), bound.dtype))
-    state, num_steps, result = iterate(
-        _primal_dual, state, steps, result=result, max_steps=max_steps, differentiate=differentiate
-    )
-    return state[0], num_steps, result
+class _PrimalDual(AbstractFirstOrder):
+    """Steps in units in which `B` and the gradient have norm 1.
+
+    The state is an image and its two dual variables, the prediction of the image, as it is and whitened, its gradient,
+    and the objective.
+
+    - `size`: of the data.
+    """
+
+    problem: _Problem
+    size: Array
+    rtol: Array
+    atol: Array
+    rounding: Array
+    ceiling: Array
+
+    @property
+    def operator(self) -> Whitened:
+        return self.problem.operator
+
+    def init(self) -> PyTree[Array]:
+        domain = self.operator.domain
+        x, p = jnp.zeros(domain.shape, domain.dtype), jnp.zeros((2, *domain.shape), domain.dtype)
+        q = jax.tree.map(jnp.zeros_like, self.problem.data)
+        return x, q, p, q, q, p, jnp.zeros_like(self.size)
+
+    def dual(self, state: PyTree[Array]) -> State:
+        return state[1]
+
+    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
+        x, _, p, *_ = state
+        return x - self._steps(bound)[0] * (back / bound + image_gradient_adjoint(p) / self._root())
+
+    def update(
+        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
+    ) -> tuple[PyTree[Array], Array, Any]:
+        problem, step, root = self.problem, self._steps(bound)[1], self._root()
+        x, q, p, _, forward, gradient, objective = state
+        # The dual step is at the extrapolated image; its measurement and gradient are linear in it, so that each step
+        # measures one image only.
+        new_forward, new_gradient = self.operator.whiten(prediction), image_gradient(new)
+        extrapolated = jax.tree.map(lambda new, old: (2 * new - old) / bound, new_forward, forward)
+        toward = jax.tree.map(lambda d, e, b: d + step * (e - b / bound), q, extrapolated, problem.data)
+        new_q = jax.tree.map(lambda t: t / (1 + step), toward)
+        reach = p + step * (2 * new_gradient - gradient) / root
+        new_p = _dual_prox(problem.regulariser.kind, reach, problem.weight * root / bound**2, step, root)
+
+        residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
+        value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
+        still = settled(new, x, value, objective, self.rtol, self.atol, self.rounding)
+        diverged = value > self.ceiling
+        finished = (still & (index > 0)) | diverged
+        relax = lambda new, old: old + _RELAXATION * (new - old)
+        # The predictions, as they are and whitened, and the gradient go with their image, being linear in it.
+        moved = jax.tree.map(relax, (new, new_q, new_p, prediction, new_forward, new_gradient), state[:-1])
+        return (*moved, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+
+    def _root(self) -> Array:
+        return jnp.sqrt(jnp.asarray(_RADIUS, self.size.dtype))
+
+    def _steps(self, bound: Array) -> tuple[Array, Array]:
+        """The sizes of a primal and of a dual step."""
+        # Sizes of the primal and the dual solution, a guess: their ratio balances the steps. At the solution the
+        # whitened residual is near white noise of unit variance, and the other dual variable is bounded by the weight.
+        primal_size = self.size / bound
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.problem.data))
+        entries = math.prod(self.operator.domain.shape)
+        dual_size = jnp.sqrt(count / bound**2 + entries * _RADIUS * (self.problem.weight / bound**2) ** 2)
+        ratio = jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3)
+        ratio, scale = jax.lax.stop_gradient(ratio), jnp.sqrt(jnp.asarray(0.5, bound.dtype))
+        return scale * ratio, scale / ratio
 
 
-def _primal_dual(index, state, steps):
-    problem, bound = steps.problem, steps.bound
-    x, q, p, forward, gradient, objective = state
-    root = jnp.sqrt(jnp.asarray(_RADIUS, bound.dtype))
-    # Primal step, then the dual one at the extrapolated image; its measurement and gradient are linear in it, so that
-    # each step measures one image only.
-    new_x = x - steps.primal * (problem.operator.adjoint(q) / bound + image_gradient_adjoint(p) / root)
-    new_forward, new_gradient = problem.operator(new_x), image_gradient(new_x)
-    extrapolated = jax.tree.map(lambda new, old: (2 * new - old) / bound, new_forward, forward)
-    toward = jax.tree.map(lambda d, e, b: d + steps.dual * (e - b / bound), q, extrapolated, problem.data)
-    new_q = jax.tree.map(lambda t: t / (1 + steps.dual), toward)
-    reach = p + steps.dual * (2 * new_gradient - gradient) / root
-    new_p = _dual_prox(problem.regulariser.kind, reach, problem.weight * root / bound**2, steps.dual, root)
-
-    residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
-    value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
-    still = settled(new_x, x, value, objective, steps.rtol, steps.atol, steps.rounding)
-    diverged = value > steps.ceiling
-    finished = (still & (index > 0)) | diverged
-    relax = lambda new, old: old + _RELAXATION * (new - old)
-    moved = jax.tree.map(relax, (new_x, new_q, new_p, new_forward, new_gradient), (x, q, p, forward, gradient))
-    return (*moved, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
+    size = _size(problem.data)
+    as_real = lambda value: jnp.asarray(value, size.dtype)
+    at_zero = 0.5 * size**2
+    rounding = jnp.finfo(size.dtype).eps * at_zero
+    return _PrimalDual(problem, size, as_real(rtol), as_real(atol), rounding, ceiling(at_zero))
 
 
 def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Array:

@@ -1,16 +1,18 @@
 """The norm of a linear operator."""
 
-from typing import Any
+import itertools
+import math
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._keys import check_key
 from .._loop import iterate
 from .._solution import RESULTS
-from .._types import Key, Scalar
+from .._types import Key, Scalar, State
 from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
 
 
@@ -46,40 +48,20 @@ def norm(operator: AbstractOperator, *, key: Key, rtol: Scalar = 1e-3, max_steps
     """
     check_key(key)
     operator = check_linear(operator, "norm")
-    leaves, treedef = jax.tree.flatten(operator.domain)
-    keys = [jax.random.fold_in(key, i) for i in range(len(leaves))]
-    start = treedef.unflatten([jax.random.normal(k, s.shape, s.dtype) for k, s in zip(keys, leaves, strict=True)])
-    tolerance = jnp.asarray(rtol).astype(real_dtype(jnp.result_type(*(s.dtype for s in leaves))))
-
-    def normal(operator, x):
-        y = jax.tree.map(lambda leaf, m: leaf * m, operator(x), operator.measured)
-        return operator.adjoint(y)
+    vectors = RealVectors(operator.domain)
+    dtypes = [s.dtype for s in jax.tree.leaves(operator.domain)]
+    tolerance = jnp.asarray(rtol).astype(real_dtype(jnp.result_type(*dtypes)))
 
     def step(index, state, args):
         operator, tolerance = args
-        (x, normal_x), (p, normal_p), _ = state
-        square = _inner(x, normal_x)
-        residual = _combine((1, -square), (normal_x, x))
-        finished = _length(residual) <= tolerance * square
-        # An orthonormal basis of three; a direction that vanishes stays zero and plays no part.
-        w, _ = _orthonormal(residual, None, ((x, None),))
-        normal_w = normal(operator, w)
-        p, normal_p = _orthonormal(p, normal_p, ((x, normal_x), (w, normal_w)))
-        basis, images = (x, w, p), (normal_x, normal_w, normal_p)
-        small = jnp.stack([jnp.stack([_inner(u, v) for v in images]) for u in basis])
-        top = jnp.linalg.eigh((small + small.T) / 2)[1][:, -1]
-        direction = (jnp.zeros_like(top[0]), top[1], top[2])
-        new = (_combine(top, basis), _combine(top, images))
-        last = (_combine(direction, basis), _combine(direction, images))
-        square = _inner(*new)
-        return (new, last, jnp.maximum(square, 0)), finished, RESULTS.successful
+        y = operator(vectors.unpack(state.direction()))
+        y = jax.tree.map(lambda leaf, m: leaf * m, y, operator.measured)
+        return *improve(state, vectors.pack(operator.adjoint(y)), tolerance), RESULTS.successful
 
-    x, _ = _orthonormal(start, None, ())
-    image = normal(operator, x)
-    nothing = jax.tree.map(jnp.zeros_like, image)
-    state = ((x, image), (nothing, nothing), jnp.maximum(_inner(x, image), 0))
-    (_, _, square), _, _ = iterate(step, state, (operator, tolerance), max_steps=max_steps)
-    return _safe_root(square)
+    # The first step makes the start the iterate.
+    state = start_estimate(vectors.random(key=key))
+    state, _, _ = iterate(step, state, (operator, tolerance), max_steps=max_steps + 1)
+    return state.norm()
 
 
 def check_linear(operator: AbstractOperator, name: str) -> AbstractLinearOperator:
@@ -92,33 +74,128 @@ def check_linear(operator: AbstractOperator, name: str) -> AbstractLinearOperato
     return operator
 
 
-def _inner(a: PyTree[Array], b: PyTree[Array]) -> Array:
-    # Of the real and imaginary parts: an operator that is linear over the reals only has a norm too.
-    products = jax.tree.map(lambda u, v: jnp.sum((jnp.conj(u) * v).real), a, b)
-    return jax.tree.reduce(jnp.add, products)
+class RealVectors:
+    """States of a domain or codomain as vectors of their real and imaginary parts.
+
+    Of these, because an operator that is linear over the reals only has a norm too.
+    """
+
+    def __init__(self, struct: Any):
+        self.structs, self.treedef = jax.tree.flatten(struct)
+        self.is_complex = [jnp.issubdtype(s.dtype, jnp.complexfloating) for s in self.structs]
+        sizes = [math.prod(s.shape) * (2 if c else 1) for s, c in zip(self.structs, self.is_complex, strict=True)]
+        *self.ends, self.size = itertools.accumulate(sizes)
+
+    def pack(self, state: State) -> Array:
+        """The vector of a state."""
+        parts = []
+        for leaf, c in zip(jax.tree.leaves(state), self.is_complex, strict=True):
+            parts += [leaf.real.ravel(), leaf.imag.ravel()] if c else [leaf.ravel()]
+        return jnp.concatenate(parts)
+
+    def unpack(self, vector: Array) -> State:
+        """The state of a vector."""
+        leaves = []
+        for part, struct, c in zip(jnp.split(vector, self.ends), self.structs, self.is_complex, strict=True):
+            leaf = jax.lax.complex(*jnp.split(part, 2)) if c else part
+            leaves.append(leaf.reshape(struct.shape).astype(struct.dtype))
+        return self.treedef.unflatten(leaves)
+
+    def random(self, *, key: Key) -> Array:
+        """The vector of a state of standard normal values."""
+        draw = lambda i, s: jax.random.normal(jax.random.fold_in(key, i), s.shape, s.dtype)
+        return self.pack([draw(i, s) for i, s in enumerate(self.structs)])
+
+    def scattered(self) -> Array:
+        """A fixed vector of values in [-1, 1) that look random; a generator of keys takes longer to compile."""
+        bits = jnp.arange(self.size, dtype=jnp.uint32) + 1
+        for factor in (2654435761, 2246822519, 3266489917):
+            bits = bits * jnp.uint32(factor)
+            bits = bits ^ (bits >> 15)
+        real = real_dtype(jnp.result_type(*(s.dtype for s in self.structs)))
+        return bits.astype(real) / 2.0**31 - 1
 
 
-def _length(x: PyTree[Array]) -> Array:
-    return _safe_root(_inner(x, x))
+class Estimate(NamedTuple):
+    """An estimate of the norm of `A* A`, or of `A A*`.
+
+    - `vectors`: a basis of three orthonormal ones, the iterate, the last direction and the next one, and the images of
+        the first two. One that vanishes is zero and plays no part: at first that is all but the start, so that the
+        operator, which may be dear to compile, stands once in a program.
+    - `square`: the estimate at the iterate; `near`: whether its residual is small.
+    """
+
+    vectors: Array
+    square: Array
+    near: Array
+
+    def direction(self) -> Array:
+        """The vector whose image is asked for."""
+        return self.vectors[2]
+
+    def norm(self) -> Array:
+        """The norm of `A`."""
+        return _safe_root(self.square)
+
+
+def start_estimate(start: Array) -> Estimate:
+    """The estimate 0, with the start for a direction."""
+    vectors = jnp.zeros((5, *start.shape), start.dtype).at[2].set(_unit(start))
+    return Estimate(vectors, jnp.zeros((), start.dtype), jnp.zeros((), bool))
+
+
+def improve(estimate: Estimate, image: Array, tolerance: Array) -> tuple[Estimate, Array]:
+    """A step, from the image of the direction, and whether it was the last: the one after the residual is small.
+
+    That one is taken because its direction is known already.
+    """
+    basis, images = estimate.vectors[:3], jnp.concatenate([estimate.vectors[3:], image[None]])
+    small = _product(basis, images.T)
+    turn = _turn((small + small.T) / 2)
+    basis, images = _product(turn, basis), _product(turn, images)
+    square = jnp.sum(basis[0] * images[0])
+    residual = images[0] - square * basis[0]
+    size = _length(residual)
+    new = residual
+    for _ in range(2):  # twice is enough (Kahan), where most of it cancels
+        new = new - _product(_product(basis, new), basis)
+    # What is left may be rounding.
+    new = jnp.where(_length(new) > jnp.finfo(size.dtype).eps * size, _unit(new), 0)
+    vectors = jnp.concatenate([basis, new[None], images])
+    return Estimate(vectors, jnp.maximum(square, 0), size <= tolerance * square), estimate.near
+
+
+def _turn(matrix: Array) -> Array:
+    """The unit vector at which the quadratic form of a matrix of order three is largest, and the direction to it.
+
+    That is from the first basis vector, at right angles to where it leads, of unit length. Both are zero for the matrix
+    zero, which is positive semi-definite as all of these.
+    """
+
+    # The power 2^30, whose columns are multiples of the eigenvector. LAPACK takes as long to compile as a projector.
+    def squared(_: Any, power: Array) -> Array:
+        trace = jnp.trace(power)
+        power = power / jnp.where(trace > 0, trace, 1)
+        return jnp.sum(power[:, :, None] * power[None], axis=1)
+
+    power = jax.lax.fori_loop(0, 30, squared, matrix)
+    top = _unit(power[:, jnp.argmax(jnp.diagonal(power))])
+    move = top.at[0].set(0)
+    return jnp.stack([top, _unit(move - jnp.sum(move * top) * top)])
+
+
+def _unit(x: Array) -> Array:
+    length = _length(x)
+    return x / jnp.where(length > 0, length, 1)
+
+
+def _product(a: Array, b: Array) -> Array:
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _length(x: Array) -> Array:
+    return _safe_root(jnp.sum(x**2))
 
 
 def _safe_root(square: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-
-
-def _combine(factors: Any, trees: Any) -> PyTree[Array]:
-    return jax.tree.map(lambda *leaves: sum(f * leaf for f, leaf in zip(factors, leaves, strict=True)), *trees)
-
-
-def _orthonormal(x: PyTree[Array], image: PyTree[Array] | None, basis: Any) -> tuple[PyTree[Array], Any]:
-    """`x` made orthogonal to the basis and of unit length, or zero; its image under a linear map along with it."""
-    length = _length(x)
-    for _ in range(2):  # twice is enough (Kahan), where most of `x` cancels
-        for u, normal_u in basis:
-            along = _inner(u, x)
-            x = _combine((1, -along), (x, u))
-            image = None if image is None else _combine((1, -along), (image, normal_u))
-    rest = _length(x)
-    scale = jnp.where(rest > jnp.finfo(rest.dtype).eps * length, 1 / jnp.where(rest > 0, rest, 1), 0)
-    scaled = lambda tree: jax.tree.map(lambda leaf: scale * leaf, tree)
-    return scaled(x), None if image is None else scaled(image)
