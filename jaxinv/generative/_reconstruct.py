@@ -139,7 +139,12 @@ def reconstruct(
     if isinstance(differentiate, Implicit):
         chosen = _attach(differentiate, problem, chosen, code, inputs)
         objective = problem(chosen)
-    image = method.image(prior, chosen)
+    images, latents = jax.vmap(lambda v: method.image(prior, v))(variables), jax.vmap(method.latent)(variables)
+    if isinstance(differentiate, Implicit):
+        # The chosen one alone has the derivative.
+        image, in_range = method.image(prior, chosen), prior.decode(method.latent(chosen))
+    else:
+        image, in_range = images[best], jax.vmap(prior.decode)(latents)[best]
     failed = ~jnp.all(jnp.isfinite(image)) & ((code == RESULTS.successful) | (code == RESULTS.max_steps_reached))
     code = RESULTS.where(failed, RESULTS.nonfinite, code)
     image = jnp.where(_is_flagged(code) & ~jnp.all(jnp.isfinite(image)), jnp.zeros_like(image), image)
@@ -147,9 +152,9 @@ def reconstruct(
     stats = {"num_steps": num_steps[best], "objective": objective, "restart": best}
     aux = {
         "latent": method.latent(chosen),
-        "deviation": image - prior.decode(method.latent(chosen)),
-        "latents": jax.vmap(method.latent)(variables),
-        "images": jax.vmap(lambda v: method.image(prior, v))(variables),
+        "deviation": image - in_range,
+        "latents": latents,
+        "images": images,
         "objectives": objectives,
         "results": results,
     }
@@ -204,20 +209,20 @@ def _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, 
     variables = jax.lax.stop_gradient(variables) if implicit else variables
 
     def step(index, state, args):
-        del index
-        problem, (rtol, atol), most = args
-        variables, memory, objective = state
+        problem, (rtol, atol) = args
+        variables, memory, objective, most = state
         moved, memory, value, whole = algorithm.step(problem, variables, memory)
+        most = jnp.where(index == 0, ceiling(value), most)
         diverged = value > most
         finished = (whole & settled(moved, variables, value, objective, rtol, atol)) | diverged
-        return (moved, memory, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+        return (moved, memory, value, most), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
     first = jnp.asarray(jnp.finfo(tolerances[0].dtype).max)
-    state = (variables, algorithm.start(frozen, variables), first)
-    (variables, _, _), num_steps, code = iterate(
+    state = (variables, algorithm.start(frozen, variables), first, first)
+    (variables, *_), num_steps, code = iterate(
         step,
         state,
-        (frozen, tolerances, ceiling(frozen(variables))),
+        (frozen, tolerances),
         result=result,
         max_steps=max_steps,
         differentiate=differentiate,

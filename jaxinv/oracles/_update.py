@@ -90,8 +90,10 @@ def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Obs
     """The observation of the latent `z` of `x = mean + factor z` that a prepared measurement is."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
     image_of = lambda column: _rows(whitened, whitened(column.reshape(mean.shape)))
-    design = jax.vmap(image_of, in_axes=1, out_axes=1)(factor)
-    data = _rows(whitened, data) - image_of(mean)
+    # The mean as one more column, so that the operator stands once in a compiled program.
+    columns = jnp.concatenate([factor, mean.reshape(-1, 1)], axis=1)
+    measured = jax.vmap(image_of, in_axes=1, out_axes=1)(columns)
+    design, data = measured[:, :-1], _rows(whitened, data) - measured[:, -1]
     return Observation(design, data, triangle(design), _noise_constant(likelihood, y))
 
 
