@@ -21,16 +21,17 @@ Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, Any]]
 
 
 @jax.custom_batching.custom_vmap
-def _any_lane(running: Array) -> Array:
+def any_lane(running: Array) -> Array:
+    """Whether a flag holds for any problem of a batch; for one problem, the flag."""
     return running
 
 
-@_any_lane.def_vmap
+@any_lane.def_vmap
 def _(axis_size, in_batched, running):
     del axis_size
     # Unbatched by construction: the predicate of the loop, and with it the step counter, stays one scalar for the
     # whole batch, so that a key is folded with it once and progress ticks once.
-    return (_any_lane(jnp.any(running, axis=0)) if in_batched[0] else _any_lane(running)), False
+    return (any_lane(jnp.any(running, axis=0)) if in_batched[0] else any_lane(running)), False
 
 
 def iterate(
@@ -85,7 +86,7 @@ def iterate(
         carry, _ = jax.lax.scan(lambda c, i: (body(i, c), None), carry, jnp.arange(max_steps))
     else:
         _, carry = jax.lax.while_loop(
-            lambda c: (c[0] < max_steps) & _any_lane(c[1][1]),
+            lambda c: (c[0] < max_steps) & any_lane(c[1][1]),
             lambda c: (c[0] + 1, body(c[0], c[1])),
             (jnp.array(0), carry),
         )

@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 from .._checks import check_count
 from .._differentiation import Unrolled
-from .._loop import iterate
+from .._loop import any_lane, iterate
 from .._solution import RESULTS
 from .._types import State
 from ..likelihood import Whitened, domain_dtype
@@ -98,7 +98,7 @@ def _shared(
 
     rounds = num_rounds + ~known
     last = index - num_rounds + 1 >= max_steps
-    estimate, now_known = jax.lax.cond(known, lambda: (estimate, known), improved)
-    now_known = now_known | (rounds > _MOST)
-    carry = (select(moved, state), estimate, now_known, rounds)
+    # Not computed any more as soon as all problems of a batch have their norms.
+    improved_estimate, near = jax.lax.cond(any_lane(~known), improved, lambda: (estimate, known))
+    carry = (select(moved, state), select(estimate, improved_estimate), known | near | (rounds > _MOST), rounds)
     return carry, known & (finished | last), RESULTS.where(finished, code, RESULTS.max_steps_reached)
