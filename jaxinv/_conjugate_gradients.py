@@ -26,10 +26,12 @@ class Solved(NamedTuple):
     """The end of conjugate gradients.
 
     - `x`: the last iterate.
+    - `aside`: what `residual` made beside the residual of it, of `minimise_quadratic`.
     - `square`: the squared norm of its residual.
     """
 
     x: PyTree[Array]
+    aside: PyTree[Array]
     square: Array
     num_steps: Array
     result: Any
@@ -54,19 +56,19 @@ def conjugate_gradients(
     - `result`, `differentiate`, `exhausted`: as of `iterate`.
     """
 
-    def residual(v: PyTree, on: Array, args: PyTree) -> PyTree:
+    def residual(v: PyTree, on: Array, args: PyTree) -> tuple[PyTree, None]:
         b, args = args
-        return jax.tree.map(lambda b, image: on.astype(b.dtype) * b - image, b, product(v, args))
+        return jax.tree.map(lambda b, image: on.astype(b.dtype) * b - image, b, product(v, args)), None
 
     start, size = begin(b)
-    return _solve(
-        residual, _State(*start, size, _ITERATE), (b, args), rtol, atol, max_steps, result, differentiate, exhausted
-    )
+    state = _State(*start, size, _ITERATE, None)
+    return _solve(residual, state, (b, args), rtol, atol, max_steps, result, differentiate, exhausted)
 
 
 def minimise_quadratic(
-    residual: Callable[[PyTree, Array, PyTree], PyTree],
+    residual: Callable[[PyTree, Array, PyTree], tuple[PyTree, PyTree]],
     start: PyTree[Array],
+    aside: PyTree[Array],
     args: PyTree,
     *,
     rtol: Any,
@@ -79,13 +81,14 @@ def minimise_quadratic(
     """Minimise `<x, H x> / 2 - <b, x>` from 0, where `b` is not at hand, until the residual is below
     `atol + rtol ||b||`.
 
-    - `residual`: `residual(v, on, args)` is `on * b - H v`, where the scalar `on` is 0 or 1. The loop evaluates it at
-        one place, for `b` as for `H`.
+    - `residual`: `residual(v, on, args)` is `on * b - H v`, where the scalar `on` is 0 or 1, and beside it what is
+        asked for of the last iterate. The loop evaluates it at one place, for `b` as for `H`.
     - `start`: zeros of the shape of `x`.
+    - `aside`: what is beside the residual at `start`.
     - `result`, `differentiate`, `exhausted`: as of `iterate`.
     """
     zero = jnp.zeros_like(dot(start, start))
-    state = _State(start, start, start, zero, zero, _BEGIN)
+    state = _State(start, start, start, zero, zero, _BEGIN, aside)
     return _solve(residual, state, args, rtol, atol, max_steps, result, differentiate, exhausted)
 
 
@@ -94,6 +97,7 @@ class _State(NamedTuple):
     - `square`: the squared norm of the residual.
     - `size`: the norm of the right-hand side.
     - `stage`: what the next step does.
+    - `broken`: whether `H` turned out not to be positive definite.
     - `largest`: the largest quotient `<d, H d> / <d, d>` so far, a lower bound of the norm of `H`.
     """
 
@@ -103,12 +107,14 @@ class _State(NamedTuple):
     square: Array
     size: Array
     stage: Any
+    aside: PyTree[Array]
+    broken: Any = False
     largest: Any = 0.0
     num_steps: Any = 0
 
 
 def _solve(
-    residual: Callable[[PyTree, Array, PyTree], PyTree],
+    residual: Callable[[PyTree, Array, PyTree], tuple[PyTree, PyTree]],
     state: _State,
     args: PyTree,
     rtol: Any,
@@ -120,7 +126,9 @@ def _solve(
 ) -> Solved:
     real = state.square.dtype
     count = jnp.zeros((), jnp.int32)
-    state = state._replace(stage=count + state.stage, largest=jnp.zeros((), real), num_steps=count)
+    state = state._replace(
+        stage=count + state.stage, broken=jnp.zeros((), bool), largest=jnp.zeros((), real), num_steps=count
+    )
     tolerances = jnp.asarray(atol, real), jnp.asarray(rtol, real)
 
     def step(index: Array, state: _State, args: PyTree) -> tuple[PyTree, Array, Any]:
@@ -129,14 +137,16 @@ def _solve(
         begins, iterates = state.stage == _BEGIN, state.stage == _ITERATE
         at = jax.tree.map(lambda x, d: jnp.where(iterates, d, x), state.x, state.direction)
         # `on * b - H v`: of the direction `-H d`, else the residual itself.
-        found = residual(at, jnp.where(iterates, 0, 1).astype(real), args)
+        found, aside = residual(at, jnp.where(iterates, 0, 1).astype(real), args)
         tolerance = atol + rtol * state.size
         solved, ended, _ = advance(state[:4], jax.tree.map(jnp.negative, found), tolerance)
-        broken = iterates & ended & ~(solved[3] <= tolerance**2)
-        new = _State(
-            *solved,
-            size=state.size,
+        new = state._replace(
+            x=solved[0],
+            residual=solved[1],
+            direction=solved[2],
+            square=solved[3],
             stage=jnp.where(ended | (state.num_steps + 1 >= max_steps), _COMPARE, _ITERATE),
+            broken=ended & ~(solved[3] <= tolerance**2),
             largest=jnp.maximum(state.largest, _quotient(state.direction, found)),
             num_steps=state.num_steps + 1,
         )
@@ -144,21 +154,21 @@ def _solve(
         begun = state._replace(
             residual=found, direction=found, square=square, size=root(square), stage=count + _ITERATE
         )
+        compared = state._replace(aside=aside)
 
         gap = jax.tree.map(jnp.subtract, found, state.residual)
         scale = state.largest * root(dot(state.x, state.x)) + state.size
         drifted = root(dot(gap, gap)) > tolerance + _DRIFT * jnp.finfo(real).eps * scale
         code = RESULTS.where(state.square <= tolerance**2, RESULTS.successful, exhausted)
-        code = RESULTS.where(drifted | broken, RESULTS.breakdown, code)
+        code = RESULTS.where(drifted | state.broken, RESULTS.breakdown, code)
         choose = lambda new, begun, old: jnp.where(iterates, new, jnp.where(begins, begun, old))
-        state = jax.tree.map(choose, new, begun, state)
-        return state, broken | ~(begins | iterates), code
+        return jax.tree.map(choose, new, begun, compared), ~(begins | iterates), code
 
     # The last step may find the problem solved, and then compares; the first may have to begin.
     state, _, result = iterate(
         step, state, (tolerances, args), result=result, max_steps=max_steps + 2, differentiate=differentiate
     )
-    return Solved(state.x, state.square, state.num_steps, result)
+    return Solved(state.x, state.aside, state.square, state.num_steps, result)
 
 
 def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:

@@ -22,7 +22,7 @@ def product(v, h):
 
 def residual(v, on, args):
     h, b = args
-    return on * b - h @ v
+    return on * b - h @ v, 2 * v
 
 
 def solve(b, h=H, product=product, **options):
@@ -35,7 +35,7 @@ def test_equals_the_dense_solve(differentiate):
         one = solve(B, differentiate=differentiate)
         args = jnp.asarray(H), jnp.asarray(B)
         other = minimise_quadratic(
-            residual, jnp.zeros(SIZE), args, rtol=1e-10, max_steps=50, differentiate=differentiate
+            residual, jnp.zeros(SIZE), jnp.zeros(SIZE), args, rtol=1e-10, max_steps=50, differentiate=differentiate
         )
         for solved in (one, other):
             np.testing.assert_allclose(solved.x, np.linalg.solve(H, B), rtol=1e-8)
@@ -43,6 +43,7 @@ def test_equals_the_dense_solve(differentiate):
             # The comparison at the end, and the evaluation at the start, are not counted.
             assert solved.num_steps <= SIZE
         assert one.num_steps == other.num_steps
+        np.testing.assert_array_equal(other.aside, 2 * other.x)
 
 
 def test_gradient_through_the_steps():

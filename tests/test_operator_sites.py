@@ -17,8 +17,8 @@ SMOOTHED = regularisers.Smoothed(0.1)
 PRIOR = oracles.Gaussian(jnp.zeros(SHAPE), jnp.eye(30))
 Y = jnp.ones(OPERATOR.codomain.shape)
 
-# The norm is found in the loop, and the objective at the end is that of the last prediction. Conjugate gradients take
-# the adjoint of the data besides, and keep no prediction.
+# The norm is found in the loop, and the objective at the end is that of the last prediction. Conjugate gradients find
+# the adjoint of the data, and compare their residual with the true one, by a step of their loop.
 LOOPS = {
     "ista": (classical.ista, {"weight": 1.0}, (1, 1)),
     "ista, known norm": (classical.ista, {"weight": 1.0, "norm": 3.0}, (1, 1)),
@@ -27,7 +27,7 @@ LOOPS = {
     "tv, known norm": (classical.tv, {"weight": 1.0, "norm": 3.0}, (1, 1)),
     "tv, smoothed": (classical.tv, {"weight": 1.0, "kind": SMOOTHED}, (1, 1)),
     "tv, unrolled": (classical.tv, {"weight": 1.0, "differentiate": Unrolled()}, (2, 2)),
-    "tikhonov": (classical.tikhonov, {"weight": 1.0}, (2, 2)),
+    "tikhonov": (classical.tikhonov, {"weight": 1.0}, (1, 1)),
     "tsvd": (classical.tsvd, {"rank": 3}, (1, 0)),
 }
 

@@ -75,12 +75,14 @@ def tikhonov(
     whitened, b = whiten(prepared, data, "tikhonov")
     regulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
     problem = _Quadratic(whitened, regulariser, weight, b)
-    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.domain)
+    zeros = lambda struct: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct)
+    operator = likelihood.operator
 
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
     solved = minimise_quadratic(
         lambda v, on, problem: problem.downhill(v, on),
-        start,
+        zeros(operator.domain),
+        zeros(operator.codomain),
         frozen,
         rtol=rtol,
         atol=atol,
@@ -92,7 +94,10 @@ def tikhonov(
     if isinstance(differentiate, Implicit):
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, ok, inputs)
-    objective = prepared.negative_log_likelihood(x, data) + weight * regulariser(x)
+    # By the prediction of conjugate gradients, unless the image has got another derivative since.
+    prediction = operator(x) if isinstance(differentiate, Implicit) else solved.aside
+    misfit = prepared.noise.negative_log_likelihood(prediction, data, operator.measured)
+    objective = misfit + weight * regulariser(x)
     stats = {"num_steps": solved.num_steps, "objective": objective, "residual": jnp.sqrt(solved.square)}
     return Solution(x, result, stats)
 
@@ -106,18 +111,21 @@ class _Quadratic(eqx.Module):
     data: State
 
     def gradient(self, x: Array) -> Array:
-        return -self.downhill(x, jnp.ones((), self.weight.dtype))
+        return -self.downhill(x, jnp.ones((), self.weight.dtype))[0]
 
     def curvature(self, v: Array) -> Array:
-        return -self.downhill(v, jnp.zeros((), self.weight.dtype))
+        return -self.downhill(v, jnp.zeros((), self.weight.dtype))[0]
 
-    def downhill(self, v: Array, on: Array) -> Array:
-        """`on * b - H v`, with `-b` the gradient at 0 and `H` the Hessian."""
-        residual = jax.tree.map(lambda d, image: on.astype(d.dtype) * d - image, self.data, self.operator(v))
+    def downhill(self, v: Array, on: Array) -> tuple[Array, State]:
+        """`on * b - H v`, with `-b` the gradient at 0 and `H` the Hessian; and the prediction `A v`."""
+        prediction = self.operator.operator(v)
+        image = self.operator.whiten(prediction)
+        residual = jax.tree.map(lambda d, i: on.astype(d.dtype) * d - i, self.data, image)
         # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
         # mean to rounding.
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
-        return self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
+        down = self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
+        return down, prediction
 
 
 def _matching(dtype: Any, real: Any) -> Any:
