@@ -29,14 +29,14 @@ def kept_programs() -> Iterator[None]:
     A cache that the user has switched on, by `$JAX_COMPILATION_CACHE_DIR`, is taken as it is. A folder that cannot be
     written is no error: nothing is kept then.
     """
-    if jax.config.jax_compilation_cache_dir is not None or not _is_writable(compiled_folder()):
-        yield
-        return
     chosen = {
         "jax_compilation_cache_dir": str(compiled_folder()),
         "jax_persistent_cache_min_compile_time_secs": _LEAST_SECONDS,
     }
     before = {name: getattr(jax.config, name) for name in chosen}
+    if before["jax_compilation_cache_dir"] is not None or not _is_writable(compiled_folder()):
+        yield
+        return
     _configure(chosen)
     try:
         with warnings.catch_warnings():

@@ -49,10 +49,10 @@ def _moment_matching(num_steps: int, **options: int) -> diffusion.MomentMatching
 
 
 # The default comes as near to the truth as the full training, to .3 dB: at the constant rate of that, the last two
-# thirds of the steps of the autoencoder only overfit, and a rate that decays needs a quarter of them.
+# thirds of the steps of the autoencoder only overfit, and a rate that decays needs a sixth of them.
 EFFORTS = {
     "quick": _Effort(400, 200, 2, _moment_matching(10, solver_steps=6, root_steps=3), 2, 20),
-    "default": _Effort(1500, 3000, 8, _moment_matching(20, solver_steps=6, root_steps=3), 16, 20),
+    "default": _Effort(1000, 3000, 8, _moment_matching(30, solver_steps=6, root_steps=3), 16, 20),
     "full": _Effort(6000, 6000, 8, _moment_matching(30), 16, 50),
 }
 
@@ -173,7 +173,7 @@ def plotting_folder(output: Path) -> None:
 def _train(
     train: Array, tuning: Array, key: Key, steps: int, *, full: bool
 ) -> tuple[generative.VAEPrior, dict[str, Any]]:
-    rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 10), steps, 4e-5)
+    rate = optax.warmup_cosine_decay_schedule(0.0, 3e-3, min(100, steps // 10), steps, 6e-5)
     model, history = KINDS["vae"].train(
         KINDS["vae"].make(train.shape[1:], 16, rngs_of(key)),
         train,
