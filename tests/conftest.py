@@ -16,7 +16,7 @@ _FLAGS = [
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
 ]
-# The code generation from before fusions went through MLIR compiles in less than half the time and memory. Later
+# The code generation from before fusions went through MLIR compiles in less than half the time. Later
 # versions have no such flag, and XLA ends a process that names a flag which it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
