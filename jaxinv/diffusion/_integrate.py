@@ -85,16 +85,17 @@ class Guarded(diffrax.AbstractWrappedSolver):
         if getattr(solver, "scan_kind", "none of its own") is None:
             solver = eqx.tree_at(lambda s: s.scan_kind, solver, self.scan_kind, is_leaf=lambda leaf: leaf is None)
         last = jnp.zeros((), bool)
+        stop: Any = self.stop
         if self.before is not None:
-            (own, _), last = args, t0 >= self.stop
-            t0, t1 = jnp.where(last, self.before, t0), jnp.where(last, self.stop, t1)
-            args = (own, Last(last, y0, self.direction / (self.stop - self.before)))
+            (own, _), last = args, t0 >= stop
+            t0, t1 = jnp.where(last, self.before, t0), jnp.where(last, stop, t1)
+            args = (own, Last(last, y0, self.direction / (stop - self.before)))
             made_jump = made_jump | last
         y1, error, dense, solver_state, result = solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
         if self.image is not None:
             # A method whose first stage is the last of the step before keeps that.
             _, velocity = solver_state
-            y1 = jnp.where(t1 >= self.stop, self.image(y1, velocity, args), y1)
+            y1 = jnp.where(t1 >= stop, self.image(y1, velocity, args), y1)
         finite = all_finite(y1)
         give_up = ~finite & ((t1 - t0 <= self.shortest) | last)
         y1 = jax.tree.map(lambda new, old: jnp.where(finite, new, old), y1, y0)
