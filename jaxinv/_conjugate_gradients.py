@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ._checks import check_count
 from ._loop import iterate
 from ._solution import RESULTS
 
@@ -124,6 +125,7 @@ def _solve(
     differentiate: Any,
     exhausted: Any,
 ) -> Solved:
+    check_count(max_steps, "max_steps")
     real = state.square.dtype
     count = jnp.zeros((), jnp.int32)
     state = state._replace(
