@@ -99,7 +99,9 @@ def test_unwritable_output_is_said_before_the_work(tmp_path, capsys):
 def test_compiled_programs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXINV_CACHE", str(tmp_path / "compiled"))
     monkeypatch.setattr(_cache, "_LEAST_SECONDS", 0.0)
+    # The tests keep their programs too; a user's choice of a folder would be left as it is.
     before, events, values = jax.config.jax_compilation_cache_dir, [], []
+    _cache._configure({"jax_compilation_cache_dir": None})
     listen = lambda event, **_: events.append(event)
     jax.monitoring.register_event_listener(listen)
     try:
@@ -107,11 +109,13 @@ def test_compiled_programs_are_kept(tmp_path, monkeypatch):
             jax.clear_caches()
             with _cache.kept_programs():
                 values.append(jax.jit(lambda x: jnp.linalg.eigh(x @ x.T)[1])(jnp.arange(12.0).reshape(3, 4)))
+        assert jax.config.jax_compilation_cache_dir is None
+        assert any((tmp_path / "compiled").iterdir())
     finally:
         jax.monitoring.unregister_event_listener(listen)
+        _cache._configure({"jax_compilation_cache_dir": before})
     assert "/jax/compilation_cache/cache_hits" in events
     np.testing.assert_array_equal(*values)
-    assert jax.config.jax_compilation_cache_dir == before
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path, monkeypatch):
