@@ -21,6 +21,8 @@
 # randomness on the way. We begin where the score is known exactly, and then learn it from images.
 
 # %%
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +33,7 @@ from jaxinv import data, diffusion, generative, metrics, models, oracles, plotti
 from jaxinv.diffusion import Preconditioned
 
 key = jax.random.key(0)
+FULL = "--full" in sys.argv  # or True in a notebook: a larger network and a longer training
 process = diffusion.VP()
 
 # %% [markdown]
@@ -46,7 +49,9 @@ prior = oracles.GaussianMixture(
 times = jnp.linspace(process.t_min, process.t_max, 200)
 starts = prior.sample(12, key=key)
 forward = jax.vmap(lambda x, k: diffusion.trajectory(process, x, times, key=k))(starts, jax.random.split(key, 12))
-reverse = diffusion.sample(process, prior.score(process), (1,), key=key, num_samples=12, num_saved=200).check()
+reverse = diffusion.sample(
+    process, prior.score(process), (1,), key=key, num_samples=1000, num_saved=200, method=diffusion.ReverseSDE(200)
+).check()
 flow = diffusion.sample(
     process, prior.score(process), (1,), key=key, num_samples=12, num_saved=200, method=diffusion.ProbabilityFlow()
 ).check()
@@ -60,7 +65,7 @@ def density(t, x):
 figure = plotting.trajectories(
     {
         "forward SDE": (times, forward),
-        "reverse SDE": (reverse.aux["times"], reverse.aux["states"]),
+        "reverse SDE": (reverse.aux["times"][:12], reverse.aux["states"][:12]),
         "probability-flow ODE": (flow.aux["times"], flow.aux["states"]),
     },
     density=density,
@@ -75,11 +80,15 @@ plotting.show(figure, "trajectories.png")
 exact, more = prior.sample(1000, key=jax.random.key(1)), prior.sample(1000, key=jax.random.key(2))
 distance = lambda samples: metrics.sliced_wasserstein(samples, exact, key=key)
 print(f"{'exact samples':24} {distance(more):.3f}")
-for method in [diffusion.ReverseSDE(200), diffusion.Heun(25), diffusion.DPMSolver(25)]:
-    drawn = diffusion.sample(process, prior.score(process), (1,), key=key, num_samples=1000, method=method)
+solutions = {"ReverseSDE": reverse}
+for method in [diffusion.Heun(25), diffusion.DPMSolver(25)]:
+    solutions[type(method).__name__] = diffusion.sample(
+        process, prior.score(process), (1,), key=key, num_samples=1000, method=method
+    )
+for name, drawn in solutions.items():
     weights = jnp.round(metrics.mode_weights(drawn.value, prior.means), 2)
     evaluations = drawn.stats["network_evaluations"].mean()
-    print(f"{type(method).__name__:24} {distance(drawn.value):.3f}, {evaluations:.0f} evaluations, shares {weights}")
+    print(f"{name:24} {distance(drawn.value):.3f}, {evaluations:.0f} evaluations, shares {weights}")
 
 # %% [markdown]
 # The density of a point follows along the ODE, by the divergence of its velocity; here it can be checked.
@@ -94,7 +103,7 @@ print(jnp.round(found, 3), jnp.round(jax.vmap(prior.log_prob)(points), 3), sep="
 #
 # Small digits, 8 x 8 pixels, in $[-1, 1]$ and dequantised: uniform noise within each of the 17 grey levels gives them a
 # density. The network predicts the noise that was added to an image, beyond what mean and deviation of the pixels
-# tell: with `Preconditioned` it starts from the best affine guess. Half a minute of training is enough here;
+# tell: with `Preconditioned` it starts from the best affine guess. Less than a minute of training is enough here;
 # `jaxinv train score --data mnist` does the same for MNIST.
 
 # %%
@@ -104,9 +113,9 @@ digits = np.asarray(2 * data.dequantise(grey, key=jax.random.key(0), levels=17) 
 train, test = digits[100:], jnp.asarray(digits[:100])
 shape = train.shape[1:]
 parametrisation = Preconditioned(train.mean(), train.std())
-STEPS = 800
+STEPS = 800 if FULL else 500
 network, history = training.fit(
-    models.UNet(shape, widths=(32, 64), rngs=nnx.Rngs(0)),
+    models.UNet(shape, widths=(32, 64) if FULL else (16, 32), rngs=nnx.Rngs(0)),
     diffusion.score_matching_loss(process, parametrisation=parametrisation),
     train,
     key=key,

@@ -17,6 +17,8 @@
 # we look at how a layered network is differentiated: by adjoint states, as any evolution equation.
 
 # %%
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ import jaxinv
 from jaxinv import classical, data, metrics, models, noise, operators, plotting, training, unrolled
 
 key = jax.random.key(0)
+FULL = "--full" in sys.argv  # or True in a notebook: a longer training, wider networks, all test images
 
 # %% [markdown]
 # ## ISTA, and what it becomes
@@ -69,8 +72,9 @@ for method in (classical.ista, classical.fista):
 network = models.LISTA(operator, 16, tied=True, weight=0.02)
 ista = jax.vmap(lambda y: classical.ista(likelihood, y, weight=0.02, rtol=0.0, max_steps=16).value)(y)
 print("untrained, difference to ISTA:", float(jnp.abs(network(y) - ista).max()))
+many = sparse(50_000, 2)
 network, history = unrolled.train_lista(
-    network, sparse(50_000, 2), jax.vmap(operator)(sparse(50_000, 2)), key=key, num_steps=1500, batch_size=64
+    network, many, jax.vmap(operator)(many), key=key, num_steps=1500 if FULL else 750, batch_size=64
 )
 print(f"trained for {history['seconds']:.0f} s: {decibels(network(y)):.2f} dB")
 iterates = network.iterates(y)
@@ -145,7 +149,7 @@ plotting.show(
 
 # %%
 images = jax.random.permutation(key, jnp.asarray(data.digits(size=16)[0]))
-train, test = images[:1500], images[1500:]
+train, test = images[:1500], images[1500:] if FULL else images[1500:1600]
 scanner = operators.materialise(
     operators.ParallelBeam((16, 16, 1), jnp.linspace(0, jnp.pi, 10, endpoint=False), num_detectors=23)
 )
@@ -166,7 +170,7 @@ columns = {"TV": max(by_weight, key=quality)}
 apply = jax.jit(lambda network, y: network(y))
 trained = {}
 for kind, rate in ((models.LearnedGradient, 1e-2), (models.LearnedPrimalDual, 5e-3)):
-    network = kind(scanner, num_layers=4, width=16, rngs=nnx.Rngs(0))
+    network = kind(scanner, num_layers=4, width=16 if FULL else 8, rngs=nnx.Rngs(0))
     trained[kind.__name__], history = training.fit(
         network,
         unrolled.SimulatedLoss(likelihood),
