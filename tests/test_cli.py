@@ -96,6 +96,26 @@ def test_unwritable_output_is_said_before_the_work(tmp_path, capsys):
     assert printed.out == ""
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "vae", "--data", "FILE", "--output", "FILE"],
+        ["train", "score", "--data", "FILE", "--output", "FILE"],
+        ["sample", "FILE", "--output", "FILE"],
+    ],
+    ids=lambda arguments: arguments[0] + arguments[1],
+)
+def test_no_output_overwrites_what_is_read(arguments, tmp_path, capsys):
+    file = tmp_path / ("mine.png" if arguments[0] == "sample" else "mine.npy")
+    with file.open("wb") as stream:
+        np.save(stream, np.zeros((320, 8, 8, 1)))
+    before = file.read_bytes()
+    assert cli.main([str(file) if argument == "FILE" else argument for argument in arguments]) == 1
+    assert "would overwrite" in capsys.readouterr().err
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_compiled_programs_are_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("JAXINV_CACHE", str(tmp_path / "compiled"))
     monkeypatch.setattr(_cache, "_LEAST_SECONDS", 0.0)
@@ -196,10 +216,12 @@ def test_train_and_reconstruct(tmp_path, capsys):
 def test_train_the_others(kind, said, tmp_path, capsys):
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (320, 8, 8, 1), np.uint8))
     chosen = ["--data", str(tmp_path / "images.npy")]
-    network = tmp_path / "prior.safetensors"
+    # A name that scratch files of the run could have had.
+    network = tmp_path / "prior.checkpoint"
     train = ["train", kind, *chosen, "--latents", "3", "--steps", "20", "--batch", "16", "--output", str(network)]
     assert cli.main(train) == 0
     assert said in capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == {"images.npy", "prior.checkpoint"}
     output = tmp_path / "out"
     again = ["reconstruct", str(network), *chosen, "--images", "2", "--restarts", "1", "--output", str(output)]
     assert cli.main(again) == 0

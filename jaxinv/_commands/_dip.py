@@ -13,6 +13,7 @@ import numpy as np
 from .. import data, dip, io, metrics, models, noise, regularisers
 from .._solution import RESULTS
 from ..likelihood import Likelihood
+from ._files import check_outputs, discard, scratch_file
 from ._measured import Measured, Request, measure
 from ._networks import rngs_of
 from ._progress import Bar
@@ -42,12 +43,9 @@ def run(
     output: Path,
 ) -> None:
     """Fit a network to one measurement of the user's own, and write the image; go on where an interrupted run was."""
-    arrays, checkpoint = output.with_suffix(".npy"), output.with_suffix(".checkpoint")
-    given = {path.resolve() for path in (request.file, request.mask, reference) if path is not None}
-    for path in (output, arrays):
-        if path.resolve() in given:
-            raise ValueError(f"--output {output} would overwrite {path}, which is read; choose another name.")
-        io.check_writable(path)
+    arrays = output.with_suffix(".npy")
+    check_outputs([output, arrays], [request.file, request.mask, reference])
+    checkpoint = scratch_file(output)
     measured = measure(request)
     truth = None if reference is None else _reference(reference, measured)
     std = measured.level if level is None else level / measured.unit
@@ -83,14 +81,14 @@ def run(
     solution.value.block_until_ready()
     seconds = time.perf_counter() - began
     if solution.result == RESULTS.invalid_parameter:
-        checkpoint.unlink(missing_ok=True)
+        discard(checkpoint)
         raise ValueError("there are too few values to hold some out of: take --stopping fixed.")
     image = np.asarray(solution.value) * measured.unit
     _write(output, image / measured.unit)
     stored = BytesIO()
     np.save(stored, image)
     io.write_bytes(arrays, stored.getvalue())
-    checkpoint.unlink(missing_ok=True)
+    discard(checkpoint)
     print(_verdict(solution, truth, seconds))
     print(f"Wrote {output} and {arrays}.")
     if solution.result not in (RESULTS.successful, RESULTS.max_steps_reached):

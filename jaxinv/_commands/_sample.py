@@ -9,13 +9,13 @@ import numpy as np
 
 from .. import diffusion, generative, io, plotting
 from . import _networks, _score
+from ._files import check_outputs
 
 
 def run(*, network: Path, images: int, steps: int, seed: int, output: Path) -> None:
     """Draw images from a trained prior; write a picture and the arrays."""
     arrays = output.with_suffix(".npy")
-    for path in (output, arrays):
-        io.check_writable(path)
+    check_outputs([output, arrays], [network])
     key = jax.random.key(seed)
     began = time.perf_counter()
     if _score.is_score(network):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import jax
 
-from .. import io
 from . import _score
+from ._files import check_outputs, discard, scratch_file
 from ._images import load
 from ._networks import KINDS, rngs_of, save
 from ._progress import Bar
@@ -13,12 +13,12 @@ from ._progress import Bar
 
 def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int, output: Path) -> None:
     """Train a network and write it; go on where an interrupted run of the same settings stopped."""
-    io.check_writable(output)
+    check_outputs([output], [data])
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
     train, tuning, test = load(data, 100, quick=False)
     shape = train.shape[1:]
     print(f"{data}: {len(train)} training images of {shape[0]} x {shape[1]}; no pairs are used.")
-    checkpoint = output.with_suffix(".checkpoint")
+    checkpoint = scratch_file(output)
     chosen = KINDS[kind]
     model, history = chosen.train(
         chosen.make(shape, latents, rngs_of(keys[0])),
@@ -31,7 +31,7 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
         progress=Bar(f"Training: {kind}"),
     )
     save(output, kind, shape, latents, model, train)
-    checkpoint.unlink(missing_ok=True)
+    discard(checkpoint)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
     verdict = chosen.judge(chosen.prior(model, chosen.latents(model, train)), test)
@@ -41,11 +41,11 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
 
 def run_score(*, network: str, data: str, process: str, steps: int, batch: int, seed: int, output: Path) -> None:
     """Train a score network and write it; go on where an interrupted run of the same settings stopped."""
-    io.check_writable(output)
+    check_outputs([output], [data])
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
     train, tuning, _ = load(data, 1, quick=False)
     print(f"{data}: {len(train)} training images of {train.shape[1]} x {train.shape[2]}.")
-    checkpoint = output.with_suffix(".checkpoint")
+    checkpoint = scratch_file(output)
     score, history = _score.fit(
         _score.make(network, train.shape[1:], keys[0]),
         train,
@@ -58,7 +58,7 @@ def run_score(*, network: str, data: str, process: str, steps: int, batch: int, 
         progress=Bar("Training: score"),
     )
     _score.save(output, network, score)
-    checkpoint.unlink(missing_ok=True)
+    discard(checkpoint)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
     print(f"score: {steps} steps in {history['seconds']:.0f} s; validation loss {min(history['validation']):.4f}.")
