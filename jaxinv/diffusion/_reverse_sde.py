@@ -26,7 +26,7 @@ class ReverseSDE(AbstractSampler):
 
     Measured bias, on the mixture of 25 modes in 8 to 256 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
     diffusion gate): the variance within modes is 3 % too large after 100 Euler steps, 1 to 1.5 % after 300, .4 %
-    after 1000; with `diffrax.ShARK()` and `UniformLogSNR()` it is right to .4 % after 50 steps, 101 evaluations.
+    after 1000; with `diffrax.ShARK()` and `UniformLogSNR()` it is right to .4 % after 50 steps, 102 evaluations.
 
     Derivatives exist in forward mode, the times of the steps being constants to them.
 
