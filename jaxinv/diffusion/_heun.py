@@ -59,15 +59,16 @@ class Heun(AbstractStepper):
         growth = jnp.where(data, jnp.ones_like(growth), growth)
         ratio, most = (noise_to_signal(model.process, s) for s in (t, model.process.t_max))
         scale_next, std_next = target(model.process, t_next)
-        raised = jnp.clip(ratio * growth, ratio, jnp.maximum(most, ratio))
-        t_raised = jnp.where(raised > ratio, model.process.time(raised), t)
+        # By the growth, which is 1 without churn: a difference of ratios may be of rounding alone, and its root large.
+        growth = jnp.clip(growth, 1, jnp.maximum(most / ratio, 1))
+        raised, added = ratio * growth, growth**2 - 1
+        t_raised = jnp.where(growth > 1, model.process.time(raised), t)
         scale, scale_raised = (model.process.marginal(s)[0] for s in (t, t_raised))
         # In the coordinates x / scale, where the process only adds noise.
-        added = jnp.maximum(raised**2 - ratio**2, 0)
         fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
             key, x.shape, x.dtype
         )
-        u = x / scale + fresh
+        u = x / scale + ratio * fresh
         image, slope = model.split(
             jnp.where(known, t_next, t_raised), jnp.where(known, scale_next * ahead, scale_raised * u)
         )

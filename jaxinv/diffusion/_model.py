@@ -120,8 +120,9 @@ def one_process(function: Callable) -> Callable:
 
 
 def _check_start(process: AbstractProcess, t_min: Any) -> None:
+    # By numpy: under a user's jit an operation of JAX on known numbers has no known value.
     known = is_concrete(t_min) and is_concrete(process.t_max)
-    if known and not bool(jnp.all(is_start(process, jnp.asarray(t_min)))):
+    if known and not np.all((np.asarray(t_min) >= 0) & (np.asarray(t_min) < np.asarray(process.t_max))):
         raise ValueError(
             f"`t_min` is the other end of the integral to t_max={float(process.t_max):g}: it must be smaller, and not "
             f"negative; got {t_min}."

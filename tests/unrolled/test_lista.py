@@ -51,8 +51,11 @@ def test_untrained_it_is_ista(name, dtype):
         @jax.jit
         def both(operator, y):
             likelihood = Likelihood(operator, noise.Gaussian(std))
-            solve = lambda y: classical.ista(likelihood, y, weight=weight / std**2, rtol=0.0, max_steps=16).value
-            return LISTA(operator, tied=name == "tall", weight=weight).iterates(y), jax.vmap(solve)(y)
+            # Each would estimate the norm from a start of its own.
+            norm = 1.05 * operators.norm(operator, key=jax.random.key(0))
+            options = {"weight": weight / std**2, "norm": norm, "rtol": 0.0, "max_steps": 16}
+            solve = lambda y: classical.ista(likelihood, y, **options).value
+            return LISTA(operator, tied=name == "tall", weight=weight, norm=norm).iterates(y), jax.vmap(solve)(y)
 
         iterates, x = both(operator, y)
         assert iterates.dtype == dtype
