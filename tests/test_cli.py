@@ -12,7 +12,7 @@ import safetensors.numpy
 
 import jaxinv
 from jaxinv import cli, data
-from jaxinv._commands import _cache, _demo
+from jaxinv._commands import _cache
 from jaxinv._commands._images import load
 from jaxinv._commands._progress import Bar, in_pieces
 
@@ -157,26 +157,6 @@ def test_work_in_pieces():
     np.testing.assert_array_equal(in_pieces(double, jnp.arange(5.0), 2, told.append), 2 * jnp.arange(5.0))
     assert sizes == [2, 2, 2]
     assert told == [0.4, 0.8, 1.0]
-
-
-@pytest.mark.slow
-def test_demo(tmp_path, capsys, monkeypatch):
-    # An untrained score network is the Gaussian prior.
-    monkeypatch.setitem(_demo.EFFORTS, "quick", _demo.EFFORTS["quick"]._replace(score_steps=20))
-    assert cli.main(["demo", "--quick", "--images", "2", "--output", str(tmp_path / "demo")]) == 0
-    results = json.loads((tmp_path / "demo" / "results.json").read_text())
-    rows, samples = results["rows"], {row["method"]: row for row in results["samples"]}
-    quality = {(row["task"], row["method"]): row["psnr_clipped"] for row in rows}
-    # The learned priors beat the ones that know nothing of digits, by far more than the seed moves them.
-    for task, classical in (("deblurring", "Tikhonov"), ("tomography", "FBP")):
-        for learned in ("Gaussian", "VAE", "score, mean"):
-            assert quality[task, learned] > quality[task, classical] + 2
-    # 64 held-out images are at .04, grey noise at .3.
-    assert all(row["sliced_wasserstein"] < 0.15 for row in samples.values())
-    assert samples.keys() == {"Gaussian, exact score", "VAE", "score network", "held-out images"}
-    for name in ("deblurring.png", "tomography.png", "samples.png"):
-        assert (tmp_path / "demo" / name).read_bytes().startswith(b"\x89PNG")
-    assert "problems/s" in capsys.readouterr().out
 
 
 @pytest.mark.slow
