@@ -17,7 +17,7 @@ from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import Estimate, RealVectors, improve, start_estimate
 from ._bound import SAFETY, norm_bound, positive
 
-# As of `operators.norm`.
+# The tolerance and the most rounds of the estimate: the defaults of `operators.norm`.
 _RTOL, _MOST = 1e-3, 500
 
 

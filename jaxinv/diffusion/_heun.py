@@ -50,7 +50,7 @@ class Heun(AbstractStepper):
         return 2
 
     def start(self, x: Array) -> Any:
-        # Whether the slope at the beginning of the step is known; then where it leads to, and that slope.
+        # The memory: whether the first slope of the step is known, where that slope leads to, and the slope.
         return jnp.zeros((), bool), x, x
 
     def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:

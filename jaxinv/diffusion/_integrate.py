@@ -12,9 +12,9 @@ from jaxtyping import Array, PyTree
 from .._loop import all_finite
 from .._solution import RESULTS, from_diffrax
 
-# Of the interval: an adaptive solver that would step less than this has met something that is not finite.
+# An adaptive solver whose step would be shorter than this share of the interval has met a value that is not finite.
 _SHORTEST = 1e-7
-# Of the interval: the length of a step that denoises, which is no time of the process.
+# The step that denoises leads beyond the times of the process, by this share of the interval.
 _BEYOND = 1e-3
 
 

@@ -85,7 +85,7 @@ class DPS(AbstractGuidance):
         self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, view: "DPSView | Shift", key: Key
     ) -> tuple[Array, Array]:
         if isinstance(view, Shift):
-            # What is weighed by `p(y | E[x_0 | x_t])` is that image: the last step has no shift.
+            # TDS weighs that image by `p(y | E[x_0 | x_t])`, so the last step has no shift.
             shift = jnp.where(is_data(t_next), 0, view.shift)
             view = Shift(view.image, view.noise, shift, view.log_twist, view.num_vjps)
             return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)

@@ -23,7 +23,7 @@ from ._wait_for import wait_for
 from ._white_noise import white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# Of conjugate gradients, on a system whose condition number is a few units.
+# The relative tolerance and the most steps of conjugate gradients; the condition number is a few units.
 _RTOL = 1e-3
 _STEPS = 8
 

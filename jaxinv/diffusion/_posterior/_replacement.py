@@ -116,5 +116,5 @@ def _step(index: Array, x: Array, args: PyTree) -> Array:
 
 
 def _replacing(key: Key, index: Array | int) -> Key:
-    """Of the noise of the measurement at the time of this number."""
+    """The key of the noise that the measurement gets at the time with this index."""
     return jax.random.fold_in(jax.random.fold_in(key, index), 0)
