@@ -6,11 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Key
-from ._model import Model
-from ._process import is_data, noise_to_signal, target
+from ..._score import AbstractScore
+from ..._types import Key
+from .._processes._process import is_data, noise_to_signal, target
+from .._processes._schedule import UniformLogSNR
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import UniformLogSNR
 
 
 class DPMSolver(AbstractStepper):
@@ -45,14 +45,14 @@ class DPMSolver(AbstractStepper):
         # No step before the first: its length counts as infinite, so that nothing is extrapolated.
         return jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype)
 
-    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
         del key
-        image, _ = model.split(t, x)
+        image, _ = score.predict(t, x)
         before, length_before = memory
         # A step to time 0 is of infinite length, and ends at the denoised image: nothing is extrapolated.
         data = is_data(t_next)
-        (_, std), (scale_next, std_next) = model.process.marginal(t), target(model.process, t_next)
-        ratio = noise_to_signal(model.process, t)
+        (_, std), (scale_next, std_next) = score.process.marginal(t), target(score.process, t_next)
+        ratio = noise_to_signal(score.process, t)
         length = jnp.log(ratio) - jnp.log(jnp.where(data, ratio, std_next / scale_next))
         share = jnp.where(data, 0, 0.5 * length / length_before)
         extrapolated = image + share * (image - before)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._keys import check_key
-from .._types import Key
-from .._verb import verb
-from ..operators._base import as_parameter, is_concrete
+from ..._keys import check_key
+from ..._types import Key
+from ..._verb import verb
+from ...operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, check_process, check_times
 
 

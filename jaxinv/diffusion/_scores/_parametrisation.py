@@ -5,8 +5,8 @@ import abc
 import equinox as eqx
 from jaxtyping import Array
 
-from .._types import Scalar
-from ._process import AbstractProcess
+from ..._types import Scalar
+from .._processes._process import AbstractProcess
 
 
 class AbstractParametrisation(eqx.Module):
@@ -32,8 +32,8 @@ class Noise(AbstractParametrisation):
         return noise
 
 
-class Score(AbstractParametrisation):
-    """The score, `grad log p_t(x_t) = -E[n | x_t] / std`."""
+class ScoreParametrisation(AbstractParametrisation):
+    """The score, `grad log p_t(x_t) = -E[n | x_t] / std`, which `diffusion.Score()` makes."""
 
     def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
         scale, std = process.marginal(t)

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._keys import check_key
-from .._prior import AbstractGenerativePrior
-from .._solution import RESULTS, Solution
-from .._types import Key
-from ..models._network import check_one
-from ..operators._base import check_shape
+from ..._keys import check_key
+from ..._prior import AbstractGenerativePrior
+from ..._score import AbstractScore
+from ..._solution import RESULTS, Solution
+from ..._types import Key
+from ...models._network import check_one
+from ...operators._base import check_shape
+from .._samplers._probability_flow import ProbabilityFlow
+from .._scores._score import check_score
 from ._encode import check_flow, decode, encode
-from ._model import prepare
-from ._probability_flow import ProbabilityFlow
-from ._process import AbstractProcess, check_process
 
 
 class ProbabilityFlowPrior(AbstractGenerativePrior):
@@ -28,7 +28,7 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
 
     **Arguments:**
 
-    - `process`, `score`: as of `sample`.
+    - `score`: what `sample` takes.
     - `shape`: of one image.
     - `method`: a `ProbabilityFlow`; a few fixed steps, `ProbabilityFlow(num_steps=10)`, where gradients are wanted.
 
@@ -42,33 +42,29 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
         ```python
         import jax, jax.numpy as jnp
         from jaxinv import diffusion, generative, oracles
-        process = diffusion.VP()
-        score = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16)).score(process)
-        prior = diffusion.ProbabilityFlowPrior(process, score, (4, 4, 1))
+        score = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16)).score(diffusion.VP())
+        prior = diffusion.ProbabilityFlowPrior(score, (4, 4, 1))
         ends = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
         path = generative.interpolate(prior, *ends, 5, kind=generative.Spherical())
         ```
     """
 
-    process: AbstractProcess
-    score: Any
+    score: AbstractScore
     method: ProbabilityFlow
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(
-        self, process: AbstractProcess, score: Any, shape: tuple[int, ...], method: ProbabilityFlow | None = None
-    ):
-        check_process(process)
+    def __init__(self, score: Any, shape: Any, method: Any = ProbabilityFlow()):
+        check_score(score)
+        check_flow(method)
         self.image_shape = self.latent_shape = check_shape(shape, "shape")
-        prepare(process, score, jnp.result_type(float))
-        self.process, self.score, self.method = process, score, check_flow(method)
+        self.score, self.method = score, method
 
     def decode(self, z: Any) -> Array:
         """The image of `z`; NaN if the ODE could not be solved."""
         z = check_one(z, self.latent_shape, "a latent", "ProbabilityFlowPrior")
-        std = jnp.asarray(self.process.prior_std).astype(z.dtype)
-        return _or_nan(decode(self.process, self.score, std * z, method=self.method))
+        std = jnp.asarray(self.score.process.prior_std).astype(z.dtype)
+        return _or_nan(decode(self.score, std * z, method=self.method))
 
     def energy(self, z: Any) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
@@ -82,8 +78,8 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
     def encode(self, x: Any) -> Array:
         """The latent of an image; NaN if the ODE could not be solved."""
         x = check_one(x, self.image_shape, "an image", "ProbabilityFlowPrior")
-        std = jnp.asarray(self.process.prior_std).astype(x.dtype)
-        return _or_nan(encode(self.process, self.score, x, method=self.method)) / std
+        std = jnp.asarray(self.score.process.prior_std).astype(x.dtype)
+        return _or_nan(encode(self.score, x, method=self.method)) / std
 
 
 def _or_nan(solution: Solution) -> Array:

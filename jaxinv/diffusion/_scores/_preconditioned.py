@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar
-from ..operators._base import as_parameter, is_concrete
-from ..oracles import Gaussian
+from ..._types import Scalar
+from ...operators._base import as_parameter, is_concrete
+from ...oracles import Gaussian
+from .._processes._process import AbstractProcess
 from ._parametrisation import AbstractParametrisation
-from ._process import AbstractProcess
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

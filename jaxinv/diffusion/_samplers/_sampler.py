@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
-from .._differentiation import Unrolled
-from .._loop import iterate
-from .._solution import RESULTS
-from .._types import Key
-from ._model import Model
-from ._schedule import AbstractSchedule, check_schedule, times_to_data
+from ..._checks import check_count
+from ..._differentiation import Unrolled
+from ..._loop import iterate
+from ..._score import AbstractScore
+from ..._solution import RESULTS
+from ..._types import Key
+from ...operators._base import is_concrete
+from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
 class Path(eqx.Module):
@@ -48,7 +49,7 @@ class AbstractSampler(eqx.Module):
     """How the reverse process is integrated, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
-    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         """The path of one image that begins as noise `x`."""
 
 
@@ -76,15 +77,15 @@ class AbstractStepper(AbstractSampler):
         """The memory of the method at first."""
 
     @abc.abstractmethod
-    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
         """The state and the memory at `t_next < t`, from those at `t`; the key is that of the step.
 
         A step to `t_next = 0`, the last one where the end is to be denoised, leads to `E[x_0 | x_t = x]`. It is one
         call, with one evaluation, at the place of the others. See `_process.target`.
         """
 
-    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
-        process, schedule, calls = model.process, self.schedule, self.calls_per_step
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
+        process, schedule, calls = score.process, self.schedule, self.calls_per_step
         times = schedule.times(process, self.num_steps)
         if options.denoise:
             times = times_to_data(schedule, process, self.num_steps)
@@ -93,7 +94,7 @@ class AbstractStepper(AbstractSampler):
         state, taken, result = iterate(
             _step,
             (x, self.start(x), states),
-            (self, model, times, None if ends is None else jnp.asarray(ends), key),
+            (self, score, times, None if ends is None else jnp.asarray(ends), key),
             max_steps=self.num_steps * calls + options.denoise,
             exhausted=RESULTS.successful,
             differentiate=options.differentiate,
@@ -117,20 +118,20 @@ class AbstractMemorylessStepper(AbstractStepper):
     """A stepper whose steps know the state alone."""
 
     @abc.abstractmethod
-    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
         """The state at `t_next < t`, from the state at `t`; as `step`, where `t_next` is 0."""
 
     def start(self, x: Array) -> None:
         return None
 
-    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        return self.move(model, t, t_next, x, key), memory
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        return self.move(score, t, t_next, x, key), memory
 
 
 def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
-    (x, memory, states), (method, model, times, ends, key) = state, args
+    (x, memory, states), (method, score, times, ends, key) = state, args
     index = index // method.calls_per_step
-    x, memory = method.step(model, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
+    x, memory = method.step(score, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
     if states is not None:
         # Overwritten by each step until the one that is to be kept.
         states = states.at[jnp.searchsorted(ends, index + 1)].set(x)
@@ -150,3 +151,22 @@ def check_steps(num_steps: Any, schedule: Any) -> None:
     """What every method demands of its number of steps and its schedule."""
     check_count(num_steps, "num_steps")
     check_schedule(schedule)
+
+
+def check_share(value: Any, name: str) -> None:
+    """Raise for what is known not to lie in [0, 1]."""
+    # By numpy: within a trace a comparison of known numbers is not known.
+    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+        raise ValueError(f"`{name}` must lie between 0 and 1; got {value}.")
+
+
+def check_not_negative(value: Any, name: str) -> None:
+    """Raise for what is known to be negative or not finite."""
+    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raise for what is known not to be positive, or not finite."""
+    if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and positive; got {value}.")

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
-from .._types import Key
+from ..._score import AbstractScore
+from ..._types import Key
+from .._processes._process import AbstractProcess
+from .._processes._schedule import UniformTime
 from ._integrate import Last, integrate
-from ._model import Model
-from ._process import AbstractProcess
 from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
-from ._schedule import UniformTime
 
 
 class ReverseSDE(AbstractSampler):
@@ -56,8 +56,8 @@ class ReverseSDE(AbstractSampler):
                 "`diffrax.SPaRK()` does."
             )
 
-    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
-        process = model.process
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
+        process = score.process
         if options.differentiate is not None:
             raise ValueError(
                 "`ReverseSDE` has derivatives in forward mode only (`jax.jvp`): diffrax keeps no record of noise that "
@@ -80,7 +80,7 @@ class ReverseSDE(AbstractSampler):
         integral = integrate(
             terms,
             x,
-            model,
+            score,
             solver=self.solver,
             # In minus the time, which grows: backwards in time diffrax 0.7 hands the solvers of higher order increments
             # whose length is negative.
@@ -100,17 +100,17 @@ class ReverseSDE(AbstractSampler):
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
 
 
-def _drift(minus_t: Any, x: Array, args: tuple[Model, Last | None]) -> Array:
-    model, last = args
-    t, state = at_the_end(last, model.process, -minus_t, x)
-    gradient, image = model.gradient_and_image(t, state)
-    drift = model.process.diffusion(t) ** 2 * gradient - model.process.drift(t, state)
+def _drift(minus_t: Any, x: Array, args: tuple[AbstractScore, Last | None]) -> Array:
+    score, last = args
+    t, state = at_the_end(last, score.process, -minus_t, x)
+    gradient, image = score.score_and_image(t, state)
+    drift = score.process.diffusion(t) ** 2 * gradient - score.process.drift(t, state)
     return drift if last is None else jnp.where(last.now, last.rate * (image - last.x), drift)
 
 
-def _diffusion(minus_t: Any, x: Array, args: tuple[Model, Last | None]) -> lx.AbstractLinearOperator:
-    model, last = args
-    size = model.process.diffusion(-minus_t)
+def _diffusion(minus_t: Any, x: Array, args: tuple[AbstractScore, Last | None]) -> lx.AbstractLinearOperator:
+    score, last = args
+    size = score.process.diffusion(-minus_t)
     size = size if last is None else jnp.where(last.now, 0, size)
     # Not a multiple of the identity: that compares structures, which within `shard_map` tell more than shape and dtype.
     return lx.DiagonalLinearOperator(jnp.full(x.shape, size, x.dtype))

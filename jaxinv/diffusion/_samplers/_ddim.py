@@ -1,4 +1,4 @@
-"""Denoising diffusion implicit models."""
+"""Denoising diffusion implicit models, and ancestral sampling, which is their stochastic limit."""
 
 from typing import Any
 
@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Key
-from ..operators._base import as_parameter
-from ._checks import check_share
-from ._model import Model
-from ._process import AbstractProcess, target
-from ._sampler import AbstractMemorylessStepper, check_steps
-from ._schedule import UniformTime
+from ..._score import AbstractScore
+from ..._types import Key
+from ...operators._base import as_parameter
+from .._processes._process import AbstractProcess, target
+from .._processes._schedule import UniformTime
+from ._sampler import AbstractMemorylessStepper, check_share, check_steps
 
 
 class DDIM(AbstractMemorylessStepper):
@@ -45,13 +44,42 @@ class DDIM(AbstractMemorylessStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def move(self, model: Model, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        return implicit_step(model, t, t_next, x, self.eta.astype(x.dtype), key)
+    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        return implicit_step(score, t, t_next, x, self.eta.astype(x.dtype), key)
 
 
-def implicit_step(model: Model, t: Array, t_next: Array, x: Array, eta: Array | float, key: Key) -> Array:
+class Ancestral(AbstractMemorylessStepper):
+    """Ancestral sampling: `x_s ~ p(x_s | x_t, x_0 = E[x_0 | x_t])`, the sampler of DDPM with the smaller variance.
+
+    The transition ignores the spread of `x_0` given `x_t`, so few steps lose variance. One evaluation a step, any
+    process.
+
+    Measured bias, on the mixture of 25 modes in 8 to 256 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
+    diffusion gate): 100 steps lack 10 % of the variance within modes, 1000 steps 1 %.
+
+    - `num_steps`: static.
+    - `schedule`: when it steps.
+
+    **Reference:** Ho, Jain, Abbeel, Denoising diffusion probabilistic models, 2020.
+    """
+
+    num_steps: Any = eqx.field(default=1000, static=True)
+    schedule: Any = UniformTime()
+
+    def __check_init__(self):
+        check_steps(self.num_steps, self.schedule)
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 1
+
+    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        return implicit_step(score, t, t_next, x, 1.0, key)
+
+
+def implicit_step(score: AbstractScore, t: Array, t_next: Array, x: Array, eta: Array | float, key: Key) -> Array:
     """The step of `DDIM`."""
-    mean, fresh = transition(model.process, t, t_next, *model.split(t, x), eta)
+    mean, fresh = transition(score.process, t, t_next, *score.predict(t, x), eta)
     return mean + fresh * jax.random.normal(key, x.shape, x.dtype)
 
 

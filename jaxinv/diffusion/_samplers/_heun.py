@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Key
-from ..operators._base import as_parameter
-from ._checks import check_not_negative
-from ._model import Model
-from ._process import is_data, noise_to_signal, target
-from ._sampler import AbstractStepper, check_steps
-from ._schedule import Karras
+from ..._score import AbstractScore
+from ..._types import Key
+from ...operators._base import as_parameter
+from .._processes._process import is_data, noise_to_signal, target
+from .._processes._schedule import Karras
+from ._sampler import AbstractStepper, check_not_negative, check_steps
 
 
 class Heun(AbstractStepper):
@@ -53,23 +52,23 @@ class Heun(AbstractStepper):
         # The memory: whether the first slope of the step is known, where that slope leads to, and the slope.
         return jnp.zeros((), bool), x, x
 
-    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
         data, (known, ahead, before) = is_data(t_next), memory
         growth = 1 + jnp.minimum(self.churn.astype(x.dtype) / self.num_steps, jnp.sqrt(2) - 1).astype(x.dtype)
         growth = jnp.where(data, jnp.ones_like(growth), growth)
-        ratio, most = (noise_to_signal(model.process, s) for s in (t, model.process.t_max))
-        scale_next, std_next = target(model.process, t_next)
+        ratio, most = (noise_to_signal(score.process, s) for s in (t, score.process.t_max))
+        scale_next, std_next = target(score.process, t_next)
         # By the growth, which is 1 without churn: a difference of ratios may be of rounding alone, and its root large.
         growth = jnp.clip(growth, 1, jnp.maximum(most / ratio, 1))
         raised, added = ratio * growth, growth**2 - 1
-        t_raised = jnp.where(growth > 1, model.process.time(raised), t)
-        scale, scale_raised = (model.process.marginal(s)[0] for s in (t, t_raised))
+        t_raised = jnp.where(growth > 1, score.process.time(raised), t)
+        scale, scale_raised = (score.process.marginal(s)[0] for s in (t, t_raised))
         # In the coordinates x / scale, where the process only adds noise.
         fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
             key, x.shape, x.dtype
         )
         u = x / scale + ratio * fresh
-        image, slope = model.split(
+        image, slope = score.predict(
             jnp.where(known, t_next, t_raised), jnp.where(known, scale_next * ahead, scale_raised * u)
         )
         length = std_next / scale_next - raised

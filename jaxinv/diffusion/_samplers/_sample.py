@@ -5,27 +5,36 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._checks import check_count
-from .._differentiation import Unrolled
-from .._keys import check_key
-from .._solution import Solution
-from .._types import Key
-from .._verb import verb
-from ..operators._base import check_shape
-from ._model import one_process, prepare
+from ..._checks import check_count
+from ..._differentiation import Unrolled
+from ..._keys import check_key
+from ..._score import AbstractScore
+from ..._solution import Solution
+from ..._types import Key
+from ..._verb import verb
+from ...operators._base import check_shape
+from .._scores._score import cast_process, takes_score
 from ._reverse_sde import ReverseSDE
 from ._sampler import AbstractSampler, Options
 
 
-@one_process
+def check_method(method: Any) -> None:
+    """Raise unless this is a method of `sample`."""
+    if not isinstance(method, AbstractSampler):
+        raise ValueError(
+            "`method` must be `ReverseSDE()`, `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`, "
+            f"`Heun()` or `DPMSolver()`, of `jaxinv.diffusion`; got {method!r}."
+        )
+
+
+@takes_score(method=check_method)
 @verb
 def sample(
-    process: Any,
-    score: Any,
+    score: AbstractScore,
     shape: Any,
     *,
     key: Key,
-    method: Any = None,
+    method: AbstractSampler = ReverseSDE(),
     num_samples: Any = None,
     denoise: bool = True,
     num_saved: int = 0,
@@ -36,9 +45,8 @@ def sample(
 
     **Arguments:**
 
-    - `process`: the noising process.
-    - `score`: `score(t, x)` of one image without a batch axis: `score_from(network, process)`, that of an oracle,
-        `oracles.Gaussian(...).score(process)`, or a function (which then is part of the compiled program).
+    - `score`: a `diffusion.AbstractScore`: that of a network, `score_from(network, process)`, of an oracle,
+        `oracles.Gaussian(...).score(process)`, or of a function, `diffusion.Score(function, process)`.
     - `shape`: of one image, `(h, w, c)` or any; or a `jax.ShapeDtypeStruct`, for the dtype.
     - `key`: sample `i` depends on the key and `i`, never on their number.
     - `method`: `ReverseSDE()` (default), `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`,
@@ -66,10 +74,9 @@ def sample(
         ```python
         import jax, jax.numpy as jnp
         from jaxinv import diffusion, oracles
-        process = diffusion.VP()
         prior = oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
         solution = diffusion.sample(
-            process, prior.score(process), (8, 8, 1), key=jax.random.key(0), num_samples=4, method=diffusion.DDIM(50)
+            prior.score(diffusion.VP()), (8, 8, 1), key=jax.random.key(0), num_samples=4, method=diffusion.DDIM(50)
         )
         images = solution.check().value  # (4, 8, 8, 1)
         ```
@@ -83,9 +90,7 @@ def sample(
             "part of an image are two channels."
         )
     shape = check_shape(shape if struct is None else struct.shape, "shape")
-    model = prepare(process, score, dtype)
-    method = ReverseSDE() if method is None else method
-    check_method(method)
+    score = cast_process(score, dtype)
     if not (differentiate is None or isinstance(differentiate, Unrolled)):
         raise ValueError(f"`differentiate` must be None or `jaxinv.Unrolled()`; got {differentiate!r}.")
     if num_samples is not None:
@@ -93,19 +98,10 @@ def sample(
 
     def draw(index: Any) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
-        x = model.process.prior_sample(shape, key=start_key, dtype=dtype)
-        path = method.run(model, x, key=path_key, options=Options(denoise, num_saved, differentiate, progress))
+        x = score.process.prior_sample(shape, key=start_key, dtype=dtype)
+        path = method.run(score, x, key=path_key, options=Options(denoise, num_saved, differentiate, progress))
         stats = {"num_steps": path.num_steps, "network_evaluations": path.network_evaluations}
         aux = None if path.states is None else {"times": path.times, "states": path.states}
         return Solution(path.end, path.result, stats, aux)
 
     return draw(0) if num_samples is None else jax.vmap(draw)(jnp.arange(num_samples))
-
-
-def check_method(method: Any) -> None:
-    """Raise unless this is a method of `sample`."""
-    if not isinstance(method, AbstractSampler):
-        raise ValueError(
-            "`method` must be `ReverseSDE()`, `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`, "
-            f"`Heun()` or `DPMSolver()`, of `jaxinv.diffusion`; got {method!r}."
-        )

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._loop import all_finite
-from .._solution import RESULTS, from_diffrax
+from ..._loop import all_finite
+from ..._solution import RESULTS, from_diffrax
 
 # An adaptive solver whose step would be shorter than this share of the interval has met a value that is not finite.
 _SHORTEST = 1e-7

@@ -1,64 +1,14 @@
-"""The interface of noising processes."""
+"""What is asked of noising processes, and checks of their numbers and times."""
 
-import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from .._keys import check_key
-from .._types import Key, Scalar
-from ..operators._base import as_parameter, is_concrete
-
-
-class AbstractProcess(eqx.Module):
-    """A process that turns an image into noise: `dx = f(t) x dt + g(t) dw` from data at time 0.
-
-    Its marginals are `x_t = scale(t) x_0 + std(t) n` with `n` standard normal. All methods take one time; parameters
-    are array leaves, so that `jax.vmap` maps over them. A process of your own says the eight below.
-    """
-
-    t_min: eqx.AbstractVar[Array]
-    t_max: eqx.AbstractVar[Array]
-
-    @abc.abstractmethod
-    def drift(self, t: Scalar, x: Any) -> Array:
-        """`f(t) x`, the drift of the forward SDE."""
-
-    @abc.abstractmethod
-    def diffusion(self, t: Scalar) -> Array:
-        """`g(t)`, a scalar."""
-
-    @abc.abstractmethod
-    def marginal(self, t: Scalar) -> tuple[Array, Array]:
-        """`(scale, std)` of `x_t = scale x_0 + std n`."""
-
-    @abc.abstractmethod
-    def rates(self, t: Scalar) -> tuple[Array, Array]:
-        """The derivatives of `marginal` in time."""
-
-    @abc.abstractmethod
-    def time(self, noise_to_signal: Scalar) -> Array:
-        """The time at which `std / scale` is this: the inverse of that increasing function."""
-
-    @property
-    @abc.abstractmethod
-    def prior_std(self) -> Array:
-        """The standard deviation of the noise from which sampling starts."""
-
-    def prior_sample(self, shape: Any, *, key: Key, dtype: Any = None) -> Array:
-        """A draw from the noise at `t_max`, `prior_std` times a standard normal."""
-        check_key(key)
-        noise = jax.random.normal(key, shape, jnp.result_type(float) if dtype is None else dtype)
-        return jnp.asarray(self.prior_std).astype(noise.dtype) * noise
-
-    def prior_log_prob(self, x: Any) -> Array:
-        """The log-density of that noise at one image."""
-        x = as_parameter(x)
-        std = jnp.asarray(self.prior_std).astype(x.dtype)
-        return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi).astype(x.dtype))
+from ..._score import AbstractProcess
+from ..._types import Scalar
+from ...operators._base import as_parameter, is_concrete
 
 
 def noise_to_signal(process: AbstractProcess, t: Scalar) -> Array:

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_count
-from .._types import Key
-from ..operators._base import as_parameter, is_concrete
-from ._model import Model
-from ._process import is_data
+from ..._checks import check_count
+from ..._score import AbstractScore
+from ..._types import Key
+from ...operators._base import as_parameter, is_concrete
+from .._processes._process import is_data
+from .._processes._schedule import UniformTime
 from ._sampler import AbstractStepper, check_steps
-from ._schedule import UniformTime
 
 
 class PredictorCorrector(AbstractStepper):
@@ -59,17 +59,17 @@ class PredictorCorrector(AbstractStepper):
         # How many corrector steps are done, and where they led to.
         return jnp.zeros((), jnp.int32), x
 
-    def step(self, model: Model, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
         done, corrected = memory
         at = jnp.where(done > 0, corrected, x)
-        gradient, image = model.gradient_and_image(t, at)
+        gradient, image = score.score_and_image(t, at)
         z = jax.random.normal(jax.random.fold_in(key, done), x.shape, x.dtype)
         square = jnp.sum(gradient**2)
         # At a point where the score is 0 no step is taken.
         size = 2 * self.snr.astype(x.dtype) ** 2 * jnp.sum(z**2) / jnp.where(square > 0, square, jnp.inf)
         corrected = at + size * gradient + jnp.sqrt(2 * size) * z
-        gap, rate = t - t_next, model.process.diffusion(t)
-        reverse = model.process.drift(t, at) - rate**2 * gradient
+        gap, rate = t - t_next, score.process.diffusion(t)
+        reverse = score.process.drift(t, at) - rate**2 * gradient
         predicted = at - gap * reverse + jnp.sqrt(gap) * rate * z
         predicting = done == self.corrector_steps
         # A step to time 0 denoises by its first evaluation.

@@ -1,5 +1,6 @@
-"""Denoising score matching."""
+"""Denoising score matching, and how it weighs the errors at different times."""
 
+import abc
 from typing import Any
 
 import equinox as eqx
@@ -7,14 +8,46 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._keys import check_key
-from .._types import Key
-from ..models._network import check_floating
-from ..operators._base import as_parameter
+from ..._keys import check_key
+from ..._types import Key
+from ...models._network import check_floating
+from ...operators._base import as_parameter
+from .._processes._process import AbstractProcess, check_process
 from ._parametrisation import AbstractParametrisation, Noise
-from ._process import AbstractProcess, check_process
 from ._score import check_takes_time
-from ._weighting import AbstractWeighting, NoiseWeighting
+
+
+class AbstractWeighting(eqx.Module):
+    """A weight of the squared error of the noise at each time."""
+
+    @abc.abstractmethod
+    def __call__(self, process: AbstractProcess, t: Array) -> Array:
+        """The weight of `||n - E[n | x_t]||^2`, which is `std^2` times the squared error of the score."""
+
+
+class NoiseWeighting(AbstractWeighting):
+    """1: the squared error of the noise, `std^2` times that of the score, as in the paper."""
+
+    def __call__(self, process: AbstractProcess, t: Array) -> Array:
+        return t * 0 + 1
+
+
+class LikelihoodWeighting(AbstractWeighting):
+    """`g^2/std^2`, that is `g^2` times the squared error of the score: the loss bounds the negative log-likelihood.
+
+    **Reference:** Song, Durkan, Murray, Ermon, Maximum likelihood training of score-based diffusion models, 2021.
+    """
+
+    def __call__(self, process: AbstractProcess, t: Array) -> Array:
+        return (process.diffusion(t) / process.marginal(t)[1]) ** 2
+
+
+class VelocityWeighting(AbstractWeighting):
+    """The squared error of the velocity, `(d std/dt - std d log scale/dt)^2` times that of the noise: flow matching."""
+
+    def __call__(self, process: AbstractProcess, t: Array) -> Array:
+        (scale, std), (scale_rate, std_rate) = process.marginal(t), process.rates(t)
+        return (std_rate - std * scale_rate / scale) ** 2
 
 
 class ScoreMatchingLoss(eqx.Module):

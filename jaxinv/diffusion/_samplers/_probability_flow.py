@@ -7,14 +7,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Key
+from ..._score import AbstractScore
+from ..._types import Key
+from .._processes._process import AbstractProcess
+from .._processes._schedule import UniformTime
+from .._scores._parametrisation import Velocity
 from ._integrate import Integral, Last, integrate
-from ._model import Model
-from ._parametrisation import Velocity
-from ._process import AbstractProcess
 from ._reverse_sde import at_the_end, check_solver, evaluations, reuses
 from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
-from ._schedule import UniformTime
 
 
 class ProbabilityFlow(AbstractSampler):
@@ -52,12 +52,12 @@ class ProbabilityFlow(AbstractSampler):
                 f"`rtol` must be positive and `atol` not negative, both finite; got {self.rtol!r} and {self.atol!r}."
             )
 
-    def run(self, model: Model, x: Array, *, key: Key, options: Options) -> Path:
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         # Its steps are recorded at checkpoints, so it has derivatives either way: nothing to differentiate by.
-        process = model.process
+        process = score.process
         saved = self._saved(process, options.num_saved)
         integral = self.between(
-            process.t_max, process.t_min, model, x, saved=saved, progress=options.progress, denoise=options.denoise
+            process.t_max, process.t_min, score, x, saved=saved, progress=options.progress, denoise=options.denoise
         )
         taken = evaluations(self.solver, integral.taken)
         return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
@@ -66,7 +66,7 @@ class ProbabilityFlow(AbstractSampler):
         self,
         start: Array,
         stop: Array,
-        model: Model,
+        score: AbstractScore,
         y: Any,
         *,
         field: Any = None,
@@ -77,10 +77,10 @@ class ProbabilityFlow(AbstractSampler):
     ) -> Integral:
         """The solution at `stop` of the ODE that is `y` at `start`, either one the later.
 
-        - `field`: `field(t, y, ((model, args), None))`, where the ODE is another than that of the image alone.
+        - `field`: `field(t, y, ((score, args), None))`, where the ODE is another than that of the image alone.
         - `denoise`: whether to end at `E[x_0 | x_{t_min}]`, of the ODE of the image.
         """
-        process = model.process
+        process = score.process
         times = None
         if self.num_steps is not None:
             # Those of the schedule, moved to this interval: another one than from `t_max` to `t_min`, it may be.
@@ -92,7 +92,7 @@ class ProbabilityFlow(AbstractSampler):
         return integrate(
             diffrax.ODETerm(_velocity if field is None else field),
             y,
-            (model, args),
+            (score, args),
             solver=self.solver,
             start=start,
             stop=stop,
@@ -114,14 +114,14 @@ class ProbabilityFlow(AbstractSampler):
         return None if ends is None else self.schedule.times(process, self.num_steps)[ends]
 
 
-def _velocity(t: Any, x: Array, args: tuple[tuple[Model, Any], Last | None]) -> Array:
-    (model, _), last = args
-    velocity, image = model.velocity_and_image(*at_the_end(last, model.process, t, x))
+def _velocity(t: Any, x: Array, args: tuple[tuple[AbstractScore, Any], Last | None]) -> Array:
+    (score, _), last = args
+    velocity, image = score.velocity_and_image(*at_the_end(last, score.process, t, x))
     return velocity if last is None else jnp.where(last.now, last.rate * (image - last.x), velocity)
 
 
-def _image(x: Array, velocity: Array, args: tuple[tuple[Model, Any], None]) -> Array:
+def _image(x: Array, velocity: Array, args: tuple[tuple[AbstractScore, Any], None]) -> Array:
     """`E[x_0 | x_t = x]` at `t_min`, of the velocity there."""
-    (model, _), _ = args
-    process = model.process
+    (score, _), _ = args
+    process = score.process
     return Velocity().split(process, process.t_min, x, velocity)[0]
