@@ -26,6 +26,7 @@ FIRST = [
     "_differentiation",
     "_linen",
     "_verb",
+    "_method",
     "_loop",
     "_conjugate_gradients",
     "_prior",

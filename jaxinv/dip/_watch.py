@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._loop import ceiling
+from .._loop import divergence_threshold
 from ._method import Evaluation
 from ._stopping import AbstractStopping
 
@@ -70,7 +70,7 @@ class Watcher(eqx.Module):
         memory, figure = self.rule.figure(watch.memory, average)
         best = _better(watch.best, Kept(figure, average, index))
         lowest = _better(watch.lowest, Kept(found.objective, found.image, index))
-        most = jnp.where(first, ceiling(found.objective), watch.most)
+        most = jnp.where(first, divergence_threshold(found.objective), watch.most)
         entries = {"objective": found.objective}
         if self.rule.name is not None:
             entries[self.rule.name] = figure

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .._checks import check_count
 from .._differentiation import Implicit, attach_implicit, check_differentiate
 from .._keys import check_key
-from .._loop import ceiling, iterate, settled
+from .._loop import divergence_threshold, has_converged, iterate
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import Key, Scalar, State
@@ -212,9 +212,9 @@ def _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, 
         problem, (rtol, atol) = args
         variables, memory, objective, most = state
         moved, memory, value, whole = algorithm.step(problem, variables, memory)
-        most = jnp.where(index == 0, ceiling(value), most)
+        most = jnp.where(index == 0, divergence_threshold(value), most)
         diverged = value > most
-        finished = (whole & settled(moved, variables, value, objective, rtol, atol)) | diverged
+        finished = (whole & has_converged(moved, variables, value, objective, rtol, atol)) | diverged
         return (moved, memory, value, most), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
     first = jnp.asarray(jnp.finfo(tolerances[0].dtype).max)

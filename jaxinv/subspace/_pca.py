@@ -83,7 +83,7 @@ def pca(
     norm: Any = None,
     centre: bool = True,
     method: Any = None,
-    key: Key = None,
+    key: Key | None = None,
 ) -> PCA:
     """The affine subspace of a given dimension that is nearest to a set of images, in the sum of squares.
 
