@@ -93,7 +93,7 @@ def _add_demo(commands) -> None:
         "--data",
         choices=("digits", "mnist"),
         default="digits",
-        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
+        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA and in the user's cache, "
         "or downloaded",
     )
     effort = demo.add_mutually_exclusive_group()
@@ -311,7 +311,7 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         default="digits",
-        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
+        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA and in the user's cache, "
         "or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
     )
 
