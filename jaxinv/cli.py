@@ -93,8 +93,7 @@ def _add_demo(commands) -> None:
         "--data",
         choices=("digits", "mnist"),
         default="digits",
-        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA and in the user's cache, "
-        "or downloaded",
+        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA and in the user's cache, or downloaded",
     )
     effort = demo.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="a short training and fewer images: worse pictures")

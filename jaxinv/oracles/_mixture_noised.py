@@ -6,13 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._module import Module
 from .._types import Scalar, State
 from ._components import Components
 from ._low_rank import LowRank
 from ._noised import marginal, remaining
 
 
-class GaussianMixtureScore(eqx.Module):
+class GaussianMixtureScore(Module):
     """`grad log p_t(x) = -sum_k p(k | x) (scale^2 C_k + std^2 I)^{-1} (x - scale m_k)` on one image.
 
     Here `x_t = scale x_0 + std n`. It costs `O(k d (1 + r))` with covariances of `r` directions.

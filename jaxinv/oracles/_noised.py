@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._module import Module
 from .._types import Scalar, State
 from ..operators._base import is_concrete
 
@@ -67,7 +68,7 @@ def remaining(variances: Array, scale: Array, std: Array) -> Array:
     return jnp.where(total > 0, variances * (std**2 / jnp.where(total > 0, total, 1)), 0)
 
 
-class GaussianScore(eqx.Module):
+class GaussianScore(Module):
     """`grad log p_t(x) = -(scale^2 C + std^2 I)^{-1} (x - scale m)` on one image."""
 
     mean: Array
