@@ -32,6 +32,7 @@ def run(
     result: RESULTS = RESULTS.successful,
     max_steps: int,
     first: Array | int = 0,
+    times: Array | None = None,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
     progress: diffrax.AbstractProgressMeter | None = None,
@@ -50,6 +51,8 @@ def run(
     - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code.
     - `max_steps`: static, at least 1.
     - `first`: the index of the first step, for a run that goes on from an earlier one.
+    - `times`: for a method on a grid of times, one more than it has steps: step `index` then gets `times[index]` and
+        `times[index + 1]` in place of its index.
     - `differentiate`: `Unrolled()` for a loop that has gradients in reverse mode.
     - `exhausted`: the code of a problem that used all its steps.
     - `progress`: a progress meter of diffrax, which ticks once per step, not once per problem.
@@ -58,14 +61,15 @@ def run(
     """
 
     def step(index: Array, state: PyTree, args: Any) -> tuple[PyTree, Array, RESULTS]:
-        method, problem, key, first = args
+        method, problem, key, first, times = args
         index = index + first
-        return method.step(problem, state, index, key=None if key is None else jax.random.fold_in(key, index))
+        place = (index,) if times is None else (times[index], times[index + 1])
+        return method.step(problem, state, *place, key=None if key is None else jax.random.fold_in(key, index))
 
     return iterate(
         step,
         state,
-        (method, problem, key, first),
+        (method, problem, key, first, times),
         result=result,
         max_steps=max_steps,
         differentiate=differentiate,
