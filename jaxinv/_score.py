@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._module import Module
 from ._keys import check_key
+from ._module import Module
 from ._types import Key, Scalar, State
 
 

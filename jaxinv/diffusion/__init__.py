@@ -1,6 +1,7 @@
 """Score-based diffusion: noising processes, scores, samplers, likelihoods."""
 
 from .._score import AbstractProcess as AbstractProcess, AbstractScore as AbstractScore
+from . import extend as extend
 from ._flow._encode import decode as decode, encode as encode
 from ._flow._log_prob import log_prob as log_prob
 from ._flow._prior import ProbabilityFlowPrior as ProbabilityFlowPrior

@@ -17,10 +17,9 @@ from test_samplers import assert_law
 from verbs import codes
 
 from jaxinv import Likelihood, diffusion, noise, operators, oracles
-from jaxinv.diffusion._posterior._default import default_method
-from jaxinv.diffusion._posterior._measured import measure
-from jaxinv.diffusion._posterior._moments import Moments, gain_product, moments, root_product
-from jaxinv.diffusion._posterior._problem import enter_dense, enter_linear
+from jaxinv.diffusion._posterior._moments import Moments, gain_product, innovation_at, moments, root_product
+from jaxinv.diffusion._posterior._posterior_sample import default_method
+from jaxinv.diffusion._posterior._problem import dense_problem, linear_problem
 from jaxinv.diffusion._posterior._tds import effective, tempered
 
 VP = PROCESSES["VP"].formula
@@ -67,7 +66,7 @@ def test_every_method_has_a_row():
     classes = [getattr(diffusion, name) for name in dir(diffusion)]
     methods = {c for c in classes if isinstance(c, type) and issubclass(c, diffusion.AbstractPosteriorMethod)}
     assert methods - {diffusion.AbstractPosteriorMethod} == {type(row.make(2)) for row in METHODS.values()}
-    guidances = {type(row.make(2).guidance) for row in METHODS.values() if row.particles}
+    guidances = {type(row.make(2).proposal) for row in METHODS.values() if row.particles}
     assert guidances == {diffusion.MomentMatching, diffusion.TMPD, diffusion.PiGDM, diffusion.DPS}
 
 
@@ -118,8 +117,10 @@ def test_step_by_step(name, key):
     # Its steps divide by a norm: compared on a path.
     row, process = METHODS[name], diffusion.VP()
     method, times = row.make(STEPS), row.times(STEPS)
-    problem, _ = method.enter(gaussian().score(process), *linear_gaussian())
-    step = jax.jit(lambda t, s, x, key: method.move(problem, t, s, x, method.look(problem, t, s, x, key), key)[0])
+    likelihood, y = linear_gaussian()
+    problem, _ = method.prepare(likelihood, gaussian().score(process), y)
+    start = jnp.int32(0)
+    step = jax.jit(lambda t, s, x, key: method.step(problem, diffusion.extend.Guided(x, start), t, s, key=key)[0].x)
     x = expected = np.array([0.5, -1.0, 2.0])
     for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
         moving = jax.random.fold_in(key, i)
@@ -433,8 +434,9 @@ def test_moments_against_linear_algebra(key):
     process, t, x = diffusion.VP(), 0.3, np.array([0.5, -1.0, 2.0])
     score = gaussian().score(process)
     image, covariance, rows, residual = dense_moments(t, x)
-    linear, _ = enter_linear(score, *linear_gaussian(), "this")
-    dense, _ = enter_dense(score, *linear_gaussian(), "this")
+    likelihood, y = linear_gaussian()
+    linear, _ = linear_problem(likelihood, score, y, "this")
+    dense, _ = dense_problem(likelihood, score, y, "this")
 
     @jax.jit
     def everything(t, x, z):
@@ -442,16 +444,16 @@ def test_moments_against_linear_algebra(key):
         residual = linear.residual(at.image)
         # Where the derivative of a network is negative nothing is told: here nowhere else.
         negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
-        seen = measure(dense, at)
+        innovation = innovation_at(dense, at)
         return {
             "image": at.image,
             "covariance": jax.vmap(at.covariance_product)(jnp.eye(3)),
             "root": root_product(at, z, 3)[0],
             "residual": residual,
-            "shift and steps": gain_product(linear, at, residual, 1e-12, 10),
+            "shift and steps": gain_product(linear, at, residual, 1e-12, 10)[:2],
             "negative": gain_product(linear, negative, residual, 1e-12, 10)[0],
-            "log density": seen.log_density() - dense.constant,
-            "dense shift": seen.gain_product(seen.residual),
+            "log density": innovation.log_density() - dense.constant,
+            "dense shift": innovation.gain_product(innovation.residual),
         }
 
     z = jax.random.normal(key, (3,))
@@ -650,13 +652,13 @@ ERRORS = {
     "a sampler": (of(diffusion.DDIM()), r"`TDS\(\)`.*DDIM"),
     "an old key": (of(None, key=jax.random.PRNGKey(0)), r"one typed key"),
     "two keys": (of(None, key=jax.random.split(jax.random.key(0))), r"shape \(\); got shape \(2,\)"),
-    "TDS: no guidance": (lambda: diffusion.TDS("TMPD"), r"`guidance` must be.*'TMPD'"),
-    "TDS: a guidance that is not made": (lambda: diffusion.TDS(diffusion.TMPD), r"`guidance` must be.*TMPD"),
+    "TDS: no guidance": (lambda: diffusion.TDS("TMPD"), r"`proposal` must be.*'TMPD'"),
+    "TDS: a guidance that is not made": (lambda: diffusion.TDS(diffusion.TMPD), r"`proposal` must be.*TMPD"),
     "TDS: no particles": (lambda: diffusion.TDS(particles=0), r"`particles`.*at least 1; got 0"),
     "TDS: half a particle": (lambda: diffusion.TDS(particles=1.5), r"`particles`.*static integer"),
     "TDS: steps without noise": (
         lambda: diffusion.TDS(diffusion.TMPD(eta=0.0)),
-        r"`eta` of its guidance.*positive; got 0",
+        r"`eta` of its proposal.*positive; got 0",
     ),
     "TDS: resample_below": (lambda: diffusion.TDS(resample_below=1.5), r"`resample_below`.*between 0 and 1; got 1.5"),
     "MomentMatching: root_steps": (lambda: diffusion.MomentMatching(root_steps=0), r"at least 1; got 0"),
@@ -699,7 +701,7 @@ def test_operators_that_are_not_linear(name):
 def test_a_method_made_before_and_one_within_a_trace():
     # Numbers that are known outside of a trace are not inside.
     guidance = diffusion.TMPD(4, eta=jnp.asarray(0.5))
-    made = jax.eval_shape(lambda share: diffusion.TDS(guidance, 4, share), jax.ShapeDtypeStruct((), jnp.float32))
+    made = jax.eval_shape(lambda share: diffusion.TDS(guidance, None, 4, share), jax.ShapeDtypeStruct((), jnp.float32))
     assert made.particles == 4
     made = jax.eval_shape(lambda eta: diffusion.TMPD(4, eta=eta), jax.ShapeDtypeStruct((), jnp.float32))
     assert made.eta.shape == ()
@@ -757,13 +759,13 @@ def test_a_solve_stops_where_conjugate_gradients_do(rtol):
     process, t, x = diffusion.VP(), 0.5, rng.normal(size=12)
     prior = oracles.Gaussian(jnp.zeros(12), jnp.asarray(root @ root.T))
     likelihood = Likelihood(operators.Matrix(jnp.asarray(matrix), (12,)), noise.Gaussian(0.5))
-    linear, _ = enter_linear(prior.score(process), likelihood, jnp.asarray(y), "this")
+    linear, _ = linear_problem(likelihood, prior.score(process), jnp.asarray(y), "this")
 
     @jax.jit
     def solved(t, x):
         at = moments(linear.score, t, x)
         products = jax.vmap(at.covariance_product)(jnp.eye(12))
-        return at.image, products, gain_product(linear, at, linear.residual(at.image), rtol, 20)
+        return at.image, products, gain_product(linear, at, linear.residual(at.image), rtol, 20)[:2]
 
     image, covariance, (shift, steps) = jax.device_get(solved(jnp.asarray(t), jnp.asarray(x)))
     rows, right = matrix / 0.5, (y - matrix @ image) / 0.5
@@ -784,10 +786,12 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     pullback = jax.tree_util.Partial(lambda matrix, v: (matrix @ v,), matrix)
     at = Moments(jnp.zeros(2), jnp.zeros(2), jnp.asarray(1.0), pullback)
     score = diffusion.Score(lambda t, x: -x, diffusion.VP())
-    linear, _ = enter_linear(score, Likelihood(operators.Identity((2,)), noise.Gaussian(1.0)), jnp.zeros(2), "this")
+    likelihood = Likelihood(operators.Identity((2,)), noise.Gaussian(1.0))
+    linear, _ = linear_problem(likelihood, score, jnp.zeros(2), "this")
     values, vectors = np.linalg.eigh(matrix)
     inverse = np.where(values > -0.5, 1 / (1 + np.maximum(values, 0)), 0)
-    shift, steps = jax.jit(lambda at, residual: gain_product(linear, at, residual, 1e-6, 5))(at, jnp.array([1.0, 0.0]))
+    solve = jax.jit(lambda at, residual: gain_product(linear, at, residual, 1e-6, 5)[:2])
+    shift, steps = solve(at, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(shift, matrix @ (vectors @ (inverse * vectors[0])), rtol=1e-10)
     assert steps == 2
 

@@ -301,8 +301,8 @@ def test_exact_draw_of_a_complex_measurement():
     problem = Likelihood(operator, noise.Gaussian(0.4))
     y = problem.simulate(jnp.asarray(MEAN)[:, None, None], key=jax.random.key(1))
     inner, score = diffusion.Exact(), gaussian().score(diffusion.VP())
-    entered, _ = inner.enter(score, problem, y, "this test")
-    draw = lambda key: inner.draw(entered, jnp.asarray(MEAN)[:, None, None], jnp.asarray(0.25), key=key)[0]
+    prepared, _ = inner.prepare(problem, score, y, "this test")
+    draw = lambda key: inner.draw(prepared, jnp.asarray(MEAN)[:, None, None], jnp.asarray(0.25), key=key)[0]
     draws = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), DRAWS)))[:, :, 0, 0]
     rows = np.asarray(jax.vmap(operator)(jnp.asarray(IDENTITY)[:, :, None, None]))[:, :, 0, 0].T
     matrix = np.concatenate([rows.real, rows.imag])

@@ -1,6 +1,6 @@
 """Annealed Langevin dynamics."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,20 +9,26 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._loop import iterate
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._processes._schedule import UniformLogSNR
+from .._processes._process import is_data
+from .._processes._schedule import AbstractSchedule, UniformLogSNR
 from .._samplers._sampler import check_steps
-from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._loops import repeat
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import ratio
+from ._method import AbstractPosteriorMethod, advance
+from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
 
 
-class AnnealedLangevin(AbstractIndependent):
+class Annealed(NamedTuple):
+    """The state of annealed Langevin dynamics: `u = x / scale`, and the Langevin steps taken."""
+
+    u: Array
+    num_steps: Array
+
+
+class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
     """Annealed Langevin: `u + a/2 (score + grad log p(y | u) / (1 + r^2 L)) + sqrt(a) z`, `a = step_size r^2`.
 
     In `u = x / scale`, where the process only adds noise, of level `r = std/scale`; so many steps at each level, then
@@ -48,47 +54,58 @@ class AnnealedLangevin(AbstractIndependent):
     Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust compressed sensing MRI with deep generative priors, 2021.
     """
 
-    num_levels: Any = eqx.field(default=100, static=True)
-    steps_per_level: Any = eqx.field(default=5, static=True)
+    num_levels: IntLike = eqx.field(default=100, static=True)
+    steps_per_level: IntLike = eqx.field(default=5, static=True)
     step_size: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformLogSNR()
+    schedule: Checked[AbstractSchedule] = UniformLogSNR()
 
     def __check_init__(self):
         check_steps(self.num_levels, self.schedule)
         check_count(self.steps_per_level, "steps_per_level")
         check_step_size(self.step_size, 2.0)
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
-        return enter_curved(score, likelihood, y)
+    @property
+    def num_steps(self) -> int:
+        return self.num_levels * self.steps_per_level
 
-    def one(self, problem: CurvedProblem, *, key: Key, result: Any, progress: Any) -> Draws:
+    @property
+    def max_steps(self) -> int:
+        # A step is a level, and the last one denoises.
+        return self.num_levels + 1
+
+    def times(self, process: AbstractProcess) -> Array:
+        levels = self.schedule.times(process, self.num_levels)[1:]
+        # The last level once more, for the step that denoises, which leads to time 0.
+        return jnp.append(jnp.append(levels, levels[-1]), jnp.zeros((), levels.dtype))
+
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
+        return curved_problem(likelihood, score, y)
+
+    def init(self, problem: CurvedProblem, *, key: Key) -> Annealed:
         process, image = problem.process, problem.image
-        start, moving = (jax.random.fold_in(key, i) for i in range(2))
-        u = process.prior_sample(image.shape, key=start, dtype=image.dtype) / process.marginal(process.t_max)[0]
-        times = self.schedule.times(process, self.num_levels)[1:]
-        # The last level once more, for a step that denoises.
-        times = jnp.append(times, times[-1:])
-        step = lambda index, u, args: _level(self, index, u, args)
-        args = (problem, times, self.step_size.astype(image.dtype), moving)
-        u, taken, result = repeat(step, u, args, self.num_levels + 1, result, progress)
-        num_levels = jnp.minimum(taken, self.num_levels)
-        num_steps = self.steps_per_level * num_levels
-        return Draws(u, result, counts(num_steps, num_steps + taken - num_levels, 0))
+        x = process.prior_sample(image.shape, key=key, dtype=image.dtype)
+        return Annealed(x / process.marginal(process.t_max)[0], jnp.zeros((), jnp.int32))
+
+    def step(
+        self, problem: CurvedProblem, state: Annealed, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Annealed, Array, RESULTS]:
+        u, last = state.u, is_data(t_next)
+        square = ratio(problem.process, t) ** 2
+        weight = 1 / (1 + square * problem.curvature(u))
+        args = (problem, t, square, weight, 0.5 * self.step_size.astype(u.dtype) * square, last, key)
+        u, taken, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
+        return advance(Annealed(u, state.num_steps + jnp.where(last, 0, taken)), state, code)
+
+    def finish(self, problem: CurvedProblem, state: Annealed, *, key: Key) -> tuple[Array, dict[str, Any]]:
+        del problem, key
+        # The denoising step is one evaluation.
+        return state.u, {"num_steps": state.num_steps, "network_evaluations": state.num_steps + 1}
 
 
-def _level(method: AnnealedLangevin, index: Array, u: Array, args: PyTree) -> tuple[Array, Any]:
-    problem, times, step_size, key = args
-    t = times[index]
-    square = ratio(problem.process, t) ** 2
-    args = (problem, t, square, 1 / (1 + square * problem.curvature(u)), 0.5 * step_size * square)
-    args = (*args, index == method.num_levels, jax.random.fold_in(key, index))
-    u, _, code = iterate(_step, u, args, max_steps=method.steps_per_level, exhausted=RESULTS.successful)
-    return u, code
-
-
-def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, Any]:
+def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, RESULTS]:
+    """One Langevin step at a level; or, at the last one, the denoised image, after which the level is over."""
     problem, t, square, weight, length, last, key = args
-    image, _ = problem.score.predict(t, problem.process.marginal(t)[0] * u)
+    image = problem.score.denoiser(t, problem.process.marginal(t)[0] * u)
     gradient = (image - u) / square - weight * problem.slope(u)
     z = jax.random.normal(jax.random.fold_in(key, index), u.shape, u.dtype)
     moved = u + length * gradient + jnp.sqrt(2 * length) * z

@@ -1,6 +1,6 @@
 """D-Flow: descent on the noise that an image is made from."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,24 +13,50 @@ from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._samplers._ddim import DDIM
 from .._samplers._sampler import AbstractStepper, Options, check_not_negative
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import Problem, enter
+from ._method import AbstractPosteriorMethod
+from ._problem import Problem, any_problem
 
 # Transformations of optax compare by identity.
 _LBFGS = optax.scale_by_lbfgs()
-# Of the objective: what a step changes at least, unless it is the last.
+# A step that changes the objective by less, relatively, is the last.
 _RTOL = 1e-5
 # The line search of Armijo: at most so many lengths, each a share of the one before, until the objective falls by this
 # share of what its slope promises (Nocedal, Wright, Numerical optimization, 2006, algorithm 3.1).
 _TRIES, _SHORTER, _DECREASE = 12, 0.5, 1e-4
 
 
-class DFlow(AbstractIndependent):
+class Point(eqx.Module):
+    """A latent, with the objective, its gradient and the image there."""
+
+    z: Array
+    value: Array
+    gradient: Array
+    image: Array
+
+
+class Descent(NamedTuple):
+    """The state of the descent.
+
+    - `direction`: of the next step.
+    - `memory`: that of L-BFGS.
+    - `key`: for a sampler that takes noise, the same in every step.
+    - `tries`: of all line searches.
+    """
+
+    point: Point
+    direction: Array
+    memory: PyTree
+    key: Key
+    tries: Array
+    num_steps: Array
+
+
+class DFlow(AbstractPosteriorMethod[Problem, Descent]):
     """D-Flow: minimises `-log p(y | G(z)) + weight/2 ||z||^2` over the noise `z` that the ODE `G` makes an image of.
 
     By L-BFGS with a line search, from a standard normal `z`, and with the exact derivative of the steps that `G` takes.
@@ -54,8 +80,8 @@ class DFlow(AbstractIndependent):
     generation, 2024, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=20, static=True)
-    sampler: Any = DDIM(10)
+    num_steps: IntLike = eqx.field(default=20, static=True)
+    sampler: Checked[AbstractStepper] = DDIM(10)
     weight: Array = eqx.field(default=1.0, converter=as_parameter)
 
     def __check_init__(self):
@@ -64,52 +90,44 @@ class DFlow(AbstractIndependent):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
         check_not_negative(self.weight, "weight")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
-        return enter(score, likelihood, y)
+    @property
+    def max_steps(self) -> int:
+        return self.num_steps + 1
 
-    def one(self, problem: Problem, *, key: Key, result: Any, progress: Any) -> Draws:
-        z = jax.random.normal(jax.random.fold_in(key, 0), problem.image.shape, problem.image.dtype)
-        # The first step goes nowhere, from a value that is above any: it looks.
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
+        return any_problem(likelihood, score, y)
+
+    def init(self, problem: Problem, *, key: Key) -> Descent:
+        latent_key, sampler_key = (jax.random.fold_in(key, i) for i in range(2))
+        z = jax.random.normal(latent_key, problem.image.shape, problem.image.dtype)
+        # The first step goes nowhere, from a value that is above any: it evaluates the start.
         nowhere, above = jnp.zeros_like(z), jnp.full((), jnp.finfo(z.dtype).max, z.dtype)
-        state = (Point(z, above, nowhere, nowhere), nowhere, _LBFGS.init(z), jnp.zeros((), jnp.int32))
-        (point, _, _, tries), taken, result = iterate(
-            _step,
-            state,
-            (self, problem, key),
-            result=result,
-            max_steps=self.num_steps + 1,
-            exhausted=RESULTS.successful,
-            progress=progress,
-        )
-        size = self.sampler.num_steps * self.sampler.evaluations_per_step
-        num_steps = jnp.maximum(taken - 1, 0)
-        return Draws(point.image, result, counts(num_steps, size * tries, size * tries))
+        point, zero = Point(z, above, nowhere, nowhere), jnp.zeros((), jnp.int32)
+        return Descent(point, nowhere, _LBFGS.init(z), sampler_key, zero, zero - 1)
 
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, problem: Problem, state: Descent, index: Array, *, key: Key
+    ) -> tuple[Descent, Array, RESULTS]:
+        del key
+        point, direction, memory, sampler_key, tries, num_steps = state
+        search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
+        args = ((self, problem, sampler_key), point, direction)
+        (new, found, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
+        # At a minimum nothing is found, at the price of all tries.
+        stops = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
+        code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
+        upwards: Any
+        upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
+        # A step that has only become smaller may leave a memory that points nowhere: then the gradient is followed.
+        descends = jnp.sum(upwards * new.gradient) > 0
+        direction = -jnp.where(descends, upwards, new.gradient)
+        return Descent(new, direction, memory, sampler_key, tries + tried, num_steps + 1), stops, code
 
-class Point(eqx.Module):
-    """A latent, with the objective, its gradient and the image there."""
-
-    z: Array
-    value: Array
-    gradient: Array
-    image: Array
-
-
-def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
-    point, direction, memory, tries = state
-    search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
-    (new, found, _), tried, _ = iterate(
-        _try, search, (args, point, direction), max_steps=_TRIES, exhausted=RESULTS.successful
-    )
-    # At a minimum nothing is found, at the price of all tries.
-    settled = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
-    code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
-    upwards: Any
-    upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
-    # A step that has only become smaller may leave a memory that points nowhere: then the gradient is followed.
-    descends = jnp.sum(upwards * new.gradient) > 0
-    direction = -jnp.where(descends, upwards, new.gradient)
-    return (new, direction, memory, tries + tried), settled, code
+    def finish(self, problem: Problem, state: Descent, *, key: Key) -> tuple[Array, dict[str, Any]]:
+        del problem, key
+        evaluations = self.sampler.num_steps * self.sampler.evaluations_per_step * state.tries
+        stats = {"num_steps": jnp.maximum(state.num_steps, 0), "network_evaluations": evaluations, "vjps": evaluations}
+        return state.point.image, stats
 
 
 def _try(index: Array, search: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:

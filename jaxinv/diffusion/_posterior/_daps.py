@@ -1,26 +1,24 @@
 """Decoupled annealing posterior sampling."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from .._processes._schedule import Karras
+from .._processes._schedule import AbstractSchedule, Karras
 from .._samplers._sampler import check_steps
-from ._denoising_path import descend
-from ._likelihood_draw import check_inner, enter_drawing
-from ._loops import first_failure, repeat
-from ._method import AbstractIndependent, Draws, counts
+from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
+from ._method import AbstractPosteriorMethod, advance, first_failure
+from ._paths import denoise_from
 from ._problem import ratio
 
 
-class DAPS(AbstractIndependent):
+class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
     """DAPS: an image by the ODE, a draw towards the measurement, and noise of the next level on that draw.
 
     At each time: `x0h` by the probability-flow ODE from `x_t`; `x_0` from `N(x0h, r^2 I) p(y | x_0)`, `r = std/scale`;
@@ -46,36 +44,38 @@ class DAPS(AbstractIndependent):
     decoupled noise annealing, 2024, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
-    ode_steps: Any = eqx.field(default=5, static=True)
-    inner: Any = None
-    schedule: Any = Karras()
+    num_steps: IntLike = eqx.field(default=100, static=True)
+    ode_steps: IntLike = eqx.field(default=5, static=True)
+    inner: Checked[AbstractLikelihoodDraw | None] = None
+    schedule: Checked[AbstractSchedule] = Karras()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.ode_steps, "ode_steps")
         check_inner(self.inner)
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        return enter_drawing(self.inner, score, likelihood, y, "DAPS")
+    @property
+    def evaluations_per_step(self) -> int:
+        return self.ode_steps
 
-    def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
-        inner, problem = problem
-        times = self.schedule.times(problem.process, self.num_steps)[:-1]
-        # Without any image to begin with: the first state is noise alone.
-        image = jnp.zeros(problem.image.shape, problem.image.dtype)
-        step = lambda index, image, args: _step(self.ode_steps, index, image, args)
-        args = (inner, problem, times, key)
-        image, num_steps, result = repeat(step, image, args, self.num_steps, result, progress)
-        return Draws(image, result, counts(num_steps, self.ode_steps * num_steps, 0))
+    def times(self, process: AbstractProcess) -> Array:
+        return self.schedule.times(process, self.num_steps)
 
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[DrawingProblem, RESULTS]:
+        return drawing_problem(self.inner, likelihood, score, y, "DAPS")
 
-def _step(ode_steps: int, index: Array, image: Array, args: PyTree) -> tuple[Array, Any]:
-    inner, problem, times, key = args
-    noising, drawing = (jax.random.fold_in(jax.random.fold_in(key, index), i) for i in range(2))
-    t, process = times[index], problem.process
-    scale, std = process.marginal(t)
-    x = scale * image + std * jax.random.normal(noising, image.shape, image.dtype)
-    image, denoised = descend(problem.score, t, x, ode_steps, key=None)
-    image, drawn = inner.draw(problem, image, ratio(process, t) ** 2, key=drawing)
-    return image, first_failure(denoised, drawn)
+    def init(self, problem: DrawingProblem, *, key: Key) -> Array:
+        del key
+        # The first state is noise alone: it is the noised state of no image.
+        return jnp.zeros(problem.image.shape, problem.image.dtype)
+
+    def step(
+        self, problem: DrawingProblem, image: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        del t_next
+        noise_key, draw_key = (jax.random.fold_in(key, i) for i in range(2))
+        scale, std = problem.process.marginal(t)
+        x = scale * image + std * jax.random.normal(noise_key, image.shape, image.dtype)
+        denoised, ode_code = denoise_from(problem.score, t, x, self.ode_steps, key=None)
+        drawn, draw_code = problem.draw(denoised, ratio(problem.process, t) ** 2, key=draw_key)
+        return advance(drawn, image, first_failure(ode_code, draw_code))

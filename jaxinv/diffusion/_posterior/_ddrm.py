@@ -6,29 +6,64 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._conjugate_gradients import root
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
 from ...operators._base import as_parameter
-from .._processes._process import AbstractProcess, target
-from .._processes._schedule import UniformTime, times_to_data
+from .._processes._process import target
+from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_share, check_steps
-from ._exact import not_negative, unit_noise
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import check_linear, enter_dense, ratio
+from ._method import AbstractPosteriorMethod, advance
+from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, ratio, unit_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # The identity of this size, which the matrix is made from, takes 64 MB, and its decomposition minutes.
 MOST_ENTRIES = 4096
 
 
-class DDRM(AbstractIndependent):
+class SpectralProblem(AbstractProblem):
+    """The problem by singular directions: `data = values * coefficients + std n`.
+
+    - `directions`: orthonormal rows, as many as the matrix has rows or columns.
+    - `values`: the singular values, 0 below rounding.
+    """
+
+    score: AbstractScore
+    directions: Array
+    values: Array
+    data: Array
+    std: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def transition(
+        self, image: Array, u: Array, before: Array, after: Array, eta: Array, eta_b: Array, key: Key
+    ) -> Array:
+        """The next `u`, from `E[x_0 | x_t]` and `u` at the noise-to-signal ratio `before`."""
+        kept, fresh = root(1 - eta**2) * after, eta * after
+        free = image + kept / before * (u - image)
+        z = jax.random.normal(key, u.shape, u.dtype)
+        measured = self.values > 0
+        inverse = jnp.where(measured, 1 / jnp.where(measured, self.values, 1), 0)
+        sharp = measured & (after >= self.std * inverse)
+        blunt = measured & ~sharp
+        expected, unmeasured = self._coefficients(image), self._coefficients(free)
+        pull = (self.data - self.values * expected) / jnp.where(blunt, self.std, 1)
+        mixed = (1 - eta_b) * expected + eta_b * inverse * self.data
+        mean = jnp.where(sharp, mixed, jnp.where(blunt, expected + kept * pull, unmeasured))
+        spread = jnp.where(sharp, root(after**2 - (eta_b * self.std * inverse) ** 2), fresh)
+        change = mean - unmeasured + (spread - fresh) * self._coefficients(z)
+        return free + fresh * z + jnp.matmul(change, self.directions, precision=HIGHEST).reshape(u.shape)
+
+    def _coefficients(self, x: Array) -> Array:
+        return jnp.matmul(self.directions, x.ravel(), precision=HIGHEST)
+
+
+class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
     """DDRM: denoising steps, each singular direction of `A` on its own, in the coordinates `u = x / scale`.
 
     Let `A = U S V^T`, `b = S^+ U^T y`, `s` the noise of `y`, `r = std / scale`; `p` and `v` the coefficients in a
@@ -58,90 +93,55 @@ class DDRM(AbstractIndependent):
     **Reference:** Kawar, Elad, Ermon, Song, Denoising diffusion restoration models, 2022, equations 7 and 8.
     """
 
-    num_steps: Any = eqx.field(default=20, static=True)
+    num_steps: IntLike = eqx.field(default=20, static=True)
     eta: Array = eqx.field(default=0.85, converter=as_parameter)
     eta_b: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
+    schedule: Checked[AbstractSchedule] = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_share(self.eta, "eta")
         check_share(self.eta_b, "eta_b")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["SpectralProblem", Any]:
+    @property
+    def max_steps(self) -> int:
+        return self.num_steps + 1
+
+    def times(self, process: AbstractProcess) -> Array:
+        return times_to_data(self.schedule, process, self.num_steps)
+
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[SpectralProblem, RESULTS]:
         check_linear(likelihood, "DDRM")
         check_size(likelihood.operator.domain)
         std = scalar_std(likelihood.noise)
-        dense, result = enter_dense(score, likelihood if std is None else unit_noise(likelihood), y, "DDRM")
+        known = likelihood if std is None else unit_noise(likelihood)
+        dense, code = dense_problem(known, score, y, "DDRM")
         std = jnp.ones(()) if std is None else std
-        std, result = not_negative(std.astype(dense.matrix.dtype), result)
+        std, code = not_negative(std.astype(dense.matrix.dtype), code)
         finite = jnp.all(jnp.isfinite(dense.matrix))
-        result = RESULTS.where((result == RESULTS.successful) & ~finite, RESULTS.invalid_parameter, result)
+        code = RESULTS.where((code == RESULTS.successful) & ~finite, RESULTS.invalid_parameter, code)
         matrix = jnp.where(finite, dense.matrix, 0)
         left, values, directions = jnp.linalg.svd(matrix, full_matrices=False)
         floor = jnp.finfo(values.dtype).eps * max(matrix.shape) * values[0]
         values = jnp.where(values > floor, values, 0)
         data = jnp.matmul(left.T, dense.data, precision=HIGHEST)
-        return SpectralProblem(score, directions, values, data, std, dense.image), result
+        return SpectralProblem(score, directions, values, data, std, dense.image), code
 
-    def one(self, problem: "SpectralProblem", *, key: Key, result: Any, progress: Any) -> Draws:
-        image = problem.image
-        start, steps = (jax.random.fold_in(key, i) for i in range(2))
-        times = times_to_data(self.schedule, problem.process, self.num_steps)
-        nothing, first = jnp.zeros(image.shape, image.dtype), ratio(problem.process, times[0])
+    def init(self, problem: SpectralProblem, *, key: Key) -> Array:
+        nothing = jnp.zeros(problem.image.shape, problem.image.dtype)
+        first = ratio(problem.process, self.times(problem.process)[0])
         # The law of the paper at the first time, equation 7, is its step from nothing with all noise fresh.
-        u = problem.step(nothing, nothing, first, first, jnp.ones((), first.dtype), jnp.ones((), first.dtype), start)
-        u, taken, result = run(_step, u, (self, problem, times, steps), self.num_steps + 1, result, progress)
-        return Draws(u, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
+        one = jnp.ones((), first.dtype)
+        return problem.transition(nothing, nothing, first, first, one, one, key=key)
 
-
-class SpectralProblem(eqx.Module):
-    """The problem by singular directions: `data = values * coefficients + std n`.
-
-    - `directions`: orthonormal rows, as many as the matrix has rows or columns.
-    - `values`: the singular values, 0 below rounding.
-    """
-
-    score: AbstractScore
-    directions: Array
-    values: Array
-    data: Array
-    std: Array
-    image: jax.ShapeDtypeStruct = eqx.field(static=True)
-
-    @property
-    def process(self) -> AbstractProcess:
-        return self.score.process
-
-    def step(self, image: Array, u: Array, before: Array, after: Array, eta: Array, eta_b: Array, key: Key) -> Array:
-        """The next `u`, from `E[x_0 | x_t]` and `u` at the noise-to-signal ratio `before`."""
-        kept, fresh = root(1 - eta**2) * after, eta * after
-        free = image + kept / before * (u - image)
-        z = jax.random.normal(key, u.shape, u.dtype)
-        seen = self.values > 0
-        inverse = jnp.where(seen, 1 / jnp.where(seen, self.values, 1), 0)
-        sharp = seen & (after >= self.std * inverse)
-        blunt = seen & ~sharp
-        expected, unseen = self._coefficients(image), self._coefficients(free)
-        pull = (self.data - self.values * expected) / jnp.where(blunt, self.std, 1)
-        mixed = (1 - eta_b) * expected + eta_b * inverse * self.data
-        mean = jnp.where(sharp, mixed, jnp.where(blunt, expected + kept * pull, unseen))
-        spread = jnp.where(sharp, root(after**2 - (eta_b * self.std * inverse) ** 2), fresh)
-        change = mean - unseen + (spread - fresh) * self._coefficients(z)
-        return free + fresh * z + jnp.matmul(change, self.directions, precision=HIGHEST).reshape(u.shape)
-
-    def _coefficients(self, x: Array) -> Array:
-        return jnp.matmul(self.directions, x.ravel(), precision=HIGHEST)
-
-
-def _step(index: Array, u: Array, args: PyTree) -> Array:
-    method, problem, times, key = args
-    t, process = times[index], problem.process
-    scale_next, std_next = target(process, times[index + 1])
-    image, _ = problem.score.predict(t, process.marginal(t)[0] * u)
-    eta, eta_b = (value.astype(u.dtype) for value in (method.eta, method.eta_b))
-    key = jax.random.fold_in(key, index)
-    return problem.step(image, u, ratio(process, t), std_next / scale_next, eta, eta_b, key)
+    def step(
+        self, problem: SpectralProblem, u: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        process = problem.process
+        scale_next, std_next = target(process, t_next)
+        image = problem.score.denoiser(t, process.marginal(t)[0] * u)
+        eta, eta_b = (value.astype(u.dtype) for value in (self.eta, self.eta_b))
+        return advance(problem.transition(image, u, ratio(process, t), std_next / scale_next, eta, eta_b, key=key), u)
 
 
 def scalar_std(noise: AbstractNoise) -> Array | None:

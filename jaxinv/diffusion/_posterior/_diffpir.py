@@ -4,25 +4,23 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
 from ..._conjugate_gradients import conjugate_gradients, root
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._processes._process import target
-from .._processes._schedule import UniformTime, times_to_data
+from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_positive, check_share, check_steps
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import LinearProblem, enter_linear, ratio
+from ._method import AbstractPosteriorMethod, advance
+from ._problem import LinearProblem, linear_problem, ratio
 
 
-class DiffPIR(AbstractIndependent):
+class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
     """DiffPIR: `x = argmin ||S^{-1/2} (y - A x)||^2 + weight / r^2 ||x - E[x_0 | x_t]||^2`, and noise again.
 
     With `r = std / scale` and `S` the covariance of the noise; then
@@ -50,11 +48,11 @@ class DiffPIR(AbstractIndependent):
     restoration, 2023, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
     weight: Array = eqx.field(default=1.0, converter=as_parameter)
     zeta: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=50, static=True)
+    schedule: Checked[AbstractSchedule] = UniformTime()
+    solver_steps: IntLike = eqx.field(default=50, static=True)
     rtol: float = eqx.field(default=1e-4, static=True)
 
     def __check_init__(self):
@@ -63,43 +61,40 @@ class DiffPIR(AbstractIndependent):
         check_positive(self.weight, "weight")
         check_share(self.zeta, "zeta")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, "DiffPIR")
+    @property
+    def max_steps(self) -> int:
+        return self.num_steps + 1
 
-    def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
-        process, image = problem.process, problem.image
-        start, steps = (jax.random.fold_in(key, i) for i in range(2))
-        times = times_to_data(self.schedule, process, self.num_steps)
-        x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
-        x, taken, result = run(_step, x, (self, problem, times, steps), self.num_steps + 1, result, progress)
-        return Draws(x, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
+    def times(self, process: AbstractProcess) -> Array:
+        return times_to_data(self.schedule, process, self.num_steps)
 
-    def _mode(self, problem: LinearProblem, t: Array, x: Array) -> Array:
-        """The image between `E[x_0 | x_t]` and the measurement."""
-        image, _ = problem.score.predict(t, x)
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "DiffPIR")
+
+    def init(self, problem: LinearProblem, *, key: Key) -> Array:
+        return problem.process.prior_sample(problem.image.shape, key=key, dtype=problem.image.dtype)
+
+    def step(
+        self, problem: LinearProblem, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        (scale, std), (scale_next, std_next) = problem.process.marginal(t), target(problem.process, t_next)
+        denoised, _ = problem.score.predict(t, x)
         # From the image: so conjugate gradients stay in the range of A^*, and what is not measured is left as it is.
         solved = conjugate_gradients(
             _product,
-            problem.operator.adjoint(problem.residual(image)),
+            problem.operator.adjoint(problem.residual(denoised)),
             (problem.operator, self.weight.astype(x.dtype) / ratio(problem.process, t) ** 2),
             rtol=self.rtol,
             max_steps=self.solver_steps,
+            exhausted=RESULTS.successful,
         )
-        # What is not finite goes on into the state, where it is seen.
-        return image + jnp.where(solved.result == RESULTS.nonfinite, jnp.nan, solved.x)
+        image = denoised + solved.x
+        zeta = self.zeta.astype(x.dtype)
+        z = jax.random.normal(key, x.shape, x.dtype)
+        noise = root(1 - zeta) * (x - scale * image) / std + root(zeta) * z
+        return advance(scale_next * image + std_next * noise, x, solved.result)
 
 
 def _product(v: Array, args: Any) -> Array:
     operator, weight = args
     return operator.normal(v) + weight * v
-
-
-def _step(index: Array, x: Array, args: PyTree) -> Array:
-    method, problem, times, key = args
-    t, t_next = times[index], times[index + 1]
-    (scale, std), (scale_next, std_next) = problem.process.marginal(t), target(problem.process, t_next)
-    image = method._mode(problem, t, x)
-    zeta = method.zeta.astype(x.dtype)
-    z = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
-    noise = root(1 - zeta) * (x - scale * image) / std + root(zeta) * z
-    return scale_next * image + std_next * noise

@@ -1,25 +1,25 @@
 """Diffusion posterior sampling."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood, gaussian_approximation
 from ...operators._base import as_parameter
-from .._processes._process import AbstractProcess, is_data
-from .._processes._schedule import UniformTime
+from .._processes._process import is_data
+from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_not_negative, check_share, check_steps
-from ._guidance import AbstractGuidance, Shift, guided_move, shifted
-from ._problem import Problem, enter
+from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
+from ._method import advance
+from ._problem import Problem, any_problem
 
 
-class DPS(AbstractGuidance):
+class DPS(AbstractGuidance[Problem]):
     """DPS: each step of `Ancestral`, then `-zeta grad_x ||y - A E[x_0 | x_t]||^2 / ||y - A E[x_0 | x_t]||`.
 
     It takes `p(y | x_t)` for `p(y | E[x_0 | x_t])`, and a step size that is not that of any posterior: its samples are
@@ -47,85 +47,63 @@ class DPS(AbstractGuidance):
     2023, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=1000, static=True)
+    num_steps: IntLike = eqx.field(default=1000, static=True)
     zeta: Array = eqx.field(default=1.0, converter=as_parameter)
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
+    schedule: Checked[AbstractSchedule] = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_share(self.eta, "eta")
         check_not_negative(self.zeta, "zeta")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
-        return enter(score, likelihood, y)
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
+        return any_problem(likelihood, score, y)
 
-    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["TwistedProblem", Any]:
-        problem, result = enter(score, likelihood, y)
-        return TwistedProblem(problem), result
+    def step(
+        self, problem: Problem, state: Guided, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Guided, Array, RESULTS]:
+        x = state.x
 
-    def look(
-        self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, key: Key
-    ) -> "DPSView | Shift":
-        del t_next, key
-        if isinstance(problem, TwistedProblem):
-            return _towards(problem.problem, t, x)
-
-        def misfit(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+        def misfit(x: Array) -> tuple[Array, tuple[Array, Array]]:
             image, noise = problem.score.predict(t, x)
-            square, log_twist = residual_square(problem, image), -problem.negative_log_likelihood(image)
-            return jnp.sqrt(jnp.where(square > 0, square, 1)), (image, noise, log_twist)
+            square = residual_square(problem, image)
+            return jnp.sqrt(jnp.where(square > 0, square, 1)), (image, noise)
 
-        # grad ||r||^2 / ||r|| = 2 grad ||r||, and at a residual of 0 nothing.
-        slope, (image, noise, log_twist) = jax.grad(misfit, has_aux=True)(x)
-        return DPSView(image, noise, -2 * self.zeta.astype(x.dtype) * slope, log_twist, jnp.int32(1))
+        # grad ||r||^2 / ||r|| = 2 grad ||r||; a residual of 0 has no direction, and the shift is 0.
+        slope, (image, noise) = jax.grad(misfit, has_aux=True)(x)
+        mean, std = transition(problem.process, t, t_next, image, noise, self.eta.astype(x.dtype))
+        moved = mean - 2 * self.zeta.astype(x.dtype) * slope + std * jax.random.normal(key, x.shape, x.dtype)
+        return advance(Guided(moved, state.num_vjps + 1), state)
 
-    def move(
-        self, problem: "Problem | TwistedProblem", t: Array, t_next: Array, x: Array, view: "DPSView | Shift", key: Key
+    def twist(self) -> "LikelihoodTwist":
+        return LikelihoodTwist()
+
+    def propose(
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: ShiftView, *, key: Key
     ) -> tuple[Array, Array]:
-        if isinstance(view, Shift):
-            # TDS weighs that image by `p(y | E[x_0 | x_t])`, so the last step has no shift.
-            shift = jnp.where(is_data(t_next), 0, view.shift)
-            view = Shift(view.image, view.noise, shift, view.log_twist, view.num_vjps)
-            return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
-        mean, std = transition(problem.process, t, t_next, view.image, view.noise, self.eta.astype(x.dtype))
-        return shifted(mean + view.shift, view.shift, std, key)
+        # `TDS` weighs the last image by `p(y | E[x_0 | x_t])`, so the last step has no shift.
+        shift = jnp.where(is_data(t_next), 0, view.shift)
+        return guided_transition(process, t, t_next, view.image, view.noise, shift, self.eta.astype(x.dtype), key=key)
 
 
-class TwistedProblem(eqx.Module):
-    """A problem in which the steps are those that the twist asks for."""
+class LikelihoodTwist(AbstractTwist[Problem, ShiftView]):
+    """`p(y | E[x_0 | x_t])`, for any differentiable operator and any noise: the twist of `DPS`."""
 
-    problem: Problem
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
+        return any_problem(likelihood, score, y)
 
-    @property
-    def process(self) -> AbstractProcess:
-        return self.problem.process
+    def evaluate(self, problem: Problem, t: Array, t_next: Array, x: Array, *, key: Key) -> ShiftView:
+        del t_next, key
 
-    @property
-    def image(self) -> jax.ShapeDtypeStruct:
-        return self.problem.image
+        def log_twist(x: Array) -> tuple[Array, tuple[Array, Array]]:
+            image, noise = problem.score.predict(t, x)
+            return -problem.negative_log_likelihood(image), (image, noise)
 
-
-def _towards(problem: Problem, t: Array, x: Array) -> Shift:
-    """The image shifted by `std^2 / scale grad_x log p(y | E[x_0 | x_t])`: Tweedie, given the measurement."""
-
-    def log_twist(x: Array) -> tuple[Array, tuple[Array, Array]]:
-        image, noise = problem.score.predict(t, x)
-        return -problem.negative_log_likelihood(image), (image, noise)
-
-    (value, (image, noise)), slope = jax.value_and_grad(log_twist, has_aux=True)(x)
-    scale, std = problem.process.marginal(t)
-    return Shift(image, noise, std**2 / scale * slope, value, jnp.int32(1))
-
-
-class DPSView(eqx.Module):
-    """Denoised image and noise, and the shift of the next state."""
-
-    image: Array
-    noise: Array
-    shift: Array
-    log_twist: Array
-    num_vjps: Array
+        (value, (image, noise)), slope = jax.value_and_grad(log_twist, has_aux=True)(x)
+        scale, std = problem.process.marginal(t)
+        # Tweedie's formula, given the measurement.
+        return ShiftView(image, noise, std**2 / scale * slope, value, jnp.int32(1))
 
 
 def residual_square(problem: Problem, image: Array) -> Array:

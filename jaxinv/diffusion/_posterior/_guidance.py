@@ -1,72 +1,120 @@
-"""What guides a sample towards the measurement: alone, or as the proposal of sequential Monte Carlo."""
+"""Guidances, which move a sample towards the measurement, and twists, which weigh particles for `TDS`."""
 
 import abc
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from .._processes._process import AbstractProcess
 from .._processes._schedule import AbstractSchedule
 from .._samplers._ddim import transition
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
+from ._method import AbstractPosteriorMethod, Problem
+
+View = TypeVar("View", bound="AbstractTwistView")
 
 
-class AbstractGuidance(AbstractIndependent):
-    """A method that approximates `p(y | x_t)`, and moves a state by the transition given `y` that follows from it."""
+class Guided(NamedTuple):
+    """The state of a guided sample.
 
-    num_steps: eqx.AbstractVar[int]
+    - `x`: the image with its noise.
+    - `num_vjps`: the vector-Jacobian products taken so far.
+    """
+
+    x: Array
+    num_vjps: Array
+
+
+class AbstractTwistView(eqx.Module):
+    """What a twist finds at the state of one particle.
+
+    - `log_twist`: the logarithm of the approximation of `p(y | x_t)`.
+    - `num_vjps`: the vector-Jacobian products taken.
+    """
+
+    log_twist: eqx.AbstractVar[Array]
+    num_vjps: eqx.AbstractVar[Array]
+
+
+class AbstractTwist(eqx.Module, Generic[Problem, View]):
+    """An approximation of `p(y | x_t)` by which `TDS` weighs its particles."""
+
+    @abc.abstractmethod
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
+        """The problem as the twist sees it, and its code; arguments and errors are those of a posterior method."""
+
+    @abc.abstractmethod
+    def evaluate(self, problem: Problem, t: Array, t_next: Array, x: Array, *, key: Key) -> View:
+        """The twist at one state, by one evaluation of the score.
+
+        **Arguments:**
+
+        - `problem`: as `prepare` made it.
+        - `t`, `t_next`: the time of the state, and that of the next one.
+        - `x`: the state.
+        - `key`: for a twist that draws an image for the proposal.
+
+        **Returns:** a pytree of arrays and nothing else, which can be copied with its particle: the logarithm of the
+        twist, and whatever the proposal uses of what was found.
+        """
+
+
+class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
+    """A method that approximates `p(y | x_t)` and takes the transition given `y` that follows from it.
+
+    It samples by itself, with `step`, and proposes the moves of the particles of `TDS`, with `propose`.
+
+    - `schedule`: when it steps.
+    """
+
     schedule: eqx.AbstractVar[AbstractSchedule]
 
     @abc.abstractmethod
-    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        """As `enter`, of a problem in which `log_twist` is asked for."""
+    def twist(self) -> AbstractTwist:
+        """The twist that `TDS` weighs the moves of this guidance by, unless it is given another one."""
 
     @abc.abstractmethod
-    def look(self, problem: PyTree, t: Array, t_next: Array, x: Array, key: Key) -> Any:
-        """What is found at the state `x`, by one evaluation of the score: arrays only, which particles can copy.
+    def propose(
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: Any, *, key: Key
+    ) -> tuple[Array, Array]:
+        """A move of a particle.
 
-        It has a `log_twist`, of an approximation of `p(y | x_t)`, and `num_vjps`, the vector-Jacobian products taken.
-        """
+        **Arguments:**
 
-    @abc.abstractmethod
-    def move(self, problem: PyTree, t: Array, t_next: Array, x: Array, view: Any, key: Key) -> tuple[Array, Array]:
-        """The state at `t_next < t`, and the log of its density under the prior's transition over that of this one.
+        - `process`: the noising process.
+        - `t`, `t_next`, `x`: those that the twist was evaluated at.
+        - `view`: what the twist has found there.
+        - `key`: for this move alone.
 
-        At `t_next = 0` it is the image that the method makes of the last state, and the logarithm 0.
+        **Returns:** the state at `t_next`, and the logarithm of its density under the transition of the prior over that
+        under this one. At `t_next = 0` it is the image that is made of the last state, and the logarithm is 0.
         """
 
     def times(self, process: AbstractProcess) -> Array:
-        """Those of the schedule, but that the last step is to the image itself, at time 0."""
+        # The last step leads to the image itself, at time 0.
         return self.schedule.times(process, self.num_steps).at[-1].set(0)
 
-    def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
-        process = problem.process
-        image = problem.image
-        x = process.prior_sample(image.shape, key=jax.random.fold_in(key, 0), dtype=image.dtype)
-        args = (self, problem, self.times(process), jax.random.fold_in(key, 2))
-        state = (x, jnp.zeros((), jnp.int32))
-        (x, num_vjps), num_steps, result = run(_step, state, args, self.num_steps, result, progress)
-        return Draws(x, result, counts(num_steps, num_steps, num_vjps))
+    def init(self, problem: Problem, *, key: Key) -> Guided:
+        image: Any = problem.image  # pyright: ignore[reportAttributeAccessIssue]
+        process: Any = problem.process  # pyright: ignore[reportAttributeAccessIssue]
+        return Guided(process.prior_sample(image.shape, key=key, dtype=image.dtype), jnp.zeros((), jnp.int32))
+
+    def finish(self, problem: Problem, state: Guided, *, key: Key) -> tuple[Array, dict[str, Any]]:
+        del problem, key
+        return state.x, {"vjps": state.num_vjps}
 
 
-def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:
-    (x, num_vjps), (method, problem, times, key) = state, args
-    looking, moving = (jax.random.fold_in(jax.random.fold_in(key, index), i) for i in range(2))
-    t, t_next = times[index], times[index + 1]
-    view = method.look(problem, t, t_next, x, looking)
-    x, _ = method.move(problem, t, t_next, x, view, moving)
-    return x, num_vjps + view.num_vjps
+class ShiftView(AbstractTwistView):
+    """A twist with the image that it asks for.
 
-
-class Shift(eqx.Module):
-    """Denoised image and noise, and how the measurement shifts the image."""
+    - `image`, `noise`: the predictions of the score.
+    - `shift`: that of the image, `std^2 / scale` times the gradient of `log_twist`.
+    """
 
     image: Array
     noise: Array
@@ -75,17 +123,25 @@ class Shift(eqx.Module):
     num_vjps: Array
 
 
-def guided_move(
-    process: AbstractProcess, t: Array, t_next: Array, x: Array, view: Shift, eta: Array, key: Key
+def guided_transition(
+    process: AbstractProcess,
+    t: Array,
+    t_next: Array,
+    image: Array,
+    noise: Array,
+    shift: Array,
+    eta: Array,
+    *,
+    key: Key,
 ) -> tuple[Array, Array]:
-    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image."""
+    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image itself."""
     scale, std = process.marginal(t)
-    mean, fresh = transition(process, t, t_next, view.image + view.shift, view.noise - scale / std * view.shift, eta)
-    free, _ = transition(process, t, t_next, view.image, view.noise, eta)
-    return shifted(mean, mean - free, fresh, key)
+    mean, fresh = transition(process, t, t_next, image + shift, noise - scale / std * shift, eta)
+    free, _ = transition(process, t, t_next, image, noise, eta)
+    return shifted_draw(mean, mean - free, fresh, key=key)
 
 
-def shifted(mean: Array, shift: Array, std: Array, key: Key) -> tuple[Array, Array]:
+def shifted_draw(mean: Array, shift: Array, std: Array, *, key: Key) -> tuple[Array, Array]:
     """A draw from `N(mean, std^2 I)`, and `log N(x; mean - shift, std^2 I) - log N(x; mean, std^2 I)` at it."""
     z = jax.random.normal(key, mean.shape, mean.dtype)
     units = jnp.where(std > 0, shift / jnp.where(std > 0, std, 1), 0)

@@ -1,7 +1,7 @@
-"""Draws from a Gaussian around an image, given a measurement."""
+"""Draws from a Gaussian around an image, given a measurement: the inner step of `DAPS` and `PnPDM`."""
 
 import abc
-from typing import Any
+from typing import Any, Generic
 
 import equinox as eqx
 import jax
@@ -9,33 +9,51 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator
 from ...operators._base import as_parameter
-from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._langevin import langevin
-from ._method import finite_or
-from ._problem import LinearProblem, enter_linear
-from ._white_noise import white_noise
+from ._method import Problem
+from ._problem import (
+    AbstractProblem,
+    CurvedProblem,
+    LinearProblem,
+    check_step_size,
+    curved_problem,
+    linear_problem,
+    white_noise,
+)
 
 
-class AbstractLikelihoodDraw(eqx.Module):
+class AbstractLikelihoodDraw(eqx.Module, Generic[Problem]):
     """How a draw from `N(x; centre, variance I) p(y | x)` is made."""
 
     @abc.abstractmethod
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[PyTree, Any]:
-        """As that of a posterior method, called `name`."""
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[Problem, RESULTS]:
+        """The problem as the draw sees it, and its code.
+
+        **Arguments:** those of `prepare` of a posterior method, and `name`, that of the method for error messages.
+        """
 
     @abc.abstractmethod
-    def draw(self, problem: PyTree, centre: Array, variance: Array, *, key: Key) -> tuple[Array, Any]:
-        """The draw, and the code."""
+    def draw(self, problem: Problem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
+        """One draw.
+
+        **Arguments:**
+
+        - `problem`: as `prepare` made it.
+        - `centre`, `variance`: the image and the scalar of the Gaussian.
+        - `key`: for this draw alone.
+
+        **Returns:** the draw, and its code. A draw that fails is anything finite.
+        """
 
 
-class Exact(AbstractLikelihoodDraw):
+class Exact(AbstractLikelihoodDraw[LinearProblem]):
     """Perturbation and conjugate gradients: `x' + v A^T (v A A^T + S)^{-1} (y + n - A x')`, `x' ~ N(centre, v I)`.
 
     Here `n ~ N(0, S)` and `v` is the variance. Linear operators and Gaussian noise of any covariance `S`; photon noise
@@ -46,25 +64,30 @@ class Exact(AbstractLikelihoodDraw):
     **Reference:** Papandreou, Yuille, Gaussian sampling by local perturbations, 2010.
     """
 
-    solver_steps: Any = eqx.field(default=100, static=True)
+    solver_steps: IntLike = eqx.field(default=100, static=True)
     rtol: float = eqx.field(default=1e-4, static=True)
 
     def __check_init__(self):
         check_count(self.solver_steps, "solver_steps")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, f"{name} with Exact()")
+    def prepare(
+        self, likelihood: Likelihood, score: AbstractScore, y: State, name: str
+    ) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, f"{name} with Exact()")
 
-    def draw(self, problem: LinearProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, Any]:
+    def draw(self, problem: LinearProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
         x = centre + jnp.sqrt(variance) * jax.random.normal(prior_key, centre.shape, centre.dtype)
         residual = problem.residual(x)
         residual = jax.tree.map(jnp.add, residual, white_noise(residual, noise_key))
-        solved = problem.solve_isotropic(residual, variance, self.rtol, self.solver_steps)
-        return finite_or(x + variance * problem.operator.adjoint(solved), x, RESULTS.successful)
+        solved, code = problem.solve_isotropic(residual, variance, self.rtol, self.solver_steps)
+        drawn = x + variance * problem.operator.adjoint(solved)
+        finite = jnp.all(jnp.isfinite(drawn))
+        code = RESULTS.where((code == RESULTS.successful) & ~finite, RESULTS.nonfinite, code)
+        return jnp.where(finite, drawn, centre), code
 
 
-class Langevin(AbstractLikelihoodDraw):
+class Langevin(AbstractLikelihoodDraw[CurvedProblem]):
     """Langevin steps from the centre: any differentiable operator, any noise.
 
     `x - h grad(-log p(y | x) + ||x - centre||^2 / (2 v)) + sqrt(2 h) z` with `h = step_size / (1/v + L)`; `v` is the
@@ -79,45 +102,64 @@ class Langevin(AbstractLikelihoodDraw):
     decoupled noise annealing, 2024, section 3.2.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
     step_size: Array = eqx.field(default=0.2, converter=as_parameter)
 
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
         check_step_size(self.step_size, 2.0)
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[CurvedProblem, Any]:
+    def prepare(
+        self, likelihood: Likelihood, score: AbstractScore, y: State, name: str
+    ) -> tuple[CurvedProblem, RESULTS]:
         del name
-        return enter_curved(score, likelihood, y)
+        return curved_problem(likelihood, score, y)
 
-    def draw(self, problem: CurvedProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, Any]:
+    def draw(self, problem: CurvedProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
         length = self.step_size.astype(centre.dtype) / (1 / variance + problem.curvature(centre))
-        return langevin(_gradient, centre, (problem, centre, variance), length, self.num_steps, key=key)
+        args = (problem, centre, variance, length, key)
+        drawn, _, code = iterate(_langevin_step, centre, args, max_steps=self.num_steps, exhausted=RESULTS.successful)
+        return drawn, code
 
 
-def enter_drawing(
-    inner: AbstractLikelihoodDraw | None, score: AbstractScore, likelihood: Likelihood, y: State, name: str
-) -> tuple[tuple[AbstractLikelihoodDraw, PyTree], Any]:
-    """How the method called `name` draws, `choose(inner, likelihood)`, with the problem as that sees it."""
+def _langevin_step(index: Array, x: Array, args: PyTree) -> tuple[Array, Array, RESULTS]:
+    problem, centre, variance, length, key = args
+    gradient = (centre - x) / variance - problem.slope(x)
+    z = jax.random.normal(jax.random.fold_in(key, index), x.shape, x.dtype)
+    return x + length * gradient + jnp.sqrt(2 * length) * z, jnp.zeros((), bool), RESULTS.successful
+
+
+class DrawingProblem(AbstractProblem):
+    """A problem, and how a draw is made in it."""
+
+    score: AbstractScore
+    problem: AbstractProblem
+    inner: AbstractLikelihoodDraw
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def draw(self, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
+        """A draw from `N(x; centre, variance I) p(y | x)`, and its code."""
+        return self.inner.draw(self.problem, centre, variance, key=key)
+
+
+def drawing_problem(
+    inner: AbstractLikelihoodDraw | None, likelihood: Likelihood, score: AbstractScore, y: State, name: str
+) -> tuple[DrawingProblem, RESULTS]:
+    """The problem of the method called `name`, whose draws are made by `choose(inner, likelihood)`."""
     inner = choose(inner, likelihood)
-    problem, result = inner.enter(score, likelihood, y, name)
-    return (inner, problem), result
+    problem, code = inner.prepare(likelihood, score, y, name)
+    return DrawingProblem(score, problem, inner, problem.image), code
 
 
 def choose(inner: AbstractLikelihoodDraw | None, likelihood: Likelihood) -> AbstractLikelihoodDraw:
-    """`inner`, or where it is `None` the exact draw if there is one."""
+    """`inner`; or where it is `None` the exact draw if there is one, else Langevin steps."""
     if inner is not None:
         return inner
     linear = isinstance(likelihood.operator, AbstractLinearOperator)
     return Exact() if linear and isinstance(likelihood.noise, AbstractGaussianNoise) else Langevin()
 
 
-def _gradient(x: Array, args: Any) -> Array:
-    problem, centre, variance = args
-    return (centre - x) / variance - problem.slope(x)
-
-
 def check_inner(inner: Any) -> None:
-    """Raise unless this says how a draw is made, or leaves it open."""
+    """Raise unless this is a way to draw, or `None`."""
     if not (inner is None or isinstance(inner, AbstractLikelihoodDraw)):
         raise ValueError(f"`inner` must be `Exact()` or `Langevin()` of `jaxinv.diffusion`; got {inner!r}.")

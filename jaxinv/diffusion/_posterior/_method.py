@@ -1,67 +1,207 @@
-"""What a method of `posterior_sample` is."""
+"""The interface of the methods of `posterior_sample`, and the driver that runs one of them."""
 
 import abc
-from typing import Any
+from typing import Any, TypeVar
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
-from ..._score import AbstractScore
+from ..._loop import run
+from ..._method import AbstractMethod
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Key, State as Measurement
 from ...likelihood import Likelihood
 
+Problem = TypeVar("Problem")
+State = TypeVar("State")
 
-class Draws(eqx.Module):
-    """Samples of one posterior.
 
-    - `values`: `(num_samples, *shape)`.
-    - `results`: a code for each of them, or one for all.
-    - `stats`: `num_steps`, `network_evaluations` and `vjps` of each of them, and what else a method has to tell.
+class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
+    """A sampler of the posterior `p(x | y) ~ p(y | x) p(x)` under the prior that a score has learned.
+
+    To define one, implement `prepare`, `init` and `step`, on one image; `posterior_sample` maps it over the samples,
+    keeps the last finite state of a sample that fails, and counts. `prepare` usually returns a problem of
+    `diffusion.extend`, by the function there that makes it.
+
+    - `num_steps`: the number of steps, static.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        from jaxinv import diffusion, oracles
+        from jaxinv.diffusion import extend
+
+        class Noisy(diffusion.AbstractPosteriorMethod):  # Euler steps along the flow, and a pull towards y
+            num_steps: int = 50
+            pull: float = 0.1
+
+            def prepare(self, likelihood, score, y):
+                return extend.any_problem(likelihood, score, y)
+
+            def times(self, process):
+                return diffusion.UniformTime().times(process, self.num_steps)
+
+            def init(self, problem, *, key):
+                image = problem.image
+                return problem.process.prior_sample(image.shape, key=key, dtype=image.dtype)
+
+            def step(self, problem, x, t, t_next, *, key):
+                moved = x + (t_next - t) * problem.score.velocity(t, x)
+                slope = jax.grad(problem.negative_log_likelihood)(problem.score.denoiser(t, x))
+                return extend.advance(moved - self.pull * slope, x)
+
+        prior = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16))
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((4, 4, 1), 2), jaxinv.noise.Gaussian(1.0))
+        solution = diffusion.posterior_sample(
+            likelihood, prior.score(diffusion.VP()), jnp.zeros((2, 2, 1)), key=jax.random.key(0), method=Noisy()
+        )
+        ```
     """
 
-    values: Array
-    results: Any
-    stats: dict[str, Array]
+    num_steps: eqx.AbstractVar[int]
 
+    @property
+    def max_steps(self) -> int:
+        """How many times `step` is called: `num_steps`, or one more for a method whose last call denoises."""
+        return self.num_steps
 
-class AbstractPosteriorMethod(eqx.Module):
-    """How the posterior under a diffusion prior is sampled."""
+    @property
+    def evaluations_per_step(self) -> int:
+        """How many times a step evaluates the score."""
+        return 1
+
+    @property
+    def vjps_per_step(self) -> int:
+        """How many vector-Jacobian products of the score a step takes."""
+        return 0
+
+    @property
+    def num_particles(self) -> int | None:
+        """The number of samples that one run gives, or `None` for a method that is run once for each sample."""
+        return None
 
     @abc.abstractmethod
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        """The problem as this method sees it, and whether it can be solved: `RESULTS.successful`, or why not.
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: Measurement) -> tuple[Problem, RESULTS]:
+        """The problem as this method sees it, and whether it can be solved.
 
-        **Raises:** `ValueError` for what this method cannot take, which names methods that can.
+        **Arguments:**
+
+        - `likelihood`: operator and noise.
+        - `score`: the score with its process, both in the dtype of the image.
+        - `y`: one measurement.
+
+        **Returns:** the problem, and `RESULTS.successful` or the reason why it cannot be solved.
+
+        **Raises:** `ValueError` for an operator or a noise that this method cannot take; the message names methods that
+        can.
+        """
+
+    def times(self, process: AbstractProcess) -> Array | None:
+        """The times between which the method steps, `(max_steps + 1,)` and decreasing; the last may be 0, the data.
+
+        By default `None`: `step` then gets the number of the step in place of two times.
+        """
+        del process
+
+    @abc.abstractmethod
+    def init(self, problem: Problem, *, key: Key) -> State:
+        """The state before the first step.
+
+        **Arguments:**
+
+        - `problem`: as `prepare` made it.
+        - `key`: for the noise that sampling starts from.
+
+        **Returns:** a pytree of arrays; an image for most methods.
         """
 
     @abc.abstractmethod
-    def draw(self, problem: PyTree, num_samples: int, *, key: Key, result: Any, progress: Any) -> Draws:
-        """The samples. Those of a problem that cannot be solved are anything finite."""
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, problem: Problem, state: State, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[State, Bool[Array, ""], RESULTS]:
+        """One step, from time `t` to time `t_next < t`.
+
+        **Arguments:**
+
+        - `problem`: as `prepare` made it.
+        - `state`: as `init` or the step before made it.
+        - `t`, `t_next`: two neighbours among `times`. A step to time 0, the data, returns an image without noise.
+        - `key`: for this step alone.
+
+        **Returns:** the next state, whether to stop, and the code of that: `diffusion.extend.advance(new, old)` makes
+        these three. A state that is not finite needs no code: the sample keeps the state before and gets
+        `RESULTS.nonfinite`.
+        """
+
+    def finish(self, problem: Problem, state: State, *, key: Key) -> tuple[Array, dict[str, Any]]:
+        """The sample that is made of the last state, by default the state itself.
+
+        **Arguments:**
+
+        - `problem`: as `prepare` made it.
+        - `state`: the last finite one.
+        - `key`: for a method that draws at the end.
+
+        **Returns:** the image, or `(num_particles, *shape)`; and statistics, which replace those that are counted here
+        where they have the same name: `num_steps`, `network_evaluations` and `vjps`.
+        """
+        del problem, key
+        return state, {}  # pyright: ignore[reportReturnType]
 
 
-class AbstractIndependent(AbstractPosteriorMethod):
-    """A method whose samples are independent: sample `i` is made with `fold_in(key, i)`."""
+def advance(new: PyTree, old: PyTree, code: RESULTS = RESULTS.successful) -> tuple[PyTree, Array, RESULTS]:
+    """What `step` returns: the next state, whether to stop, and the code.
 
-    @abc.abstractmethod
-    def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
-        """One sample, without the leading axis."""
+    **Arguments:**
 
-    def draw(self, problem: PyTree, num_samples: int, *, key: Key, result: Any, progress: Any) -> Draws:
-        one = lambda index: self.one(problem, key=jax.random.fold_in(key, index), result=result, progress=progress)
-        return jax.vmap(one)(jnp.arange(num_samples))
+    - `new`: the next state.
+    - `old`: the state that it was made from.
+    - `code`: that of what was solved within the step. Where it is not `RESULTS.successful`, the sample keeps `old`, and
+        stops with this code.
 
-
-def finite_or(image: Array, x: Array, result: Any) -> tuple[Array, Any]:
-    """An image with its code: where it is not finite, the state `x` that it was to be made from, and `nonfinite`."""
-    running = result == RESULTS.successful
-    good = running & jnp.all(jnp.isfinite(image))
-    return jnp.where(good, image, x), RESULTS.where(running & ~good, RESULTS.nonfinite, result)
+    **Returns:** the state, a boolean scalar, and the code.
+    """
+    failed = code != RESULTS.successful
+    return jax.tree.map(lambda n, o: jnp.where(failed, o, n), new, old), failed, code
 
 
-def counts(num_steps: Array, network_evaluations: Any, vjps: Any) -> dict[str, Array]:
-    """The statistics that every method has."""
-    whole = lambda value: jnp.asarray(value, jnp.int32)
-    return {"num_steps": num_steps, "network_evaluations": whole(network_evaluations), "vjps": whole(vjps)}
+def first_failure(code: RESULTS, *others: RESULTS) -> RESULTS:
+    """The first of these codes that is not `successful`, if there is one."""
+    for other in others:
+        code = RESULTS.where(code == RESULTS.successful, other, code)
+    return code
+
+
+def run_method(
+    method: AbstractPosteriorMethod,
+    problem: PyTree,
+    times: Array | None,
+    code: RESULTS,
+    *,
+    key: Key,
+    progress: diffrax.AbstractProgressMeter | None,
+) -> tuple[Array, RESULTS, dict[str, Any]]:
+    """One run of a method: a sample, or a cloud of them, its code and its statistics."""
+    init_key, step_key, finish_key = (jax.random.fold_in(key, i) for i in range(3))
+    state, taken, code = run(
+        method,
+        problem,
+        method.init(problem, key=init_key),
+        key=step_key,
+        times=times,
+        result=code,
+        max_steps=method.max_steps,
+        exhausted=RESULTS.successful,
+        progress=progress,
+    )
+    value, stats = method.finish(problem, state, key=finish_key)
+    counted = {
+        "num_steps": jnp.minimum(taken, method.num_steps),
+        "network_evaluations": method.evaluations_per_step * taken,
+        "vjps": method.vjps_per_step * taken,
+    }
+    return value, code, counted | stats

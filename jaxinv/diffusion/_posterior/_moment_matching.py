@@ -7,28 +7,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._conjugate_gradients import advance, begin
+from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from .._processes._process import AbstractProcess, is_data, target
-from .._processes._schedule import UniformTime
+from .._processes._process import is_data, target
+from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_steps
-from ._guidance import AbstractGuidance
-from ._measured import Measured, measured_by
-from ._moments import Moments, gain_product, moments, root_product
-from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear, ratio
+from ._guidance import AbstractGuidance, AbstractTwist, AbstractTwistView, Guided
+from ._method import advance, first_failure
+from ._moments import Innovation, Moments, gain_product, innovation_from, moments, root_product
+from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
 from ._wait_for import wait_for
-from ._white_noise import white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# The relative tolerance and the most steps of conjugate gradients; the condition number is a few units.
+# Relative tolerance and most steps of conjugate gradients; the system is well conditioned.
 _RTOL = 1e-3
 _STEPS = 8
 
 
-class MomentMatching(AbstractGuidance):
+class MomentMatching(AbstractGuidance[LinearProblem]):
     """Draws `x_0` from `N(E[x_0 | x_t, y], Cov[x_0 | x_t, y])`, then `x_s` from `p(x_s | x_t, x_0)`.
 
     The mean is that of `TMPD`; the covariance `C - C A^T (A C A^T + S)^{-1} A C` enters the transition too, which all
@@ -63,78 +63,114 @@ class MomentMatching(AbstractGuidance):
     sampling by local perturbations, 2010.
     """
 
-    num_steps: Any = eqx.field(default=50, static=True)
-    schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=20, static=True)
+    num_steps: IntLike = eqx.field(default=50, static=True)
+    schedule: Checked[AbstractSchedule] = UniformTime()
+    solver_steps: IntLike = eqx.field(default=20, static=True)
     rtol: float = eqx.field(default=1e-2, static=True)
-    root_steps: Any = eqx.field(default=4, static=True)
+    root_steps: IntLike = eqx.field(default=4, static=True)
 
     def __check_init__(self):
         for number in (self.num_steps, self.solver_steps, self.root_steps):
             check_steps(number, self.schedule)
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, "MomentMatching")
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "MomentMatching")
 
-    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
-        return enter_dense(score, likelihood, y, "MomentMatching")
-
-    def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> "MomentView":
+    def step(
+        self, problem: LinearProblem, state: Guided, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Guided, Array, RESULTS]:
+        x = state.x
+        prior_key, noise_key, move_key = (jax.random.fold_in(key, i) for i in range(3))
         at = moments(problem.score, t, x)
-        prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        # A draw from N(E[x_0 | x_t], C), moved by the gain times what it leaves of the measurement and its noise.
         z = jax.random.normal(prior_key, x.shape, x.dtype)
-        if isinstance(problem, DenseProblem):
-            gap, after = _gap(problem.process, t, t_next)
-            residual = problem.residual(at.image)
-            within, given, num_vjps = _products(problem, at, gap / after**2)
-            seen = measured_by(problem, residual, within)
-            root, products = root_product(at, wait_for(z, seen.precisions), self.root_steps)
-            draw = at.image + root
-            noise = jax.random.normal(noise_key, residual.shape, x.dtype)
-            draw = draw + seen.gain_product(problem.residual(draw) - noise)
-            ahead = measured_by(problem, residual, wait_for(given, root))
-            log_twist = seen.log_density() - problem.constant
-            return MomentView(draw, at.image, ahead, log_twist, num_vjps + products)
-        root, products = root_product(at, z, self.root_steps)
+        root, root_vjps, root_code = root_product(at, z, self.root_steps)
         draw = at.image + root
         residual = problem.residual(draw)
         residual = jax.tree.map(jnp.subtract, residual, white_noise(residual, noise_key))
-        shift, num_vjps = gain_product(problem, at, residual, self.rtol, self.solver_steps)
-        return MomentView(draw + shift, at.image, None, jnp.zeros((), x.dtype), num_vjps + products)
+        shift, gain_vjps, gain_code = gain_product(problem, at, residual, self.rtol, self.solver_steps)
+        moved, _ = bridge(problem.process, t, t_next, x, draw + shift, key=move_key)
+        new = Guided(moved, state.num_vjps + root_vjps + gain_vjps)
+        return advance(new, state, first_failure(root_code, gain_code))
 
-    def move(
-        self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Any, key: Key
+    def twist(self) -> "BridgedTwist":
+        return BridgedTwist(self.root_steps)
+
+    def propose(
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: "BridgedView", *, key: Key
     ) -> tuple[Array, Array]:
-        process, data = problem.process, is_data(t_next)
-        (scale, _), (scale_next, _) = process.marginal(t), target(process, t_next)
+        moved, z = bridge(process, t, t_next, x, view.draw, key=key)
         gap, after = _gap(process, t, t_next)
-        # In the coordinates x / scale, where the process only adds noise: x_s given x_t and x_0 is on the line between.
-        z = after * jnp.sqrt(gap) * jax.random.normal(key, x.shape, x.dtype)
-        step = gap * view.draw - gap * (x / scale) + z
-        moved = jnp.where(data, view.draw, scale_next * (x / scale + step))
-        if view.ahead is None:
-            return moved, jnp.zeros((), x.dtype)
-        # How far x_s is from where it is expected without a measurement, and what the measurements look like from it.
+        # How far x_s is from where it is expected without a measurement, and the innovation there.
         deviation = (gap * (view.draw - view.image) + z) / after**2
-        seen = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
-        ahead = eqx.tree_at(lambda a: a.residual, view.ahead, view.ahead.residual - seen)
-        return moved, jnp.where(data, 0, view.log_twist + problem.constant - ahead.log_density())
+        change = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
+        ahead = eqx.tree_at(lambda a: a.residual, view.ahead, view.ahead.residual - change)
+        return moved, jnp.where(is_data(t_next), 0, view.log_density - ahead.log_density())
 
 
-class MomentView(eqx.Module):
-    """A draw of the image given the measurement, its mean without one, and how the next state sees the measurements."""
+class BridgedView(AbstractTwistView):
+    """A draw of the image given the measurement, its mean without one, and the innovation at the next state.
+
+    - `log_density`: `log_twist` without the constant of the noise.
+    """
 
     draw: Array
     image: Array
-    ahead: Measured | None
+    ahead: Innovation
+    log_density: Array
     log_twist: Array
     num_vjps: Array
+
+
+class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
+    """The twist of `TMPD`, with the same twist at the next state: the one that `MomentMatching` proposes for.
+
+    - `root_steps`: of the Lanczos process for the draw, static.
+    """
+
+    root_steps: int = eqx.field(static=True)
+
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[DenseProblem, RESULTS]:
+        return dense_problem(likelihood, score, y, "MomentMatching")
+
+    def evaluate(self, problem: DenseProblem, t: Array, t_next: Array, x: Array, *, key: Key) -> BridgedView:
+        at = moments(problem.score, t, x)
+        prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        z = jax.random.normal(prior_key, x.shape, x.dtype)
+        gap, after = _gap(problem.process, t, t_next)
+        residual = problem.residual(at.image)
+        within, given, num_vjps = _products(problem, at, gap / after**2)
+        innovation = innovation_from(problem, residual, within)
+        root, root_vjps, code = root_product(at, wait_for(z, innovation.precisions), self.root_steps)
+        draw = at.image + root
+        noise = jax.random.normal(noise_key, residual.shape, x.dtype)
+        draw = draw + innovation.gain_product(problem.residual(draw) - noise)
+        ahead = innovation_from(problem, residual, wait_for(given, root))
+        log_density = innovation.log_density()
+        # A particle has no code of its own: what is not finite is seen by the loop.
+        log_twist = jnp.where(code == RESULTS.successful, log_density - problem.constant, jnp.nan)
+        return BridgedView(draw, at.image, ahead, log_density, log_twist, num_vjps + root_vjps)
+
+
+def bridge(
+    process: AbstractProcess, t: Array, t_next: Array, x: Array, image: Array, *, key: Key
+) -> tuple[Array, Array]:
+    """A draw of `x_s` from `p(x_s | x_t, x_0)` with `x_0` the image, and its random part in units of `scale_s`.
+
+    At time 0 it is the image.
+    """
+    (scale, _), (scale_next, _) = process.marginal(t), target(process, t_next)
+    gap, after = _gap(process, t, t_next)
+    # In the coordinates x / scale the process only adds noise, and x_s given x_t and x_0 is on the line between them.
+    z = after * jnp.sqrt(gap) * jax.random.normal(key, x.shape, x.dtype)
+    moved = scale_next * (x / scale + gap * image - gap * (x / scale) + z)
+    return jnp.where(is_data(t_next), image, moved), z
 
 
 def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Array]:
     """The share of the variance of `x_t / scale` that a step takes away, and the noise `std/scale` after it.
 
-    Of a step to time 0, whose noise is not divided by, 0 and the noise before it.
+    A step to time 0 has the share 0 and the noise before it, so that nothing is divided by 0.
     """
     before = ratio(process, t)
     after = ratio(process, jnp.where(is_data(t_next), t, t_next))
@@ -144,8 +180,8 @@ def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Arra
 def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array, Array, Array]:
     """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, and how many products with `C` they took.
 
-    `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. By conjugate gradients, whose first
-    step, in the same loop, is the product that they start from.
+    `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it,
+    and their first step, in the same loop, is the product that they start from.
     """
 
     def solve(row: Array) -> tuple[Array, Array, Array]:
@@ -162,7 +198,7 @@ def _solve(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, An
     first = index == 0
     _, _, direction, _ = solved
     image = at.covariance_product(direction)
-    moved, finished, code = advance(solved, direction + weight * image, _RTOL * size)
+    moved, finished, code = conjugate_gradients_step(solved, direction + weight * image, _RTOL * size)
     begun = (image, *begin(image))
     state = jax.tree.map(lambda b, m: jnp.where(first, b, m), begun, (product, moved, size))
     return state, ~first & finished, code

@@ -1,4 +1,4 @@
-"""Mean and covariance of an image given its noised state, from one evaluation of the score and its pullback."""
+"""Mean and covariance of an image given its noised state, and what a measurement adds to them."""
 
 from typing import Any
 
@@ -12,17 +12,17 @@ from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Scalar
 from ._krylov import Krylov, flatten
-from ._problem import LinearProblem
+from ._problem import DenseProblem, LinearProblem
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# An eigenvalue below is not the rounding of 0, in units of the noise.
+# An eigenvalue of `B C B*` below this is negative by more than rounding; the unit is that of the noise.
 _NEGATIVE = -0.5
 
 
 class Moments(eqx.Module):
     """`E[x_0 | x_t]`, `E[n | x_t]`, and the covariance `C = std^2 / scale` times the derivative of the first.
 
-    - `pullback`: that of the first.
+    - `pullback`: the vector-Jacobian product of the first.
     """
 
     image: Array
@@ -44,12 +44,16 @@ def moments(score: AbstractScore, t: Scalar, x: Array) -> Moments:
 
 def gain_product(
     problem: LinearProblem, at: Moments, residual: PyTree[Array], rtol: float, num_steps: int
-) -> tuple[Array, Array]:
-    """`C B* (B C B* + I)^{-1} r`, an image, by the Lanczos process, and its steps, a product with `C` each.
+) -> tuple[Array, Array, RESULTS]:
+    """`C B* (B C B* + I)^{-1} r` by the Lanczos process.
 
-    In exact arithmetic and with a positive `C` what as many steps of conjugate gradients give, and like those it stops
-    where what is left of `r` is `rtol` of it. The derivative of a network has negative eigenvalues, large ones where
-    the noise is, at which those break down: a direction in which `C` is negative tells nothing here.
+    With a positive `C` it equals as many steps of conjugate gradients in exact arithmetic, and like them it stops where
+    the residual of the system is `rtol` of `r`. The derivative of a network has negative eigenvalues, large ones where
+    the noise is large, at which conjugate gradients break down; here a direction in which `C` is negative has no part
+    in the result.
+
+    **Returns:** an image; the number of steps, each of which is one product with `C`; and the code, which is not that
+    of success where a product or the operator is not finite. To use up the steps is no failure.
     """
     flat, unravel = flatten(residual)
     empty = jnp.zeros((num_steps, at.image.size), flat.dtype)
@@ -70,20 +74,22 @@ def gain_product(
 
     start = Krylov.start(flat, num_steps)
     zero, one = jnp.zeros((), flat.dtype), jnp.ones((), flat.dtype)
-    (krylov, images, _, _), taken, _ = iterate(
+    (krylov, images, _, _), taken, code = iterate(
         step, (start, empty, zero, one), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
     )
     inverse = lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0)
     coefficients = krylov.function(inverse, taken)
     image = jnp.matmul(coefficients, images, precision=HIGHEST).reshape(at.image.shape)
-    return image, taken
+    return image, taken, code
 
 
-def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array]:
-    """`C^{1/2} z` by at most so many steps of the Lanczos process, a product with `C` each, and how many.
+def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array, RESULTS]:
+    """`C^{1/2} z` by at most `num_steps` steps of the Lanczos process.
 
-    Exact if `C` has at most so many different eigenvalues. Those below zero, which the derivative of a network has,
-    count as zero.
+    It is exact if `C` has at most that many different eigenvalues. Negative ones, which the derivative of a network
+    has, count as zero.
+
+    **Returns:** an image; the number of steps, each of which is one product with `C`; and the code.
 
     **Reference:** Higham, Functions of matrices, 2008, section 13.2.
     """
@@ -94,6 +100,52 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array]:
         return krylov, exhausted, RESULTS.successful
 
     start = Krylov.start(z.ravel(), num_steps)
-    krylov, taken, _ = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
+    krylov, taken, code = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)
     coefficients = krylov.function(lambda value: jnp.sqrt(jnp.maximum(value, 0)), taken)
-    return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape), taken
+    return jnp.matmul(coefficients, krylov.basis, precision=HIGHEST).reshape(z.shape), taken, code
+
+
+class Innovation(eqx.Module):
+    """What a few measurements add to a mean and a covariance of the image: `b ~ N(B x, B C B^T + I)`.
+
+    - `residual`: `b - B x`, `(m,)`.
+    - `products`: `C B^T`, a row for each measurement, `(m, *shape)`.
+    - `vectors`, `precisions`: the eigenvectors of `B C B^T + I`, and the inverses of its eigenvalues; 0 for a direction
+        in which `C` is negative, of which nothing is known.
+    """
+
+    residual: Array
+    products: Array
+    vectors: Array
+    precisions: Array
+
+    @property
+    def num_vjps(self) -> Array:
+        return jnp.int32(len(self.residual))
+
+    def log_density(self) -> Array:
+        """`log N(b; B x, B C B^T + I)`, without the constant of the noise."""
+        z = jnp.matmul(self.residual, self.vectors, precision=HIGHEST)
+        known = jnp.where(self.precisions > 0, self.precisions, 1)
+        return -0.5 * jnp.sum(self.precisions * z**2 - jnp.log(known))
+
+    def gain_product(self, residual: Array) -> Array:
+        """`C B^T (B C B^T + I)^{-1} r`, an image."""
+        z = self.precisions * jnp.matmul(residual, self.vectors, precision=HIGHEST)
+        return jnp.tensordot(jnp.matmul(self.vectors, z, precision=HIGHEST), self.products, axes=1, precision=HIGHEST)
+
+
+def innovation_at(problem: DenseProblem, at: Moments) -> Innovation:
+    """The innovation at `E[x_0 | x_t]` and `Cov[x_0 | x_t]`, by one vector-Jacobian product for each measurement."""
+    rows = problem.matrix.reshape(-1, *at.image.shape)
+    return innovation_from(problem, problem.residual(at.image), jax.vmap(at.covariance_product)(rows))
+
+
+def innovation_from(problem: DenseProblem, residual: Array, products: Array) -> Innovation:
+    """The innovation for known products `C B^T`."""
+    gram = jnp.matmul(products.reshape(len(products), -1), problem.matrix.T, precision=HIGHEST)
+    # The derivative of a network is not symmetric, and has negative eigenvalues, large ones where the noise is; that of
+    # an exact denoiser has neither, up to rounding.
+    values, vectors = jnp.linalg.eigh(0.5 * (gram + gram.T))
+    precisions = jnp.where(values > -0.5, 1 / (1 + jnp.maximum(values, 0)), 0)
+    return Innovation(residual, products, vectors, precisions)

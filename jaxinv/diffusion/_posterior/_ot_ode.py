@@ -1,32 +1,31 @@
 """The guided ODE along optimal-transport paths."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_not_negative
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
-from ._pigdm import PiGDM
-from ._problem import LinearProblem, enter_linear
-from ._straight_path import straight_times
+from ._method import AbstractPosteriorMethod, advance
+from ._paths import straight_times
+from ._pigdm import pseudoinverse_shift
+from ._problem import LinearProblem, linear_problem
 
+# The relative residual at which conjugate gradients stop for the first image.
 _RTOL = 1e-4
 
 
-class OTODE(AbstractIndependent):
+class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
     """OT-ODE: Euler's method along the flow, whose velocity is that given `y` by the approximation of `PiGDM`.
 
-    The score of the velocity `f x - 1/2 g^2 score` becomes `score + gamma grad log N(y; A x0h, r^2 A A^T + s^2)` with
+    The score in the velocity `f x - 1/2 g^2 score` becomes `score + gamma grad log N(y; A x0h, r^2 A A^T + s^2)` with
     `x0h = E[x_0 | x_t]` and `r^2 = std^2 / (scale^2 + std^2)`. It begins where the noise has the share `start`, at
     `scale x + std n`, with `x = A^T (A A^T + s^2)^{-1} y`, an image of the measurement (where the paper takes `y`). For
     `FlowMatching()` this is the paper's method; any other process is that path after division by `scale + std`, and is
@@ -50,10 +49,10 @@ class OTODE(AbstractIndependent):
     **Reference:** Pokle, Muckley, Chen, Karrer, Training-free linear image inverses via flows, 2024, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
     start: Array = eqx.field(default=0.8, converter=as_parameter)
     gamma: Array = eqx.field(default=1.0, converter=as_parameter)
-    solver_steps: Any = eqx.field(default=50, static=True)
+    solver_steps: IntLike = eqx.field(default=50, static=True)
 
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
@@ -62,30 +61,30 @@ class OTODE(AbstractIndependent):
             raise ValueError(f"`start` must lie between 0 and 1; got {self.start}.")
         check_not_negative(self.gamma, "gamma")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, "OTODE")
+    @property
+    def vjps_per_step(self) -> int:
+        return 1
 
-    def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
-        process, image = problem.process, problem.image
-        # The last step goes from t_min to 0, where it ends at the image.
-        times = straight_times(process, self.start.astype(image.dtype), self.num_steps)
-        times = jnp.append(times, jnp.zeros((), times.dtype))
-        scale, std = process.marginal(times[0])
-        x = scale * self._of_measurement(problem) + std * jax.random.normal(key, image.shape, image.dtype)
-        args = (PiGDM(solver_steps=self.solver_steps), problem, times, self.gamma.astype(image.dtype), key)
-        x, num_steps, result = run(_step, x, args, self.num_steps, result, progress)
-        return Draws(x, result, counts(num_steps, num_steps, num_steps))
+    def times(self, process: AbstractProcess) -> Array:
+        return straight_times(process, self.start.astype(process.t_max.dtype), self.num_steps)
 
-    def _of_measurement(self, problem: LinearProblem) -> Array:
-        return problem.operator.adjoint(problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps))
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "OTODE")
 
+    def init(self, problem: LinearProblem, *, key: Key) -> Array:
+        scale, std = problem.process.marginal(self.times(problem.process)[0])
+        # Where this is not finite, the first step is not either.
+        solved, _ = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
+        image = problem.operator.adjoint(solved)
+        return scale * image + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
 
-def _step(index: Array, x: Array, args: PyTree) -> Array:
-    guidance, problem, times, gamma, key = args
-    process, t, t_next = problem.process, times[index], times[index + 1]
-    view = guidance.look(problem, t, t_next, x, key)
-    shift = gamma * view.shift
-    scale, std = process.marginal(t)
-    # Of the velocity at fixed x: what the image gains the noise loses.
-    mean, _ = transition(process, t, t_next, view.image + shift, view.noise - scale / std * shift, 0.0)
-    return mean
+    def step(
+        self, problem: LinearProblem, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        del key
+        image, noise, shift, _, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
+        scale, std = problem.process.marginal(t)
+        shift = self.gamma.astype(x.dtype) * shift
+        # At fixed x the noise loses what the image gains.
+        mean, _ = transition(problem.process, t, t_next, image + shift, noise - scale / std * shift, 0.0)
+        return advance(mean, x, code)

@@ -1,27 +1,27 @@
 """Pseudoinverse-guided diffusion."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import dot
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._processes._schedule import UniformTime
+from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
-from ._guidance import AbstractGuidance, Shift, guided_move
+from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
+from ._method import advance
 from ._moments import moments
-from ._problem import LinearProblem, enter_linear
+from ._problem import LinearProblem, linear_problem
 
-# A relative residual, of a system without the network.
+# The relative residual at which conjugate gradients stop. The network has no part in this system.
 _RTOL = 1e-4
 
 
-class PiGDM(AbstractGuidance):
+class PiGDM(AbstractGuidance[LinearProblem]):
     """PiGDM: `E[x_0 | x_t, y] = x + C A^T (r^2 A A^T + s^2)^{-1} (y - A x)` with `x = E[x_0 | x_t]`, ancestral steps.
 
     `C = Cov[x_0 | x_t]` and `r^2 = std^2 / (scale^2 + std^2)`: the noise of `x_0` given `x_t` is taken for white, with
@@ -44,31 +44,63 @@ class PiGDM(AbstractGuidance):
     **Reference:** Song, Vahdat, Mardani, Kautz, Pseudoinverse-guided diffusion models for inverse problems, 2023.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=50, static=True)
+    schedule: Checked[AbstractSchedule] = UniformTime()
+    solver_steps: IntLike = eqx.field(default=50, static=True)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_steps(self.solver_steps, self.schedule)
         check_share(self.eta, "eta")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, "PiGDM")
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "PiGDM")
 
-    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return self.enter(score, likelihood, y)
+    def step(
+        self, problem: LinearProblem, state: Guided, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Guided, Array, RESULTS]:
+        image, noise, shift, _, code = pseudoinverse_shift(problem, t, state.x, self.solver_steps)
+        eta = self.eta.astype(image.dtype)
+        x, _ = guided_transition(problem.process, t, t_next, image, noise, shift, eta, key=key)
+        return advance(Guided(x, state.num_vjps + 1), state, code)
 
-    def look(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, key: Key) -> Shift:
+    def twist(self) -> "PseudoinverseTwist":
+        return PseudoinverseTwist(self.solver_steps)
+
+    def propose(
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: ShiftView, *, key: Key
+    ) -> tuple[Array, Array]:
+        eta = self.eta.astype(x.dtype)
+        return guided_transition(process, t, t_next, view.image, view.noise, view.shift, eta, key=key)
+
+
+class PseudoinverseTwist(AbstractTwist[LinearProblem, ShiftView]):
+    """`N(y; A E[x_0 | x_t], r^2 A A^T + s^2)`, the twist of `PiGDM`.
+
+    - `solver_steps`: the most steps of conjugate gradients, static.
+    """
+
+    solver_steps: int = eqx.field(static=True)
+
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "PiGDM")
+
+    def evaluate(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, *, key: Key) -> ShiftView:
         del t_next, key
-        at = moments(problem.score, t, x)
-        scale, std = problem.process.marginal(t)
-        residual = problem.residual(at.image)
-        solved = problem.solve_isotropic(residual, std**2 / (scale**2 + std**2), _RTOL, self.solver_steps)
-        shift = at.covariance_product(problem.operator.adjoint(solved))
-        log_twist = -0.5 * dot(residual, solved) - problem.constant
-        return Shift(at.image, at.noise, shift, log_twist, jnp.int32(1))
+        image, noise, shift, log_twist, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
+        # A particle has no code of its own: what is not finite is seen by the loop.
+        log_twist = jnp.where(code == RESULTS.nonfinite, jnp.nan, log_twist)
+        return ShiftView(image, noise, shift, log_twist, jnp.int32(1))
 
-    def move(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key) -> Any:
-        return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
+
+def pseudoinverse_shift(
+    problem: LinearProblem, t: Array, x: Array, solver_steps: int
+) -> tuple[Array, Array, Array, Array, RESULTS]:
+    """Image, noise, the shift `C A^T (r^2 A A^T + s^2)^{-1} (y - A x)`, `log N(y; A x, ...)`, and the code."""
+    at = moments(problem.score, t, x)
+    scale, std = problem.process.marginal(t)
+    residual = problem.residual(at.image)
+    solved, code = problem.solve_isotropic(residual, std**2 / (scale**2 + std**2), _RTOL, solver_steps)
+    shift = at.covariance_product(problem.operator.adjoint(solved))
+    return at.image, at.noise, shift, -0.5 * dot(residual, solved) - problem.constant, code

@@ -1,26 +1,23 @@
 """Plug-and-play flow matching."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._samplers._sampler import check_not_negative
-from ._curved_problem import CurvedProblem, check_step_size, enter_curved
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import ratio
-from ._straight_path import straight_times
+from ._method import AbstractPosteriorMethod, advance
+from ._paths import straight_times
+from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
 
 
-class PnPFlow(AbstractIndependent):
+class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
     """PnP-Flow: `z = x - h grad(-log p(y | x))`, then `E[x_0 | x_t = scale z + std n]`, as the noise shrinks.
 
     `h = step_size tau^alpha / L` with `tau = std / (scale + std)`, the time of flow matching, and `L` the curvature of
@@ -45,8 +42,8 @@ class PnPFlow(AbstractIndependent):
     2025, Algorithm 3.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
-    num_noises: Any = eqx.field(default=1, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
+    num_noises: IntLike = eqx.field(default=1, static=True)
     step_size: Array = eqx.field(default=1.0, converter=as_parameter)
     alpha: Array = eqx.field(default=0.5, converter=as_parameter)
 
@@ -56,28 +53,31 @@ class PnPFlow(AbstractIndependent):
         check_step_size(self.step_size, 2.0)
         check_not_negative(self.alpha, "alpha")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
-        return enter_curved(score, likelihood, y)
+    @property
+    def evaluations_per_step(self) -> int:
+        return self.num_noises
 
-    def one(self, problem: CurvedProblem, *, key: Key, result: Any, progress: Any) -> Draws:
-        image = problem.image
-        times = straight_times(problem.process, jnp.ones((), image.dtype), self.num_steps)
-        sizes = (self.step_size.astype(image.dtype), self.alpha.astype(image.dtype))
-        # Where it begins is of no matter: at the first time noise drowns it.
-        x = jnp.zeros(image.shape, image.dtype)
-        step = lambda index, x, args: _step(self.num_noises, index, x, args)
-        x, num_steps, result = run(step, x, (problem, times, sizes, key), self.num_steps, result, progress)
-        return Draws(x, result, counts(num_steps, self.num_noises * num_steps, 0))
+    def times(self, process: AbstractProcess) -> Array:
+        return straight_times(process, jnp.ones_like(process.t_max), self.num_steps)
 
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
+        return curved_problem(likelihood, score, y)
 
-def _step(num_noises: int, index: Array, x: Array, args: PyTree) -> Array:
-    problem, times, (step_size, alpha), key = args
-    t, process = times[index], problem.process
-    scale, std = process.marginal(t)
-    r, curvature = ratio(process, t), problem.curvature(x)
-    # Where nothing is measured there is nothing to step along.
-    length = step_size * (r / (1 + r)) ** alpha / jnp.where(curvature > 0, curvature, 1)
-    z = x - length * problem.slope(x)
-    noises = jax.random.normal(jax.random.fold_in(key, index), (num_noises, *x.shape), x.dtype)
-    images = jax.vmap(lambda n: problem.score.predict(t, scale * z + std * n)[0])(noises)
-    return jnp.mean(images, axis=0)
+    def init(self, problem: CurvedProblem, *, key: Key) -> Array:
+        del key
+        # The start does not matter: at the first time noise drowns it.
+        return jnp.zeros(problem.image.shape, problem.image.dtype)
+
+    def step(
+        self, problem: CurvedProblem, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        del t_next
+        scale, std = problem.process.marginal(t)
+        r, curvature = ratio(problem.process, t), problem.curvature(x)
+        step_size, alpha = self.step_size.astype(x.dtype), self.alpha.astype(x.dtype)
+        # Where nothing is measured the curvature and the slope are 0.
+        length = step_size * (r / (1 + r)) ** alpha / jnp.where(curvature > 0, curvature, 1)
+        z = x - length * problem.slope(x)
+        noises = jax.random.normal(key, (self.num_noises, *x.shape), x.dtype)
+        images = jax.vmap(lambda n: problem.score.denoiser(t, scale * z + std * n))(noises)
+        return advance(jnp.mean(images, axis=0), x)

@@ -1,25 +1,23 @@
 """Plug-and-play diffusion models: a split Gibbs sampler."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
-from ._denoising_path import descend
-from ._likelihood_draw import check_inner, enter_drawing
-from ._loops import first_failure, repeat
-from ._method import AbstractIndependent, Draws, counts
+from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
+from ._method import AbstractPosteriorMethod, advance, first_failure
+from ._paths import denoise_from
 from ._problem import ratio
 
 
-class PnPDM(AbstractIndependent):
+class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
     """PnP-DM: Gibbs steps on `p(y | z) N(z; x, rho^2 I) p(x)`, with `rho` annealed from `first` to `last`.
 
     The likelihood step draws `z` from `p(y | z) N(z; x, rho^2 I)`; the prior step draws `x` from `p(x) N(x; z, rho^2
@@ -45,11 +43,11 @@ class PnPDM(AbstractIndependent):
     plug-and-play priors, 2024, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
-    prior_steps: Any = eqx.field(default=10, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
+    prior_steps: IntLike = eqx.field(default=10, static=True)
     first: Array = eqx.field(default=10.0, converter=as_parameter)
     last: Array = eqx.field(default=0.1, converter=as_parameter)
-    inner: Any = None
+    inner: Checked[AbstractLikelihoodDraw | None] = None
 
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
@@ -58,29 +56,32 @@ class PnPDM(AbstractIndependent):
         if is_concrete(self.first, self.last) and not bool(jnp.all((self.last > 0) & (self.first >= self.last))):
             raise ValueError(f"PnPDM needs `first >= last > 0`; got {self.first} and {self.last}.")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        return enter_drawing(self.inner, score, likelihood, y, "PnPDM")
+    @property
+    def evaluations_per_step(self) -> int:
+        return self.prior_steps
 
-    def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
-        inner, problem = problem
-        process, image = problem.process, problem.image
+    def times(self, process: AbstractProcess) -> Array:
+        """The times at which `std/scale` is `rho`, the last of them twice."""
         # No process has levels beyond its ends.
         low, high = (ratio(process, t) for t in (process.t_min, process.t_max))
-        ends = (jnp.log(jnp.clip(rho.astype(image.dtype), low, high)) for rho in (self.first, self.last))
-        levels = jnp.exp(jnp.linspace(*ends, self.num_steps))
-        start, moving = (jax.random.fold_in(key, i) for i in range(2))
-        x = levels[0] * jax.random.normal(start, image.shape, image.dtype)
-        step = lambda index, x, args: _step(self.prior_steps, index, x, args)
-        args = (inner, problem, levels, moving)
-        x, num_steps, result = repeat(step, x, args, self.num_steps, result, progress)
-        return Draws(x, result, counts(num_steps, self.prior_steps * num_steps, 0))
+        first, last = (jnp.log(jnp.clip(rho.astype(low.dtype), low, high)) for rho in (self.first, self.last))
+        levels = jnp.exp(jnp.linspace(first, last, self.num_steps))
+        times = jnp.clip(process.time(levels), process.t_min, process.t_max)
+        return jnp.append(times, times[-1])
 
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[DrawingProblem, RESULTS]:
+        return drawing_problem(self.inner, likelihood, score, y, "PnPDM")
 
-def _step(prior_steps: int, index: Array, x: Array, args: PyTree) -> tuple[Array, Any]:
-    inner, problem, levels, key = args
-    towards_data, towards_prior = (jax.random.fold_in(jax.random.fold_in(key, index), i) for i in range(2))
-    rho, process = levels[index], problem.process
-    z, drawn = inner.draw(problem, x, rho**2, key=towards_data)
-    t = jnp.clip(process.time(rho), process.t_min, process.t_max)
-    x, denoised = descend(problem.score, t, process.marginal(t)[0] * z, prior_steps, key=towards_prior)
-    return x, first_failure(drawn, denoised)
+    def init(self, problem: DrawingProblem, *, key: Key) -> Array:
+        first = ratio(problem.process, self.times(problem.process)[0])
+        return first * jax.random.normal(key, problem.image.shape, problem.image.dtype)
+
+    def step(
+        self, problem: DrawingProblem, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        del t_next
+        draw_key, prior_key = (jax.random.fold_in(key, i) for i in range(2))
+        scale, std = problem.process.marginal(t)
+        z, draw_code = problem.draw(x, (std / scale) ** 2, key=draw_key)
+        moved, prior_code = denoise_from(problem.score, t, scale * z, self.prior_steps, key=prior_key)
+        return advance(moved, x, first_failure(draw_code, prior_code))

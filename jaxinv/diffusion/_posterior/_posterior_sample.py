@@ -1,20 +1,64 @@
-"""Samples of the posterior under a diffusion prior."""
+"""The verb that samples the posterior under a diffusion prior, and the method that it takes by default."""
 
+import math
 from typing import Any
 
+import diffrax
+import jax
 import jax.numpy as jnp
 
 from ..._checks import check_count
 from ..._keys import check_key
 from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ..._verb import verb
 from ...likelihood import Likelihood
+from ...operators import AbstractLinearOperator
 from .._scores._score import cast_process, takes_score
-from ._default import default_method
-from ._method import AbstractPosteriorMethod
-from ._problem import check_likelihood, worst
+from ._dps import DPS
+from ._method import AbstractPosteriorMethod, run_method
+from ._moment_matching import MomentMatching
+from ._tds import TDS
+
+_FROM_MILD_TO_GRAVE = (
+    "max_steps_reached",
+    "weight_collapse",
+    "breakdown",
+    "diverged",
+    "nonfinite",
+    "invalid_parameter",
+    "nonfinite_measurement",
+)
+# Up to so many measurements a vector-Jacobian product for each of them is affordable.
+MAX_TWISTED_MEASUREMENTS = 16
+# With an exact score a sixth of the particles is effective at worst, on mixtures of 25 modes.
+_TEMPERED = 0.05
+
+
+def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
+    """Twisted sampling where few measurements may leave many modes, else moment matching; `DPS` if not linear."""
+    if not isinstance(likelihood.operator, AbstractLinearOperator):
+        return DPS()
+    codomain: Any = likelihood.operator.codomain
+    real = lambda leaf: math.prod(leaf.shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
+    measurements = sum(real(leaf) for leaf in jax.tree.leaves(codomain))
+    return TDS(particles=1024, temper_below=_TEMPERED) if measurements <= MAX_TWISTED_MEASUREMENTS else MomentMatching()
+
+
+def check_likelihood(likelihood: Any) -> None:
+    """Raise unless this is the likelihood of one real array."""
+    if not isinstance(likelihood, Likelihood):
+        raise ValueError(
+            f"`likelihood` must be a `jaxinv.Likelihood(operator, noise)`; got {type(likelihood).__name__}. The "
+            "measurement `y` is the last positional argument."
+        )
+    domain: Any = likelihood.operator.domain
+    if isinstance(domain, tuple) or jnp.issubdtype(domain.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"Scores are of real images; the operator takes {domain}. A real image enters a complex operator by "
+            "`operator @ operators.Real(shape)`."
+        )
 
 
 @takes_score(likelihood=check_likelihood)
@@ -25,9 +69,9 @@ def posterior_sample(
     y: State,
     *,
     key: Key,
-    method: Any = None,
-    num_samples: Any = 1,
-    progress: Any = None,
+    method: Checked[AbstractPosteriorMethod | None] = None,
+    num_samples: IntLike = 1,
+    progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Samples of the posterior `p(x | y) ~ p(y | x) p(x)`, where the prior is what a score has learned.
 
@@ -37,14 +81,14 @@ def posterior_sample(
     - `score`: what `sample` takes.
     - `y`: one measurement.
     - `key`: sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
-    - `method`: how; by default `TDS(particles=1024)` for up to 16 measurements, else `MomentMatching()`, and `DPS()`
-        for operators that are not linear. See "Which method for my problem" in the README.
+    - `method`: how it is sampled; by default `TDS(particles=1024)` for up to 16 measurements, else `MomentMatching()`,
+        and `DPS()` for operators that are not linear. See "Which method for my problem" in the README.
     - `num_samples`: static; for a particle method at most its particles.
     - `progress`: a diffrax progress meter.
 
-    **Returns:** a `Solution`; the value is `(num_samples, *shape)`, always. The result is that of the worst sample:
-    `nonfinite` where a score became NaN or infinite (that sample is its last finite state), `weight_collapse` where a
-    particle method lost its particles; `aux` has the `results` of the samples. `stats`: `num_steps`,
+    **Returns:** a `Solution`; the value is `(num_samples, *shape)`, always. The result is the gravest of the samples'
+    codes: `nonfinite` where a score became NaN or infinite (that sample is its last finite state), `weight_collapse`
+    where a particle method lost its particles; `aux` has the `results` of the samples. `stats`: `num_steps`,
     `network_evaluations` and `vjps`, vector-Jacobian products of the score, of each sample, or of a whole cloud.
 
     **Raises:** `ValueError` where the method cannot take this operator or this noise, for sizes that are not positive
@@ -74,7 +118,29 @@ def posterior_sample(
             "`method` must be a posterior method of `jaxinv.diffusion`, such as `TDS()`, `MomentMatching()`, `TMPD()`, "
             f"`PiGDM()` or `DPS()`; got {method!r}."
         )
-    problem, result = method.enter(score, likelihood, y)
-    draws = method.draw(problem, num_samples, key=key, result=result, progress=progress)
-    values = jnp.where(result == RESULTS.successful, draws.values, jnp.zeros_like(draws.values))
-    return Solution(values, worst(draws.results), draws.stats, {"results": draws.results})
+    particles = method.num_particles
+    if particles is not None and num_samples > particles:
+        raise ValueError(
+            f"`num_samples` is {num_samples}, of a cloud of {particles} particles: take "
+            f"`{type(method).__name__}(particles={2 ** math.ceil(math.log2(num_samples))})`, or map over keys."
+        )
+    problem, code = method.prepare(likelihood, score, y)
+    times = method.times(score.process)
+    run = lambda key: run_method(method, problem, times, code, key=key, progress=progress)
+    if particles is None:
+        # Sample i depends on the key and i, never on their number.
+        values, results, stats = jax.vmap(lambda index: run(jax.random.fold_in(key, index)))(jnp.arange(num_samples))
+    else:
+        values, results, stats = run(key)
+        values = values[:num_samples]
+    values = jnp.where(code == RESULTS.successful, values, jnp.zeros_like(values))
+    return Solution(values, combine_results(results), stats, {"results": results})
+
+
+def combine_results(results: RESULTS) -> RESULTS:
+    """The gravest of the codes of a set of samples."""
+    code = RESULTS.successful
+    for name in _FROM_MILD_TO_GRAVE:
+        item = getattr(RESULTS, name)
+        code = RESULTS.where(jnp.any(results == item), item, code)
+    return code

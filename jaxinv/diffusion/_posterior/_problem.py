@@ -1,5 +1,6 @@
-"""What the methods of `posterior_sample` are given."""
+"""The forms in which the methods of `posterior_sample` take a likelihood, each with the function that prepares it."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -8,44 +9,59 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import conjugate_gradients
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Scalar, State
+from ..._types import Key, Scalar, State
 from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
-from ...operators import AbstractLinearOperator
+from ...noise import Gaussian
+from ...operators import AbstractLinearOperator, norm
+from ...operators._base import is_concrete
 from ...oracles._update import dense
-from .._processes._process import AbstractProcess
 
 HIGHEST = jax.lax.Precision.HIGHEST
-_FROM_MILD_TO_GRAVE = (
-    "max_steps_reached",
-    "weight_collapse",
-    "breakdown",
-    "diverged",
-    "nonfinite",
-    "invalid_parameter",
-    "nonfinite_measurement",
-)
+# The power iteration for the curvature, which only sets a step size, needs no more than this.
+_CURVATURE_RTOL = 1e-2
+_CURVATURE_STEPS = 30
 
 
-class Problem(eqx.Module):
-    """Any likelihood, prepared."""
+class AbstractProblem(eqx.Module):
+    """A likelihood and a score, prepared for a method.
+
+    - `score`: the score, with its process.
+    - `image`: shape and dtype of an image, static.
+    """
+
+    score: eqx.AbstractVar[AbstractScore]
+    image: eqx.AbstractVar[jax.ShapeDtypeStruct]
+
+    @property
+    def process(self) -> AbstractProcess:
+        """The noising process of the score."""
+        return self.score.process
+
+
+class Problem(AbstractProblem):
+    """Any likelihood.
+
+    - `likelihood`, `y`: in the dtype of the image.
+    """
 
     score: AbstractScore
     likelihood: Likelihood
     y: State
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    @property
-    def process(self) -> AbstractProcess:
-        return self.score.process
-
     def negative_log_likelihood(self, x: Array) -> Array:
+        """`-log p(y | x)`."""
         return self.likelihood.negative_log_likelihood(x, self.y)
 
 
-class LinearProblem(eqx.Module):
-    """A linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`."""
+class LinearProblem(AbstractProblem):
+    """A linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`.
+
+    - `operator`: `B`, the operator whitened by the noise, with `adjoint`.
+    - `data`: `b`, the whitened measurement.
+    """
 
     score: AbstractScore
     operator: Whitened
@@ -53,22 +69,45 @@ class LinearProblem(eqx.Module):
     constant: Array
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    @property
-    def process(self) -> AbstractProcess:
-        return self.score.process
-
     def residual(self, x: Array) -> State:
         """`b - B x`."""
         return jax.tree.map(jnp.subtract, self.data, self.operator(x))
 
-    def solve_isotropic(self, residual: State, variance: Array | float, rtol: float, max_steps: int) -> State:
-        """`(variance B B^* + I)^{-1} residual`, by conjugate gradients."""
-        args = (self.operator, variance)
-        return conjugate_gradients(_isotropic, residual, args, rtol=rtol, max_steps=max_steps).x
+    def solve_isotropic(
+        self, residual: State, variance: Array | float, rtol: float, max_steps: int
+    ) -> tuple[State, RESULTS]:
+        """`(variance B B^* + I)^{-1} residual` by conjugate gradients, and the code.
+
+        Using up the steps is no failure: what is found then is regularised.
+        """
+        solved = conjugate_gradients(
+            _isotropic,
+            residual,
+            (self.operator, variance),
+            rtol=rtol,
+            max_steps=max_steps,
+            exhausted=RESULTS.successful,
+        )
+        return solved.x, solved.result
 
 
-class DenseProblem(eqx.Module):
-    """The same with `B` as a matrix, `(m, d)`, of real numbers."""
+class ExactProblem(AbstractProblem):
+    """`y = A x + std n` with `A` linear and independent noise, which may be 0, as nothing is divided by it.
+
+    Rows of `A`, data and noise are 0 where nothing is measured.
+
+    - `std`: of the shape of the data.
+    """
+
+    score: AbstractScore
+    operator: Whitened
+    data: State
+    std: State
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+
+class DenseProblem(AbstractProblem):
+    """`LinearProblem` with `B` as a matrix `(m, d)` of real numbers."""
 
     score: AbstractScore
     matrix: Array
@@ -76,38 +115,110 @@ class DenseProblem(eqx.Module):
     constant: Array
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    @property
-    def process(self) -> AbstractProcess:
-        return self.score.process
-
     def residual(self, x: Array) -> Array:
         """`b - B x`, `(m,)`."""
         return self.data - jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
 
 
-def enter(score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+class CurvedProblem(AbstractProblem):
+    """Any likelihood with a bound on its curvature, from which gradient methods take their step size.
+
+    - `constant_curvature`: that bound, where it is the same at every image; else `None`.
+    """
+
+    score: AbstractScore
+    likelihood: Likelihood
+    y: State
+    constant_curvature: Array | None
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def slope(self, x: Array) -> Array:
+        """The gradient of `-log p(y | x)`."""
+        return jax.grad(lambda x: self.likelihood.negative_log_likelihood(x, self.y))(x)
+
+    def curvature(self, x: Array) -> Array:
+        """A bound on the second derivative of `-log p(y | x)`, `||S^{-1/2} A'(x)||^2`, by a power iteration.
+
+        `S` is the covariance of the noise; that of photon noise is the one of `noise.linearise`.
+        """
+        if self.constant_curvature is not None:
+            return self.constant_curvature
+        return _curvature(Likelihood(self.likelihood.operator.linearise(x), self.likelihood.noise), self.y, x)
+
+
+def any_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
     """The problem of a method that takes any likelihood."""
-    likelihood, y, result = prepare(likelihood, y)
-    return Problem(score, likelihood, y, _image(likelihood)), result
+    likelihood, y, code = prepare(likelihood, y)
+    return Problem(score, likelihood, y, _image(likelihood)), code
 
 
-def enter_linear(score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
+def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
+    """The problem of a method that takes gradient steps on any likelihood."""
+    problem, code = any_problem(likelihood, score, y)
+    linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
+    origin = jnp.zeros(problem.image.shape, problem.image.dtype)
+    constant = _curvature(problem.likelihood, problem.y, origin) if linear else None
+    return CurvedProblem(score, problem.likelihood, problem.y, constant, problem.image), code
+
+
+def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[LinearProblem, RESULTS]:
     """The problem of a method, called `name`, for a linear operator. Photon noise enters by its approximation."""
     check_linear(likelihood, name)
-    likelihood, data, result = prepare(likelihood, y)
+    likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
     operator, b = whiten(likelihood, data, name)
     constant = likelihood.noise.negative_log_likelihood(data, data, likelihood.operator.measured)
-    return LinearProblem(score, operator, b, constant, _image(likelihood)), result
+    return LinearProblem(score, operator, b, constant, _image(likelihood)), code
 
 
-def enter_dense(score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[DenseProblem, Any]:
-    """As `enter_linear`, with the matrix of the operator."""
+def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[DenseProblem, RESULTS]:
+    """`linear_problem` with the matrix of the operator."""
     check_linear(likelihood, name)
-    likelihood, data, result = prepare(likelihood, y)
+    likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
     image = _image(likelihood)
-    return DenseProblem(score, *dense(likelihood, data, image.shape, image.dtype), image), result
+    return DenseProblem(score, *dense(likelihood, data, image.shape, image.dtype), image), code
+
+
+def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[ExactProblem, RESULTS]:
+    """The problem of a method, called `name`, for a linear operator and independent Gaussian noise, or none.
+
+    **Raises:** `ValueError` for another operator or noise.
+    """
+    check_linear(likelihood, name)
+    if not isinstance(likelihood.noise, Gaussian):
+        raise ValueError(
+            f"`{name}` takes `noise.Gaussian`, whose standard deviation may be 0; got "
+            f"{type(likelihood.noise).__name__}. `MomentMatching()`, `TMPD()`, `PiGDM()`, `DiffPIR()` and `DDRM()` "
+            "take noise of any covariance, and photon noise by its Gaussian approximation."
+        )
+    linear, code = linear_problem(unit_noise(likelihood), score, y, name)
+    _, std = likelihood.noise.linearise(linear.data)
+    std = jax.tree.map(lambda s, m: jnp.where(m > 0, s, jnp.zeros((), s.dtype)), std, likelihood.operator.measured)
+    std, code = not_negative(std, code)
+    return ExactProblem(score, linear.operator, linear.data, std, linear.image), code
+
+
+def unit_noise(likelihood: Likelihood) -> Likelihood:
+    """The same operator with noise of unit size, by which whitening leaves it as it is where something is measured."""
+    return Likelihood(likelihood.operator, Gaussian(1.0))
+
+
+def not_negative(std: State, code: RESULTS) -> tuple[State, RESULTS]:
+    """Standard deviations with their code: `invalid_parameter`, and 0, where one is negative or not finite."""
+    good = jax.tree.map(lambda s: jnp.all(jnp.isfinite(s) & (s >= 0)), std)
+    good: Array = jax.tree.reduce(jnp.logical_and, good)
+    bad = (code == RESULTS.successful) & ~good
+    std = jax.tree.map(lambda s: jnp.where(good, s, jnp.zeros((), s.dtype)), std)
+    return std, RESULTS.where(bad, RESULTS.invalid_parameter, code)
+
+
+def white_noise(like: State, key: Key) -> State:
+    """Noise of unit variance, in real and imaginary part each, of the shape of a whitened measurement."""
+    leaves, structure = jax.tree.flatten(like)
+    size = lambda leaf: math.sqrt(2) if jnp.iscomplexobj(leaf) else 1.0
+    draw = lambda i, leaf: size(leaf) * jax.random.normal(jax.random.fold_in(key, i), leaf.shape, leaf.dtype)
+    return jax.tree.unflatten(structure, [draw(i, leaf) for i, leaf in enumerate(leaves)])
 
 
 def check_linear(likelihood: Likelihood, name: str) -> None:
@@ -120,39 +231,28 @@ def check_linear(likelihood: Likelihood, name: str) -> None:
         )
 
 
-def check_likelihood(likelihood: Any) -> None:
-    """Raise unless this is the likelihood of one real array."""
-    if not isinstance(likelihood, Likelihood):
-        raise ValueError(
-            f"`likelihood` must be a `jaxinv.Likelihood(operator, noise)`; got {type(likelihood).__name__}. The "
-            "measurement `y` is the last positional argument."
-        )
-    domain: Any = likelihood.operator.domain
-    if isinstance(domain, tuple) or jnp.issubdtype(domain.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"Scores are of real images; the operator takes {domain}. A real image enters a complex operator by "
-            "`operator @ operators.Real(shape)`."
-        )
+def check_step_size(step_size: Array, below: float) -> None:
+    """Raise for a step size that is known and out of range."""
+    if is_concrete(step_size) and not bool(jnp.all((step_size > 0) & (step_size < below))):
+        raise ValueError(f"`step_size` must be positive and below {below:g}; got {step_size}.")
 
 
 def ratio(process: AbstractProcess, t: Scalar) -> Array:
-    """`std / scale`."""
+    """The noise-to-signal ratio `std / scale` at one time."""
     scale, std = process.marginal(t)
     return std / scale
-
-
-def worst(results: Any) -> Any:
-    """The code of a set of samples: that of one which failed, if one did."""
-    code = RESULTS.successful
-    for name in _FROM_MILD_TO_GRAVE:
-        item = getattr(RESULTS, name)
-        code = RESULTS.where(jnp.any(results == item), item, code)
-    return code
 
 
 def _isotropic(u: State, args: Any) -> State:
     operator, variance = args
     return jax.tree.map(lambda u, v: u + variance * v, u, operator(operator.adjoint(u)))
+
+
+def _curvature(likelihood: Likelihood, y: State, x: Array) -> Array:
+    whitened, _ = whiten(likelihood, y, "the curvature")
+    # The documented exception to "keys are never defaulted": the start of the power iteration is fixed.
+    key = jax.random.key(0, impl="threefry2x32")
+    return (norm(whitened, key=key, rtol=_CURVATURE_RTOL, max_steps=_CURVATURE_STEPS) ** 2).astype(x.dtype)
 
 
 def _image(likelihood: Likelihood) -> jax.ShapeDtypeStruct:

@@ -8,27 +8,34 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import conjugate_gradients
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from ...operators._base import as_parameter
-from .._processes._process import AbstractProcess
-from .._processes._schedule import UniformTime
+from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_not_negative, check_positive, check_steps
 from ._dps import residual_square
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts
-from ._problem import Problem, enter, enter_linear
+from ._method import AbstractPosteriorMethod, advance
+from ._problem import AbstractProblem, Problem, any_problem, linear_problem
 
-# Of Adam, as in the authors' code.
+# The decay rates of Adam, those of the authors' code.
 _MOMENTUM, _SQUARES = 0.9, 0.99
-# Of conjugate gradients for the start: few, which regularises.
+# Conjugate gradients for the start stop early, which regularises.
 _START_STEPS, _START_RTOL = 10, 1e-3
 
 
-class REDDiff(AbstractIndependent):
+class StartedProblem(AbstractProblem):
+    """A problem, and the image that descent starts from; `None` for a random one."""
+
+    score: AbstractScore
+    problem: Problem
+    start: Array | None
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+
+class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
     """RED-diff: Adam on `||y - A mu||^2 + weight (std / scale) <E[n | x_t] - n, mu>` with `x_t = scale mu + std n`.
 
     A new `n` for each step, while `t` runs down from `t_max`; the bracket, through which no derivative is taken, is the
@@ -56,50 +63,55 @@ class REDDiff(AbstractIndependent):
     models, 2023, Algorithm 1.
     """
 
-    num_steps: Any = eqx.field(default=1000, static=True)
+    num_steps: IntLike = eqx.field(default=1000, static=True)
     weight: Array = eqx.field(default=0.25, converter=as_parameter)
     learning_rate: Array = eqx.field(default=0.1, converter=as_parameter)
-    schedule: Any = UniformTime()
+    schedule: Checked[AbstractSchedule] = UniformTime()
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_not_negative(self.weight, "weight")
         check_positive(self.learning_rate, "learning_rate")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["StartedProblem", Any]:
-        problem, result = enter(score, likelihood, y)
-        start = None
-        if isinstance(likelihood.operator, AbstractLinearOperator):
-            start = pseudo_inverse(score, likelihood, y)
-        return StartedProblem(problem, start), result
+    def times(self, process: AbstractProcess) -> Array:
+        return self.schedule.times(process, self.num_steps)
 
-    def one(self, problem: "StartedProblem", *, key: Key, result: Any, progress: Any) -> Draws:
-        image = problem.problem.image
-        start, steps = (jax.random.fold_in(key, i) for i in range(2))
-        times = self.schedule.times(problem.process, self.num_steps)
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[StartedProblem, RESULTS]:
+        problem, code = any_problem(likelihood, score, y)
+        linear = isinstance(likelihood.operator, AbstractLinearOperator)
+        start = _pseudo_inverse(likelihood, score, y) if linear else None
+        return StartedProblem(score, problem, start, problem.image), code
+
+    def init(self, problem: StartedProblem, *, key: Key) -> tuple[Array, PyTree]:
         mu = problem.start
         if mu is None:
-            mu = jax.random.normal(start, image.shape, image.dtype)
-        memory = _adam(self, mu.dtype).init(mu)
-        args = (self, problem.problem, times, steps)
-        (mu, _), num_steps, result = run(_step, (mu, memory), args, self.num_steps, result, progress)
-        return Draws(mu, result, counts(num_steps, num_steps, 0))
+            mu = jax.random.normal(key, problem.image.shape, problem.image.dtype)
+        return mu, self._adam(mu.dtype).init(mu)
+
+    def step(
+        self, problem: StartedProblem, state: tuple[Array, PyTree], t: Array, t_next: Array, *, key: Key
+    ) -> tuple[tuple[Array, PyTree], Array, RESULTS]:
+        del t_next
+        mu, moments = state
+        scale, std = problem.process.marginal(t)
+        noise = jax.random.normal(key, mu.shape, mu.dtype)
+        image = problem.score.denoiser(t, scale * mu + std * noise)
+        misfit = lambda mu: residual_square(problem.problem, mu)
+        gradient = jax.grad(misfit)(mu) + self.weight.astype(mu.dtype) * (mu - image)
+        updates, moments = self._adam(mu.dtype).update(gradient, moments)
+        return advance((optax.apply_updates(mu, updates), moments), state)
+
+    def finish(self, problem: StartedProblem, state: tuple[Array, PyTree], *, key: Key) -> tuple[Array, dict[str, Any]]:
+        del problem, key
+        return state[0], {}
+
+    def _adam(self, dtype: Any) -> optax.GradientTransformation:
+        return optax.adam(self.learning_rate.astype(dtype), b1=_MOMENTUM, b2=_SQUARES)
 
 
-class StartedProblem(eqx.Module):
-    """A problem, and the image that descent starts from, if it is not random."""
-
-    problem: Problem
-    start: Array | None
-
-    @property
-    def process(self) -> AbstractProcess:
-        return self.problem.process
-
-
-def pseudo_inverse(score: AbstractScore, likelihood: Likelihood, y: State) -> Array:
+def _pseudo_inverse(likelihood: Likelihood, score: AbstractScore, y: State) -> Array:
     """The least-squares image of a linear problem, regularised by few steps of conjugate gradients."""
-    linear, _ = enter_linear(score, likelihood, y, "REDDiff")
+    linear, _ = linear_problem(likelihood, score, y, "REDDiff")
     return conjugate_gradients(
         lambda v, operator: operator.normal(v),
         linear.operator.adjoint(linear.data),
@@ -108,18 +120,3 @@ def pseudo_inverse(score: AbstractScore, likelihood: Likelihood, y: State) -> Ar
         max_steps=_START_STEPS,
         exhausted=RESULTS.successful,
     ).x
-
-
-def _adam(method: REDDiff, dtype: Any) -> optax.GradientTransformation:
-    return optax.adam(method.learning_rate.astype(dtype), b1=_MOMENTUM, b2=_SQUARES)
-
-
-def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:
-    (mu, memory), (method, problem, times, key) = state, args
-    scale, std = problem.process.marginal(times[index])
-    noise = jax.random.normal(jax.random.fold_in(key, index), mu.shape, mu.dtype)
-    image, _ = problem.score.predict(times[index], scale * mu + std * noise)
-    gradient = jax.grad(lambda mu: residual_square(problem, mu))(mu) + method.weight.astype(mu.dtype) * (mu - image)
-    updates, memory = _adam(method, mu.dtype).update(gradient, memory)
-    moved: Any = optax.apply_updates(mu, updates)
-    return moved, memory

@@ -1,29 +1,26 @@
 """Replacement of what is measured, on the way."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._checks import check_count
 from ..._conjugate_gradients import conjugate_gradients, root
-from ..._score import AbstractScore
+from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._processes._process import target
-from .._processes._schedule import UniformTime, times_to_data
+from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_share, check_steps
-from ._exact import ExactProblem, enter_exact
-from ._loops import run
-from ._method import AbstractIndependent, Draws, counts, finite_or
+from ._method import AbstractPosteriorMethod, advance
+from ._problem import ExactProblem, exact_problem
 
 
-class Replacement(AbstractIndependent):
+class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
     """Replacement, or imputation: `x_t <- x_t + strength A^+ (y_t - A x_t)`, then a step of `Ancestral`; and so on.
 
     Here `y_t = scale y + sqrt(max(std^2 - scale^2 s^2, 0)) A z` with `z` a fresh standard normal image and `s` the
@@ -55,11 +52,11 @@ class Replacement(AbstractIndependent):
     with score-based generative models, 2022, Algorithm 2.
     """
 
-    num_steps: Any = eqx.field(default=500, static=True)
+    num_steps: IntLike = eqx.field(default=500, static=True)
     strength: Array = eqx.field(default=1.0, converter=as_parameter)
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=20, static=True)
+    schedule: Checked[AbstractSchedule] = UniformTime()
+    solver_steps: IntLike = eqx.field(default=20, static=True)
     rtol: float = eqx.field(default=1e-5, static=True)
 
     def __check_init__(self):
@@ -68,29 +65,40 @@ class Replacement(AbstractIndependent):
         check_share(self.eta, "eta")
         check_share(self.strength, "strength")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[ExactProblem, Any]:
-        return enter_exact(score, likelihood, y, "Replacement")
+    @property
+    def max_steps(self) -> int:
+        return self.num_steps + 1
 
-    def one(self, problem: ExactProblem, *, key: Key, result: Any, progress: Any) -> Draws:
-        process, image = problem.process, problem.image
-        start, steps = (jax.random.fold_in(key, i) for i in range(2))
-        times = times_to_data(self.schedule, process, self.num_steps)
-        x = process.prior_sample(image.shape, key=start, dtype=image.dtype)
-        x, result = finite_or(self._noisy(problem, times[0], x, _replacing(steps, 0)), x, result)
-        args = (self, problem, times, steps)
-        x, taken, result = run(_step, x, args, self.num_steps + 1, result, progress)
-        return Draws(x, result, counts(jnp.minimum(taken, self.num_steps), taken, 0))
+    def times(self, process: AbstractProcess) -> Array:
+        return times_to_data(self.schedule, process, self.num_steps)
 
-    def _noisy(self, problem: ExactProblem, t: Array, x: Array, key: Key) -> Array:
-        """The state with what is measured replaced by the measurement, noised up to time `t`: at 0 by itself."""
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[ExactProblem, RESULTS]:
+        return exact_problem(likelihood, score, y, "Replacement")
+
+    def init(self, problem: ExactProblem, *, key: Key) -> Array:
+        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        image, process = problem.image, problem.process
+        x = process.prior_sample(image.shape, key=noise_key, dtype=image.dtype)
+        replaced, code = self._replace(problem, self.times(process)[0], x, key=replacing_key)
+        # A start that is not finite is one that the loop cannot go back to; the first step fails for the same reason.
+        return jnp.where(code == RESULTS.successful, replaced, x)
+
+    def step(
+        self, problem: ExactProblem, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        mean, std = transition(problem.process, t, t_next, *problem.score.predict(t, x), self.eta.astype(x.dtype))
+        moved = mean + std * jax.random.normal(noise_key, x.shape, x.dtype)
+        replaced, code = self._replace(problem, t_next, moved, key=replacing_key)
+        return advance(replaced, x, code)
+
+    def _replace(self, problem: ExactProblem, t: Array, x: Array, *, key: Key) -> tuple[Array, RESULTS]:
+        """The state with what is measured replaced by the measurement, noised up to time `t`; not noised at time 0."""
         scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
             lambda y, s, n: scale * y + root(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
         )
-        return self._replace(problem, x, y)
-
-    def _replace(self, problem: ExactProblem, x: Array, y: State) -> Array:
         residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
         # A noisy measurement need not be in the range of A, so A^* A rather than A A^*: these equations have solutions.
         solved = conjugate_gradients(
@@ -99,21 +107,6 @@ class Replacement(AbstractIndependent):
             problem.operator,
             rtol=self.rtol,
             max_steps=self.solver_steps,
+            exhausted=RESULTS.successful,
         )
-        # What is not finite goes on into the state, where it is seen.
-        shift = jnp.where(solved.result == RESULTS.nonfinite, jnp.nan, solved.x)
-        return x + self.strength.astype(x.dtype) * shift
-
-
-def _step(index: Array, x: Array, args: PyTree) -> Array:
-    method, problem, times, key = args
-    moving = jax.random.fold_in(jax.random.fold_in(key, index), 1)
-    t, t_next = times[index], times[index + 1]
-    mean, std = transition(problem.process, t, t_next, *problem.score.predict(t, x), method.eta.astype(x.dtype))
-    x = mean + std * jax.random.normal(moving, x.shape, x.dtype)
-    return method._noisy(problem, t_next, x, _replacing(key, index + 1))
-
-
-def _replacing(key: Key, index: Array | int) -> Key:
-    """The key of the noise that the measurement gets at the time with this index."""
-    return jax.random.fold_in(jax.random.fold_in(key, index), 0)
+        return x + self.strength.astype(x.dtype) * solved.x, solved.result

@@ -1,24 +1,22 @@
 """Tweedie moment projected diffusion, also known as moment-matching posterior sampling."""
 
-from typing import Any
-
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._score import AbstractScore
-from ..._types import Key, State
+from ..._score import AbstractProcess, AbstractScore
+from ..._solution import RESULTS
+from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._processes._schedule import UniformTime
+from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
-from ._guidance import AbstractGuidance, Shift, guided_move
-from ._measured import measure
-from ._moments import gain_product, moments
-from ._problem import DenseProblem, LinearProblem, enter_dense, enter_linear
+from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
+from ._method import advance
+from ._moments import gain_product, innovation_at, moments
+from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem
 
 
-class TMPD(AbstractGuidance):
+class TMPD(AbstractGuidance[LinearProblem]):
     """TMPD, or MMPS: `E[x_0 | x_t, y] = x + C A^T (A C A^T + S)^{-1} (y - A x)` with `x = E[x_0 | x_t]`.
 
     `C = Cov[x_0 | x_t]`, so that it is exact where `x_0` given `x_t` is Gaussian; then ancestral steps. Linear
@@ -47,10 +45,10 @@ class TMPD(AbstractGuidance):
     maximization, 2024.
     """
 
-    num_steps: Any = eqx.field(default=100, static=True)
+    num_steps: IntLike = eqx.field(default=100, static=True)
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
-    schedule: Any = UniformTime()
-    solver_steps: Any = eqx.field(default=10, static=True)
+    schedule: Checked[AbstractSchedule] = UniformTime()
+    solver_steps: IntLike = eqx.field(default=10, static=True)
     rtol: float = eqx.field(default=1e-3, static=True)
 
     def __check_init__(self):
@@ -58,23 +56,37 @@ class TMPD(AbstractGuidance):
         check_steps(self.solver_steps, self.schedule)
         check_share(self.eta, "eta")
 
-    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(score, likelihood, y, "TMPD")
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
+        return linear_problem(likelihood, score, y, "TMPD")
 
-    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
-        return enter_dense(score, likelihood, y, "TMPD")
+    def step(
+        self, problem: LinearProblem, state: Guided, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Guided, Array, RESULTS]:
+        at = moments(problem.score, t, state.x)
+        shift, num_vjps, code = gain_product(problem, at, problem.residual(at.image), self.rtol, self.solver_steps)
+        eta = self.eta.astype(shift.dtype)
+        x, _ = guided_transition(problem.process, t, t_next, at.image, at.noise, shift, eta, key=key)
+        return advance(Guided(x, state.num_vjps + num_vjps), state, code)
 
-    def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> Shift:
+    def twist(self) -> "MomentTwist":
+        return MomentTwist()
+
+    def propose(
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: ShiftView, *, key: Key
+    ) -> tuple[Array, Array]:
+        eta = self.eta.astype(x.dtype)
+        return guided_transition(process, t, t_next, view.image, view.noise, view.shift, eta, key=key)
+
+
+class MomentTwist(AbstractTwist[DenseProblem, ShiftView]):
+    """`N(y; A E[x_0 | x_t], A Cov[x_0 | x_t] A^T + S)`, the twist of `TMPD`: a product for each measurement."""
+
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[DenseProblem, RESULTS]:
+        return dense_problem(likelihood, score, y, "TMPD")
+
+    def evaluate(self, problem: DenseProblem, t: Array, t_next: Array, x: Array, *, key: Key) -> ShiftView:
         del t_next, key
         at = moments(problem.score, t, x)
-        if isinstance(problem, DenseProblem):
-            seen = measure(problem, at)
-            log_twist = seen.log_density() - problem.constant
-            return Shift(at.image, at.noise, seen.gain_product(seen.residual), log_twist, seen.num_vjps)
-        shift, num_vjps = gain_product(problem, at, problem.residual(at.image), self.rtol, self.solver_steps)
-        return Shift(at.image, at.noise, shift, jnp.zeros((), x.dtype), num_vjps)
-
-    def move(
-        self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, view: Shift, key: Key
-    ) -> tuple[Array, Array]:
-        return guided_move(problem.process, t, t_next, x, view, self.eta.astype(x.dtype), key)
+        innovation = innovation_at(problem, at)
+        shift, log_twist = innovation.gain_product(innovation.residual), innovation.log_density() - problem.constant
+        return ShiftView(at.image, at.noise, shift, log_twist, innovation.num_vjps)

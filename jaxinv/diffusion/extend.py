@@ -1,0 +1,27 @@
+"""What posterior methods, guidances and twists of one's own are made of.
+
+`diffusion.AbstractPosteriorMethod` says what to implement, and has an example. A method gets its problem from one of
+the functions here, steps with `advance`, and is then given to `diffusion.posterior_sample` as any other. A guidance can
+also move the particles of `diffusion.TDS`, and a twist weighs them.
+"""
+
+from ._posterior import (
+    AbstractGuidance as AbstractGuidance,
+    AbstractProblem as AbstractProblem,
+    AbstractTwist as AbstractTwist,
+    AbstractTwistView as AbstractTwistView,
+    CurvedProblem as CurvedProblem,
+    DenseProblem as DenseProblem,
+    ExactProblem as ExactProblem,
+    Guided as Guided,
+    LinearProblem as LinearProblem,
+    Problem as Problem,
+    ShiftView as ShiftView,
+    advance as advance,
+    any_problem as any_problem,
+    curved_problem as curved_problem,
+    dense_problem as dense_problem,
+    exact_problem as exact_problem,
+    guided_transition as guided_transition,
+    linear_problem as linear_problem,
+)
