@@ -20,8 +20,8 @@ from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
 from . import _winograd as winograd
-from ._taps import Axis, correlate
-from ._varying import same_varying
+from ._shard_map import same_varying
+from ._weight_gradient import Axis, weight_gradient
 
 # On a processor a gradient in the weights is, as a convolution whose kernel is as large as an image, 1.5 to 20 times
 # slower than the products of matrices that it can be written as; so it is written, for up to so many weights per
@@ -89,7 +89,7 @@ def conv_general_dilated(
         image = [lhs.shape[axis] for axis in layout.lhs_spec[2:]]
         kernel = [_dilated(rhs.shape[axis], d) for axis, d in zip(layout.rhs_spec[2:], dilation, strict=True)]
         padding = jax.lax.padtype_to_pads(image, kernel, window_strides, padding)
-    setting = _Setting(
+    spec = ConvSpec(
         strides=tuple(window_strides),
         padding=tuple((int(low), int(high)) for low, high in padding),
         lhs_dilation=(1,) * spatial if lhs_dilation is None else tuple(lhs_dilation),
@@ -98,7 +98,7 @@ def conv_general_dilated(
         precision=precision,
         dtype=None if preferred_element_type is None else jnp.dtype(preferred_element_type),
     )
-    return _bind(lhs[None], rhs[None], setting)[0]
+    return _bind(lhs[None], rhs[None], spec)[0]
 
 
 def conv_transpose(
@@ -146,7 +146,7 @@ def _transposed_padding(kernel: int, stride: int, same: bool) -> tuple[int, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Setting:
+class ConvSpec:
     """The static side of a convolution; `layout` has the axes of the batch (of the output channels) first."""
 
     strides: tuple[int, ...]
@@ -175,13 +175,13 @@ class _Setting:
 _primitive = Primitive("jaxinv_convolution")
 
 
-def _bind(lhs: Array, rhs: Array, setting: _Setting) -> Array:
-    return _primitive.bind(*same_varying(lhs, rhs), setting=setting)
+def _bind(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
+    return _primitive.bind(*same_varying(lhs, rhs), spec=spec)
 
 
 @_primitive.def_abstract_eval
-def _(lhs: Any, rhs: Any, *, setting: _Setting) -> Any:
-    out = jax.eval_shape(setting, *(jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (lhs, rhs)))
+def _(lhs: Any, rhs: Any, *, spec: ConvSpec) -> Any:
+    out = jax.eval_shape(spec, *(jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in (lhs, rhs)))
     return lhs.update(shape=(lhs.shape[0], *out.shape), dtype=out.dtype, weak_type=False)
 
 
@@ -191,16 +191,16 @@ _primitive.def_impl(functools.partial(xla.apply_primitive, _primitive))
 # Differentiation. In each axis, position k of the output sums, over the taps j of the kernel,
 # `image[(stride k + rhs_dilation j - low) / lhs_dilation] kernel[j]`, a relation of three positions that is read off
 # for the image and for the kernel.
-def _transpose_lhs(cotangent: Array, lhs: Any, rhs: Array, *, setting: _Setting) -> Array:
-    layout = setting.layout
+def _transpose_lhs(cotangent: Array, lhs: Any, rhs: Array, *, spec: ConvSpec) -> Array:
+    layout = spec.layout
     padding = []
-    for image, kernel, out, low, _ in _lengths(lhs.aval, rhs, cotangent, setting):
+    for image, kernel, out, low, _ in _lengths(lhs.aval, rhs, cotangent, spec):
         before = kernel - low - 1
         padding.append((before, image + kernel - 1 - out - before))
     turned = dataclasses.replace(
-        setting,
-        strides=setting.lhs_dilation,
-        lhs_dilation=setting.strides,
+        spec,
+        strides=spec.lhs_dilation,
+        lhs_dilation=spec.strides,
         padding=tuple(padding),
         layout=jax.lax.ConvDimensionNumbers(layout.out_spec, _swapped(layout.rhs_spec), layout.lhs_spec),
         dtype=None,
@@ -209,13 +209,13 @@ def _transpose_lhs(cotangent: Array, lhs: Any, rhs: Array, *, setting: _Setting)
     return _bind_promoted(cotangent, flipped, turned).astype(lhs.aval.dtype)
 
 
-def _transpose_rhs(cotangent: Array, lhs: Array, rhs: Any, *, setting: _Setting) -> Array:
-    layout = setting.layout
-    lengths = _lengths(lhs, rhs.aval, cotangent, setting)
+def _transpose_rhs(cotangent: Array, lhs: Array, rhs: Any, *, spec: ConvSpec) -> Array:
+    layout = spec.layout
+    lengths = _lengths(lhs, rhs.aval, cotangent, spec)
     turned = dataclasses.replace(
-        setting,
-        strides=setting.rhs_dilation,
-        rhs_dilation=setting.strides,
+        spec,
+        strides=spec.rhs_dilation,
+        rhs_dilation=spec.strides,
         padding=tuple((low, kernel - 1 + out - image - low) for image, kernel, out, low, _ in lengths),
         layout=jax.lax.ConvDimensionNumbers(*map(_swapped, (layout.lhs_spec, layout.out_spec, layout.rhs_spec))),
         dtype=None,
@@ -223,10 +223,10 @@ def _transpose_rhs(cotangent: Array, lhs: Array, rhs: Any, *, setting: _Setting)
     return _bind_promoted(lhs, cotangent, turned).astype(rhs.aval.dtype)
 
 
-def _bind_promoted(lhs: Array, rhs: Array, setting: _Setting) -> Array:
+def _bind_promoted(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
     # With `preferred_element_type` a cotangent has another dtype than what it meets.
     dtype = jnp.result_type(lhs, rhs)
-    return _bind(lhs.astype(dtype), rhs.astype(dtype), setting)
+    return _bind(lhs.astype(dtype), rhs.astype(dtype), spec)
 
 
 def _swapped(spec: Sequence[int]) -> tuple[int, ...]:
@@ -237,13 +237,13 @@ def _dilated(length: int, dilation: int) -> int:
     return 1 + (length - 1) * dilation if length else 0
 
 
-def _lengths(lhs: Any, rhs: Any, out: Any, setting: _Setting) -> list[tuple[int, int, int, int, int]]:
+def _lengths(lhs: Any, rhs: Any, out: Any, spec: ConvSpec) -> list[tuple[int, int, int, int, int]]:
     """Per spatial axis: the lengths of image, kernel and output with their holes, and the padding."""
-    arrays = zip((lhs, rhs, out), setting.layout, strict=True)
+    arrays = zip((lhs, rhs, out), spec.layout, strict=True)
     image, kernel, result = ([array.shape[1 + axis] for axis in spec[2:]] for array, spec in arrays)
     return [
-        (_dilated(image[i], setting.lhs_dilation[i]), _dilated(kernel[i], setting.rhs_dilation[i]))
-        + (_dilated(result[i], setting.strides[i]), *setting.padding[i])
+        (_dilated(image[i], spec.lhs_dilation[i]), _dilated(kernel[i], spec.rhs_dilation[i]))
+        + (_dilated(result[i], spec.strides[i]), *spec.padding[i])
         for i in range(len(image))
     ]
 
@@ -251,8 +251,8 @@ def _lengths(lhs: Any, rhs: Any, out: Any, setting: _Setting) -> list[tuple[int,
 ad.defbilinear(_primitive, _transpose_lhs, _transpose_rhs)
 
 
-def _batch(operands: Any, axes: Any, *, setting: _Setting) -> tuple[Array, int]:
-    (lhs, rhs), (lhs_axis, rhs_axis), layout = operands, axes, setting.layout
+def _batch(operands: Any, axes: Any, *, spec: ConvSpec) -> tuple[Array, int]:
+    (lhs, rhs), (lhs_axis, rhs_axis), layout = operands, axes, spec.layout
     count = lhs.shape[lhs_axis] if rhs_axis is None else rhs.shape[rhs_axis]
     if rhs_axis is None:
         lhs, axis = _merge(lhs, lhs_axis, 1 + layout.lhs_spec[0]), 1 + layout.out_spec[0]
@@ -260,7 +260,7 @@ def _batch(operands: Any, axes: Any, *, setting: _Setting) -> tuple[Array, int]:
         rhs, axis = _merge(rhs, rhs_axis, 1 + layout.rhs_spec[0]), 1 + layout.out_spec[1]
     else:
         lhs, rhs, axis = _merge(lhs, lhs_axis, 0), _merge(rhs, rhs_axis, 0), 0
-    out = _bind(lhs, rhs, setting)
+    out = _bind(lhs, rhs, spec)
     return out.reshape(*out.shape[:axis], count, out.shape[axis] // count, *out.shape[axis + 1 :]), axis
 
 
@@ -274,24 +274,24 @@ def _merge(array: Array, axis: int, into: int) -> Array:
 batching.primitive_batchers[_primitive] = _batch
 
 
-def _plain(lhs: Array, rhs: Array, *, setting: _Setting) -> Array:
+def _plain(lhs: Array, rhs: Array, *, spec: ConvSpec) -> Array:
     """What `jax.lax` does: many problems are one convolution in groups."""
     if lhs.shape[0] == 1:
-        return setting(lhs[0], rhs[0])[None]
-    return jax.vmap(setting)(lhs, rhs)
+        return spec(lhs[0], rhs[0])[None]
+    return jax.vmap(spec)(lhs, rhs)
 
 
-def _on_processor(lhs: Array, rhs: Array, *, setting: _Setting) -> Array:
+def _on_processor(lhs: Array, rhs: Array, *, spec: ConvSpec) -> Array:
     """One problem after the other, each in the layout of the fast path."""
-    layout = setting.layout
+    layout = spec.layout
     images = (layout.lhs_spec[0], *layout.lhs_spec[2:], layout.lhs_spec[1])
     kernels = (*layout.rhs_spec[2:], layout.rhs_spec[1], layout.rhs_spec[0])
     out = (layout.out_spec[0], *layout.out_spec[2:], layout.out_spec[1])
     back = tuple(out.index(axis) for axis in range(len(out)))
-    setting = dataclasses.replace(setting, layout=_canonical(len(out)))
+    spec = dataclasses.replace(spec, layout=_canonical(len(out)))
 
     def one(pair: tuple[Array, Array]) -> Array:
-        return _fast(jnp.transpose(pair[0], images), jnp.transpose(pair[1], kernels), setting).transpose(back)
+        return _fast(jnp.transpose(pair[0], images), jnp.transpose(pair[1], kernels), spec).transpose(back)
 
     return one((lhs[0], rhs[0]))[None] if lhs.shape[0] == 1 else jax.lax.map(one, (lhs, rhs))
 
@@ -302,49 +302,49 @@ def _canonical(rank: int) -> Any:
     return jax.lax.ConvDimensionNumbers(images, (rank - 1, rank - 2, *(i - 1 for i in spatial)), images)
 
 
-def _fast(lhs: Array, rhs: Array, setting: _Setting) -> Array:
+def _fast(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
     """A convolution in the canonical layout; if its kernel is large (a gradient in the weights), in another form."""
     image, kernel = lhs.shape[1:-1], rhs.shape[:-2]
-    shape = jax.eval_shape(setting, lhs, rhs).shape
+    shape = jax.eval_shape(spec, lhs, rhs).shape
     out = shape[1:-1]
     if math.prod(kernel) <= math.prod(out):
-        if kernel == (3, 3) and _suits_winograd(lhs, rhs.shape[-2:], setting, _MANY_CHANNELS):
-            return winograd.convolve(lhs, rhs, setting.padding, setting.precision, setting.dtype)
-        return setting(lhs, rhs)
-    if out == (3, 3) and _suits_winograd(lhs, (lhs.shape[0], rhs.shape[-1]), setting, _GRADIENT_CHANNELS):
+        if kernel == (3, 3) and _suits_winograd(lhs, rhs.shape[-2:], spec, _MANY_CHANNELS):
+            return winograd.convolve(lhs, rhs, spec.padding, spec.precision, spec.dtype)
+        return spec(lhs, rhs)
+    if out == (3, 3) and _suits_winograd(lhs, (lhs.shape[0], rhs.shape[-1]), spec, _GRADIENT_CHANNELS):
         images, cotangent = lhs.transpose(3, 1, 2, 0), rhs.transpose(2, 0, 1, 3)
-        made = winograd.kernel_gradient(images, cotangent, setting.padding, setting.precision, setting.dtype)
+        made = winograd.kernel_gradient(images, cotangent, spec.padding, spec.precision, spec.dtype)
         return made.transpose(2, 0, 1, 3)
-    trivial = {*out, *setting.lhs_dilation, *setting.rhs_dilation} == {1} and not any(map(any, setting.padding))
+    trivial = {*out, *spec.lhs_dilation, *spec.rhs_dilation} == {1} and not any(map(any, spec.padding))
     if trivial and image == kernel:
         # The kernel was 1 x 1: one sum over all pixels.
         axes = (tuple(range(1, lhs.ndim)), tuple(range(lhs.ndim - 1)))
-        options = {"precision": setting.precision, "preferred_element_type": setting.dtype}
+        options = {"precision": spec.precision, "preferred_element_type": spec.dtype}
         return jax.lax.dot_general(lhs, rhs, (axes, ((), ())), **options).reshape(shape)
     if math.prod(out) > _MANY_TAPS or not lhs.size or not rhs.size:
-        return setting(lhs, rhs)
-    return _by_taps(lhs, rhs, setting, out)
+        return spec(lhs, rhs)
+    return _by_taps(lhs, rhs, spec, out)
 
 
-def _by_taps(lhs: Array, rhs: Array, setting: _Setting, out: tuple[int, ...]) -> Array:
+def _by_taps(lhs: Array, rhs: Array, spec: ConvSpec, out: tuple[int, ...]) -> Array:
     """Products of matrices, one axis of which is of taps and channels, of the operand of which there is less."""
     images, others = jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs, -2, 0)
-    fields = (setting.strides, setting.lhs_dilation, setting.rhs_dilation, setting.padding)
+    fields = (spec.strides, spec.lhs_dilation, spec.rhs_dilation, spec.padding)
     settings = list(zip(out, *fields, strict=True))
-    options = (setting.precision, setting.dtype)
-    holes, steps = set(setting.lhs_dilation) != {1}, set(setting.rhs_dilation) != {1}
+    options = (spec.precision, spec.dtype)
+    holes, steps = set(spec.lhs_dilation) != {1}, set(spec.rhs_dilation) != {1}
     if holes and steps:
-        images = jax.lax.pad(images, jnp.zeros((), lhs.dtype), _holes(lhs.ndim, setting.lhs_dilation))
+        images = jax.lax.pad(images, jnp.zeros((), lhs.dtype), _holes(lhs.ndim, spec.lhs_dilation))
     if steps or (not holes and images.shape[-1] <= others.shape[-1]):
         axes = [Axis(taps, stride, step, padding) for taps, stride, _, step, padding in settings]
-        return jnp.moveaxis(correlate(images, others, axes, *options), -2, 0)
+        return jnp.moveaxis(weight_gradient(images, others, axes, *options), -2, 0)
     # Position `hole m` of an image with holes meets position `hole m + low - stride j` of the other at tap `j`.
     axes = []
     for i, (taps, stride, hole, _, (low, _)) in enumerate(settings):
         before = stride * (taps - 1) - low
         length = stride * (taps - 1) + hole * (images.shape[1 + i] - 1) + 1
         axes.append(Axis(taps, stride, hole, (before, length - before - others.shape[1 + i])))
-    made = jnp.flip(correlate(others, images, axes, *options), range(len(out)))
+    made = jnp.flip(weight_gradient(others, images, axes, *options), range(len(out)))
     return jnp.moveaxis(made, -1, 0)
 
 
@@ -352,10 +352,10 @@ def _holes(rank: int, dilation: Sequence[int]) -> list[tuple[int, int, int]]:
     return [(0, 0, 0), *((0, 0, d - 1) for d in dilation), (0, 0, 0)][:rank]
 
 
-def _suits_winograd(lhs: Array, channels: tuple[int, ...], setting: _Setting, fewest: int) -> bool:
+def _suits_winograd(lhs: Array, channels: tuple[int, ...], spec: ConvSpec, fewest: int) -> bool:
     """Whether a 3 x 3 convolution between so many channels, or the gradient in its weights, is one for Winograd."""
-    holes = {*setting.strides, *setting.lhs_dilation, *setting.rhs_dilation}
-    if holes != {1} or any(low < 0 or high < 0 for low, high in setting.padding):
+    holes = {*spec.strides, *spec.lhs_dilation, *spec.rhs_dilation}
+    if holes != {1} or any(low < 0 or high < 0 for low, high in spec.padding):
         return False
     # Sums of data lose digits that half precision does not have.
     if jnp.finfo(lhs.dtype).bits < 32:

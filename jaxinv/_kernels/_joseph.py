@@ -62,7 +62,7 @@ class _Joseph:
         number = lambda size: jnp.arange(length, dtype=rays.origin.dtype) - (size - 1) / 2
         rays = dataclasses.replace(rays, origin=rounded(rays.origin) + half)
 
-        def seen(item: tuple[Array, ...]) -> Array:
+        def interpolate_line(item: tuple[Array, ...]) -> Array:
             line, along_rows, along_columns = item
             j = rays.crossing(jnp.where(rays.steep, along_rows, along_columns))
             lower = jnp.floor(j)
@@ -73,7 +73,7 @@ class _Joseph:
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, batch))
         unroll = UNROLL if batch < _LARGE_BATCH else 1
-        total = accumulate(seen, init, (lines, number(h), number(w)), unroll=unroll, wide=wide)
+        total = accumulate(interpolate_line, init, (lines, number(h), number(w)), unroll=unroll, wide=wide)
         return total * rays.weight[..., None]
 
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
@@ -84,7 +84,7 @@ class _Joseph:
         column = (jnp.arange(w, dtype=y.dtype) - (w - 1) / 2)[None, :]
         views = jnp.pad(y * all_rays(beam, angles, offsets).weight[..., None], ((0, 0), (taps, taps), (0, 0)))
 
-        def seen(item: tuple[Array, Shadows, Array, Array]) -> Array:
+        def gather_view(item: tuple[Array, Shadows, Array, Array]) -> Array:
             view, shadows, t, offset = item
             first = jnp.ceil(shadows.place() - beam.half_width).astype(jnp.int32)
             index = taps + jnp.clip(middle + first, -taps, beam.num_detectors)
@@ -101,7 +101,7 @@ class _Joseph:
         some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
         unroll = UNROLL if some and isinstance(beam, ParallelRays) else 1
         items = (views, beam.shadows(angles, offsets), angles, offsets)
-        return accumulate(seen, init, items, unroll=unroll, wide=wide)
+        return accumulate(gather_view, init, items, unroll=unroll, wide=wide)
 
     def reference(self, x: Array, angles: Array, offsets: Array) -> Array:
         return _joseph_reference.project(self.beam, x, angles, offsets)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._kernels import smear
+from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import State
@@ -82,7 +82,7 @@ def fbp(operator: Any, y: State, *, window: Any = RamLak()) -> Solution:  # noqa
 def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:
     weights = _view_weights(operator.angles, jnp.pi)
     y = _filter(y, operator.detector_spacing, window) * weights[:, None, None]
-    return smear(operator.rays, y, *operator.placement(operator.angles.dtype))
+    return back_project_views(operator.rays, y, *operator.placement(operator.angles.dtype))
 
 
 def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
@@ -97,7 +97,7 @@ def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
     weights = _view_weights(operator.angles, 2 * jnp.pi)
     weights = weights * jnp.clip(jnp.pi / jnp.sum(weights), 0.5, 1)
     y = _filter(y * cosine[:, :, None], spacing, window) * weights[:, None, None]
-    return smear(operator.rays, y, *operator.placement(dtype))
+    return back_project_views(operator.rays, y, *operator.placement(dtype))
 
 
 def _view_weights(angles: Array, period: float) -> Array:

@@ -22,7 +22,7 @@ _SHOWN = 8
 
 
 @dataclasses.dataclass(frozen=True)
-class Setting:
+class ProblemSpec:
     """Everything about `(solve, problems)` but the values of arrays. Hashable: compiled programs are found by it."""
 
     treedef: Any
@@ -39,8 +39,8 @@ class Setting:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[Setting, list, list[np.ndarray], int]:
-    """The setting, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
+def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[ProblemSpec, list, list[np.ndarray], int]:
+    """The spec, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
 
     **Raises:** `ValueError` for what cannot be mapped, naming the leaf.
     """
@@ -61,7 +61,7 @@ def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[Setting, lis
     for name, leaf in mapped:
         if not (is_key(leaf) or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
             raise ValueError(f"`problems`: {_named(name)} has the dtype {leaf.dtype}, which JAX does not compute with.")
-    setting = Setting(
+    spec = ProblemSpec(
         treedef=treedef,
         static=static,
         shared=tuple(is_shared for is_shared, _, _ in arrays),
@@ -69,7 +69,7 @@ def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[Setting, lis
         mesh=mesh,
     )
     shared = [leaf for is_shared, _, leaf in arrays if is_shared]
-    return setting, shared, [to_host(leaf) for _, leaf in mapped], count
+    return spec, shared, [to_host(leaf) for _, leaf in mapped], count
 
 
 def to_host(leaf: Any) -> np.ndarray:

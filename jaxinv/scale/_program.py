@@ -10,25 +10,25 @@ from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
 from ..io import leaf_names
-from ..training._mesh import everywhere, rows
-from ._problems import ON_THE_HOST, Setting, describe
+from ..training._mesh import replicated, sharded
+from ._problems import ON_THE_HOST, ProblemSpec, describe
 
 # What a function raises that is called with something it is not made for.
 _MISUSE = (TypeError, ValueError, IndexError, KeyError, AttributeError)
 
 
-def compile_chunk(setting: Setting, shared: list, mapped: list[np.ndarray], lanes: int, problems: PyTree) -> Any:
+def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[np.ndarray], lanes: int, problems: PyTree) -> Any:
     """The program for `lanes` problems at once. The second time it comes from the cache of `jax.jit`.
 
     **Raises:** `ValueError` if `solve` is not a function of one problem that returns arrays.
     """
-    where = None if setting.mesh is None else rows(setting.mesh)
+    where = None if spec.mesh is None else sharded(spec.mesh)
     structs = [
         jax.ShapeDtypeStruct((lanes, *a.shape[1:]), jax.dtypes.canonicalize_dtype(a.dtype), sharding=where)
         for a in mapped
     ]
     try:
-        traced = _run.trace(setting, shared, structs)
+        traced = _run.trace(spec, shared, structs)
     except _MISUSE as error:
         raise ValueError(
             "`solve` must be a function of ONE problem, without the leading axis, that returns a pytree of arrays. "
@@ -40,27 +40,27 @@ def compile_chunk(setting: Setting, shared: list, mapped: list[np.ndarray], lane
     return traced.lower().compile()
 
 
-def place(setting: Setting, shared: list) -> list:
+def place(spec: ProblemSpec, shared: list) -> list:
     """The arrays that all problems share, on every device."""
-    return shared if setting.mesh is None else jax.device_put(shared, everywhere(setting.mesh))
+    return shared if spec.mesh is None else jax.device_put(shared, replicated(spec.mesh))
 
 
-def put(setting: Setting, part: list[np.ndarray]) -> list:
+def put(spec: ProblemSpec, part: list[np.ndarray]) -> list:
     """One chunk of problems on its devices."""
-    return jax.device_put(part, None if setting.mesh is None else rows(setting.mesh))
+    return jax.device_put(part, None if spec.mesh is None else sharded(spec.mesh))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _run(setting: Setting, shared: list, mapped: list) -> PyTree:
+def _run(spec: ProblemSpec, shared: list, mapped: list) -> PyTree:
     def one(shared, mapped):
-        solve, problem = setting.merge(shared, mapped)
+        solve, problem = spec.merge(shared, mapped)
         return _check_arrays(solve(problem))
 
     lanes = jax.vmap(one, in_axes=(None, 0))
-    if setting.mesh is not None:
+    if spec.mesh is not None:
         # Not a sharded `jax.jit`: there the devices would share one loop, and each step of it would wait for all.
-        cut = PartitionSpec(setting.mesh.axis_names)
-        lanes = jax.shard_map(lanes, mesh=setting.mesh, in_specs=(PartitionSpec(), cut), out_specs=cut, check_vma=False)
+        cut = PartitionSpec(spec.mesh.axis_names)
+        lanes = jax.shard_map(lanes, mesh=spec.mesh, in_specs=(PartitionSpec(), cut), out_specs=cut, check_vma=False)
     return lanes(shared, mapped)
 
 

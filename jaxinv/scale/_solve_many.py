@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from .._solution import RESULTS
 from ..training._mesh import check_mesh
 from ._memory import allowance, free, in_words, is_out_of_memory, largest, needed
-from ._problems import Setting, is_key, split, take, to_host
+from ._problems import ProblemSpec, is_key, split, take, to_host
 from ._program import compile_chunk, place, put
 
 _log = logging.getLogger(__name__)
@@ -75,9 +75,9 @@ def solve_many(
     mesh = check_mesh(mesh)
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
-    setting, shared, mapped, count = split(solve, problems, mesh)
+    spec, shared, mapped, count = split(solve, problems, mesh)
     _check_chunk_size(chunk_size, count)
-    program, lanes, size = _plan(setting, shared, mapped, problems, count, chunk_size)
+    program, lanes, size = _plan(spec, shared, mapped, problems, count, chunk_size)
     chunks = math.ceil(count / lanes)
     if chunks * lanes > count:
         _log.info(
@@ -90,10 +90,10 @@ def solve_many(
     meter = None if progress is None else progress.init()
     try:
         results = _Results(count)
-        shared = place(setting, shared)
+        shared = place(spec, shared)
         for start in range(0, count, lanes):
             # Dispatched, not awaited: the chunk before is read back meanwhile.
-            results.expect(program(shared, put(setting, take(mapped, start, lanes))))
+            results.expect(program(shared, put(spec, take(mapped, start, lanes))))
             if progress is not None and results.done:
                 meter = progress.step(meter, jnp.asarray(results.done / count))
         whole = results.collect()
@@ -102,7 +102,7 @@ def solve_many(
     except jax.errors.JaxRuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        advice = f"try `chunk_size={lanes // 2}`" if lanes > _device_count(setting) else "one problem does not fit"
+        advice = f"try `chunk_size={lanes // 2}`" if lanes > _device_count(spec) else "one problem does not fit"
         raise MemoryError(
             f"Out of memory with {lanes} problems at once, which were estimated to need {in_words(size)}: {advice}."
         ) from error
@@ -159,12 +159,12 @@ class _Results:
 
 
 def _plan(
-    setting: Setting, shared: list, mapped: list[np.ndarray], problems: PyTree, count: int, chunk_size: int | None
+    spec: ProblemSpec, shared: list, mapped: list[np.ndarray], problems: PyTree, count: int, chunk_size: int | None
 ) -> tuple[Any, int, int | float]:
     """The compiled program, how many problems it takes, and the bytes it is estimated to need."""
-    spread = _device_count(setting)
-    devices = [_default_device()] if setting.mesh is None else list(setting.mesh.devices.flat)
-    program = lambda each: compile_chunk(setting, shared, mapped, each * spread, problems)
+    spread = _device_count(spec)
+    devices = [_default_device()] if spec.mesh is None else list(spec.mesh.devices.flat)
+    program = lambda each: compile_chunk(spec, shared, mapped, each * spread, problems)
     one = lambda each: needed(lambda: program(each), devices)
     # Of several chunks there are two at a time: one is read back while the next is computed.
     need = lambda each: one(each) * (1 if each * spread >= count else 2)
@@ -190,8 +190,8 @@ def _plan(
     return program(chosen), chosen * spread, need(chosen)
 
 
-def _device_count(setting: Setting) -> int:
-    return 1 if setting.mesh is None else setting.mesh.size
+def _device_count(spec: ProblemSpec) -> int:
+    return 1 if spec.mesh is None else spec.mesh.size
 
 
 def _default_device() -> Any:

@@ -10,14 +10,24 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
 from .._types import Key
-from ._chunk import AbstractSetting, Carry, Split, averaged, draw, improve, loss_dtype, repeat, spread
+from ._chunk import (
+    AbstractTrainingSpec,
+    Carry,
+    Split,
+    apply_gradient,
+    draw,
+    loss_dtype,
+    repeat,
+    shard_batch,
+    update_ema,
+)
 
 GENERATOR, CRITIC = "generator", "critic"
 # Without momentum, and with a short memory of squares: each network's loss moves with the other one.
 _MOMENTUM, _SQUARES = 0.0, 0.99
 
 
-class AdversarialSetting(AbstractSetting):
+class AdversarialSpec(AbstractTrainingSpec):
     """Two networks and one loss; the carry holds the weights of both, and two states of optimisers."""
 
     model: Split  # of a dict of the two
@@ -44,31 +54,31 @@ class AdversarialSetting(AbstractSetting):
         key = jax.random.fold_in(self.loss_key, carry.step)
         dtype = loss_dtype(carry.weights)
 
-        def teach(index, state):
+        def critic_step(index, state):
             critic, memory, order, total = state
             order, batch = draw(self, order, first + index)
             k = jax.random.fold_in(key, index)
             loss, gradient = jax.value_and_grad(lambda c: self._losses({**generator, **c}, batch, k)[1])(critic)
-            critic, memory = improve(optimisers[1], gradient, memory, critic)
+            critic, memory = apply_gradient(optimisers[1], gradient, memory, critic)
             return critic, memory, order, total + loss.astype(dtype)
 
         state = (critic, critic_state, carry.order, jnp.zeros((), dtype))
-        critic, critic_state, order, total = repeat(teach, state, self.critic_steps)
+        critic, critic_state, order, total = repeat(critic_step, state, self.critic_steps)
         # The last batch of the critic; gathered again only if the loss of the generator looks at it.
         _, batch = draw(self, order, first + self.critic_steps - 1)
         k = jax.random.fold_in(key, self.critic_steps)
         loss, gradient = jax.value_and_grad(lambda g: self._losses({**g, **critic}, batch, k)[0])(generator)
-        generator, generator_state = improve(optimisers[0], gradient, generator_state, generator)
+        generator, generator_state = apply_gradient(optimisers[0], gradient, generator_state, generator)
 
         losses = jnp.stack([loss.astype(dtype), total / self.critic_steps])
-        average = averaged(self.ema, carry.step + 1, carry.average, generator)
+        average = update_ema(self.ema, carry.step + 1, carry.average, generator)
         weights = {**generator, **critic}
         return Carry(weights, (generator_state, critic_state), average, order, carry.step + 1), losses
 
     def _losses(self, weights: dict[str, Array], batch: Array, key: Key) -> tuple[Float[Array, ""], Float[Array, ""]]:
         model = self.model.merge(weights)
         shape = (self.batch_size, *self.latent_shape)
-        latents = spread(self, jax.random.normal(jax.random.fold_in(key, 0), shape, self.latent_dtype))
+        latents = shard_batch(self, jax.random.normal(jax.random.fold_in(key, 0), shape, self.latent_dtype))
         losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
         arrays = [jnp.asarray(value) for value in losses] if isinstance(losses, tuple | list) else []
         if len(arrays) != 2 or any(a.shape != () or not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
@@ -87,12 +97,12 @@ def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
     return optax.adam(optimiser, b1=_MOMENTUM, b2=_SQUARES)
 
 
-def start(setting: AdversarialSetting, weights: dict[str, Array], average: bool) -> Carry:
+def start(spec: AdversarialSpec, weights: dict[str, Array], average: bool) -> Carry:
     """The carry before the first step; the average is of the generator."""
     generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
-    pairs = zip(setting.optimisers, (generator, critic), strict=True)
+    pairs = zip(spec.optimisers, (generator, critic), strict=True)
     states = tuple(jax.tree.map(jnp.array, make_optimiser(optimiser).init(own)) for optimiser, own in pairs)
-    order = jnp.arange(setting.count, dtype=jnp.int32)
+    order = jnp.arange(spec.count, dtype=jnp.int32)
     return Carry(weights, states, generator if average else {}, order, jnp.zeros((), jnp.int32))
 
 

@@ -35,10 +35,10 @@ class Run:
         return len(self.losses)
 
     def weights(self) -> dict[str, Array]:
-        """The weights to be judged: their average where there is one."""
+        """The weights that validation looks at: their average where there is one."""
         return {**self.carry.weights, **self.carry.average}
 
-    def judge(self, value: float, observed: Sequence[float] = ()) -> None:
+    def record_validation(self, value: float, observed: Sequence[float] = ()) -> None:
         """Note a validation loss, and keep the weights if it is the lowest yet; NaN is never the lowest."""
         seen = self.validation[np.isfinite(self.validation)]
         if np.isfinite(value) and value < seen.min(initial=np.inf):

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._types import Key
 from ..io import leaf_names
-from ._mesh import everywhere, rows
+from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
@@ -65,8 +65,8 @@ class Carry(NamedTuple):
     step: Array
 
 
-class AbstractSetting(eqx.Module):
-    """Everything that does not, and the step."""
+class AbstractTrainingSpec(eqx.Module):
+    """Everything that no step changes, and the step itself."""
 
     data: eqx.AbstractVar[PyTree[Array]]
     order_key: eqx.AbstractVar[Key]
@@ -80,7 +80,7 @@ class AbstractSetting(eqx.Module):
         """The next carry, and the losses of this step, of shape `loss_shape`."""
 
 
-class Setting(AbstractSetting):
+class TrainingSpec(AbstractTrainingSpec):
     """One model and one loss."""
 
     model: Split
@@ -101,27 +101,32 @@ class Setting(AbstractSetting):
         loss, gradient = jax.value_and_grad(
             lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
         )(carry.weights)
-        weights, state = improve(make_optimiser(self.optimiser), gradient, carry.optimiser, carry.weights)
-        average = averaged(self.ema, carry.step + 1, carry.average, weights)
+        weights, state = apply_gradient(make_optimiser(self.optimiser), gradient, carry.optimiser, carry.weights)
+        average = update_ema(self.ema, carry.step + 1, carry.average, weights)
         return Carry(weights, state, average, order, carry.step + 1), loss
 
 
 def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
-    """The user's own, or Adam of a learning rate: built inside the trace, so that another rate does not retrace."""
+    """The optimiser itself, or Adam with this learning rate.
+
+    Adam is built inside the trace, so that another rate does not compile again.
+    """
     return optimiser if isinstance(optimiser, optax.GradientTransformation) else optax.adam(optimiser)
 
 
-def start(setting: Setting, weights: dict[str, Array], average: bool) -> Carry:
+def init_carry(spec: TrainingSpec, weights: dict[str, Array], average: bool) -> Carry:
     """The carry before the first step."""
-    state = jax.tree.map(jnp.array, make_optimiser(setting.optimiser).init(weights))
-    order = jnp.arange(setting.count, dtype=jnp.int32)
+    state = jax.tree.map(jnp.array, make_optimiser(spec.optimiser).init(weights))
+    order = jnp.arange(spec.count, dtype=jnp.int32)
     return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
 
 # The carry is not donated: the one before the chunk is what `last_good` starts from. Guarding every step instead, by a
 # select between old and new weights, costs 20 % of a step of a dense network.
 @eqx.filter_jit
-def run_chunk(setting: AbstractSetting, carry: Carry, num_steps: Array, chunk_size: int) -> tuple[Carry, Array, Array]:
+def run_chunk(
+    spec: AbstractTrainingSpec, carry: Carry, num_steps: Array, chunk_size: int
+) -> tuple[Carry, Array, Array]:
     """`num_steps` steps, or as many as have a finite loss and the first that has not.
 
     **Arguments:**
@@ -131,18 +136,18 @@ def run_chunk(setting: AbstractSetting, carry: Carry, num_steps: Array, chunk_si
     **Returns:** the carry, the losses (of which those of the steps done are set), and the number of finite ones.
     """
     dtype = loss_dtype(carry.weights)
-    losses = jnp.zeros((chunk_size, *setting.loss_shape), dtype)
+    losses = jnp.zeros((chunk_size, *spec.loss_shape), dtype)
 
     def body(state):
         index, carry, losses, _ = state
-        carry, loss = setting.step(carry)
+        carry, loss = spec.step(carry)
         return index + 1, carry, losses.at[index].set(loss.astype(dtype)), jnp.all(jnp.isfinite(loss))
 
     first = (jnp.zeros((), jnp.int32), carry, losses, jnp.ones((), bool))
     index, carry, losses, finite = jax.lax.while_loop(lambda state: (state[0] < num_steps) & state[3], body, first)
-    if setting.mesh is not None:
+    if spec.mesh is not None:
         # As they came in, or the next chunk would be compiled for another layout.
-        carry = jax.lax.with_sharding_constraint(carry, everywhere(setting.mesh))
+        carry = jax.lax.with_sharding_constraint(carry, replicated(spec.mesh))
     return carry, losses, index - (~finite).astype(jnp.int32)
 
 
@@ -153,7 +158,7 @@ def all_finite(carry: Carry) -> Array:
     return jnp.all(jnp.concatenate([jnp.isfinite(weight).ravel() for weight in carry.weights.values()]))
 
 
-def last_good(setting: AbstractSetting, carry: Carry, most: int, chunk_size: int) -> tuple[Carry, int]:
+def last_good(spec: AbstractTrainingSpec, carry: Carry, most: int, chunk_size: int) -> tuple[Carry, int]:
     """The last carry with finite weights, and its number of steps, within `most` steps from a finite `carry`.
 
     Found by bisection, running the chunk again: weights that are not finite never become so again.
@@ -161,7 +166,7 @@ def last_good(setting: AbstractSetting, carry: Carry, most: int, chunk_size: int
     good, least = carry, 0
     while least < most:
         middle = (least + most + 1) // 2
-        trial, _, _ = run_chunk(setting, carry, jnp.asarray(middle, jnp.int32), chunk_size)
+        trial, _, _ = run_chunk(spec, carry, jnp.asarray(middle, jnp.int32), chunk_size)
         if all_finite(trial):
             good, least = trial, middle
         else:
@@ -170,21 +175,21 @@ def last_good(setting: AbstractSetting, carry: Carry, most: int, chunk_size: int
 
 
 @eqx.filter_jit
-def evaluate(setting: Setting, weights: dict[str, Array], data: PyTree[Array], count: int, key: Key) -> Array:
+def evaluate(spec: TrainingSpec, weights: dict[str, Array], data: PyTree[Array], count: int, key: Key) -> Array:
     """The mean loss over `data`, in batches, with keys that are the same at every call."""
-    size = min(setting.batch_size, count)
-    model = setting.model.merge(weights)
+    size = min(spec.batch_size, count)
+    model = spec.model.merge(weights)
     whole = count // size
 
     def one(index):
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, index * size, size), data)
-        return scalar_loss(setting.loss, model, spread(setting, batch), jax.random.fold_in(key, index))
+        return scalar_loss(spec.loss, model, shard_batch(spec, batch), jax.random.fold_in(key, index))
 
     total = size * jnp.sum(jax.lax.map(one, jnp.arange(whole, dtype=jnp.int32)))
     rest = count - whole * size
     if rest:
         batch = jax.tree.map(lambda a: a[whole * size :], data)
-        total += rest * scalar_loss(setting.loss, model, batch, jax.random.fold_in(key, whole))
+        total += rest * scalar_loss(spec.loss, model, batch, jax.random.fold_in(key, whole))
     return total / count
 
 
@@ -199,24 +204,24 @@ def scalar_loss(loss: Any, model: Any, batch: PyTree[Array], key: Key) -> Float[
     return value
 
 
-def draw(setting: AbstractSetting, order: Array, index: Array) -> tuple[Array, PyTree[Array]]:
+def draw(spec: AbstractTrainingSpec, order: Array, index: Array) -> tuple[Array, PyTree[Array]]:
     """The order of the examples in the epoch of batch number `index`, and that batch, from the order before it."""
-    per_epoch = setting.count // setting.batch_size
+    per_epoch = spec.count // spec.batch_size
     epoch, position = index // per_epoch, index % per_epoch
     order = jax.lax.cond(
         position == 0,
         lambda order: jax.random.permutation(
-            jax.random.fold_in(setting.order_key, epoch), jnp.arange(order.shape[0], dtype=order.dtype)
+            jax.random.fold_in(spec.order_key, epoch), jnp.arange(order.shape[0], dtype=order.dtype)
         ),
         lambda order: order,
         order,
     )
-    indices = jax.lax.dynamic_slice_in_dim(order, position * setting.batch_size, setting.batch_size)
-    batch = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), setting.data)
-    return order, spread(setting, batch)
+    indices = jax.lax.dynamic_slice_in_dim(order, position * spec.batch_size, spec.batch_size)
+    batch = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), spec.data)
+    return order, shard_batch(spec, batch)
 
 
-def improve(
+def apply_gradient(
     optimiser: optax.GradientTransformation, gradient: dict[str, Array], state: PyTree, weights: dict[str, Array]
 ) -> tuple[dict[str, Array], PyTree]:
     """The weights after one step of the optimiser, and its state."""
@@ -227,7 +232,7 @@ def improve(
     return moved, state
 
 
-def averaged(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
+def update_ema(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
     """The average after step number `step`, counted from 1."""
     # Early on it is over the few steps there were, not over the initial weights.
     decay = jnp.minimum(ema, (1 + step) / (10 + step))
@@ -246,12 +251,12 @@ def loss_dtype(weights: dict[str, Array]) -> Any:
     return jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
 
 
-def spread(setting: AbstractSetting, batch: PyTree[Array]) -> PyTree[Array]:
+def shard_batch(spec: AbstractTrainingSpec, batch: PyTree[Array]) -> PyTree[Array]:
     """The batch, one piece of it on each device."""
     # A validation set smaller than a batch may not be divisible; then every device computes the whole.
-    if setting.mesh is None or len(jax.tree.leaves(batch)[0]) % setting.mesh.size:
+    if spec.mesh is None or len(jax.tree.leaves(batch)[0]) % spec.mesh.size:
         return batch
-    return jax.lax.with_sharding_constraint(batch, rows(setting.mesh))
+    return jax.lax.with_sharding_constraint(batch, sharded(spec.mesh))
 
 
 def _mix(decay: Array, old: Array, new: Array) -> Array:

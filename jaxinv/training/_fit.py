@@ -12,10 +12,9 @@ from .._linen import as_given, without_linen
 from .._solution import RESULTS
 from .._types import Key
 from ._checkpoint import Checkpoint, Run
-from ._chunk import Setting, evaluate, split, start
+from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint
-from ._drive import drive, resume
-from ._mesh import everywhere, gathered
+from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_host,
@@ -25,6 +24,7 @@ from ._options import (
     check_sizes,
     check_weights,
 )
+from ._run_chunks import resume, run_chunks
 
 
 def fit(
@@ -111,12 +111,12 @@ def fit(
     average = check_average(ema)
     check_progress(progress)
     check_optimiser(optimiser)
-    judged = None if validation is None else check_data(validation, "validation")
+    validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
     check_weights(weights, model)
     rate = check_rate(learning_rate, weights)
     order_key, loss_key, validation_key = (jax.random.fold_in(key, i) for i in range(3))
-    setting = Setting(
+    spec = TrainingSpec(
         model=rest,
         loss=loss,
         optimiser=rate if optimiser is None else optimiser,
@@ -128,7 +128,7 @@ def fit(
         count=count,
         mesh=sizes.mesh,
     )
-    run = Run(start(setting, weights, ema is not None))
+    run = Run(init_carry(spec, weights, ema is not None))
     file = None
     if checkpoint is not None:
         settings = {
@@ -148,13 +148,13 @@ def fit(
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
-        setting, run.carry, judged = eqx.filter_shard((setting, run.carry, judged), everywhere(sizes.mesh))
+        spec, run.carry, validation_data = eqx.filter_shard((spec, run.carry, validation_data), replicated(sizes.mesh))
 
-    def judge():
-        run.judge(float(evaluate(setting, run.weights(), *judged, validation_key)))
+    def validate():
+        run.record_validation(float(evaluate(spec, run.weights(), *validation_data, validation_key)))
 
-    looked = None if judged is None else judge
-    drive(setting, run, sizes, began=began, file=file, progress=progress, judge=looked)
+    callback = None if validation_data is None else validate
+    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
     history = {
         "loss": run.losses,
         "validation": run.validation,
@@ -164,5 +164,5 @@ def fit(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else gathered(weights))
+    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
     return as_given(trained, given), history

@@ -16,12 +16,11 @@ from .._solution import RESULTS
 from .._types import Key
 from ..models._generator import latent_shape_of
 from ..models._network import weights_dtype
-from ._adversarial import CRITIC, GENERATOR, AdversarialSetting, observe, part, start
+from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run
 from ._chunk import split
 from ._data import check_data, fingerprint
-from ._drive import drive, resume
-from ._mesh import everywhere, gathered
+from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_count,
@@ -32,6 +31,7 @@ from ._options import (
     check_sizes,
     check_weights,
 )
+from ._run_chunks import resume, run_chunks
 
 
 def fit_adversarial(
@@ -134,7 +134,7 @@ def fit_adversarial(
     _check_images(generator, (sizes.batch_size, *latent_shape), dtype, images)
     rates = _check_rates(learning_rate, weights)
     order_key, loss_key, monitor_key = (jax.random.fold_in(key, i) for i in range(3))
-    setting = AdversarialSetting(
+    spec = AdversarialSpec(
         model=rest,
         loss=loss,
         optimisers=_check_optimisers(optimisers, rates),
@@ -152,7 +152,7 @@ def fit_adversarial(
     names: list[str] = []
     if monitor is not None:
         names = sorted(eqx.filter_eval_shape(observe, rest, weights, monitor, monitor_key))
-    run = Run(start(setting, weights, ema is not None), setting.loss_shape, len(names))
+    run = Run(start(spec, weights, ema is not None), spec.loss_shape, len(names))
     file = None
     if checkpoint is not None:
         settings = {
@@ -175,14 +175,14 @@ def fit_adversarial(
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
-        setting, run.carry = eqx.filter_shard((setting, run.carry), everywhere(sizes.mesh))
+        spec, run.carry = eqx.filter_shard((spec, run.carry), replicated(sizes.mesh))
 
-    def judge():
+    def validate():
         seen = observe(rest, run.weights(), monitor, monitor_key)
-        run.judge(float(seen.get("loss", np.nan)), [float(seen[name]) for name in names])
+        run.record_validation(float(seen.get("loss", np.nan)), [float(seen[name]) for name in names])
 
-    looked = None if monitor is None else judge
-    drive(setting, run, sizes, began=began, file=file, progress=progress, judge=looked)
+    callback = None if monitor is None else validate
+    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
     history = {
         "generator_loss": run.losses[:, 0],
         "critic_loss": run.losses[:, 1],
@@ -193,7 +193,7 @@ def fit_adversarial(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else gathered(weights))
+    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
     return (as_given(trained[GENERATOR], given[0]), as_given(trained[CRITIC], given[1])), history
 
 

@@ -1,4 +1,4 @@
-"""The devices that work is spread over."""
+"""The devices that share the work of training, and of `scale.solve_many`."""
 
 from typing import Any
 
@@ -28,16 +28,16 @@ def check_mesh(mesh: Any) -> Mesh | None:
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
-def rows(mesh: Mesh) -> NamedSharding:
-    """The first axis is cut into one piece for each device, whatever the axes of the mesh."""
+def sharded(mesh: Mesh) -> NamedSharding:
+    """A sharding that cuts the first axis into one piece for each device, whatever the axes of the mesh."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
-    """Every device holds the whole."""
+def replicated(mesh: Mesh) -> NamedSharding:
+    """A sharding by which every device holds the whole array."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def gathered(tree: PyTree) -> PyTree:
+def to_host(tree: PyTree) -> PyTree:
     """The same values on the default device, committed to none."""
     return jax.tree.map(lambda leaf: jax.numpy.asarray(jax.device_get(leaf)), tree)

@@ -9,7 +9,7 @@ from test_promises import equations
 
 from jaxinv import Unrolled, dip, regularisers
 from jaxinv.dip import _resume
-from jaxinv.training import _chunk, _drive
+from jaxinv.training import _chunk, _run_chunks
 
 
 class Counted(eqx.Module):
@@ -72,12 +72,12 @@ def test_resume(monkeypatch, tmp_path):
 
 
 def test_pretrain(monkeypatch):
-    def run_chunk(setting, carry, num_steps, chunk_size):
-        found.append(sites(lambda carry: _chunk.run_chunk(setting, carry, num_steps, chunk_size), carry))
+    def run_chunk(spec, carry, num_steps, chunk_size):
+        found.append(sites(lambda carry: _chunk.run_chunk(spec, carry, num_steps, chunk_size), carry))
         raise Traced
 
     found = []
-    monkeypatch.setattr(_drive, "run_chunk", run_chunk)
+    monkeypatch.setattr(_run_chunks, "run_chunk", run_chunk)
     with pytest.raises(Traced):
         dip.pretrain(pixels(), NETWORK, key=KEY, num_steps=4)
     assert found == [1]

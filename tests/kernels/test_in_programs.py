@@ -14,7 +14,7 @@ import pytest
 from compilation import production
 
 from jaxinv import _kernels, operators
-from jaxinv._kernels import _convolution, _smear
+from jaxinv._kernels import _convolution, _pixel_driven
 
 # Image and number of angles, precision, batches: all batches where the form of a kernel depends on them, else some.
 SQUARE, ODD = ((16, 16), 12), ((5, 13), 7)
@@ -106,7 +106,7 @@ def maps(name, operator):
         return (lambda A, x: jax.vmap(A)(x)), (lambda A, y: jax.vmap(A.adjoint)(y))
     if name == "adjoint":
         return (lambda A, y: jax.vmap(A.adjoint)(y)), (lambda A, x: jax.vmap(A)(x))
-    smear = lambda A, y: _smear.smear(A.rays, y, *A.placement(y.dtype))
+    smear = lambda A, y: _pixel_driven.back_project_views(A.rays, y, *A.placement(y.dtype))
     return (lambda A, y: jax.vmap(lambda one: smear(A, one))(y)), (lambda A, x: jax.vmap(A)(x))
 
 

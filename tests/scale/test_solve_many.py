@@ -144,8 +144,8 @@ def test_no_device_waits_for_another():
     # In one program for all devices a loop goes on until every lane has finished, and asks them all at each step. With
     # a loop for each device, a problem that takes long costs the other device nothing: no collective operation.
     problems = _halves(8)
-    setting, shared, mapped, _ = _problems.split(_halve, problems, check_mesh(_mesh()))
-    text = _program.compile_chunk(setting, shared, mapped, 8, problems).as_text()
+    spec, shared, mapped, _ = _problems.split(_halve, problems, check_mesh(_mesh()))
+    text = _program.compile_chunk(spec, shared, mapped, 8, problems).as_text()
     assert "while" in text
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective-permute", text)
 

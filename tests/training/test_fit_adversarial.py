@@ -69,7 +69,7 @@ def test_equals_a_plain_loop():
             z = jax.random.normal(jax.random.fold_in(key, 0), (8, 2))
             return loss(Shift(ours), Linear(theirs), batch, z, key=jax.random.fold_in(key, 1))
 
-        teach = jax.jit(jax.value_and_grad(lambda c, g, *rest: losses_of(g, c, *rest)[1]))
+        critic_step = jax.jit(jax.value_and_grad(lambda c, g, *rest: losses_of(g, c, *rest)[1]))
         follow = jax.jit(jax.value_and_grad(lambda g, c, *rest: losses_of(g, c, *rest)[0]))
         for t in range(20):
             key, costs = jax.random.fold_in(loss_key, t), []
@@ -77,7 +77,7 @@ def test_equals_a_plain_loop():
                 epoch, position = divmod(count, 50 // 8)
                 order = jax.random.permutation(jax.random.fold_in(order_key, epoch), np.arange(50, dtype=np.int32))
                 batch, count = data[np.asarray(order[8 * position : 8 * position + 8])], count + 1
-                cost, gradient = teach(theirs, ours, batch, jax.random.fold_in(key, turn))
+                cost, gradient = critic_step(theirs, ours, batch, jax.random.fold_in(key, turn))
                 updates, states[1] = optimisers[1].update(gradient, states[1], theirs)
                 theirs = optax.apply_updates(theirs, updates)
                 costs.append(cost)

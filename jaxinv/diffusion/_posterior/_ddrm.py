@@ -125,7 +125,10 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
         floor = jnp.finfo(values.dtype).eps * max(matrix.shape) * values[0]
         values = jnp.where(values > floor, values, 0)
         data = jnp.matmul(left.T, dense.data, precision=HIGHEST)
-        return SpectralProblem(score, directions, values, data, std, dense.image), code
+        problem = SpectralProblem(
+            score=score, directions=directions, values=values, data=data, std=std, image=dense.image
+        )
+        return problem, code
 
     def init(self, problem: SpectralProblem, *, key: Key) -> Array:
         nothing = jnp.zeros(problem.image.shape, problem.image.dtype)

@@ -148,7 +148,7 @@ def drawing_problem(
     """The problem of the method called `name`, whose draws are made by `choose(inner, likelihood)`."""
     inner = choose(inner, likelihood)
     problem, code = inner.prepare(likelihood, score, y, name)
-    return DrawingProblem(score, problem, inner, problem.image), code
+    return DrawingProblem(score=score, problem=problem, inner=inner, image=problem.image), code
 
 
 def choose(inner: AbstractLikelihoodDraw | None, likelihood: Likelihood) -> AbstractLikelihoodDraw:

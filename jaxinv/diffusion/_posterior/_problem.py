@@ -149,7 +149,7 @@ class CurvedProblem(AbstractProblem):
 def any_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
     """The problem of a method that takes any likelihood."""
     likelihood, y, code = prepare(likelihood, y)
-    return Problem(score, likelihood, y, _image(likelihood)), code
+    return Problem(score=score, likelihood=likelihood, y=y, image=_image(likelihood)), code
 
 
 def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
@@ -158,7 +158,14 @@ def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tu
     linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
     origin = jnp.zeros(problem.image.shape, problem.image.dtype)
     constant = _curvature(problem.likelihood, problem.y, origin) if linear else None
-    return CurvedProblem(score, problem.likelihood, problem.y, constant, problem.image), code
+    curved = CurvedProblem(
+        score=score,
+        likelihood=problem.likelihood,
+        y=problem.y,
+        constant_curvature=constant,
+        image=problem.image,
+    )
+    return curved, code
 
 
 def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[LinearProblem, RESULTS]:
@@ -168,7 +175,8 @@ def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name:
     likelihood, data = gaussian_approximation(likelihood, data)
     operator, b = whiten(likelihood, data, name)
     constant = likelihood.noise.negative_log_likelihood(data, data, likelihood.operator.measured)
-    return LinearProblem(score, operator, b, constant, _image(likelihood)), code
+    problem = LinearProblem(score=score, operator=operator, data=b, constant=constant, image=_image(likelihood))
+    return problem, code
 
 
 def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[DenseProblem, RESULTS]:
@@ -177,7 +185,8 @@ def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
     image = _image(likelihood)
-    return DenseProblem(score, *dense(likelihood, data, image.shape, image.dtype), image), code
+    matrix, b, constant = dense(likelihood, data, image.shape, image.dtype)
+    return DenseProblem(score=score, matrix=matrix, data=b, constant=constant, image=image), code
 
 
 def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[ExactProblem, RESULTS]:
@@ -196,7 +205,8 @@ def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
     _, std = likelihood.noise.linearise(linear.data)
     std = jax.tree.map(lambda s, m: jnp.where(m > 0, s, jnp.zeros((), s.dtype)), std, likelihood.operator.measured)
     std, code = not_negative(std, code)
-    return ExactProblem(score, linear.operator, linear.data, std, linear.image), code
+    problem = ExactProblem(score=score, operator=linear.operator, data=linear.data, std=std, image=linear.image)
+    return problem, code
 
 
 def unit_noise(likelihood: Likelihood) -> Likelihood:

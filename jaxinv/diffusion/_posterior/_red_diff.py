@@ -80,7 +80,7 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
         problem, code = any_problem(likelihood, score, y)
         linear = isinstance(likelihood.operator, AbstractLinearOperator)
         start = _pseudo_inverse(likelihood, score, y) if linear else None
-        return StartedProblem(score, problem, start, problem.image), code
+        return StartedProblem(score=score, problem=problem, start=start, image=problem.image), code
 
     def init(self, problem: StartedProblem, *, key: Key) -> tuple[Array, PyTree]:
         mu = problem.start

@@ -9,24 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._checkpoint import Checkpoint, Run
-from ._chunk import AbstractSetting, all_finite, last_good, run_chunk
+from ._chunk import AbstractTrainingSpec, all_finite, last_good, run_chunk
 from ._options import Sizes
 
 
-def drive(
-    setting: AbstractSetting,
+def run_chunks(
+    spec: AbstractTrainingSpec,
     run: Run,
     sizes: Sizes,
     *,
     began: float,
     file: Checkpoint | None,
     progress: diffrax.AbstractProgressMeter | None,
-    judge: Callable[[], None] | None,
+    callback: Callable[[], None] | None,
 ) -> None:
     """Bring the run to its last step, or to the last good one before a loss or a weight that is not finite.
 
-    - `began`: when this call of the trainer did, by `time.perf_counter`.
-    - `judge`: called after every chunk, to look at `run.weights()`.
+    - `began`: the time at which this call of the trainer began, by `time.perf_counter`.
+    - `callback`: called after every chunk, to evaluate `run.weights()`.
     """
     earlier = run.seconds
     num_steps, _, chunk_size, _ = sizes
@@ -35,15 +35,15 @@ def drive(
         while run.good and run.step < num_steps:
             # Up to the next multiple: a resumed run has the same chunks as a whole one.
             steps = min(chunk_size - run.step % chunk_size, num_steps - run.step)
-            carry, losses, finite = run_chunk(setting, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
+            carry, losses, finite = run_chunk(spec, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
             done = int(finite)
             run.good = done == steps and bool(all_finite(carry))
             if not run.good:
-                carry, done = last_good(setting, run.carry, done, chunk_size)
+                carry, done = last_good(spec, run.carry, done, chunk_size)
             run.carry = carry
             run.losses = np.append(run.losses.astype(losses.dtype), np.asarray(losses)[:done], axis=0)
-            if judge is not None and done:
-                judge()
+            if callback is not None and done:
+                callback()
             run.seconds = earlier + time.perf_counter() - began
             if file is not None:
                 file.write(run, last=not run.good or run.step == num_steps)

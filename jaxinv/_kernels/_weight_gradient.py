@@ -18,7 +18,7 @@ class Axis(NamedTuple):
     padding: tuple[int, int]
 
 
-def correlate(
+def weight_gradient(
     images: Float[Array, "n *image a"],
     others: Float[Array, "n *other b"],
     axes: Sequence[Axis],
@@ -35,19 +35,19 @@ def correlate(
     )
     *outer, last = range(1, len(axes) + 1)
 
-    def taken(array: Array, tap: int, number: int) -> Array:
+    def window(array: Array, tap: int, number: int) -> Array:
         along, count = axes[number - 1], others.shape[number]
         start = tap * along.dilation
         return jax.lax.slice_in_dim(array, start, start + along.step * (count - 1) + 1, along.step, number)
 
-    wide = jnp.concatenate([taken(padded, tap, last) for tap in range(axes[-1].taps)], axis=-1)
-    columns, made = others.reshape(-1, others.shape[-1]), []
+    wide = jnp.concatenate([window(padded, tap, last) for tap in range(axes[-1].taps)], axis=-1)
+    columns, products = others.reshape(-1, others.shape[-1]), []
     for taps in itertools.product(*(range(axis.taps) for axis in axes[:-1])):
         rows = wide
         for tap, number in zip(taps, outer, strict=True):
-            rows = taken(rows, tap, number)
+            rows = window(rows, tap, number)
         rows = rows.reshape(-1, rows.shape[-1])
-        made.append(
+        products.append(
             jax.lax.dot_general(rows, columns, (((0,), (0,)), ((), ())), precision, preferred_element_type=dtype)
         )
-    return jnp.stack(made).reshape(*(axis.taps for axis in axes), images.shape[-1], others.shape[-1])
+    return jnp.stack(products).reshape(*(axis.taps for axis in axes), images.shape[-1], others.shape[-1])

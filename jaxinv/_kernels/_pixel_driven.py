@@ -1,4 +1,4 @@
-"""Views smeared back along their rays, with linear interpolation: the back-projection of filtered views."""
+"""The pixel-driven back-projection, with linear interpolation in each view, that filtered back-projection needs."""
 
 import dataclasses
 
@@ -10,16 +10,16 @@ from ._beams import Beam, Shadows
 from ._linear_map import UNROLL, accumulate, apply, gather
 
 
-def smear(beam: Beam, views: Array, angles: Array, offsets: Array) -> Array:
+def back_project_views(beam: Beam, views: Array, angles: Array, offsets: Array) -> Array:
     """The sum over the views `(angles, detectors, c)` of what each pixel sees of them, `(h, w, c)`.
 
     A view of a fan beam counts as `(source_origin / depth)^2`. Beyond the detector a view counts as zero.
     """
-    return apply(_Smear(beam, angles.shape[0]), views, angles, offsets)
+    return apply(_PixelDriven(beam, angles.shape[0]), views, angles, offsets)
 
 
 @dataclasses.dataclass(frozen=True)
-class _Smear:
+class _PixelDriven:
     beam: Beam
     num_angles: int
 
@@ -37,7 +37,7 @@ class _Smear:
 
         # Rematerialised, so that differentiation keeps no index and weight of any view.
         @jax.checkpoint
-        def seen(item: tuple[Array, Shadows]) -> Array:
+        def contribution(item: tuple[Array, Shadows]) -> Array:
             view, shadows = item
             place = shadows.place()
             lower = jnp.floor(place)
@@ -47,7 +47,7 @@ class _Smear:
             return value / shadows.distance()[..., None] ** 2
 
         init = jnp.zeros_like(x, shape=(*self.output_shape, x.shape[-1]))
-        return accumulate(seen, init, (padded, beam.shadows(angles, offsets)), unroll=UNROLL, wide=wide)
+        return accumulate(contribution, init, (padded, beam.shadows(angles, offsets)), unroll=UNROLL, wide=wide)
 
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
         example = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
