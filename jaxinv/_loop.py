@@ -18,6 +18,7 @@ from ._differentiation import Implicit, Unrolled
 from ._method import AbstractMethod
 from ._solution import RESULTS
 from ._types import Key
+from ._workarounds import all_of
 
 # step(index, state, args) -> (new state, finished, code if finished)
 Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, RESULTS]]
@@ -200,10 +201,4 @@ def _false_like(tree: PyTree) -> Array:
 def all_finite(tree: PyTree) -> Array:
     """Whether every floating-point entry is finite."""
     inexact = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return _all([jnp.all(jnp.isfinite(leaf)) for leaf in inexact])
-
-
-def _all(flags: list[Array]) -> Array:
-    # The place of the first false one. XLA would copy a plain conjunction of hundreds of flags, one for each leaf of
-    # the state, into the select of every leaf, and take minutes to compile.
-    return jnp.argmin(jnp.stack([*flags, jnp.zeros((), bool)])) == len(flags)
+    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in inexact])

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._workarounds import rounded
+
 # At exact odd multiples of pi/4 rounding would decide between rows and columns, differently in each program and dtype.
 _STEEP = 1 - 1e-4
 
@@ -148,11 +150,6 @@ def _shadows(
     shift = half_step(beam.num_detectors) - rounded(offsets / beam.detector_spacing)
     cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
     return Shadows(rounded(x * cos), rounded(y * sin), shift, depth)
-
-
-def rounded(product: Array) -> Array:
-    """`product`, rounded before anything is added to it: see above. No compiler sees through the comparison."""
-    return jnp.minimum(product, float(jnp.finfo(product.dtype).max) / 2)
 
 
 def num_taps(beam: Beam) -> int:

@@ -13,8 +13,9 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._workarounds import rounded
 from . import _joseph_reference
-from ._beams import Beam, ParallelRays, Shadows, all_rays, half_step, num_taps, rounded
+from ._beams import Beam, ParallelRays, Shadows, all_rays, half_step, num_taps
 from ._linear_map import UNROLL, accumulate, apply, gather
 
 # Forward, one term in a pass is as fast as `UNROLL` of them from the large batch on; adjoint, also up to the small one,

@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._beams import Beam, Rays, Shadows, all_rays, half_step, num_taps, rounded
+from .._workarounds import rounded
+from ._beams import Beam, Rays, Shadows, all_rays, half_step, num_taps
 
 # Entries of the index arrays that are worked on at once: few steps of the loop, and memory that stays bounded.
 _CHUNK = 2**20

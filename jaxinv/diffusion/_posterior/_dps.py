@@ -1,5 +1,7 @@
 """Diffusion posterior sampling."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp

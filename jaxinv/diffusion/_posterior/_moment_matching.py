@@ -12,6 +12,7 @@ from ..._loop import iterate
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
+from ..._workarounds import wait_for
 from ...likelihood import Likelihood
 from .._processes._process import is_data, target
 from .._processes._schedule import AbstractSchedule, UniformTime
@@ -20,7 +21,6 @@ from ._guidance import AbstractGuidance, AbstractTwist, AbstractTwistView, Guide
 from ._method import advance, first_failure
 from ._moments import Innovation, Moments, gain_product, innovation_from, moments, root_product
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
-from ._wait_for import wait_for
 
 HIGHEST = jax.lax.Precision.HIGHEST
 # Relative tolerance and most steps of conjugate gradients; the system is well conditioned.
@@ -149,7 +149,14 @@ class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
         log_density = innovation.log_density()
         # A particle has no code of its own: what is not finite is seen by the loop.
         log_twist = jnp.where(code == RESULTS.successful, log_density - problem.constant, jnp.nan)
-        return BridgedView(draw, at.image, ahead, log_density, log_twist, num_vjps + root_vjps)
+        return BridgedView(
+            draw=draw,
+            image=at.image,
+            ahead=ahead,
+            log_density=log_density,
+            log_twist=log_twist,
+            num_vjps=num_vjps + root_vjps,
+        )
 
 
 def bridge(

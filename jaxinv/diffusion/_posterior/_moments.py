@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._krylov import Krylov, flatten
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Scalar
-from ._krylov import Krylov, flatten
 from ._problem import DenseProblem, LinearProblem
 
 HIGHEST = jax.lax.Precision.HIGHEST
