@@ -66,11 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the defaults, but no default that says only that an option was not given."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or action.default is False:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def _add_command(commands, name: str, *, run, check=None, **texts: str) -> argparse.ArgumentParser:
     """A command: `check` says what is wrong with its options before `run` imports all that it needs."""
-    command = commands.add_parser(
-        name, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **texts
-    )
+    command = commands.add_parser(name, allow_abbrev=False, formatter_class=_Formatter, **texts)
     command.set_defaults(run=run, check=check or (lambda options: None))
     return command
 
@@ -80,28 +87,35 @@ def _add_demo(commands) -> None:
         commands,
         "demo",
         run=_run_demo,
-        help="train a small prior on real images, then deblur and CT-reconstruct held-out ones beside the baselines",
+        help="train small priors on real images, and reconstruct other images with them, beside the usual baselines",
         description=(
-            "Trains a variational autoencoder and a small score network on handwritten digits (no paired data), then "
-            "reconstructs held-out images from blurred, noisy measurements and from ten noisy X-ray projections: by "
+            "The demo trains a variational autoencoder and a small score network on handwritten digits, without paired "
+            "data, and reconstructs other digits from blurred, noisy measurements and from ten noisy X-ray projections: by "
             "filtered back-projection, Tikhonov, total variation, a Gaussian prior, the latent space of the "
-            "autoencoder and samples of the posterior under the score. Then draws images from the priors alone. Prints "
-            "tables and writes three figures and a JSON file."
+            "autoencoder and samples of the posterior under the score. Then it draws images from the priors alone. It "
+            "prints tables, and writes three figures and a JSON file."
         ),
     )
     demo.add_argument(
         "--data",
         choices=("digits", "mnist"),
         default="digits",
-        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA and in the user's cache, or downloaded",
+        help="digits, which come with scikit-learn, or mnist, which is read from the folder $JAXINV_DATA or the user's "
+        "cache folder, or downloaded",
     )
     effort = demo.add_mutually_exclusive_group()
-    effort.add_argument("--quick", action="store_true", help="a short training and fewer images: worse pictures")
-    effort.add_argument("--full", action="store_true", help="train longer, and draw by more steps: many minutes")
-    demo.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
-    demo.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    effort.add_argument(
+        "--quick", action="store_true", help="train for a short time on fewer images, for worse pictures"
+    )
+    effort.add_argument(
+        "--full", action="store_true", help="train longer, and draw samples in more steps, which takes many minutes"
+    )
     demo.add_argument(
-        "--output", type=Path, default=Path("jaxinv_demo"), help="folder for the figures and results.json"
+        "--images", type=_positive, default=16, help="the number of images to reconstruct, none of which was trained on"
+    )
+    demo.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    demo.add_argument(
+        "--output", type=Path, default=Path("jaxinv_demo"), help="the folder for the figures and results.json"
     )
 
 
@@ -119,23 +133,30 @@ def _add_train(commands) -> None:
         run=_run_train,
         help="train a generative prior on images, and write it to a file",
         description=(
-            "Trains a network on images alone and writes it to a safetensors file, for `jaxinv reconstruct` and "
-            "`jaxinv sample`. Keeps the weights of the lowest validation loss. "
-            "Interrupted, the same command goes on where it stopped."
+            "This command trains a network on images alone, and writes it to a safetensors file for `jaxinv "
+            "reconstruct` and `jaxinv sample`. It keeps the weights with the lowest validation loss. If it is "
+            "interrupted, the same command continues where it stopped."
         ),
     )
     kinds = ("autoencoder", "vae", "gan", "flow", "score")
-    train.add_argument("kind", metavar="MODEL", choices=kinds, help="%(choices)s")
+    train.add_argument("kind", metavar="MODEL", choices=kinds, help="the kind of prior: %(choices)s")
     _add_data(train)
-    train.add_argument("--latents", type=_positive, default=8, help="how many; a flow has as many as pixels")
-    train.add_argument("--network", choices=("unet", "mixer"), default="unet", help="of a score")
-    train.add_argument("--process", choices=("vp", "subvp", "ve", "flow"), default="vp", help="of a score")
-    train.add_argument("--steps", type=_positive, default=6000, help="of the optimiser")
     train.add_argument(
-        "--batch", type=_positive, default=argparse.SUPPRESS, help="images in each step (default: 128; a score 32)"
+        "--latents", type=_positive, default=8, help="the number of latent variables; a flow has one for each pixel"
     )
-    train.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write")
+    train.add_argument("--network", choices=("unet", "mixer"), default="unet", help="the network of a score")
+    train.add_argument(
+        "--process", choices=("vp", "subvp", "ve", "flow"), default="vp", help="the noising process of a score"
+    )
+    train.add_argument("--steps", type=_positive, default=6000, help="the number of steps of the optimiser")
+    train.add_argument(
+        "--batch",
+        type=_positive,
+        default=argparse.SUPPRESS,
+        help="the number of images in each step (default: 128, or 32 for a score)",
+    )
+    train.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write the prior to")
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -154,18 +175,19 @@ def _add_reconstruct(commands) -> None:
         "reconstruct",
         run=_run_reconstruct,
         check=_check_reconstruct,
-        help="reconstruct held-out images from simulated measurements with a prior that `jaxinv train` wrote",
+        help="reconstruct images from simulated measurements, with a prior that `jaxinv train` wrote",
         description=(
-            "Measures held-out images, with noise, and reconstructs them in the latent space of a trained prior, or "
-            "with a score by samples of the posterior, beside a Gaussian prior of the same training images. Prints "
-            "figures of merit; writes figures, results.json and the images, or samples, as a .npy file."
+            "This command simulates noisy measurements of images that were not trained on, and reconstructs them in "
+            "the latent space of a trained prior, or, for a score, by samples of the posterior; beside them it shows a "
+            "Gaussian prior of the same training images. It prints the errors, and writes figures, results.json and "
+            "the images or samples as a .npy file."
         ),
     )
-    reconstruct.add_argument("network", type=Path, metavar="FILE", help="that `jaxinv train` wrote")
+    reconstruct.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
     reconstruct.add_argument(
         "--prior",
         choices=("autoencoder", "vae", "gan", "flow", "score"),
-        help="what FILE must hold; by default whatever it does",
+        help="the kind of prior that FILE must hold; by default any",
     )
     reconstruct.add_argument(
         "--task",
@@ -174,14 +196,26 @@ def _add_reconstruct(commands) -> None:
         help="the kind of measurement",
     )
     _add_data(reconstruct)
-    reconstruct.add_argument("--images", type=_positive, default=16, help="how many held-out images to reconstruct")
     reconstruct.add_argument(
-        "--noise", dest="level", type=_above_zero, default=0.1, help="over the norm of the operator"
+        "--images", type=_positive, default=16, help="the number of images to reconstruct, none of which was trained on"
     )
-    reconstruct.add_argument("--restarts", type=_positive, default=8, help="of each image, of which the best is kept")
-    reconstruct.add_argument("--samples", type=_positive, default=8, help="of each posterior, with a score")
-    reconstruct.add_argument("--seed", type=int, default=0, help="of everything that is random")
-    reconstruct.add_argument("--output", type=Path, default=Path("jaxinv_reconstruction"), help="folder to write")
+    reconstruct.add_argument(
+        "--noise",
+        dest="level",
+        type=_above_zero,
+        default=0.1,
+        help="the standard deviation of the noise, divided by the norm of the operator",
+    )
+    reconstruct.add_argument(
+        "--restarts", type=_positive, default=8, help="the number of starts for each image, the best of which is kept"
+    )
+    reconstruct.add_argument(
+        "--samples", type=_positive, default=8, help="the number of samples of each posterior, for a score"
+    )
+    reconstruct.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    reconstruct.add_argument(
+        "--output", type=Path, default=Path("jaxinv_reconstruction"), help="the folder for figures, numbers and arrays"
+    )
 
 
 def _check_reconstruct(options: argparse.Namespace) -> None:
@@ -203,14 +237,14 @@ def _add_sample(commands) -> None:
         check=_check_sample,
         help="draw images from a prior that `jaxinv train` wrote",
         description=(
-            "Draws images from a trained prior, of a score by running its process backwards, and writes them as one "
-            "picture, and beside it as a .npy file, (n, h, w, c)."
+            "This command draws images from a trained prior (from a score by running its noising process backwards), "
+            "and writes them as one picture and, beside it, as a .npy file of shape (n, h, w, c)."
         ),
     )
-    sample.add_argument("network", type=Path, metavar="FILE", help="that `jaxinv train` wrote")
-    sample.add_argument("--images", type=_positive, default=64, help="how many to draw")
-    sample.add_argument("--steps", type=_positive, default=50, help="of DPM-Solver++, for a score")
-    sample.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    sample.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
+    sample.add_argument("--images", type=_positive, default=64, help="the number of images to draw")
+    sample.add_argument("--steps", type=_positive, default=50, help="the number of steps of DPM-Solver++, for a score")
+    sample.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
     sample.add_argument("--output", type=Path, default=Path("samples.png"), help="the picture to write")
 
 
@@ -234,54 +268,75 @@ def _add_dip(commands) -> None:
         check=_check_dip,
         help="reconstruct a picture or a sinogram of your own by a deep image prior, which needs no training",
         description=(
-            "Fits a network to one measurement, by total variation if you like. A picture is denoised; with --mask it "
-            "is inpainted, with --factor enlarged. A sinogram (.mat of the Helsinki Tomography Challenge 2022, .h5 of "
-            "the Data Exchange layout, or .npy with --angles) is reconstructed. Writes the picture, and beside it the "
-            "array as .npy. Interrupted, the same command goes on where it stopped."
+            "This command fits a network to one measurement, with a total-variation penalty if --tv is given. A "
+            "picture is denoised, or inpainted with --mask, or enlarged with --factor. A sinogram (.mat of the "
+            "Helsinki Tomography Challenge 2022, .h5 of the Data Exchange layout, or .npy with --angles) is "
+            "reconstructed. It writes the picture and, beside it, the array as .npy. If it is interrupted, the same "
+            "command continues where it stopped."
         ),
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a .png, .npy, .mat or .h5 file")
     kind = command.add_mutually_exclusive_group()
-    kind.add_argument("--mask", type=Path, help="a picture, white where FILE is known; the rest is inpainted")
-    kind.add_argument("--factor", type=_positive, help="enlarge FILE so many times")
+    kind.add_argument(
+        "--mask", type=Path, help="a picture that is white where FILE is known; everything else is inpainted"
+    )
+    kind.add_argument("--factor", type=_positive, help="the factor by which to enlarge FILE")
     kind.add_argument(
         "--angles",
         type=_angles,
         metavar="START:STOP",
-        help="in degrees, such as --angles=-90:90: FILE is a sinogram, (angles, detectors), of parallel rays",
+        help="the first and the last angle in degrees, such as --angles=-90:90, if FILE is a sinogram (angles, detectors) "
+        "of parallel rays",
     )
     command.add_argument(
         "--fan",
         type=_distances,
         metavar="SOURCE:DETECTOR",
-        help="with --angles: of a fan, with these distances from the axis of rotation, in widths of a detector bin",
+        help="for a sinogram of a fan beam, the distances of source and detector from the axis of rotation, in detector "
+        "bins",
     )
-    command.add_argument("--offset", type=_number, default=0.0, help="where the detector's middle lies, in bins")
+    command.add_argument(
+        "--offset", type=_number, default=0.0, help="the position of the middle of the detector, in detector bins"
+    )
     command.add_argument("--every", type=_positive, default=1, metavar="N", help="use every N-th angle of a sinogram")
-    command.add_argument("--size", type=_positive, default=128, help="pixels a side to reconstruct from a sinogram")
-    command.add_argument("--crop", type=_positive, help="take the middle so many pixels a side of a picture")
+    command.add_argument(
+        "--size",
+        type=_positive,
+        default=128,
+        help="the number of pixels on each side of an image reconstructed from a sinogram",
+    )
+    command.add_argument(
+        "--crop", type=_positive, help="use only this many pixels on each side, in the middle of a picture"
+    )
     command.add_argument(
         "--noise",
         dest="level",
         type=_above_zero,
         default=argparse.SUPPRESS,
-        help="its standard deviation in the unit of FILE, 8 bits being [0, 1] (default: .1 to denoise, .01 to inpaint "
-        "and enlarge, .025 of the mean of a sinogram)",
+        help="the standard deviation of the noise, in the unit of FILE, where 8-bit values lie in [0, 1] (default: .1 "
+        "to denoise, .01 to inpaint and enlarge, .025 times the mean of a sinogram)",
     )
-    command.add_argument("--reference", type=Path, help="the true picture, to see the PSNR on the way")
-    command.add_argument("--network", choices=("skip", "conv", "deep"), default="skip", help="the prior")
     command.add_argument(
-        "--tv", type=_not_negative, default=0.0, help="weight of total variation, over the variance of noise"
+        "--reference", type=Path, help="the true picture, against which the PSNR is then computed on the way"
     )
-    command.add_argument("--steps", type=_positive, default=3000, help="of the optimiser, at most")
-    command.add_argument("--rate", type=_above_zero, default=0.01, help="of learning")
+    command.add_argument(
+        "--network", choices=("skip", "conv", "deep"), default="skip", help="the network whose images are the prior"
+    )
+    command.add_argument(
+        "--tv",
+        type=_not_negative,
+        default=0.0,
+        help="the weight of total variation, divided by the variance of the noise",
+    )
+    command.add_argument("--steps", type=_positive, default=3000, help="the most steps of the optimiser")
+    command.add_argument("--rate", type=_above_zero, default=0.01, help="the learning rate")
     command.add_argument(
         "--stopping",
         choices=("fixed", "variance", "discrepancy", "held-out"),
         default="held-out",
-        help="when to stop and which image to keep",
+        help="the rule that says when to stop, and which image to keep",
     )
-    command.add_argument("--seed", type=int, default=0, help="of everything that is random")
+    command.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
     command.add_argument("--output", type=Path, default=Path("reconstruction.png"), help="the picture to write")
 
 
@@ -310,8 +365,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         default="digits",
-        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA and in the user's cache, "
-        "or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
+        help="digits (which come with scikit-learn), mnist (which is read from the folder $JAXINV_DATA or the user's "
+        "cache folder, or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c), in [0, 1] or 8-bit",
     )
 
 
