@@ -90,8 +90,8 @@ def _add_demo(commands) -> None:
         help="train small priors on real images, and reconstruct other images with them, beside the usual baselines",
         description=(
             "The demo trains a variational autoencoder and a small score network on handwritten digits, without paired "
-            "data, and reconstructs other digits from blurred, noisy measurements and from ten noisy X-ray projections: by "
-            "filtered back-projection, Tikhonov, total variation, a Gaussian prior, the latent space of the "
+            "data, and reconstructs other digits from blurred, noisy measurements and from ten noisy X-ray projections: "
+            "by filtered back-projection, Tikhonov, total variation, a Gaussian prior, the latent space of the "
             "autoencoder and samples of the posterior under the score. Then it draws images from the priors alone. It "
             "prints tables, and writes three figures and a JSON file."
         ),
@@ -285,15 +285,15 @@ def _add_dip(commands) -> None:
         "--angles",
         type=_angles,
         metavar="START:STOP",
-        help="the first and the last angle in degrees, such as --angles=-90:90, if FILE is a sinogram (angles, detectors) "
-        "of parallel rays",
+        help="the first and the last angle in degrees, such as --angles=-90:90, if FILE is a sinogram (angles, "
+        "detectors) of parallel rays",
     )
     command.add_argument(
         "--fan",
         type=_distances,
         metavar="SOURCE:DETECTOR",
-        help="for a sinogram of a fan beam, the distances of source and detector from the axis of rotation, in detector "
-        "bins",
+        help="for a sinogram of a fan beam, the distances of source and detector from the axis of rotation, in "
+        "detector bins",
     )
     command.add_argument(
         "--offset", type=_number, default=0.0, help="the position of the middle of the detector, in detector bins"
@@ -366,7 +366,8 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         "--data",
         default="digits",
         help="digits (which come with scikit-learn), mnist (which is read from the folder $JAXINV_DATA or the user's "
-        "cache folder, or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c), in [0, 1] or 8-bit",
+        "cache folder, or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c), in [0, 1] or "
+        "8-bit",
     )
 
 
