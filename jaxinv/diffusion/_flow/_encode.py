@@ -12,8 +12,8 @@ from ..._solution import RESULTS, Solution
 from ..._types import Scalar
 from ..._verb import verb
 from ...operators._base import as_parameter, is_concrete
+from .._samplers._integrate import evaluations
 from .._samplers._probability_flow import ProbabilityFlow
-from .._samplers._reverse_sde import evaluations
 from .._scores._score import cast_process, takes_score
 
 
@@ -25,7 +25,7 @@ def check_flow(method: Any) -> None:
 
 def check_start(process: AbstractProcess, t_min: Any) -> None:
     """Raise for a `t_min` that is known and is not between 0 and `t_max`."""
-    # By numpy: under a user's jit an operation of JAX on known numbers has no known value.
+    # By numpy: under a user's jit, jax makes tracers of operations, even on known numbers.
     known = t_min is not None and is_concrete(t_min) and is_concrete(process.t_max)
     if known and not np.all((np.asarray(t_min) >= 0) & (np.asarray(t_min) < np.asarray(process.t_max))):
         raise ValueError(
@@ -35,7 +35,7 @@ def check_start(process: AbstractProcess, t_min: Any) -> None:
 
 
 def is_start(process: AbstractProcess, t_min: Array) -> Array:
-    """Whether a solution between `t_min` and the end of the process is of any length."""
+    """Whether `t_min` is a time before the end of the process."""
     return (t_min >= 0) & (t_min < process.t_max)
 
 
@@ -49,19 +49,19 @@ def encode(
 ) -> Solution:
     """The latent of an image: the probability-flow ODE from the image at `t_min` to noise at `t_max`.
 
-    The map is a bijection; `decode` is its inverse. A network that were perfect would give an image of the data a
-    latent that looks like the noise sampling starts from.
+    The map is a bijection, and `decode` is its inverse. For a perfect network, the latents of images of the data look
+    like the noise from which sampling starts.
 
     **Arguments:**
 
     - `score`: what `sample` takes.
     - `x`: one image, which is taken for a state at `t_min`.
-    - `method`: a `ProbabilityFlow`, for its tolerances.
-    - `t_min`: where the image is put: not negative, and before `t_max`. Default: that of the process.
+    - `method`: a `ProbabilityFlow`, which has the tolerances of the ODE solver.
+    - `t_min`: the time of the image, not negative and before `t_max`; with `None` it is that of the process.
 
-    **Returns:** a `Solution`; `value` is the latent. `stats`: `num_steps`, `network_evaluations`.
+    **Returns:** a `Solution`, whose `value` is the latent. `stats` has `num_steps` and `network_evaluations`.
 
-    **Raises:** `ValueError` for another method, and as `sample`.
+    **Raises:** `ValueError` for something that is no score, another method, or a known `t_min` out of range.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021, section 4.3.
@@ -96,11 +96,11 @@ def decode(
 ) -> Solution:
     """The image of a latent: the probability-flow ODE from noise at `t_max` to `t_min`, the inverse of `encode`.
 
-    **Arguments:** as `encode`, with the latent `z` in place of the image.
+    **Arguments:** those of `encode`, with the latent `z` in place of the image.
 
-    **Returns:** a `Solution`; `value` is the image. `stats` as of `encode`.
+    **Returns:** a `Solution`, whose `value` is the image. `stats` has `num_steps` and `network_evaluations`.
 
-    **Raises:** as `encode`.
+    **Raises:** `ValueError` in the cases of `encode`.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021, section 4.3.

@@ -19,7 +19,7 @@ from .._scores._score import cast_process, takes_score
 from ._encode import check_flow, check_start, is_start
 
 
-@takes_score(method=check_flow)
+@takes_score(method=check_flow, num_probes=lambda num_probes: check_count(num_probes, "num_probes"))
 def log_prob(
     score: AbstractScore,
     x: ArrayLike,
@@ -32,28 +32,29 @@ def log_prob(
 ) -> Float[Array, ""]:
     """The log-density of an image, `log p_T(x_T) + int div v dt` along the probability-flow ODE from `x`.
 
-    `v` is the velocity of the ODE. Runs on the device, inside `jax.jit`, `jax.vmap` and `jax.grad`.
+    Here `v` is the velocity of the ODE. It runs on the device, inside `jax.jit`, `jax.vmap` and `jax.grad`.
 
     **Arguments:**
 
     - `score`: what `sample` takes.
-    - `x`: one image, which is taken for a state at `t_min`: in nats of the density in its own unit; see
-        `metrics.bits_per_dim`, and dequantise images of 8 bits by uniform noise first.
-    - `key`: of Hutchinson's estimate of the divergence by random signs, which is unbiased (up to the steps of the ODE).
-        `None`: the exact divergence, at the cost of as many derivatives as the image has entries.
-    - `num_probes`: of the estimate, static.
-    - `method`: a `ProbabilityFlow`, for its tolerances, 1e-5 by default.
-    - `t_min`: where the ODE starts: not negative, and before `t_max`.
-    - `prior_log_prob`: the log-density of `x_T`, a function of one image. Default: that of the noise from which
-        sampling starts, which is off by what the process leaves of the data: .13 nats for `VP()` and data whose
-        coordinates are of the size of 20, 1e-4 with `beta_max=40`.
+    - `x`: one image, which is taken for a state at `t_min`. Dequantise images of 8 bits by uniform noise first.
+    - `key`: the random key of Hutchinson's estimate of the divergence by random signs, which is unbiased (up to the
+        steps of the ODE). With `None` the divergence is exact, at the cost of as many derivatives as the image has
+        entries.
+    - `num_probes`: the number of probes of the estimate, static.
+    - `method`: a `ProbabilityFlow`, which has the tolerances of the ODE solver.
+    - `t_min`: the time at which the ODE starts, not negative and before `t_max`.
+    - `prior_log_prob`: the log-density of `x_T`, a function of one image. With `None` it is that of the noise from
+        which sampling starts. That is inexact by what the process leaves of the data: .13 nats for `VP()` and data
+        whose coordinates are of the size of 20, and 1e-4 with `beta_max=40`.
 
-    **Returns:** a scalar. It is NaN if the ODE could not be solved: `encode` gives the code.
+    **Returns:** the log-density in nats, a scalar, of the density in the unit of the image; `metrics.bits_per_dim`
+    converts it. It is NaN if the ODE could not be solved; `encode` gives the code.
 
-    **Raises:** `ValueError` as `encode`.
+    **Raises:** `ValueError` in the cases of `encode`.
 
-    Accuracy: against the exact log-density of the 25 modes of the mixture test (8 dimensions, `VP(beta_max=40)`), at
-    most 1e-3 nats over 256 points.
+    Accuracy: against the exact log-density of the 25 modes of the mixture test (8 dimensions, `VP(beta_max=40)`), the
+    error is at most 1e-3 nats over 256 points.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021; Grathwohl, Chen, Bettencourt, Sutskever, Duvenaud, FFJORD, 2019.
@@ -69,7 +70,6 @@ def log_prob(
     """
     if key is not None:
         check_key(key)
-    check_count(num_probes, "num_probes")
     check_start(score.process, t_min)
     return _log_prob(score, x, key, num_probes, method, prior_log_prob, t_min=t_min)
 
@@ -106,9 +106,10 @@ def _augmented(
 
 
 def probes(x: Array, key: Key | None, num_probes: int) -> Array:
-    """The vectors `e` whose mean of `e^T J e` is the trace of `J`.
+    """Vectors `e` for which the mean of `e^T J e` is the trace of `J`.
 
-    Without a key the unit vectors, scaled so that the mean is exact. With one, random signs, whose mean is unbiased.
+    Without a key they are the unit vectors, scaled so that the mean is exact. With a key they are random signs, for
+    which the mean is unbiased.
     """
     if key is None:
         return (jnp.eye(x.size, dtype=x.dtype) * jnp.sqrt(jnp.asarray(x.size, x.dtype))).reshape(x.size, *x.shape)
@@ -117,6 +118,6 @@ def probes(x: Array, key: Key | None, num_probes: int) -> Array:
 
 
 def divergence(field: Callable[[Array], Array], x: Array, vectors: Array) -> tuple[Array, Array]:
-    """`field(x)` and its divergence, the mean of `e^T J e` over the probes; the field is linearised once."""
+    """`field(x)` and its divergence, the mean of `e^T J e` over the probes, with one linearisation."""
     value, push = jax.linearize(field, x)
     return value, jnp.mean(jax.vmap(lambda e: jnp.sum(e * push(e)))(vectors))

@@ -1,4 +1,4 @@
-"""What is asked of noising processes, and checks of their numbers and times."""
+"""Functions of a noising process, and checks of its parameters and times."""
 
 from typing import Any
 
@@ -18,14 +18,15 @@ def noise_to_signal(process: AbstractProcess, t: Scalar) -> Array:
 
 
 def is_data(t: Scalar) -> Bool[Array, "..."]:
-    """Whether a time is that of data, 0: a step there ends at the denoised image."""
+    """Whether a time is 0, that of data; a step to it ends at the denoised image."""
     return jnp.asarray(t) <= 0
 
 
 def target(process: AbstractProcess, t: Scalar) -> tuple[Array, Array]:
-    """`(scale, std)` of the time that a step goes to, which may be 0: those of data are 1 and 0.
+    """`(scale, std)` at the end of a step, whose time may be 0: there they are 1 and 0.
 
-    The formula of a process has no derivative there, so it is asked for another time and its answer is not taken.
+    The formula of a process need not have a derivative at time 0, so there it is evaluated at another time, and the
+    result is not used.
     """
     data = is_data(t)
     scale, std = process.marginal(jnp.where(data, process.t_max, t))
@@ -42,11 +43,11 @@ def check_process(process: Any) -> None:
 
 
 def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
-    """Times in the interval of the process: an error where they are known and outside."""
+    """Times as an array; raises for known times outside the interval of the process."""
     t = as_parameter(t)
     if is_concrete(t) and is_concrete(process.t_min) and is_concrete(process.t_max):
         low, high = float(process.t_min), float(process.t_max)
-        # Times that were computed in single precision may round past an end.
+        # Times that were computed in single precision may round past an end of the interval.
         slack = 1e-6 * (high - low)
         if not bool(jnp.all((t >= low - slack) & (t <= high + slack))):
             raise ValueError(
@@ -57,7 +58,10 @@ def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
 
 
 def check_numbers(process: AbstractProcess, conditions: dict[str, Any]) -> None:
-    """Raise, naming it, for a condition on the parameters that is known and false; they must be scalars."""
+    """Raise unless the known parameters are scalars that satisfy all conditions; the error names what is wrong.
+
+    - `conditions`: for each condition, as words, whether it holds.
+    """
     for name, leaf in vars(process).items():
         if jnp.ndim(leaf) != 0 and is_concrete(leaf):
             raise ValueError(

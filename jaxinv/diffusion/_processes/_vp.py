@@ -42,7 +42,7 @@ class AbstractLinearRate(AbstractProcess):
         return -0.25 * (self.beta_max - self.beta_min) * t**2 - 0.5 * self.beta_min * t
 
     def time_of(self, log_scale: Array) -> Array:
-        """The inverse of `log_scale`, in the form that does not cancel."""
+        """The inverse of `log_scale`, in a form without cancellation."""
         integral = -2 * log_scale
         root = jnp.sqrt(self.beta_min**2 + 2 * (self.beta_max - self.beta_min) * integral)
         return 2 * integral / (self.beta_min + root)
@@ -51,12 +51,12 @@ class AbstractLinearRate(AbstractProcess):
 class VP(AbstractLinearRate):
     """Variance preserving: `dx = -b(t)/2 x dt + sqrt(b(t)) dw`, `b(t) = beta_min + t (beta_max - beta_min)`.
 
-    `log scale = -t^2 (beta_max - beta_min)/4 - t beta_min/2` and `std^2 = 1 - scale^2`, so that data of unit variance
-    keeps it. Sampling starts from `N(0, I)`: the terminal law is that up to `scale(1) x_0`, .0066 of the image for the
-    default `beta_max = 20`.
+    Here `log scale = -t^2 (beta_max - beta_min)/4 - t beta_min/2` and `std^2 = 1 - scale^2`, so data of unit variance
+    keep that variance. Sampling starts from `N(0, I)`. The terminal law differs from it by `scale(1) x_0`, which is
+    .0066 of the image for the default `beta_max = 20`.
 
-    - `beta_min`, `beta_max`: rates of noise per unit of time, `0 <= beta_min <= beta_max`, `beta_max > 0`.
-    - `t_min`, `t_max`: the times between which is sampled.
+    - `beta_min`, `beta_max`: the rates of noise per unit of time, `0 <= beta_min <= beta_max`, `beta_max > 0`.
+    - `t_min`, `t_max`: the times at which sampling ends and starts.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021.
@@ -94,9 +94,9 @@ class VP(AbstractLinearRate):
 class SubVP(AbstractLinearRate):
     """Sub-VP: the drift of `VP`, with less noise: `dx = -b/2 x dt + sqrt(b (1 - exp(-2 int_0^t b))) dw`.
 
-    `scale` is that of `VP`, and `std = 1 - scale^2`. Of the processes of the paper it has the best likelihoods.
+    Its `scale` is that of `VP`, and `std = 1 - scale^2`. It has the best likelihoods among the processes of the paper.
 
-    - `beta_min`, `beta_max`, `t_min`, `t_max`: as of `VP`.
+    - `beta_min`, `beta_max`, `t_min`, `t_max`: those of `VP`.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021.

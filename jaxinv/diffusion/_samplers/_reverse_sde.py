@@ -11,45 +11,43 @@ from jaxtyping import Array
 
 from ..._score import AbstractScore
 from ..._types import Key
-from .._processes._process import AbstractProcess
-from .._processes._schedule import UniformTime
-from ._integrate import Last, integrate
-from ._sampler import AbstractSampler, Options, Path, check_steps, saved_steps
+from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
+from ._integrate import Last, as_solver, at_the_end, evaluations, integrate
+from ._sampler import AbstractSampler, Options, Path, as_steps, saved_steps
 
 
 class ReverseSDE(AbstractSampler):
     """The reverse SDE `dx = (f x - g^2 score(t, x)) dt + g dw`, solved by any SDE solver of diffrax.
 
-    Fixed steps draw the noise of each step afresh (`diffrax.UnsafeBrownianPath`): that costs what a hand-written loop
-    costs, where a Brownian tree costs 25 times as much. Adaptive steps need the tree, and a batch of them gives what a
-    loop gives in law only: rounding by `e` in a time moves a Brownian path by `sqrt(e)`.
+    Fixed steps draw the noise of each step afresh (`diffrax.UnsafeBrownianPath`), which costs as much as a hand-written
+    loop; a Brownian tree costs 25 times as much. Adaptive steps need the tree, and a batch of them equals a loop in law
+    only, because a rounding error `e` in a time moves a Brownian path by `sqrt(e)`.
 
     Measured bias, on the mixture of 25 modes in 8 to 256 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
     diffusion gate): the variance within modes is 3 % too large after 100 Euler steps, 1 to 1.5 % after 300, .4 %
     after 1000; with `diffrax.ShARK()` and `UniformLogSNR()` it is right to .4 % after 50 steps, 102 evaluations.
 
-    Derivatives exist in forward mode, the times of the steps being constants to them.
+    Derivatives exist in forward mode, and the times of the steps are constants to them.
 
-    - `num_steps`: of fixed steps; the most there may be of adaptive ones. Static.
-    - `solver`: of diffrax. The noise is additive, so Ito and Stratonovich agree, and `diffrax.ShARK()`, two evaluations
-        a step, is of order 1.5.
-    - `schedule`: of fixed steps.
-    - `controller`: a `diffrax.PIDController` for adaptive steps, with `diffrax.SPaRK()`, which estimates its error.
-    - `tolerance`: of the tree, as a share of the interval; below the length of the steps.
+    - `num_steps`: the number of fixed steps, or the largest number of adaptive steps. Static.
+    - `solver`: a solver of diffrax. The noise is additive, so Ito and Stratonovich solutions agree, and
+        `diffrax.ShARK()`, with two evaluations a step, is of order 1.5.
+    - `schedule`: the times of fixed steps.
+    - `controller`: a `diffrax.PIDController` for adaptive steps, with a solver that estimates its error, such as
+        `diffrax.SPaRK()`; with `None` the steps are fixed.
+    - `tolerance`: the resolution of the Brownian tree as a share of the interval, below the length of the steps.
 
     **Reference:** Anderson, Reverse-time diffusion equation models, 1982; Song, Sohl-Dickstein, Kingma, Kumar, Ermon,
     Poole, Score-based generative modeling through stochastic differential equations, 2021.
     """
 
-    num_steps: Any = eqx.field(default=1000, static=True)
-    solver: Any = diffrax.Euler()
-    schedule: Any = UniformTime()
+    num_steps: int = eqx.field(default=1000, static=True, converter=as_steps)
+    solver: diffrax.AbstractSolver = eqx.field(default=diffrax.Euler(), converter=as_solver)
+    schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
     tolerance: float = eqx.field(default=1e-4, static=True)
 
     def __check_init__(self):
-        check_steps(self.num_steps, self.schedule)
-        check_solver(self.solver)
         if self.controller is not None and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"Adaptive steps need a solver that estimates its error; {type(self.solver).__name__} does not. "
@@ -63,7 +61,7 @@ class ReverseSDE(AbstractSampler):
                 "`ReverseSDE` has derivatives in forward mode only (`jax.jvp`): diffrax keeps no record of noise that "
                 "is drawn afresh. Take `Ancestral()` or `DDIM(eta=...)` with `differentiate=jaxinv.Unrolled()`."
             )
-        # Constants to derivatives: those of the noise in its times do not exist.
+        # The times are constants to derivatives: the noise has no derivative with respect to its times.
         times = jax.lax.stop_gradient(self.schedule.times(process, self.num_steps))
         shape = jax.ShapeDtypeStruct(x.shape, x.dtype)
         area = getattr(self.solver, "minimal_levy_area", diffrax.BrownianIncrement)
@@ -82,8 +80,8 @@ class ReverseSDE(AbstractSampler):
             x,
             score,
             solver=self.solver,
-            # In minus the time, which grows: backwards in time diffrax 0.7 hands the solvers of higher order increments
-            # whose length is negative.
+            # The variable is minus the time, which grows: for an integration backwards, diffrax 0.7 gives solvers of
+            # higher order increments of negative length.
             start=-jax.lax.stop_gradient(process.t_max),
             stop=-jax.lax.stop_gradient(process.t_min),
             times=-times if self.controller is None else None,
@@ -91,7 +89,7 @@ class ReverseSDE(AbstractSampler):
             saved=None if saved is None else -saved,
             max_steps=self.num_steps,
             adjoint=diffrax.DirectAdjoint(),
-            # Plain, as the steps do with noise of this kind: then there are derivatives in forward mode.
+            # A plain scan, like the steps with this kind of noise, has derivatives in forward mode.
             scan_kind="lax",
             progress=options.progress,
             denoise=options.denoise,
@@ -112,39 +110,5 @@ def _diffusion(minus_t: Any, x: Array, args: tuple[AbstractScore, Last | None]) 
     score, last = args
     size = score.process.diffusion(-minus_t)
     size = size if last is None else jnp.where(last.now, 0, size)
-    # Not a multiple of the identity: that compares structures, which within `shard_map` tell more than shape and dtype.
+    # A multiple of the identity would compare structures, which within `shard_map` hold more than shape and dtype.
     return lx.DiagonalLinearOperator(jnp.full(x.shape, size, x.dtype))
-
-
-def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) -> tuple[Array, Array]:
-    """Where the network is evaluated: in a step that denoises at its beginning, whichever stage it is."""
-    if last is None:
-        return t, x
-    return jnp.where(last.now, process.t_min, t), jnp.where(last.now, last.x, x)
-
-
-def check_solver(solver: object) -> None:
-    """Raise unless this is a solver of diffrax."""
-    if not isinstance(solver, diffrax.AbstractSolver):
-        raise ValueError(f"`solver` must be a solver of diffrax, such as `diffrax.Euler()`; got {solver!r}.")
-
-
-def evaluations(solver: Any, num_steps: Array) -> Array:
-    """How often a Runge-Kutta method evaluated its vector field; that of Euler once a step.
-
-    One more where the first stage is the last of the step before.
-    """
-    tableau = _tableau(solver)
-    stages = 1 if tableau is None else len(tableau.c) + 1
-    reused = int(reuses(solver))
-    return num_steps * (stages - reused) + reused
-
-
-def reuses(solver: Any) -> bool:
-    """Whether the first stage of a step is the last of the step before, which is where that ended."""
-    return bool(getattr(_tableau(solver), "fsal", False))
-
-
-def _tableau(solver: Any) -> Any:
-    tableau = getattr(solver, "tableau", None)
-    return getattr(tableau, "explicit", tableau)

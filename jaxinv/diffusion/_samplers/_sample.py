@@ -1,9 +1,12 @@
 """Images drawn from a score."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..._checks import check_count
 from ..._differentiation import Unrolled
@@ -27,42 +30,72 @@ def check_method(method: Any) -> None:
         )
 
 
-@takes_score(method=check_method)
+def _check_num_samples(num_samples: Any) -> None:
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
+
+
+def _check_differentiate(differentiate: Any) -> None:
+    if not (differentiate is None or isinstance(differentiate, Unrolled)):
+        raise ValueError(f"`differentiate` must be None or `jaxinv.Unrolled()`; got {differentiate!r}.")
+
+
+def _check_shape(shape: Any) -> None:
+    if isinstance(shape, jax.ShapeDtypeStruct):
+        if not jnp.issubdtype(shape.dtype, jnp.floating):
+            raise ValueError(
+                f"Samples are of a real floating dtype; `shape` asks for {jnp.dtype(shape.dtype).name}. The real and "
+                "imaginary part of an image are two channels."
+            )
+        shape = shape.shape
+    check_shape(shape, "shape")
+
+
+@takes_score(
+    shape=_check_shape,
+    key=check_key,
+    method=check_method,
+    num_samples=_check_num_samples,
+    differentiate=_check_differentiate,
+)
 @verb
 def sample(
     score: AbstractScore,
-    shape: Any,
+    shape: Sequence[int] | jax.ShapeDtypeStruct,
     *,
     key: Key,
     method: AbstractSampler = ReverseSDE(),
-    num_samples: Any = None,
+    num_samples: int | None = None,
     denoise: bool = True,
     num_saved: int = 0,
-    differentiate: Any = None,
-    progress: Any = None,
+    differentiate: Unrolled | None = None,
+    progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Images drawn by running a noising process backwards, from noise at `t_max` to `t_min`.
 
     **Arguments:**
 
-    - `score`: a `diffusion.AbstractScore`: that of a network, `score_from(network, process)`, of an oracle,
-        `oracles.Gaussian(...).score(process)`, or of a function, `diffusion.Score(function, process)`.
-    - `shape`: of one image, `(h, w, c)` or any; or a `jax.ShapeDtypeStruct`, for the dtype.
-    - `key`: sample `i` depends on the key and `i`, never on their number.
-    - `method`: `ReverseSDE()` (default), `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`,
-        `Heun()` or `DPMSolver()`, each with its number of steps.
-    - `num_samples`: static; the value then is `(num_samples, *shape)`. By default one image, of `shape`.
-    - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`: one evaluation more, or as many as a
-        solver of diffrax has stages; none where its last stage is the first of the next step, as of `Tsit5`.
-    - `num_saved`: how many states on the way to return, static.
-    - `differentiate`: `jaxinv.Unrolled()` for derivatives in reverse mode through the steps; with `None` they exist in
-        forward mode. `ProbabilityFlow()` has both either way, `ReverseSDE()` those in forward mode only.
+    - `score`: a `diffusion.AbstractScore`, which carries the process: that of a network,
+        `score_from(network, process)`, of an oracle, `oracles.Gaussian(...).score(process)`, or of a function,
+        `diffusion.Score(function, process)`.
+    - `shape`: the shape of one image, `(h, w, c)` or any other; a `jax.ShapeDtypeStruct` also gives the dtype.
+    - `key`: the random key. Sample `i` depends on the key and on `i`, never on the number of samples.
+    - `method`: `ReverseSDE()`, `ProbabilityFlow()`, `PredictorCorrector()`, `Ancestral()`, `DDIM()`, `Heun()` or
+        `DPMSolver()`, each with its number of steps.
+    - `num_samples`: the number of samples, static; the value is then `(num_samples, *shape)`. With `None` it is one
+        image, of the shape `shape`.
+    - `denoise`: whether to return `E[x_0 | x_{t_min}]` in place of `x_{t_min}`. That costs one evaluation more, or with
+        a solver of diffrax as many as it has stages; none if the last stage of the solver is the first one of its next
+        step, which is so for `Tsit5`.
+    - `num_saved`: the number of states on the way that are returned, static.
+    - `differentiate`: `jaxinv.Unrolled()` for derivatives in reverse mode through the steps; with `None` derivatives
+        exist in forward mode. `ProbabilityFlow()` has both in either case, `ReverseSDE()` those in forward mode only.
     - `progress`: a diffrax progress meter.
 
-    **Returns:** a `Solution`. Each sample has its own `result`: `nonfinite` if the score became NaN or infinite, upon
-    which the sample is its last finite state and `stats["num_steps"]` the number of that step. `stats` further has
-    `network_evaluations`, of scores. With `num_saved`, `aux` is `{"times": (num_saved,), "states": (num_saved,
-    *shape)}`.
+    **Returns:** a `Solution`. Each sample has its own `result`. It is `nonfinite` if the score became NaN or infinite;
+    the sample is then its last finite state, and `stats["num_steps"]` the number of the step that failed.
+    `stats["network_evaluations"]` counts evaluations of the score. With `num_saved`, `aux` is
+    `{"times": (num_saved,), "states": (num_saved, *shape)}`.
 
     **Raises:** `ValueError` if a score returns another shape than it is given, for sizes that are not positive
     integers, and for anything but one typed key.
@@ -81,22 +114,13 @@ def sample(
         images = solution.check().value  # (4, 8, 8, 1)
         ```
     """
-    check_key(key)
-    struct = shape if isinstance(shape, jax.ShapeDtypeStruct) else None
-    dtype = jnp.result_type(float) if struct is None else struct.dtype
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise ValueError(
-            f"Samples are of a real floating dtype; `shape` asks for {jnp.dtype(dtype).name}. The real and imaginary "
-            "part of an image are two channels."
-        )
-    shape = check_shape(shape if struct is None else struct.shape, "shape")
+    if isinstance(shape, jax.ShapeDtypeStruct):
+        shape, dtype = shape.shape, shape.dtype
+    else:
+        shape, dtype = check_shape(shape, "shape"), jnp.result_type(float)
     score = cast_process(score, dtype)
-    if not (differentiate is None or isinstance(differentiate, Unrolled)):
-        raise ValueError(f"`differentiate` must be None or `jaxinv.Unrolled()`; got {differentiate!r}.")
-    if num_samples is not None:
-        check_count(num_samples, "num_samples")
 
-    def draw(index: Any) -> Solution:
+    def draw(index: Array | int) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
         x = score.process.prior_sample(shape, key=start_key, dtype=dtype)
         path = method.run(score, x, key=path_key, options=Options(denoise, num_saved, differentiate, progress))

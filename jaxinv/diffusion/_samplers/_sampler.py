@@ -1,8 +1,9 @@
-"""What a sampler of the reverse process is."""
+"""The interface of samplers, and the loop that runs those that step along a schedule."""
 
 import abc
 from typing import Any, NamedTuple
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,12 @@ from .._processes._schedule import AbstractSchedule, check_schedule, times_to_da
 
 
 class Path(eqx.Module):
-    """One path from noise towards data, and states on the way where they were asked for.
+    """The path of one image from noise towards data.
 
     - `end`: the state at `t_min`, or `E[x_0 | x_{t_min}]`.
+    - `result`: the `RESULTS` code.
+    - `num_steps`, `network_evaluations`: the numbers of steps and of evaluations of the score.
+    - `times`, `states`: saved states on the way and their times; `None` if none were asked for.
     """
 
     end: Array
@@ -34,27 +38,40 @@ class Path(eqx.Module):
 
 
 class Options(NamedTuple):
-    """What `sample` is asked for besides a sample.
+    """The options of `sample` that a sampler carries out.
 
-    - `denoise`: whether the path ends at `E[x_0 | x_{t_min}]`, in place of the state at `t_min`.
+    - `denoise`: whether the path ends at `E[x_0 | x_{t_min}]` in place of the state at `t_min`.
+    - `num_saved`: the number of states on the way that are kept.
+    - `differentiate`: `Unrolled()` for derivatives in reverse mode, or `None`.
+    - `progress`: a diffrax progress meter, or `None`.
     """
 
     denoise: bool = False
     num_saved: int = 0
     differentiate: Unrolled | None = None
-    progress: Any = None
+    progress: diffrax.AbstractProgressMeter | None = None
 
 
 class AbstractSampler(eqx.Module):
-    """How the reverse process is integrated, from `t_max` to `t_min`."""
+    """A sampler: a way to run the reverse process, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
-        """The path of one image that begins as noise `x`."""
+        """The path of one image that begins as the noise `x`.
+
+        **Arguments:**
+
+        - `score`: the score, whose process has the dtype of `x`.
+        - `x`: the state at `t_max`.
+        - `key`: the random key of this path.
+        - `options`: what `sample` was asked for.
+
+        **Returns:** a `Path`.
+        """
 
 
 class AbstractStepper(AbstractSampler):
-    """A sampler that says its step, from one time of a schedule to the next."""
+    """A sampler that is defined by its step from one time of a schedule to the next."""
 
     num_steps: eqx.AbstractVar[int]
     schedule: eqx.AbstractVar[AbstractSchedule]
@@ -62,26 +79,37 @@ class AbstractStepper(AbstractSampler):
     @property
     @abc.abstractmethod
     def evaluations_per_step(self) -> int:
-        """How often a step evaluates the score."""
+        """The number of evaluations of the score in a step."""
 
     @property
     def calls_per_step(self) -> int:
-        """How often `step` is called for a step. All calls but the last return `x` as it is, and change the memory.
+        """The number of calls of `step` that make up one step; all but the last return `x` unchanged.
 
-        So a method with several evaluations a step has the network at one place of its program: one for each call.
+        A method that evaluates the score several times in a step evaluates it once in each call, and passes on what it
+        found in its memory. So the compiled program holds the network once.
         """
         return 1
 
     @abc.abstractmethod
     def start(self, x: Array) -> Any:
-        """The memory of the method at first."""
+        """The memory of the method before the first step."""
 
     @abc.abstractmethod
     def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        """The state and the memory at `t_next < t`, from those at `t`; the key is that of the step.
+        """The state and the memory at `t_next < t`, from those at `t`.
 
-        A step to `t_next = 0`, the last one where the end is to be denoised, leads to `E[x_0 | x_t = x]`. It is one
-        call, with one evaluation, at the place of the others. See `_process.target`.
+        A step to `t_next = 0` is the last one, if the end is to be denoised; it returns `E[x_0 | x_t = x]`. Such a step
+        is one call with one evaluation, by the same code as the others; `target` gives scale and deviation there.
+
+        **Arguments:**
+
+        - `score`: the score.
+        - `t`, `t_next`: the times at the beginning and at the end of the step.
+        - `x`: the state at `t`.
+        - `memory`: what the call before returned; in the first call, what `start` returned.
+        - `key`: the random key of the step, the same in all of its calls.
+
+        **Returns:** the state and the memory.
         """
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
@@ -108,18 +136,18 @@ class AbstractStepper(AbstractSampler):
             completed = jnp.where(result == RESULTS.successful, taken, taken - 1) // calls
             missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
-        # The call that denoises takes one evaluation.
+        # The call that denoises evaluates the score once.
         stepping = jnp.minimum(taken, self.num_steps * calls)
         evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
         return Path(end, result, num_steps, evaluations, saved, states)
 
 
 class AbstractMemorylessStepper(AbstractStepper):
-    """A stepper whose steps know the state alone."""
+    """A stepper without memory: its steps depend on the state alone."""
 
     @abc.abstractmethod
     def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        """The state at `t_next < t`, from the state at `t`; as `step`, where `t_next` is 0."""
+        """The state at `t_next < t`, from the state at `t`; for `t_next = 0` it is `E[x_0 | x_t = x]`."""
 
     def start(self, x: Array) -> None:
         return None
@@ -133,13 +161,13 @@ def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any
     index = index // method.calls_per_step
     x, memory = method.step(score, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
     if states is not None:
-        # Overwritten by each step until the one that is to be kept.
+        # Each step overwrites the next entry, up to the step whose state is kept there.
         states = states.at[jnp.searchsorted(ends, index + 1)].set(x)
     return (x, memory, states), jnp.zeros((), bool), RESULTS.successful
 
 
 def saved_steps(num_saved: Any, num_steps: int) -> np.ndarray | None:
-    """The numbers of the steps after which a state is kept, evenly spaced, the last among them."""
+    """The numbers of the steps after which a state is kept: evenly spaced, with the last step among them."""
     if isinstance(num_saved, bool) or not isinstance(num_saved, int) or not 0 <= num_saved <= num_steps:
         raise ValueError(
             f"`num_saved` must be a static integer between 0 and the number of steps, {num_steps}; got {num_saved!r}."
@@ -147,26 +175,31 @@ def saved_steps(num_saved: Any, num_steps: int) -> np.ndarray | None:
     return None if num_saved == 0 else np.arange(1, num_saved + 1) * num_steps // num_saved
 
 
+def as_steps(num_steps: Any) -> int:
+    """A static number of steps, checked: the converter of a field `num_steps`."""
+    return check_count(num_steps, "num_steps")
+
+
 def check_steps(num_steps: Any, schedule: Any) -> None:
-    """What every method demands of its number of steps and its schedule."""
+    """Raise unless the number of steps of a method is a static integer and its schedule is a schedule."""
     check_count(num_steps, "num_steps")
     check_schedule(schedule)
 
 
 def check_share(value: Any, name: str) -> None:
-    """Raise for what is known not to lie in [0, 1]."""
-    # By numpy: within a trace a comparison of known numbers is not known.
+    """Raise for a known value outside [0, 1]."""
+    # By numpy: within a trace, jax makes tracers of comparisons, even of known numbers.
     if is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
         raise ValueError(f"`{name}` must lie between 0 and 1; got {value}.")
 
 
 def check_not_negative(value: Any, name: str) -> None:
-    """Raise for what is known to be negative or not finite."""
+    """Raise for a known value that is negative or not finite."""
     if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
         raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
 
 
 def check_positive(value: Any, name: str) -> None:
-    """Raise for what is known not to be positive, or not finite."""
+    """Raise for a known value that is not positive or not finite."""
     if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
         raise ValueError(f"`{name}` must be finite and positive; got {value}.")

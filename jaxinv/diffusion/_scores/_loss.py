@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._checks import checked
 from ..._keys import check_key
-from ..._types import Key
+from ..._types import Key, Scalar
 from ...models._network import check_floating
 from ...operators._base import as_parameter
 from .._processes._process import AbstractProcess, check_process
 from ._parametrisation import AbstractParametrisation, Noise
-from ._score import check_takes_time
+from ._score import check_parametrisation, check_takes_time
 
 
 class AbstractWeighting(eqx.Module):
-    """A weight of the squared error of the noise at each time."""
+    """A weighting: how the squared error at each time counts in the loss."""
 
     @abc.abstractmethod
     def __call__(self, process: AbstractProcess, t: Array) -> Array:
@@ -26,14 +27,16 @@ class AbstractWeighting(eqx.Module):
 
 
 class NoiseWeighting(AbstractWeighting):
-    """1: the squared error of the noise, `std^2` times that of the score, as in the paper."""
+    """The weight 1 of the squared error of the noise, which is `std^2` times that of the score, as in the paper."""
 
     def __call__(self, process: AbstractProcess, t: Array) -> Array:
         return t * 0 + 1
 
 
 class LikelihoodWeighting(AbstractWeighting):
-    """`g^2/std^2`, that is `g^2` times the squared error of the score: the loss bounds the negative log-likelihood.
+    """The weight `g^2/std^2`, which is `g^2` for the squared error of the score.
+
+    With it the loss bounds the negative log-likelihood.
 
     **Reference:** Song, Durkan, Murray, Ermon, Maximum likelihood training of score-based diffusion models, 2021.
     """
@@ -43,7 +46,7 @@ class LikelihoodWeighting(AbstractWeighting):
 
 
 class VelocityWeighting(AbstractWeighting):
-    """The squared error of the velocity, `(d std/dt - std d log scale/dt)^2` times that of the noise: flow matching."""
+    """The weight `(d std/dt - std d log scale/dt)^2`: the squared error of the velocity, that of flow matching."""
 
     def __call__(self, process: AbstractProcess, t: Array) -> Array:
         (scale, std), (scale_rate, std_rate) = process.marginal(t), process.rates(t)
@@ -51,7 +54,7 @@ class VelocityWeighting(AbstractWeighting):
 
 
 class ScoreMatchingLoss(eqx.Module):
-    """The loss that `score_matching_loss` makes: `loss(network, batch, *, key)`."""
+    """The loss `loss(network, batch, *, key)`, which `score_matching_loss` makes."""
 
     process: AbstractProcess
     weighting: AbstractWeighting
@@ -64,7 +67,7 @@ class ScoreMatchingLoss(eqx.Module):
         batch = check_floating(jnp.asarray(batch), "images", "score_matching_loss")
         process = jax.tree.map(lambda leaf: leaf.astype(batch.dtype), self.process)
         time_key, noise_key = jax.random.split(key)
-        # One time in each of n equal parts of the interval: the mean over a batch then varies less.
+        # One time in each of n equal parts of the interval, so the mean over a batch varies less.
         n = batch.shape[0]
         share = (jnp.arange(n, dtype=batch.dtype) + jax.random.uniform(time_key, (n,), batch.dtype)) / n
         t_min = self.t_min.astype(batch.dtype)
@@ -83,30 +86,41 @@ class ScoreMatchingLoss(eqx.Module):
         return jnp.mean(jax.vmap(error)(times, noised, output, noise))
 
 
+def check_weighting(weighting: Any) -> None:
+    """Raise unless this is a weighting."""
+    if not isinstance(weighting, AbstractWeighting):
+        raise ValueError(
+            "`weighting` must be `NoiseWeighting()`, `LikelihoodWeighting()` or `VelocityWeighting()` of "
+            f"`jaxinv.diffusion`; got {weighting!r}."
+        )
+
+
+@checked(process=check_process, weighting=check_weighting, parametrisation=check_parametrisation)
 def score_matching_loss(
-    process: Any,
-    weighting: Any = None,
+    process: AbstractProcess,
+    weighting: AbstractWeighting = NoiseWeighting(),
     *,
-    parametrisation: Any = None,
-    t_min: Any = 1e-5,
+    parametrisation: AbstractParametrisation = Noise(),
+    t_min: Scalar = 1e-5,
 ) -> ScoreMatchingLoss:
     """Denoising score matching, `E w(t) ||E[n | x_t] - n||^2 / d` over `t`, images and noise, for `training.fit`.
 
-    Times are stratified over the batch, one in each of `n` equal parts of `[t_min, t_max]`.
+    The times are stratified over the batch, with one in each of `n` equal parts of `[t_min, t_max]`.
 
     **Arguments:**
 
     - `process`: the noising process.
-    - `weighting`: `NoiseWeighting()` (default, the paper's), `LikelihoodWeighting()`, or `VelocityWeighting()`, which
-        is flow matching.
-    - `parametrisation`: what the network predicts, as in `score_from`: `Noise()` by default.
-    - `t_min`: the least time to train at; that from which `log_prob` starts.
+    - `weighting`: `NoiseWeighting()`, which is that of the paper, `LikelihoodWeighting()`, or `VelocityWeighting()`,
+        which is flow matching.
+    - `parametrisation`: what the network predicts, as in `score_from`.
+    - `t_min`: the least time to train at. The default is the time at which `log_prob` starts.
 
-    **Returns:** `loss(network, batch, *, key)`, with the call `network(x, t)`; the mean over the batch. A network that
-    predicts nothing has 1, for noise and its weighting. Make it once: `training.fit` compiles for each new one.
+    **Returns:** the loss, `loss(network, batch, *, key)`: the mean over a batch, with the call `network(x, t)`. A
+    network that returns zeros has the loss 1 with the defaults. Make the loss once, since `training.fit` compiles a
+    program for each new one.
 
-    **Raises:** `ValueError` for something that is no process, weighting or parametrisation; its call, for a network
-    that takes no time or returns another shape.
+    **Raises:** `ValueError` for something that is no process, weighting or parametrisation; and when the loss is
+    called, for a network that takes no time or returns another shape.
 
     **Reference:** Vincent, A connection between score matching and denoising autoencoders, 2011; Song, Sohl-Dickstein,
     Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic differential equations, 2021.
@@ -129,13 +143,4 @@ def score_matching_loss(
         score = jaxinv.diffusion.score_from(network, process)
         ```
     """
-    check_process(process)
-    weighting = NoiseWeighting() if weighting is None else weighting
-    parametrisation = Noise() if parametrisation is None else parametrisation
-    if not isinstance(weighting, AbstractWeighting) or not isinstance(parametrisation, AbstractParametrisation):
-        raise ValueError(
-            "`weighting` must be `NoiseWeighting()`, `LikelihoodWeighting()` or `VelocityWeighting()`, and "
-            "`parametrisation` one of `Noise()`, `Score()`, `Velocity()` and `Denoiser()`, of `jaxinv.diffusion`; got "
-            f"{weighting!r} and {parametrisation!r}."
-        )
     return ScoreMatchingLoss(process, weighting, parametrisation, as_parameter(t_min))

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import equinox as eqx
 import jax
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen, nnx
 from jaxtyping import Array, PyTree
 
+from ..._checks import checked
 from ..._linen import LinenNetwork
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
 from ..._types import Scalar, State
@@ -19,7 +20,8 @@ from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation
 
-_Verb = TypeVar("_Verb", bound=Callable)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class NetworkScore(AbstractScore):
@@ -118,24 +120,39 @@ def Score(function: Any = None, process: Any = None) -> ScoreParametrisation | F
     return FunctionScore(as_network(function), process)
 
 
-def score_from(network: Any, process: Any, parametrisation: Any = None) -> NetworkScore:
-    """The score `grad log p_t(x)` of a network, as a module `score(t, x)` on one unbatched image.
+def check_parametrisation(parametrisation: Any) -> None:
+    """Raise unless this is a parametrisation."""
+    if not isinstance(parametrisation, AbstractParametrisation):
+        raise ValueError(
+            "`parametrisation` must be `Noise()`, `Score()`, `Velocity()` or `Denoiser()` of `jaxinv.diffusion`; got "
+            f"{parametrisation!r}."
+        )
 
-    With `x_t = scale x_0 + std n`: `-E[n|x_t]/std` from the noise, `(scale E[x_0|x_t] - x_t)/std^2` from the denoiser,
-    and from the velocity through the linear system of the two. Its methods `denoiser`, `noise` and `velocity` convert
-    to the other three, from one evaluation of the network each.
+
+@checked(process=check_process, parametrisation=check_parametrisation)
+def score_from(
+    network: Any, process: AbstractProcess, parametrisation: AbstractParametrisation = Noise()
+) -> NetworkScore:
+    """The score `grad log p_t(x)` of a network, on one image without a batch axis.
+
+    The network predicts one of four quantities of `x_t = scale x_0 + std n`, and the score is computed from it: it is
+    `-E[n | x_t] / std` from the noise, `(scale E[x_0 | x_t] - x_t) / std^2` from the denoised image, and from the
+    velocity it follows by the linear system of the two. The methods `denoiser`, `noise` and `velocity` give the other
+    three, with one evaluation of the network each.
 
     **Arguments:**
 
-    - `network`: `models.UNet`, or any Flax or equinox network or function with the call `network(x, t)`, `x` of shape
-        `(n, ...)` and `t` of shape `(n,)`, the time of the process.
-    - `process`: the noising process that it was trained for.
-    - `parametrisation`: what it predicts: `Noise()` (default), `Score()`, `Velocity()` or `Denoiser()`.
+    - `network`: `models.UNet`, or any Flax or equinox network or function with the call `network(x, t)`, where `x` has
+        shape `(n, ...)` and `t`, the times of the process, shape `(n,)`.
+    - `process`: the noising process that the network was trained for.
+    - `parametrisation`: what the network predicts: `Noise()`, `Score()`, `Velocity()`, `Denoiser()` or
+        `Preconditioned(...)`.
 
-    **Returns:** a pytree whose leaves are the weights; networks of the same structure share compiled programs.
+    **Returns:** a `diffusion.AbstractScore`. It is a pytree whose leaves are the weights and the parameters of the
+    process; networks of the same structure share compiled programs.
 
-    **Raises:** `ValueError` for a network that takes no time, or something that is no process; its call, for an output
-    of another shape than the input, and for a time outside `[t_min, t_max]` where it is known.
+    **Raises:** `ValueError` for a network that takes no time, or something that is no process; and when the score is
+    evaluated, for an output of another shape than the input and for a known time outside `[t_min, t_max]`.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021.
@@ -150,13 +167,6 @@ def score_from(network: Any, process: Any, parametrisation: Any = None) -> Netwo
         gradient, image = score(0.5, jnp.ones((28, 28, 1))), score.denoiser(0.5, jnp.ones((28, 28, 1)))
         ```
     """
-    check_process(process)
-    parametrisation = Noise() if parametrisation is None else parametrisation
-    if not isinstance(parametrisation, AbstractParametrisation):
-        raise ValueError(
-            "`parametrisation` must be `Noise()`, `Score()`, `Velocity()` or `Denoiser()` of `jaxinv.diffusion`; got "
-            f"{parametrisation!r}."
-        )
     check_takes_time(network)
     return NetworkScore(as_network(network), process, parametrisation)
 
@@ -175,13 +185,13 @@ def check_takes_time(network: Any) -> None:
 
 
 def takes_two(function: Any) -> bool:
-    """Whether a function can be called with two arguments, as far as its signature tells."""
+    """Whether the signature of a function allows a call with two arguments; `True` where it has no signature."""
     try:
         inspect.signature(function).bind(None, None)
     except TypeError:
         return False
     except ValueError:
-        pass  # Some have no signature.
+        pass  # Some callables have no signature.
     return True
 
 
@@ -206,6 +216,10 @@ def check_score(score: Any) -> None:
             "`diffusion.Score(function, process)`; if it is a network, `network(x, t)` of a batch, give "
             "`diffusion.score_from(network, process)`."
         )
+    if isinstance(score, AbstractProcess):
+        raise ValueError(
+            f"{expected}; got the process {name} alone. A network has the score `score_from(network, process)`."
+        )
     raise ValueError(
         f"{expected}; got {name}. Scores are `diffusion.score_from(network, process)`, `prior.score(process)` of an "
         "oracle and `diffusion.Score(function, process)`."
@@ -219,35 +233,30 @@ def cast_process(score: AbstractScore, dtype: Any) -> AbstractScore:
     return jax.tree.map(lambda node: jax.tree.map(cast, node) if is_process(node) else node, score, is_leaf=is_process)
 
 
-def takes_score(**checks: Callable[[Any], object]) -> Callable[[_Verb], _Verb]:
-    """Decorates a verb with a parameter `score`: what is given for it must be a score, which carries its process.
+def takes_score(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:
+    """Decorates a verb with a parameter `score`, which must be a score; one that is given a process too says so.
 
     **Arguments:**
 
-    - `checks`: for further parameters, by name, functions that raise for what the verb does not take. All checks come
-        before anything is compiled.
+    - `checks`: further checks, those of `checked`.
     """
-    checks = {"score": check_score} | checks
 
-    def decorate(function: _Verb) -> _Verb:
-        signature = inspect.signature(function)
-        positional = [n for n, p in signature.parameters.items() if p.kind is p.POSITIONAL_OR_KEYWORD]
+    def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
         usage = f"{function.__name__}({', '.join(positional)})"
+        call = checked(score=check_score, **checks)(function)
 
         @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
+        def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
             if "process" in kwargs or any(isinstance(value, AbstractProcess) for value in args):
                 raise ValueError(
                     f"A score carries its process: `{usage}`, without the process. Scores are "
                     "`diffusion.score_from(network, process)`, `prior.score(process)` of an oracle and "
                     "`diffusion.Score(function, process)`."
                 )
-            given = dict(zip(positional, args, strict=False)) | kwargs
-            for name, check in checks.items():
-                if name in given:
-                    check(given[name])
-            return function(*args, **kwargs)
+            return call(*args, **kwargs)
 
-        return wrapper  # pyright: ignore[reportReturnType]
+        return wrapper
 
     return decorate
