@@ -90,7 +90,7 @@ def _add_demo(commands) -> None:
         help="train small priors on real images, and reconstruct other images with them, beside the usual baselines",
         description=(
             "The demo trains a variational autoencoder and a small score network on handwritten digits, without paired "
-            "data, and reconstructs other digits from blurred, noisy measurements and from ten noisy X-ray projections: "
+            "data, and reconstructs other digits from blurred, noisy measurements and from ten X-ray projections, "
             "by filtered back-projection, Tikhonov, total variation, a Gaussian prior, the latent space of the "
             "autoencoder and samples of the posterior under the score. Then it draws images from the priors alone. It "
             "prints tables, and writes three figures and a JSON file."
