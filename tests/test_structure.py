@@ -30,6 +30,7 @@ FIRST = [
     "_loop",
     "_conjugate_gradients",
     "_prior",
+    "_proximal_map",
     "_kernels",
 ]
 ASIDE = ["metrics", "data", "io"]  # these import from the first group only

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._checks import check_count
+from .._proximal_map import AbstractProximalMap
 from .._types import Key
-from ..generative._proximal_map import AbstractProximalMap, proximal_map
 from ..likelihood import prepare_parameter
 from ..operators._base import as_parameter
 from ._method import AbstractOfWeights, Evaluation, Problem
@@ -44,7 +44,7 @@ class ADMM(AbstractOfWeights):
         operator = problem.likelihood.operator
         penalty, result = prepare_parameter(self.penalty, operator, result, positive=True, name="penalty")
         regulariser = problem.regulariser
-        proximal = None if regulariser is None else proximal_map(regulariser, problem.weight)
+        proximal = None if regulariser is None else regulariser.proximal_map(problem.weight)
         if proximal is None:
             raise ValueError(
                 f"`ADMM` needs a regulariser with a proximal map, TV(), L1(), Tikhonov() or Gaussian(prior); got "
@@ -57,7 +57,7 @@ class ADMM(AbstractOfWeights):
         domain = problem.likelihood.operator.domain
         nothing = jnp.zeros(domain.shape, domain.dtype)
         # Before the first update there is no copy that the image could be drawn to.
-        return nothing, nothing, self.proximal.memory(nothing), jnp.zeros_like(self.penalty)
+        return nothing, nothing, self.proximal.init(nothing), jnp.zeros_like(self.penalty)
 
     def loss(
         self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], z: Array, *, key: Key
