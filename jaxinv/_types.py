@@ -12,6 +12,8 @@ State = PyTree[Array | np.ndarray]
 Image = Shaped[Array, "h w c"]
 Scalar = Array | np.ndarray | float | int
 Struct = PyTree[jax.ShapeDtypeStruct]
+# A Flax network, an equinox network, or any object with the batched calls that the docstring names.
+Network = PyTree
 
 # `Checked[T]` is the type `T` of an argument that the library itself checks, by a `ValueError` that says what to do. A
 # type checker reads `T`, and so does `help()`; a checker at run time (jaxtyping with beartype) lets everything pass,
@@ -31,7 +33,7 @@ else:
         def __class_getitem__(cls, kind: Any) -> Any:
             return Annotated[Any, kind]
 
-    Key = Any
-    IntLike = Any
-    BoolLike = Any
-    ArrayLike = Any
+    Key = Checked[Array]
+    IntLike = Checked[int]
+    BoolLike = Checked[bool]
+    ArrayLike = Checked[Array | np.ndarray]

@@ -34,6 +34,7 @@ FIRST = [
     "_conjugate_gradients",
     "_prior",
     "_score",
+    "_proximal_map",
     "_kernels",
 ]
 ASIDE = ["metrics", "data", "io"]  # these import from the first group only

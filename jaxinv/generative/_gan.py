@@ -1,7 +1,5 @@
 """Generative adversarial networks: the prior and the losses."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior, no_encoder
-from .._types import Key
+from .._types import ArrayLike, Checked, Key, Network, Scalar
 from ..models._generator import latent_shape_of
 from ..models._network import as_network, check_one, weights_dtype
 from ..operators._base import as_parameter, is_concrete
@@ -45,7 +43,7 @@ class GANPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, generator: Any, latent_shape: Any = None):
+    def __init__(self, generator: Network, latent_shape: Checked[tuple[int, ...] | None] = None):
         if not callable(generator):
             advice = " Its decoder alone is one: `GANPrior(model.decode, latent_shape)`."
             raise ValueError(
@@ -63,12 +61,12 @@ class GANPrior(AbstractGenerativePrior):
             )
         self.image_shape = images.shape[1:]
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "GANPrior")
         return self.generator(z[None])[0]
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
         z = check_one(z, self.latent_shape, "a latent", "GANPrior")
         return 0.5 * jnp.sum(z**2)
@@ -78,7 +76,7 @@ class GANPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, weights_dtype(self.generator))
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """Raises: there is no encoder."""
         del x
         raise no_encoder("GANPrior")
@@ -88,7 +86,7 @@ class MinimaxLoss(eqx.Module):
     """The loss that `minimax_loss` makes."""
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del key
         real, fake = logits(critic, images), logits(critic, generator(latents))
@@ -105,7 +103,7 @@ class NonsaturatingLoss(eqx.Module):
             _check_penalty(self.penalty)
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del key
         real, fake = logits(critic, images), logits(critic, generator(latents))
@@ -124,7 +122,7 @@ class WassersteinLoss(eqx.Module):
         _check_penalty(self.penalty)
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         fakes = generator(latents)
         real, fake = logits(critic, images), logits(critic, fakes)
@@ -165,7 +163,7 @@ def minimax_loss() -> MinimaxLoss:
     return MinimaxLoss()
 
 
-def nonsaturating_loss(penalty: Any = None) -> NonsaturatingLoss:
+def nonsaturating_loss(penalty: Checked[Scalar | None] = None) -> NonsaturatingLoss:
     """The game whose generator minimises `-E log D(G(z))`, `D = sigmoid(critic)`, with a critic that may not be steep.
 
     The critic minimises `-E log D(x) - E log(1 - D(G(z))) + penalty / 2 E ||grad critic(x)||^2`, with `x` from the
@@ -202,7 +200,7 @@ def nonsaturating_loss(penalty: Any = None) -> NonsaturatingLoss:
     return NonsaturatingLoss(penalty)
 
 
-def wasserstein_loss(penalty: Any = 10.0) -> WassersteinLoss:
+def wasserstein_loss(penalty: Checked[Scalar] = 10.0) -> WassersteinLoss:
     """The Wasserstein game with gradient penalty: `min_G max_D E D(x) - E D(G(z)) - penalty E (||grad D(x')|| - 1)^2`.
 
     `D` is the critic itself, and `x'` is drawn uniformly between an image of the data and a generated one. The norm is
@@ -238,7 +236,7 @@ def wasserstein_loss(penalty: Any = 10.0) -> WassersteinLoss:
     return WassersteinLoss(penalty)
 
 
-def logits(critic: Any, images: Array) -> Float[Array, " n"]:
+def logits(critic: Network, images: Array) -> Float[Array, " n"]:
     """The logit of each image, of which a critic gives one."""
     values = jnp.asarray(critic(images))
     if values.shape != images.shape[:1]:
@@ -254,7 +252,7 @@ def _cross_entropy(real: Float[Array, " n"], fake: Float[Array, " n"]) -> Float[
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
 
 
-def _squared_slopes(critic: Any, images: Array) -> Float[Array, " n"]:
+def _squared_slopes(critic: Network, images: Array) -> Float[Array, " n"]:
     # The sum over the batch has each image's own gradient: no logit depends on another image.
     gradient = jax.grad(lambda x: jnp.sum(logits(critic, x)))(images)
     return jnp.sum(gradient**2, axis=tuple(range(1, images.ndim)))

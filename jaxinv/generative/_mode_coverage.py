@@ -1,7 +1,5 @@
 """How much of the data a generator reaches."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from .._keys import check_key
-from .._types import Key
+from .._types import Checked, IntLike, Key, Network
 from ..models._generator import latent_shape_of
 from ..models._network import weights_dtype
 from ..operators._base import check_shape
@@ -51,8 +49,8 @@ class ModeCoverage(eqx.Module):
         ```
     """
 
-    clusters: Any
-    num_samples: Any = eqx.field(static=True, default=1000)
+    clusters: Checked[KMeans]
+    num_samples: IntLike = eqx.field(static=True, default=1000)
     latent_shape: tuple[int, ...] | None = eqx.field(
         static=True, default=None, converter=lambda s: None if s is None else check_shape(s, "latent_shape")
     )
@@ -72,7 +70,7 @@ class ModeCoverage(eqx.Module):
         """The entropy of the data, to which that of the samples compares."""
         return _entropy(self._shares(self.clusters.labels))
 
-    def __call__(self, generator: Any, *, key: Key) -> dict[str, Array]:
+    def __call__(self, generator: Network, *, key: Key) -> dict[str, Array]:
         """What `num_samples` images of the generator reach."""
         check_key(key)
         shape = latent_shape_of(generator, self.latent_shape, "ModeCoverage(clusters, latent_shape=(k,))")

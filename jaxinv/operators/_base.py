@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._module import Module
@@ -257,6 +258,14 @@ def as_factor(value: Any) -> Array:
     if isinstance(value, bool | int):
         value = float(value)
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
+
+
+def as_leaf(value: Any) -> Array | np.ndarray:
+    """A number as an array leaf that needs no backend, so that a default instance can stand in a signature.
+
+    Arrays are parameters as in `as_parameter`.
+    """
+    return np.asarray(value, float) if type(value) in (int, float) else as_parameter(value)
 
 
 def is_concrete(*arrays: Any) -> bool:

@@ -1,17 +1,15 @@
-"""What unrolled networks are trained on: pairs of images and measurements."""
-
-from typing import Any
+"""The losses of unrolled networks, on pairs of images and measurements."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from .._types import Key
+from .._types import Checked, Key, Network
 from ..likelihood import Likelihood, simulate_each
 
 
-def supervised_loss(model: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
+def supervised_loss(model: Network, batch: Checked[tuple[Array, PyTree[Array]]], *, key: Key) -> Float[Array, ""]:
     """`||model(y) - x||^2`, the mean over the batch.
 
     **Arguments:**
@@ -64,7 +62,7 @@ class SimulatedLoss(eqx.Module):
 
     likelihood: Likelihood
 
-    def __call__(self, model: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, model: Network, batch: Checked[Array], *, key: Key) -> Float[Array, ""]:
         if not isinstance(batch, jax.Array):
             raise ValueError(
                 "`SimulatedLoss` takes images alone, as `validation` too, and simulates their measurements; got "
