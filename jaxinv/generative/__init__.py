@@ -1,5 +1,6 @@
 """Generative models as priors, and reconstruction in their latent spaces."""
 
+from .._prior import AbstractGenerativePrior as AbstractGenerativePrior
 from ._algorithm import Alternating as Alternating
 from ._autoencoder import AutoencoderPrior as AutoencoderPrior, autoencoder_loss as autoencoder_loss
 from ._flow import FlowPrior as FlowPrior, flow_loss as flow_loss
