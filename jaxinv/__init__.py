@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         regularisers as regularisers,
         scale as scale,
         subspace as subspace,
+        testing as testing,
         training as training,
         unrolled as unrolled,
     )
@@ -55,6 +56,7 @@ __all__ = [
     "regularisers",
     "scale",
     "subspace",
+    "testing",
     "training",
     "unrolled",
 ]

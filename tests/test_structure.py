@@ -44,7 +44,7 @@ ORDER = [
     *["operators", "noise", "regularisers", "likelihood"],
     *["oracles", "classical", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip"],
-    *["scale", "plotting", "_commands", "cli"],
+    *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 
 # Of verbs, each of which has an example.
@@ -58,6 +58,7 @@ ROOMS = (
     "diffusion",
     "unrolled",
     "dip",
+    "testing",
     "scale",
 )
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:

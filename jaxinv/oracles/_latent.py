@@ -1,5 +1,7 @@
 """A Gaussian as a generative prior."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -26,16 +28,27 @@ class GaussianLatent(AbstractGenerativePrior):
         self.latent_shape = (factor.shape[1],)
         self.image_shape = mean.shape
 
-    def decode(self, z: Array) -> Array:
+    def decode(self, z: Any) -> Array:
+        z = _check(z, self.latent_shape, "a latent")
         return self.mean + jnp.matmul(self.factor, z, precision=HIGHEST).reshape(self.image_shape)
 
-    def energy(self, z: Array) -> Array:
-        return 0.5 * jnp.sum(z**2)
+    def energy(self, z: Any) -> Array:
+        return 0.5 * jnp.sum(_check(z, self.latent_shape, "a latent") ** 2)
 
     def sample_latent(self, *, key: Key) -> Array:
         check_key(key)
         return jax.random.normal(key, self.latent_shape, self.factor.dtype)
 
-    def encode(self, x: Array) -> Array:
+    def encode(self, x: Any) -> Array:
         """The shortest latent whose image is nearest to `x`."""
-        return jnp.linalg.lstsq(self.factor, (x - self.mean).ravel())[0]
+        return jnp.linalg.lstsq(self.factor, (_check(x, self.image_shape, "an image") - self.mean).ravel())[0]
+
+
+def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
+    x = jnp.asarray(x)
+    if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"The latent of this Gaussian expects {what} of shape {shape} and a floating dtype; got {x.shape} and "
+            f"{x.dtype}. It takes one at a time: map over a batch with `jax.vmap`."
+        )
+    return x

@@ -1,0 +1,20 @@
+"""Checks for operators, noise models, priors and solvers of your own: those that this package runs on itself.
+
+Each is a function that returns `None`, or raises an `AssertionError` which says what was measured, what is allowed and
+what to do. Call them from a test.
+"""
+
+from ._noise import check_noise as check_noise
+from ._operators import check_linear_operator as check_linear_operator, check_operator as check_operator
+from ._priors import check_generative_prior as check_generative_prior
+from ._regularisers import check_regulariser as check_regulariser
+from ._solver import check_solver as check_solver
+
+__all__ = [
+    "check_generative_prior",
+    "check_linear_operator",
+    "check_noise",
+    "check_operator",
+    "check_regulariser",
+    "check_solver",
+]
