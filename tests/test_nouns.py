@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxinv
-from jaxinv import classical, noise, operators, oracles, regularisers, subspace
+from jaxinv import classical, diffusion, models, noise, operators, oracles, regularisers, subspace
 
 SHAPE = (6, 5, 1)
 IMAGE = jax.random.normal(jax.random.key(0), SHAPE)
@@ -121,3 +122,14 @@ def test_traced_numbers_are_printed_by_shape():
     printed = []
     jax.eval_shape(lambda std: printed.append(repr(noise.Gaussian(std))) or std, jnp.asarray(0.1))
     assert printed == ["Gaussian(std=f32[])"]
+
+
+@pytest.mark.parametrize("process", [diffusion.VP(), diffusion.FlowMatching()])
+def test_scores(process):
+    network = models.UNet((8, 8, 1), widths=(8,), rngs=nnx.Rngs(0))
+    x, t = jnp.ones((8, 8, 1)), jnp.asarray(0.5)
+    learned = diffusion.score_from(network, process)
+    close(jax.jit(learned)(t, x), learned(t, x))
+    exact = PRIOR.score(process)
+    close(jax.jit(exact)(t, IMAGE), exact(t, IMAGE))
+    close(jax.jit(learned.denoiser)(t, x), learned.denoiser(t, x))
