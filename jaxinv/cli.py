@@ -354,7 +354,7 @@ def _check_dip(options: argparse.Namespace) -> None:
 
 def _run_dip(options: argparse.Namespace) -> None:
     from ._commands._dip import run
-    from ._commands._measured import Request
+    from ._commands._user_file import Request
 
     request = Request(*(getattr(options, name) for name in Request._fields))
     names = ("reference", "network", "tv", "steps", "rate", "stopping", "seed", "output")

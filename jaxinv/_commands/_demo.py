@@ -21,10 +21,10 @@ from .._version import __version__
 from ..likelihood import Likelihood
 from . import _demo_samples
 from ._images import load
-from ._measurements import TASKS, measured_by
 from ._networks import KINDS, rngs_of
 from ._progress import Bar, in_pieces, progress
 from ._score import Score
+from ._tasks import TASKS, measured_by
 
 NOISE = 0.1
 

@@ -14,9 +14,9 @@ from .. import data, dip, io, metrics, models, noise, regularisers
 from .._solution import RESULTS
 from ..likelihood import Likelihood
 from ._files import check_outputs, discard, scratch_file
-from ._measured import Measured, Request, measure
 from ._networks import rngs_of
 from ._progress import Bar
+from ._user_file import Measured, Request, measure
 
 NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
 # Values of an image, of which the rule of windowed variance keeps a hundred.

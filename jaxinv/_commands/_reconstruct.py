@@ -19,7 +19,7 @@ from ..likelihood import Likelihood
 from . import _networks, _posterior, _score
 from ._demo import plotting_folder
 from ._images import load
-from ._measurements import TASKS, Shape, measured_by
+from ._tasks import TASKS, Shape, measured_by
 
 
 class _Trained(NamedTuple):

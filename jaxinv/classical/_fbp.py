@@ -1,7 +1,9 @@
-"""Filtered back-projection."""
+"""Filtered back-projection and its windows."""
 
+import abc
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -12,9 +14,44 @@ from .._solution import RESULTS, Solution
 from .._types import State
 from .._verb import verb
 from ..operators._base import check_state
-from ..operators._fan_beam import FanBeam
-from ..operators._parallel_beam import ParallelBeam
-from ._windows import AbstractWindow, RamLak
+from ..operators._tomography import FanBeam, ParallelBeam
+
+
+class AbstractWindow(eqx.Module):
+    """A factor on the ramp filter, as a function of the frequency over the Nyquist frequency, between 0 and 1."""
+
+    @abc.abstractmethod
+    def __call__(self, frequency: Array) -> Array:
+        """The factor at these frequencies, 1 at frequency 0."""
+
+
+class RamLak(AbstractWindow):
+    """No window: the ramp filter itself, the sharpest and the noisiest. Ramachandran and Lakshminarayanan, 1971."""
+
+    def __call__(self, frequency: Array) -> Array:
+        return jnp.ones_like(frequency)
+
+
+class SheppLogan(AbstractWindow):
+    """`sinc(f / 2)`, which is .64 at the Nyquist frequency. Shepp and Logan, 1974."""
+
+    def __call__(self, frequency: Array) -> Array:
+        return jnp.sinc(frequency / 2)
+
+
+class Cosine(AbstractWindow):
+    """`cos(pi f / 2)`, which is 0 at the Nyquist frequency."""
+
+    def __call__(self, frequency: Array) -> Array:
+        return jnp.cos(jnp.pi * frequency / 2)
+
+
+class Hann(AbstractWindow):
+    """`(1 + cos(pi f)) / 2`, the smoothest of the four: 0 at the Nyquist frequency, with its slope."""
+
+    def __call__(self, frequency: Array) -> Array:
+        return (1 + jnp.cos(jnp.pi * frequency)) / 2
+
 
 # A gap this many times the second largest is a wedge that was not measured; views at random rarely leave such a one.
 _MISSING = 3.0

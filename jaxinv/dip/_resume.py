@@ -18,9 +18,9 @@ from .._types import Checked, IntLike, Key, Network, State
 from .._verb import verb
 from ..likelihood import Likelihood
 from ..models._network import as_network
+from ..training._checkpoint import RunFile
 from ..training._data import fingerprint
 from ..training._options import check_chunk, check_host, check_progress
-from ..training._run_file import RunFile
 from ._reconstruct import reconstruct
 from ._run import Run, RunProblem, State as RunState, advance, prepare_run, solution
 

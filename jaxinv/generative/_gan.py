@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key, Network, Scalar
-from ..models._generator import latent_shape_of
+from ..models._gan import latent_shape_of
 from ..models._network import as_network, check_one, weights_dtype
 from ..operators._base import as_parameter, is_concrete
 

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from .._checks import check_count
 from .._keys import check_key
 from .._types import Checked, IntLike, Key, Network
-from ..models._generator import latent_shape_of
+from ..models._gan import latent_shape_of
 from ..models._network import weights_dtype
 from ..operators._base import check_shape
 from ..subspace import KMeans

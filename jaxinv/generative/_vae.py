@@ -8,8 +8,8 @@ from jaxtyping import Array, Float, PyTree
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Checked, Key, Network, Scalar
+from ..models._autoencoders import Gaussian
 from ..models._network import as_network, check_one, weights_dtype
-from ..models._vae import Gaussian
 from ..operators._base import as_parameter, check_shape, is_concrete
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._types import State
-from ._sets import real_dtype_of
+from ._checks import real_dtype_of
 
 HIGHEST = jax.lax.Precision.HIGHEST
 

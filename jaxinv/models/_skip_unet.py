@@ -11,9 +11,8 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from ..operators._base import check_shape
-from ._convolutional import convolution, normalisation
+from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
 from ._network import check_batch, check_sizes
-from ._resampling import Bilinear, check_upsampling
 
 _SLOPE = 0.2
 

@@ -4,14 +4,15 @@ from ._base import AbstractLinearOperator as AbstractLinearOperator, AbstractOpe
 from ._certify import Certificate as Certificate, certify as certify
 from ._convolution import Convolution as Convolution
 from ._downsample import Downsample as Downsample
-from ._fan_beam import FanBeam as FanBeam
 from ._fourier import MaskedFourier as MaskedFourier, MultiCoilFourier as MultiCoilFourier
-from ._function import FunctionOperator as FunctionOperator, NonlinearFunction as NonlinearFunction
-from ._identity import Identity as Identity, Real as Real
-from ._lineax import as_lineax as as_lineax
+from ._function import (
+    FunctionOperator as FunctionOperator,
+    NonlinearFunction as NonlinearFunction,
+    as_lineax as as_lineax,
+)
 from ._magnitude import Magnitude as Magnitude
-from ._mask import Mask as Mask
 from ._matrix import Matrix as Matrix, materialise as materialise
 from ._norm import norm as norm
-from ._parallel_beam import ParallelBeam as ParallelBeam
+from ._pointwise import Identity as Identity, Mask as Mask, Real as Real
 from ._stack import batch as batch, stack as stack
+from ._tomography import FanBeam as FanBeam, ParallelBeam as ParallelBeam

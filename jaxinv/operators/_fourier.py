@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._types import State
 from ._base import AbstractLinearOperator, check_image_shape, check_state, real_dtype
-from ._mask import check_mask
+from ._pointwise import check_mask
 
 
 class MaskedFourier(AbstractLinearOperator):

@@ -1,4 +1,4 @@
-"""Operators from plain functions, with adjoints and derivatives that JAX derives."""
+"""Linear operators from functions, and as operators of lineax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax
 from jaxtyping import Array, PyTree
 
 from .._types import State, Struct
@@ -21,6 +22,7 @@ from ._base import (
     real_dtype,
     varying_like,
 )
+from ._norm import check_linear
 
 
 class FunctionOperator(AbstractLinearOperator):
@@ -180,3 +182,23 @@ def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:
     if not leaves or not all(map(fits, leaves)):
         raise ValueError(f"`function` must return an array, or a tuple of arrays, of inexact dtype; it returns {out}.")
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
+
+
+def as_lineax(operator: AbstractOperator) -> lineax.FunctionLinearOperator:
+    """The operator for lineax's solvers.
+
+    Beware: lineax works with transposes, this library with adjoints; they differ for complex operators.
+
+    **Returns:** a `lineax.FunctionLinearOperator` from the domain to the codomain. For least squares hand
+    `lineax.linear_solve` the operator itself, for the normal equations `as_lineax(operator.H @ operator)` with the tag
+    `lineax.positive_semidefinite_tag` through `lineax.TaggedLinearOperator`.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, lineax, jaxinv
+        operator = jaxinv.operators.Mask(jnp.ones((4, 4, 1)))
+        y = jaxinv.operators.as_lineax(operator).mv(jnp.ones((4, 4, 1)))
+        ```
+    """
+    operator = check_linear(operator, "as_lineax")
+    return lineax.FunctionLinearOperator(operator, operator.domain)

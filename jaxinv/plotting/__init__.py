@@ -3,8 +3,7 @@
 from ._adjoint_states import adjoint_states as adjoint_states
 from ._calibration import calibration as calibration
 from ._compare import compare as compare
+from ._figure import save as save, show as show
+from ._grid import sample_grid as sample_grid
 from ._mode_coverage import mode_coverage as mode_coverage
-from ._sample_grid import sample_grid as sample_grid
-from ._save import save as save
-from ._show import show as show
 from ._trajectories import trajectories as trajectories

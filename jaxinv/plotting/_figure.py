@@ -1,6 +1,125 @@
-"""What all figures share: how matplotlib is loaded, sizes of letters, plain axes."""
+"""What all figures share: their size, text, images and files."""
 
+import io
+import math
+import os
+import pathlib
+import sys
+import textwrap
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from .._types import Scalar
+from ..io import write_bytes
+
+
+def characters(inches: float, points: float) -> int:
+    # 0.56 em is the mean width of a character of matplotlib's own font, DejaVu Sans.
+    return max(int(inches * POINTS / (0.56 * points)), 4)
+
+
+def wrap(texts: Sequence[str], inches: float, points: float) -> list[str]:
+    return ["\n".join(textwrap.wrap(str(text), characters(inches, points))) for text in texts]
+
+
+def count_lines(texts: Sequence[str]) -> int:
+    return max((text.count("\n") + 1 for text in texts), default=1)
+
+
+def number(value: float) -> str:
+    # Three digits, but no more than three decimals unless all of them are 0.
+    return f"{value:.3f}" if 0.01 <= abs(value) < 0.1 else f"{value:#.3g}".rstrip(".")
+
+
+def ticks(limits: tuple[float, float]) -> list[tuple[float, str]]:
+    """Both ends of a colour bar and its middle, with as many digits as the larger end needs for three."""
+    low, high = limits
+    exponent = math.floor(math.log10(max(abs(low), abs(high))))
+    values = [low, (low + high) / 2, high]
+    if not -3 <= exponent <= 4:
+        return [(value, f"{value:.1e}" if value else "0") for value in values]
+    labels = [f"{value:.{max(0, 2 - exponent)}f}" for value in values]
+    labels = [label.rstrip("0").rstrip(".") if "." in label else label for label in labels]
+    return [(value, "0" if label == "-0" else label) for value, label in zip(values, labels, strict=True)]
+
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+
+def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike, *, dpi: Scalar = 200) -> pathlib.Path:
+    """Write a figure, whole or not at all: a file of that name is replaced only once the new one is complete.
+
+    **Arguments:**
+
+    - `figure`: what the functions of this room return.
+    - `path`: the file; its suffix gives the format (png, pdf, svg ...), png without one.
+    - `dpi`: pixels per inch, for formats made of pixels.
+
+    **Returns:** the path.
+
+    **Raises:** `ValueError` if the folder does not exist or the format is not known; `OSError` if it cannot be written.
+
+    !!! example
+        ```python
+        import pathlib, tempfile
+        import jax.numpy as jnp
+        from jaxinv import plotting
+        figure = plotting.compare({"ones": jnp.ones((28, 28, 1))})
+        with tempfile.TemporaryDirectory() as folder:
+            plotting.save(figure, pathlib.Path(folder) / "ones.png")
+        ```
+    """
+    path = pathlib.Path(path)
+    if not path.parent.is_dir():
+        raise ValueError(f"The folder {str(path.parent)!r} of the figure {path.name!r} does not exist; make it first.")
+    drawing = io.BytesIO()
+    figure.savefig(drawing, format=path.suffix[1:] or "png", dpi=dpi)
+    write_bytes(path, drawing.getvalue())
+    return path
+
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+_DPI = 200
+_PIXELS = 110  # of the page, for an inch of the figure
+
+
+def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = None) -> None:
+    """Display a figure in a notebook; elsewhere, as in the same notebook run as a script, write it to `path`.
+
+    **Arguments:**
+
+    - `figure`: what the functions of this room return.
+    - `path`: the file, as for `plotting.save`; asked for only where there is no notebook.
+
+    **Raises:** `ValueError` as `plotting.save`, and if there is neither a notebook nor a path.
+
+    !!! example
+        ```python
+        import pathlib, tempfile
+        import jax.numpy as jnp
+        from jaxinv import plotting
+        with tempfile.TemporaryDirectory() as folder:
+            plotting.show(plotting.compare({"ones": jnp.ones((28, 28, 1))}), pathlib.Path(folder) / "ones.png")
+        ```
+    """
+    # Imported by whatever runs a notebook; nothing else needs it.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    if getattr(shell, "kernel", None) is not None:
+        # Displayed as it is, a figure that pyplot does not know appears as its name only.
+        from IPython.display import Image, display  # pyright: ignore[reportMissingImports]
+
+        drawing = io.BytesIO()
+        figure.savefig(drawing, format="png", dpi=_DPI)
+        display(Image(drawing.getvalue(), width=round(_PIXELS * figure.get_figwidth())))
+    elif path is not None:
+        save(figure, path, dpi=_DPI)
+    else:
+        raise ValueError("There is no notebook to show the figure in: give a `path` to write it to.")
+
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .._types import Scalar
-from ._figure import CAPTION, TITLE, panels
+from ._figure import CAPTION, TITLE, number, panels
 from ._grid import Column, Grid, draw
 from ._stacks import image_limits
-from ._text import number
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -14,7 +14,7 @@ from jaxtyping import Array
 from .._linen import as_given, without_linen
 from .._solution import RESULTS
 from .._types import Key
-from ..models._generator import latent_shape_of
+from ..models._gan import latent_shape_of
 from ..models._network import weights_dtype
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run

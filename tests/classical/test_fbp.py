@@ -9,11 +9,9 @@ import pytest
 import scipy.io
 
 from jaxinv._solution import RESULTS
-from jaxinv.classical._fbp import _view_weights, fbp
-from jaxinv.classical._windows import Cosine, Hann, RamLak, SheppLogan
-from jaxinv.operators._fan_beam import FanBeam
-from jaxinv.operators._identity import Identity
-from jaxinv.operators._parallel_beam import ParallelBeam
+from jaxinv.classical._fbp import Cosine, Hann, RamLak, SheppLogan, _view_weights, fbp
+from jaxinv.operators._pointwise import Identity
+from jaxinv.operators._tomography import FanBeam, ParallelBeam
 
 WINDOWS = [RamLak(), SheppLogan(), Cosine(), Hann()]
 HALF_TURN = np.linspace(0, np.pi, 120, endpoint=False)

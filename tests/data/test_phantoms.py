@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from jaxinv import data
-from jaxinv.data._ellipses import _draw
-from jaxinv.data._raster import raster
+from jaxinv.data._phantoms import _draw, raster
 
 KEY = jax.random.key(0)
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxinv.models import Bilinear, ConvDecoder, DeepDecoder, Nearest, SkipUNet
-from jaxinv.models._resampling import growing_sizes
+from jaxinv.models._convolutional import growing_sizes
 
 # The network, small sizes of it, and how many weights it has by default at 28 x 28.
 TABLE = {

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from jaxinv._kernels import _joseph, _joseph_reference, _linear_map
-from jaxinv.operators._fan_beam import FanBeam
-from jaxinv.operators._parallel_beam import ParallelBeam
+from jaxinv.operators._tomography import FanBeam, ParallelBeam
 
 # Ties of rows and columns, rays along rows and columns, and angles between.
 ANGLES = np.concatenate([np.arange(9) * np.pi / 4, [0.1, 1.3, 2.0, 3.9, 5.5]])
