@@ -15,7 +15,7 @@ from ..operators import materialise
 from ..operators._base import AbstractLinearOperator, is_complex, is_concrete
 from ..operators._matrix import Materialised
 from ..operators._norm import check_linear
-from ._tasks import check_measurements, check_scalar, input_shape, normalised
+from ._measurements import check_measurements, check_scalar, input_shape, normalised
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
