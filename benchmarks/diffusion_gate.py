@@ -1,4 +1,4 @@
-"""Do the integrators sample what the exact score says? The gate of NUMBERS, section 5.
+"""Do the integrators sample what the exact score says? Mixtures of Gaussians, against exact draws.
 
     python benchmarks/diffusion_gate.py [--problems 8] [--quick]
 

@@ -4,7 +4,7 @@
 
 Latents of 8 dimensions. Test images 100 to 199 are projected onto the range (`generative.reconstruct` with the identity
 and no prior term, the best of 20 restarts); PSNR as the mean over images. Modes are 20 clusters of training images, the
-coverage is that of 1000 samples. The bar of NUMBERS, section 1, is 17 dB; eight principal components reach 14.7.
+coverage is that of 1000 samples. The bar is 17 dB; eight principal components reach 14.7.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Latent reconstruction on MNIST beside the linear baselines: NUMBERS of Duff, Campbell, Ehrhardt (2023).
+"""Latent reconstruction on MNIST beside the linear baselines: the experiments of Duff, Campbell, Ehrhardt (2023).
 
     python benchmarks/latent_mnist.py [--steps 8000] [--draws 5] [--quick]
 

@@ -1,4 +1,4 @@
-"""How far are posterior samplers from the posterior? The mixture protocol of NUMBERS, section 5.
+"""How far are posterior samplers from the posterior? Mixtures of Gaussians, whose posteriors are known.
 
     python benchmarks/posterior_mixture.py [--columns 8,1 8,2 ...] [--problems 20] [--methods NAME ...] [--append]
 

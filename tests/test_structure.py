@@ -67,7 +67,7 @@ LOOPS = {
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
     "_kernels/_linear_map.py": "sums of fixed length, over lines or views",
     "operators/_norm.py": "powers of a matrix of order three, of fixed number",
-    "data/_raster.py": "phantoms, a sum over ellipses of fixed length",
+    "data/_phantoms.py": "phantoms, a sum over ellipses of fixed length",
 }
 
 

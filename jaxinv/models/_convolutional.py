@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.nnx.nn.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from .._kernels import conv_general_dilated, conv_transpose
+from .._kernels import conv_general_dilated
 
 
 class AbstractUpsampling(eqx.Module):
@@ -84,23 +83,6 @@ def convolution(
         options["kernel_init"] = nnx.initializers.zeros_init()
     strides = (stride, stride)
     return nnx.Conv(into, out, (size, size), strides, conv_general_dilated=conv_general_dilated, rngs=rngs, **options)
-
-
-class TransposedConvolution(nnx.Module):
-    """`flax.nnx.ConvTranspose`, which cannot be given a convolution: `(n, h, w, into) -> (n, stride h, stride w, out)`.
-
-    - `padding`: `"SAME"`, or `"VALID"` for the size `stride (h - 1) + max(size, stride)`.
-    """
-
-    def __init__(self, into: int, out: int, size: int = 4, *, stride: int = 2, padding: str = "SAME", rngs: nnx.Rngs):
-        self.stride, self.padding = stride, padding
-        shape = (size, size, into, out)
-        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape, jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((out,), jnp.float32))
-
-    def __call__(self, x: Float[Array, "n h w into"]) -> Float[Array, "n hh ww out"]:
-        x, kernel, bias = promote_dtype((x, self.kernel[...], self.bias[...]))
-        return conv_transpose(x, kernel, (self.stride, self.stride), self.padding) + bias.reshape(1, 1, 1, -1)
 
 
 class Downsampling(nnx.Module):

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_count
 from ..likelihood import domain_dtype
-from ._network import check_rngs
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
+from ._network import check_rngs
 
 
 class LearnedGradient(nnx.Module):

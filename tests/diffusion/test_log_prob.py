@@ -133,7 +133,7 @@ def test_more_probes_vary_less(key):
 
 
 def mixture():
-    """The mixture of NUMBERS.md, section 5, in 8 dimensions."""
+    """A mixture of 25 modes in 8 dimensions, the first of `benchmarks/posterior_mixture.py`."""
     grid = 8.0 * np.array(list(itertools.product(range(-2, 3), repeat=2)))
     weights = np.random.default_rng(0).normal(size=25) ** 2
     return oracles.GaussianMixture(weights / weights.sum(), np.tile(grid, (1, 4)), 1.0)

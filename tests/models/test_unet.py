@@ -5,7 +5,6 @@ import pytest
 from flax import nnx
 
 from jaxinv.models import UNet
-from jaxinv.models._convolutional import TransposedConvolution
 
 
 def _make(shape, seed=0, **options):
@@ -75,14 +74,3 @@ def test_bad_input():
         network(x[0], t)
     with pytest.raises(ValueError, match="a time for each image"):
         network(x, t[0])
-
-
-@pytest.mark.parametrize("padding", ["SAME", "VALID"])
-def test_transposed_convolution_is_that_of_flax(padding):
-    ours = TransposedConvolution(3, 2, rngs=nnx.Rngs(0), padding=padding)
-    theirs = nnx.ConvTranspose(3, 2, (4, 4), (2, 2), padding=padding, rngs=nnx.Rngs(0))
-    x, _ = _inputs((5, 4, 3))
-    np.testing.assert_allclose(_call2(ours, x), _call2(theirs, x), atol=1e-5)
-
-
-_call2 = jax.jit(lambda network, x: network(x))
