@@ -48,7 +48,7 @@ ORDER = [
 ]
 
 # Of verbs, each of which has an example.
-ROOMS = (
+MODULES = (
     "operators",
     "classical",
     "generative",
@@ -243,7 +243,7 @@ def test_every_operator_noise_and_verb_has_an_example():
     found, missing = {parameter.id for parameter in examples()}, []
     for name, value in PUBLIC.items():
         module = name.split(".")[1]
-        verb = inspect.isfunction(value) and module in ROOMS
+        verb = inspect.isfunction(value) and module in MODULES
         noun = (
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")
         )

@@ -52,7 +52,7 @@ def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike, *, dpi: Sc
 
     **Arguments:**
 
-    - `figure`: what the functions of this room return.
+    - `figure`: what the functions of this module return.
     - `path`: the file; its suffix gives the format (png, pdf, svg ...), png without one.
     - `dpi`: pixels per inch, for formats made of pixels.
 
@@ -91,7 +91,7 @@ def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = No
 
     **Arguments:**
 
-    - `figure`: what the functions of this room return.
+    - `figure`: what the functions of this module return.
     - `path`: the file, as for `plotting.save`; asked for only where there is no notebook.
 
     **Raises:** `ValueError` as `plotting.save`, and if there is neither a notebook nor a path.

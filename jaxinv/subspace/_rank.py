@@ -79,7 +79,7 @@ def choose_rank(singular_values: Any, tolerance: Any, norm: Any = None) -> Any:
 
 
 def check_norm(norm: Any) -> AbstractNorm:
-    """`norm`, by default `Frobenius()`, which must be one of this room's."""
+    """`norm`, by default `Frobenius()`, which must be a norm of `jaxinv.subspace`."""
     norm = Frobenius() if norm is None else norm
     if not isinstance(norm, AbstractNorm):
         raise ValueError(f"`norm` must be `subspace.Frobenius()` or `subspace.Nuclear()`; got {norm!r}.")
