@@ -19,9 +19,9 @@ from ..operators._norm import scattered
 from ._bound import SAFETY, norm_bound, positive
 
 # Of the estimate of the norm. From a random start its relative error is on average at most
-# .05 log(m (k - 1)^4)^2 / (k - 1)^2 after k rounds, for m measured values, whatever the operator (Kuczynski and
-# Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random start, 1992): 3 % for
-# 400 values, 5 % for 10 000. A fixed number, because all problems of a batch then begin their steps together.
+# .05 log(m (k - 1)^4)^2 / (k - 1)^2 after k rounds, for m measured values, whatever the operator: 3 % for 400 values,
+# 5 % for 10 000 (Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with
+# a random start, 1992). A fixed number, because all problems of a batch then begin their steps together.
 _ROUNDS = 24
 # One more, before these, makes the start a unit vector.
 _BEFORE = _ROUNDS + 1
