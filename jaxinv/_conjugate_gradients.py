@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._checks import check_count
-from ._loop import iterate
+from ._loop import any_lane, iterate
 from ._solution import RESULTS
 
 # What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
@@ -95,11 +95,13 @@ def minimise_quadratic(
 
 class _State(NamedTuple):
     """
+    - `direction`: what the next step evaluates the residual of: at the end the iterate.
     - `square`: the squared norm of the residual.
     - `size`: the norm of the right-hand side.
     - `stage`: what the next step does.
     - `broken`: whether `H` turned out not to be positive definite.
-    - `largest`: the largest quotient `<d, H d> / <d, d>` so far, a lower bound of the norm of `H`.
+    - `largest`: the largest quotient `<d, H d> / <r, r>` so far, which is the inverse of a step's length and a lower
+        bound of the norm of `H`: with a term that is not negative it is a diagonal entry of the matrix of Lanczos.
     """
 
     x: PyTree[Array]
@@ -137,30 +139,38 @@ def _solve(
         del index
         (atol, rtol), args = args
         begins, iterates = state.stage == _BEGIN, state.stage == _ITERATE
-        at = jax.tree.map(lambda x, d: jnp.where(iterates, d, x), state.x, state.direction)
         # `on * b - H v`: of the direction `-H d`, else the residual itself.
-        found, aside = residual(at, jnp.where(iterates, 0, 1).astype(real), args)
+        found, aside = residual(state.direction, jnp.where(iterates, 0, 1).astype(real), args)
+        image = jax.tree.map(jnp.negative, found)
         tolerance = atol + rtol * state.size
-        solved, ended, _ = advance(state[:4], jax.tree.map(jnp.negative, found), tolerance)
+        solved, ended, _ = advance(state[:4], image, tolerance)
+        broken = ended & ~(solved[3] <= tolerance**2)
+        quotient = jax.lax.stop_gradient(dot(state.direction, image)) / positive(jax.lax.stop_gradient(state.square))
+        ended |= state.num_steps + 1 >= max_steps
         new = state._replace(
             x=solved[0],
             residual=solved[1],
-            direction=solved[2],
+            direction=jax.tree.map(lambda x, d: jnp.where(ended, x, d), solved[0], solved[2]),
             square=solved[3],
-            stage=jnp.where(ended | (state.num_steps + 1 >= max_steps), _COMPARE, _ITERATE),
-            broken=ended & ~(solved[3] <= tolerance**2),
-            largest=jnp.maximum(state.largest, _quotient(state.direction, found)),
+            stage=jnp.where(ended, _COMPARE, _ITERATE),
+            broken=broken,
+            largest=jnp.maximum(state.largest, quotient),
             num_steps=state.num_steps + 1,
         )
-        square = dot(found, found)
+
+        def look() -> tuple[Array, Array]:
+            gap = jax.tree.map(jnp.subtract, found, state.residual)
+            scale = state.largest * root(dot(state.x, state.x)) + state.size
+            near = root(dot(gap, gap)) <= tolerance + _DRIFT * jnp.finfo(real).eps * scale
+            return dot(found, found), ~near
+
+        # Three reductions that most steps do without.
+        square, drifted = jax.lax.cond(any_lane(~iterates), look, lambda: (jnp.zeros_like(state.square), state.broken))
         begun = state._replace(
             residual=found, direction=found, square=square, size=root(square), stage=count + _ITERATE
         )
-        compared = state._replace(aside=aside)
-
-        gap = jax.tree.map(jnp.subtract, found, state.residual)
-        scale = state.largest * root(dot(state.x, state.x)) + state.size
-        drifted = root(dot(gap, gap)) > tolerance + _DRIFT * jnp.finfo(real).eps * scale
+        # A problem that has ended must not ask for them any more.
+        compared = state._replace(aside=aside, stage=count + _ITERATE)
         code = RESULTS.where(state.square <= tolerance**2, RESULTS.successful, exhausted)
         code = RESULTS.where(drifted | state.broken, RESULTS.breakdown, code)
         choose = lambda new, begun, old: jnp.where(iterates, new, jnp.where(begins, begun, old))
@@ -168,7 +178,15 @@ def _solve(
 
     # The last step may find the problem solved, and then compares; the first may have to begin.
     state, _, result = iterate(
-        step, state, (tolerances, args), result=result, max_steps=max_steps + 2, differentiate=differentiate
+        step,
+        state,
+        (tolerances, args),
+        result=result,
+        max_steps=max_steps + 2,
+        differentiate=differentiate,
+        # Made of the residual, and all else of these; what is aside is not finite only where the true residual is not,
+        # which the comparison notices.
+        telling=lambda state: (state.square, state.largest),
     )
     return Solved(state.x, state.aside, state.square, state.num_steps, result)
 
@@ -196,11 +214,9 @@ def advance(
     return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
 
 
-def _quotient(direction: PyTree[Array], found: PyTree[Array]) -> Array:
-    """`<d, H d> / <d, d>`, of `found = -H d`."""
-    direction, found = jax.lax.stop_gradient((direction, found))
-    square = dot(direction, direction)
-    return jnp.where(square > 0, -dot(direction, found) / jnp.where(square > 0, square, 1), 0)
+def positive(value: Array) -> Array:
+    """A value to divide by: 1 where it is not positive."""
+    return jnp.where(value > 0, value, 1)
 
 
 def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:

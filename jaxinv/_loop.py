@@ -103,6 +103,7 @@ def iterate(
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
     progress: diffrax.AbstractProgressMeter | None = None,
+    telling: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.
 
@@ -116,6 +117,7 @@ def iterate(
     - `max_steps`: static, at least 1.
     - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
     - `exhausted`: the code of a lane that used all its steps.
+    - `telling`: what of a new state is finite only if all of it is; to look at all of it takes longer to compile.
 
     **Returns:** the last finite state, the number of steps taken, and the code, per lane.
     """
@@ -130,7 +132,7 @@ def iterate(
     def body(index, carry):
         state, running, result, num_steps, meter = carry
         new, finished, code = step(index, state, args)
-        finite = all_finite(new)
+        finite = all_finite(telling(new))
         advance = running & finite
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
@@ -169,12 +171,35 @@ def has_converged(
     Both: an objective can stand still on a plateau, an iterate can creep. A change of the objective by less than
     `rounding` counts as none: an objective whose minimum is zero keeps changing by as much as it is.
     """
-    count = sum(leaf.size for leaf in jax.tree.leaves(new))
-    rms = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)) / count)
+    change = jax.tree.map(jnp.subtract, new, old)
+    return stands_still(change, new, new_objective, old_objective, rtol, atol, rounding)
+
+
+def stands_still(
+    change: PyTree,
+    new: PyTree,
+    new_objective: Array,
+    old_objective: Array,
+    rtol: Array,
+    atol: Array,
+    rounding: Array | float = 0.0,
+) -> Bool[Array, ""]:
+    """`has_converged`, from the change of the iterate."""
     # The square root is taken of constants as far as gradients go: the stop decision has none.
-    new, old, new_objective, old_objective = jax.lax.stop_gradient((new, old, new_objective, old_objective))
-    change = rms(jax.tree.map(jnp.subtract, new, old))
-    still = change <= atol + rtol * rms(new)
+    change, new, new_objective, old_objective = jax.lax.stop_gradient((change, new, new_objective, old_objective))
+    count = sum(leaf.size for leaf in jax.tree.leaves(new))
+    # One reduction for both, which is one kernel to compile.
+    add = lambda a, b: (a[0] + b[0], a[1] + b[1])
+    squares = jax.tree.map(
+        lambda *pair: jax.lax.reduce(
+            tuple(jnp.abs(leaf) ** 2 for leaf in pair), (jnp.zeros((), rtol.dtype),) * 2, add, range(pair[0].ndim)
+        ),
+        change,
+        new,
+    )
+    squares = jax.tree.leaves(squares)
+    rms_change, rms = (jnp.sqrt(sum(part) / count) for part in (squares[::2], squares[1::2]))
+    still = rms_change <= atol + rtol * rms
     return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective) + rounding)
 
 

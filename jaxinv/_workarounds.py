@@ -3,9 +3,14 @@
 The convolutions of `_kernels` are a workaround too, of the size of a module: jax-ml/jax#12868.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
+
+# So few flags a conjunction is copied without harm, and compiles faster.
+_FEW = 4
 
 
 def rounded(product: Array) -> Array:
@@ -44,4 +49,6 @@ def all_of(flags: list[Array]) -> Array:
     Issue: none is known to us. It goes when `benchmarks/compile.py` takes no longer with `jnp.all(jnp.stack(flags))`;
     seen with jaxlib 0.10.
     """
+    if len(flags) <= _FEW:
+        return functools.reduce(jnp.logical_and, flags)
     return jnp.argmin(jnp.stack([*flags, jnp.zeros((), bool)])) == len(flags)

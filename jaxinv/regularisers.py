@@ -184,12 +184,11 @@ class Isotropic(eqx.Module):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(_safe_root(jnp.sum(_square(gradient), axis=0)))
+        return jnp.sum(_safe_root(_square_at(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
-        modulus = _safe_root(jnp.sum(_square(dual), axis=0, keepdims=True))
-        return dual * jnp.where(modulus > radius, radius / jnp.where(modulus > 0, modulus, 1), 1)
+        return dual * _shrink(_square_at(dual), radius)[None]
 
 
 class Anisotropic(eqx.Module):
@@ -202,8 +201,7 @@ class Anisotropic(eqx.Module):
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of entries of modulus at most `radius`."""
-        modulus = _safe_root(_square(dual))
-        return dual * jnp.where(modulus > radius, radius / jnp.where(modulus > 0, modulus, 1), 1)
+        return dual * _shrink(_square(dual), radius)
 
 
 class Smoothed(eqx.Module):
@@ -222,7 +220,7 @@ class Smoothed(eqx.Module):
 
     def __call__(self, gradient: Array) -> Array:
         eps = _like(self.eps, gradient)
-        return jnp.sum(jnp.sqrt(jnp.sum(_square(gradient), axis=0) + eps**2) - eps)
+        return jnp.sum(jnp.sqrt(_square_at(gradient) + eps**2) - eps)
 
 
 class TV(AbstractRegulariser):
@@ -399,6 +397,18 @@ class Scaled(AbstractRegulariser):
 def _safe_root(square: Array) -> Array:
     # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def _shrink(square: Array, radius: Array) -> Array:
+    """The factor that makes a modulus, whose square is given, at most `radius`."""
+    outside = square > radius**2
+    return jnp.where(outside, radius / jnp.sqrt(jnp.where(outside, square, 1)), 1)
+
+
+def _square_at(field: Array) -> Array:
+    """The squared modulus per pixel of a field of two components."""
+    # Their sum, written so: a reduction is a kernel of its own for the compiler.
+    return _square(field[0]) + _square(field[1])
 
 
 def _square(z: Array) -> Array:

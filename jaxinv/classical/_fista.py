@@ -10,7 +10,7 @@ from .._solution import Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, Whitened
-from ._first_order import AbstractFirstOrder, solve
+from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of
 
 
@@ -45,9 +45,8 @@ def fista(
     """
     problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "fista")
     state, num_steps, result = solve(_Fista(problem), known, result, max_steps=max_steps)
-    x, prediction = state[0]
-    objective = objective_of(prepared, data, problem, x, prediction)
-    return Solution(x, result, {"num_steps": num_steps, "objective": objective})
+    objective = objective_of(prepared, data, problem, state.image, state.measurement)
+    return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})
 
 
 class _Fista(AbstractFirstOrder):
@@ -59,25 +58,35 @@ class _Fista(AbstractFirstOrder):
     def operator(self) -> Whitened:
         return self.problem.operator
 
-    def init(self) -> PyTree[Array]:
+    def init(self) -> Iterate:
         zero = self.problem.zero()
         value = self.problem.value(*zero)
-        return zero, zero, jnp.ones_like(value), value
+        return Iterate(*zero, (zero, jnp.ones_like(value), value))
 
-    def dual(self, state: PyTree[Array]) -> State:
-        return self.problem.residual(state[1][1])
+    def sizes(self, bound: Array) -> Array:
+        return bound
 
-    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
-        return self.problem.proximal_step(state[1][0], back, bound)
+    def dual(self, state: Iterate) -> State:
+        (_, prediction), *_ = state.rest
+        return self.problem.residual(prediction)
+
+    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
+        (ahead, _), *_ = state.rest
+        return self.problem.proximal_step(ahead, back, sizes)
 
     def update(
-        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
-    ) -> tuple[PyTree[Array], Array, Any]:
-        del index, bound
-        old, _, momentum, objective = state
+        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+    ) -> tuple[Iterate, Array, Any]:
+        del index, sizes
+        *old, (_, momentum, objective) = state
         new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         # The image, and its prediction, which is linear in it.
         here = (new, prediction)
-        ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, old)
+        ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, tuple(old))
         value = self.problem.value(new, prediction)
-        return (here, ahead, new_momentum, value), *self.problem.stop(new, old[0], value, objective)
+        moved = Iterate(*here, (ahead, new_momentum, value))
+        return moved, *self.problem.stop(new, state.image, value, objective)
+
+    def telling(self, state: Iterate) -> PyTree[Array]:
+        # The objective is made of the image and its prediction, as the extrapolated ones are.
+        return state.rest[-1]

@@ -8,7 +8,7 @@ from .._solution import Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, Whitened
-from ._first_order import AbstractFirstOrder, solve
+from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of
 
 
@@ -35,7 +35,7 @@ def ista(
     - `y`: one measurement.
     - `weight`: a scalar, not negative.
     - `regulariser`: one with a prox; default `regularisers.L1()`.
-    - `norm`: of the operator, where it is known; else it is found by power iteration, from a fixed start.
+    - `norm`: of the operator, where it is known; else it is estimated in the first rounds, from a fixed start.
     - `max_steps`: static.
     - `rtol`, `atol`: it stops when a step changes both image and objective by less than `atol + rtol * size`.
 
@@ -57,9 +57,8 @@ def ista(
     """
     problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "ista")
     state, num_steps, result = solve(_Ista(problem), known, result, max_steps=max_steps)
-    x, prediction, _ = state
-    objective = objective_of(prepared, data, problem, x, prediction)
-    return Solution(x, result, {"num_steps": num_steps, "objective": objective})
+    objective = objective_of(prepared, data, problem, state.image, state.measurement)
+    return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})
 
 
 class _Ista(AbstractFirstOrder):
@@ -71,20 +70,25 @@ class _Ista(AbstractFirstOrder):
     def operator(self) -> Whitened:
         return self.problem.operator
 
-    def init(self) -> PyTree[Array]:
+    def init(self) -> Iterate:
         x, prediction = self.problem.zero()
-        return x, prediction, self.problem.value(x, prediction)
+        return Iterate(x, prediction, self.problem.value(x, prediction))
 
-    def dual(self, state: PyTree[Array]) -> State:
-        return self.problem.residual(state[1])
+    def sizes(self, bound: Array) -> Array:
+        return bound
 
-    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
-        return self.problem.proximal_step(state[0], back, bound)
+    def dual(self, state: Iterate) -> State:
+        return self.problem.residual(state.measurement)
+
+    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
+        return self.problem.proximal_step(state.image, back, sizes)
 
     def update(
-        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
-    ) -> tuple[PyTree[Array], Array, Any]:
-        del index, bound
-        x, _, objective = state
+        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+    ) -> tuple[Iterate, Array, Any]:
+        del index, sizes
         value = self.problem.value(new, prediction)
-        return (new, prediction, value), *self.problem.stop(new, x, value, objective)
+        return Iterate(new, prediction, value), *self.problem.stop(new, state.image, value, state.rest)
+
+    def telling(self, state: Iterate) -> PyTree[Array]:
+        return state.rest

@@ -8,15 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._conjugate_gradients import root
 from .._differentiation import Implicit, attach_implicit, check_differentiate
-from .._loop import divergence_threshold, has_converged
+from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..operators._base import check_image_shape
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
-from ._first_order import AbstractFirstOrder, solve
+from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
 @verb
@@ -44,7 +45,7 @@ def tv(
     - `y`: one measurement.
     - `weight`: a scalar, not negative.
     - `kind`: `regularisers.Isotropic()` (the default), `Anisotropic()` or `Smoothed(eps)`.
-    - `norm`: of the operator, where it is known; else it is found by power iteration, from a fixed start.
+    - `norm`: of the operator, where it is known; else it is estimated in the first rounds, from a fixed start.
     - `max_steps`: static.
     - `rtol`, `atol`: it stops when a step changes both image and objective by less than `atol + rtol * size`.
     - `differentiate`: `None`, `Unrolled()`, or, for `Smoothed(eps)` only, `Implicit()`.
@@ -82,7 +83,7 @@ def tv(
     frozen = jax.lax.stop_gradient(problem) if isinstance(differentiate, Implicit) else problem
     method = _primal_dual(frozen, rtol, atol)
     state, num_steps, result = solve(method, norm, result, max_steps=max_steps, differentiate=differentiate)
-    x, _, _, prediction, *_ = state
+    x, (_, prediction, _) = state.image, state.rest
     if isinstance(differentiate, Implicit):
         at = jax.lax.stop_gradient(x)
         curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
@@ -110,14 +111,16 @@ class _Problem(eqx.Module):
 
 # ||(B / |B|, grad / sqrt(8))||^2 is at most 2; the relaxation must be below 2.
 _RADIUS = 8.0
+_ROOT = math.sqrt(_RADIUS)
 _RELAXATION = 1.8
 
 
 class _PrimalDual(AbstractFirstOrder):
     """Steps in units in which `B` and the gradient have norm 1.
 
-    The state is an image and its two dual variables, the prediction of the image, as it is and whitened, its gradient,
-    and the objective.
+    The state is an image and its two dual variables, the prediction of the image, and the objective of the last
+    extrapolated one. That is `u = 2 v - x`, where a step without relaxation leads from `x` to `v`; the dual step is
+    made there, so that each step measures this image only, and `x` moves towards it.
 
     - `size`: of the data.
     """
@@ -133,48 +136,13 @@ class _PrimalDual(AbstractFirstOrder):
     def operator(self) -> Whitened:
         return self.problem.operator
 
-    def init(self) -> PyTree[Array]:
+    def init(self) -> Iterate:
         domain = self.operator.domain
         x, p = jnp.zeros(domain.shape, domain.dtype), jnp.zeros((2, *domain.shape), domain.dtype)
         q = jax.tree.map(jnp.zeros_like, self.problem.data)
-        return x, q, p, q, q, p, jnp.zeros_like(self.size)
+        return Iterate(x, q, (p, q, jnp.zeros_like(self.size)))
 
-    def dual(self, state: PyTree[Array]) -> State:
-        return state[1]
-
-    def primal(self, state: PyTree[Array], back: Array, bound: Array) -> Array:
-        x, _, p, *_ = state
-        return x - self._steps(bound)[0] * (back / bound + image_gradient_adjoint(p) / self._root())
-
-    def update(
-        self, index: Array, state: PyTree[Array], new: Array, prediction: State, bound: Array
-    ) -> tuple[PyTree[Array], Array, Any]:
-        problem, step, root = self.problem, self._steps(bound)[1], self._root()
-        x, q, p, _, forward, gradient, objective = state
-        # The dual step is at the extrapolated image; its measurement and gradient are linear in it, so that each step
-        # measures one image only.
-        new_forward, new_gradient = self.operator.whiten(prediction), image_gradient(new)
-        extrapolated = jax.tree.map(lambda new, old: (2 * new - old) / bound, new_forward, forward)
-        toward = jax.tree.map(lambda d, e, b: d + step * (e - b / bound), q, extrapolated, problem.data)
-        new_q = jax.tree.map(lambda t: t / (1 + step), toward)
-        reach = p + step * (2 * new_gradient - gradient) / root
-        new_p = _dual_prox(problem.regulariser.kind, reach, problem.weight * root / bound**2, step, root)
-
-        residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
-        value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
-        still = has_converged(new, x, value, objective, self.rtol, self.atol, self.rounding)
-        diverged = value > self.divergence_threshold
-        finished = (still & (index > 0)) | diverged
-        relax = lambda new, old: old + _RELAXATION * (new - old)
-        # The predictions, as they are and whitened, and the gradient go with their image, being linear in it.
-        moved = jax.tree.map(relax, (new, new_q, new_p, prediction, new_forward, new_gradient), state[:-1])
-        return (*moved, value), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
-
-    def _root(self) -> Array:
-        return jnp.sqrt(jnp.asarray(_RADIUS, self.size.dtype))
-
-    def _steps(self, bound: Array) -> tuple[Array, Array]:
-        """The sizes of a primal and of a dual step."""
+    def sizes(self, bound: Array) -> Array:
         # Sizes of the primal and the dual solution, a guess: their ratio balances the steps. At the solution the
         # whitened residual is near white noise of unit variance, and the other dual variable is bounded by the weight.
         primal_size = self.size / bound
@@ -182,23 +150,62 @@ class _PrimalDual(AbstractFirstOrder):
         entries = math.prod(self.operator.domain.shape)
         dual_size = jnp.sqrt(count / bound**2 + entries * _RADIUS * (self.problem.weight / bound**2) ** 2)
         ratio = jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3)
-        ratio, scale = jax.lax.stop_gradient(ratio), jnp.sqrt(jnp.asarray(0.5, bound.dtype))
-        return scale * ratio, scale / ratio
+        ratio = jax.lax.stop_gradient(ratio)
+        # Of the image, twice as that leads to the extrapolated one, by the two adjoints; then of the dual variables.
+        image, dual = 2 * math.sqrt(0.5) * ratio, math.sqrt(0.5) / ratio
+        shrink, radius = 1 / (1 + dual), self.problem.weight * _ROOT / bound**2
+        return jnp.stack([image / bound, image / _ROOT, shrink, shrink * dual / bound, dual, radius])
+
+    def dual(self, state: Iterate) -> State:
+        return state.measurement
+
+    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
+        p, *_ = state.rest
+        return state.image - sizes[0] * back - sizes[1] * image_gradient_adjoint(p)
+
+    def update(
+        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+    ) -> tuple[Iterate, Array, Any]:
+        (_, _, shrink, grow, step, radius), problem = sizes, self.problem
+        x, q, (p, predicted, objective) = state
+        residual = jax.tree.map(jnp.subtract, self.operator.whiten(prediction), problem.data)
+        gradient = image_gradient(new)
+        new_q = jax.tree.map(lambda d, r: shrink * d + grow * r, q, residual)
+        new_p = _dual_prox(problem.regulariser.kind, p + step / _ROOT * gradient, radius, step)
+
+        value = 0.5 * _square(residual) + problem.weight * problem.regulariser.kind(gradient)
+        still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)
+        diverged = value > self.divergence_threshold
+        finished = (still & (index > 0)) | diverged
+        half = lambda new, old: old + _RELAXATION / 2 * (new - old)
+        relax = lambda new, old: old + _RELAXATION * (new - old)
+        # The prediction goes with its image, being linear in it.
+        moved = Iterate(
+            half(new, x),
+            jax.tree.map(relax, new_q, q),
+            (relax(new_p, p), jax.tree.map(half, prediction, predicted), value),
+        )
+        return moved, finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+
+    def telling(self, state: Iterate) -> PyTree[Array]:
+        # It is made of the whitened prediction and the gradient, and all else of these.
+        return state.rest[-1]
 
 
 def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
-    size = _size(problem.data)
+    square = _square(problem.data)
+    size = root(square)
     as_real = lambda value: jnp.asarray(value, size.dtype)
-    at_zero = 0.5 * size**2
+    at_zero = 0.5 * square
     rounding = jnp.finfo(size.dtype).eps * at_zero
     return _PrimalDual(problem, size, as_real(rtol), as_real(atol), rounding, divergence_threshold(at_zero))
 
 
-def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Array:
+def _dual_prox(kind: Any, dual: Array, radius: Array, step: Array) -> Array:
     if not isinstance(kind, Smoothed):
         return kind.project(dual, radius)
     # By Moreau's identity from the prox of `radius * sqrt(|g|^2 + eps^2)`, with g = grad x / sqrt(8).
-    eps = kind.eps.astype(radius.dtype) / root
+    eps = kind.eps.astype(radius.dtype) / _ROOT
     modulus = jnp.sqrt(jnp.sum(jnp.abs(dual) ** 2, axis=0, keepdims=True) + jnp.finfo(radius.dtype).tiny) / step
     shrink = radius / step
     # Newton from the left on r - a + s r / sqrt(r^2 + eps^2), which is increasing and concave: it converges upwards.
@@ -209,6 +216,5 @@ def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Ar
     return dual * (1 - r / modulus)
 
 
-def _size(tree: State) -> Array:
-    square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+def _square(tree: State) -> Array:
+    return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))

@@ -106,14 +106,22 @@ class RealVectors:
         draw = lambda i, s: jax.random.normal(jax.random.fold_in(key, i), s.shape, s.dtype)
         return self.pack([draw(i, s) for i, s in enumerate(self.structs)])
 
-    def scattered(self) -> Array:
-        """A fixed vector of values in [-1, 1) that look random; a generator of keys takes longer to compile."""
-        bits = jnp.arange(self.size, dtype=jnp.uint32) + 1
+
+def scattered(struct: Any) -> State:
+    """A fixed state of values in [-1, 1) that look random; a generator of keys takes longer to compile."""
+    structs, treedef = jax.tree.flatten(struct)
+    begin, leaves = 1, []
+    for s in structs:
+        parts = 2 if jnp.issubdtype(s.dtype, jnp.complexfloating) else 1
+        end = begin + parts * math.prod(s.shape)
+        bits = jnp.arange(begin, end, dtype=jnp.uint32)
         for factor in (2654435761, 2246822519, 3266489917):
             bits = bits * jnp.uint32(factor)
             bits = bits ^ (bits >> 15)
-        real = real_dtype(jnp.result_type(*(s.dtype for s in self.structs)))
-        return bits.astype(real) / 2.0**31 - 1
+        values = (bits.astype(real_dtype(s.dtype)) / 2.0**31 - 1).reshape(parts, *s.shape)
+        leaves.append(jax.lax.complex(*values) if parts == 2 else values[0])
+        begin = end
+    return treedef.unflatten(leaves)
 
 
 class Estimate(NamedTuple):
