@@ -5,10 +5,11 @@ import abc
 import equinox as eqx
 from jaxtyping import Array
 
+from ._module import Module
 from ._types import Key
 
 
-class AbstractGenerativePrior(eqx.Module):
+class AbstractGenerativePrior(Module):
     """A prior on images that is given by a latent density and a decoder, `x = G(z)` with `z ~ p`.
 
     The methods act on one latent and one image, never on a batch: map them with `jax.vmap`. A subclass has

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._keys import check_key
+from ._module import Module
 from ._types import Key, Scalar, State
 
 
-class AbstractProcess(eqx.Module):
+class AbstractProcess(Module):
     """A process that turns an image into noise: `dx = f(t) x dt + g(t) dw` from data at time 0.
 
     Its marginals are `x_t = scale(t) x_0 + std(t) n` with `n` standard normal. All methods take one time; parameters
@@ -62,7 +63,7 @@ class AbstractProcess(eqx.Module):
         return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi).astype(x.dtype))
 
 
-class AbstractScore(eqx.Module):
+class AbstractScore(Module):
     """The score `grad log p_t(x)` of images under a noising process, together with that process.
 
     Where `x_t = scale x_0 + std n` with `n` standard normal, a score predicts the two conditional means
@@ -171,13 +172,6 @@ class AbstractScore(eqx.Module):
         image, noise = self.predict(t, x)
         scale_rate, std_rate = (jnp.asarray(rate).astype(image.dtype) for rate in self.process.rates(t))
         return scale_rate * image + std_rate * noise, image
-
-    # Fields are arrays, which do not hash; with these `jax.jit(score)` works as it does for a function.
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __eq__(self, other: object) -> bool:
-        return self is other
 
 
 class AbstractGradientScore(AbstractScore):

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._module import Module, Text
+
 
 class RESULTS(eqx.Enumeration):
     """How the solve of one problem ended. Indexing gives the sentence: `RESULTS[solution.result]`."""
@@ -46,14 +48,14 @@ _NAMES = (
 
 
 def from_diffrax(result: Any) -> Any:
-    """The code of ours that says what a code of diffrax says."""
+    """Translate a diffrax result code."""
     codes = diffrax.RESULTS
     ours = RESULTS.where(result == codes.successful, RESULTS.successful, RESULTS.breakdown)
     ours = RESULTS.where(result == codes.max_steps_reached, RESULTS.max_steps_reached, ours)
     return RESULTS.where(result == codes.dt_min_reached, RESULTS.diverged, ours)
 
 
-class Solution(eqx.Module):
+class Solution(Module):
     """The reconstruction of one problem, or of a batch under `jax.vmap`.
 
     - `value`: the image, `(h, w, c)`, or the samples, `(num_samples, h, w, c)`.
@@ -112,6 +114,18 @@ class Solution(eqx.Module):
         if len(position) > len(lanes) or any(not -n <= i < n for i, n in zip(position, lanes, strict=False)):
             raise ValueError(f"The batch has {lanes} problems; there is no number {index}.")
         return jax.tree.map(lambda leaf: leaf[index], self)
+
+    def _is_printed_whole(self, node: Any) -> bool:
+        return isinstance(node, type(RESULTS.successful))
+
+    def _printed(self, leaf: Any) -> Any:
+        if not self._is_printed_whole(leaf) or isinstance(leaf == RESULTS.successful, jax.core.Tracer):
+            return super()._printed(leaf)
+        counts = {name: int(np.sum(np.asarray(leaf == getattr(RESULTS, name)))) for name in _NAMES}
+        found = {name: count for name, count in counts.items() if count}
+        if jnp.ndim(leaf == RESULTS.successful) == 0:
+            return Text(next(iter(found)))
+        return Text(", ".join(f"{count} x {name}" for name, count in found.items()))
 
 
 def _lanes(failed: np.ndarray, most: int = 10) -> str:

@@ -33,5 +33,20 @@ def verb(function: Callable) -> Callable:
     return wrapper
 
 
+def compiled_method(function: Callable) -> Callable:
+    """A method compiled by `eqx.filter_jit`.
+
+    A class holds a function, not what `eqx.filter_jit` makes of it, so that a bound method stays one: `jax.jit` takes
+    it, and its signature is shown.
+    """
+    compiled = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return compiled(self, *args, **kwargs)
+
+    return wrapper
+
+
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)

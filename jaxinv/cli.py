@@ -93,8 +93,7 @@ def _add_demo(commands) -> None:
         "--data",
         choices=("digits", "mnist"),
         default="digits",
-        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
-        "or downloaded",
+        help="digits come with scikit-learn; MNIST is looked up in $JAXINV_DATA and in the user's cache, or downloaded",
     )
     effort = demo.add_mutually_exclusive_group()
     effort.add_argument("--quick", action="store_true", help="a short training and fewer images: worse pictures")
@@ -311,7 +310,7 @@ def _add_data(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data",
         default="digits",
-        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA, ../shared/data and the user's cache, "
+        help="digits (come with scikit-learn), mnist (looked up in $JAXINV_DATA and in the user's cache, "
         "or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c) in [0, 1] or 8-bit",
     )
 

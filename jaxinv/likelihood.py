@@ -8,13 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._keys import check_key
+from ._module import Module
 from ._solution import RESULTS
 from ._types import Key, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators._base import AbstractLinearOperator, AbstractOperator, check_state, real_dtype
 
 
-class Likelihood(eqx.Module):
+class Likelihood(Module):
     """`p(y | x)`: the noise around the measurement `A x`.
 
     - `operator`: `A`, one of `jaxinv.operators` or the user's own.

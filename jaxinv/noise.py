@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ._keys import check_key
+from ._module import Module
 from ._types import Key, State
 from .operators._base import as_parameter, is_concrete, real_dtype
 
 
-class AbstractNoise(eqx.Module):
+class AbstractNoise(Module):
     """The law `p(y | mean)` of a measurement."""
 
     @abc.abstractmethod

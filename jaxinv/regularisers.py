@@ -8,13 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._module import Module
 from ._types import State
 from .operators._base import AbstractLinearOperator, as_factor, as_parameter, is_concrete
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class AbstractRegulariser(eqx.Module):
+class AbstractRegulariser(Module):
     """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`)."""
 
     @abc.abstractmethod

@@ -22,6 +22,7 @@ FIRST = [
     "_checks",
     "_types",
     "_keys",
+    "_module",
     "_solution",
     "_differentiation",
     "_linen",

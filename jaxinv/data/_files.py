@@ -14,38 +14,46 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "jaxinv"
 
 
-def shared_folder() -> Path:
-    """`../shared/data` beside the checkout that this package lies in."""
-    return Path(__file__).resolve().parents[3] / "shared" / "data"
+def checkout() -> Path | None:
+    """The checkout that this package lies in; `None` for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "pyproject.toml").is_file() and (root / "tests").is_dir() else None
+
+
+def shared_folder() -> Path | None:
+    """`../shared/data` beside the checkout, for those who work on jaxinv; `None` for an installed package."""
+    root = checkout()
+    return None if root is None else root.parent / "shared" / "data"
 
 
 def folders() -> list[Path]:
     """The folders that data files are looked for in, the first one that holds a file winning."""
     chosen = os.environ.get("JAXINV_DATA")
-    return [*([Path(chosen).expanduser()] if chosen else []), shared_folder(), cache_folder()]
+    candidates = [Path(chosen).expanduser() if chosen else None, shared_folder(), cache_folder()]
+    return [folder for folder in candidates if folder is not None]
 
 
-def fetch(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Path:
+def fetch(name: str, *, folder: str, mirrors: Sequence[str], sha256: str) -> Path:
     """The path of the file `name`, which is `name` or `folder/name` in one of `folders()`, or is downloaded.
 
     The file may also lie there unpacked, without its `.gz`.
 
-    **Raises:** `ValueError` that names the four ways to have the file.
+    **Raises:** `ValueError` that names the ways to have the file.
     """
     for root in folders():
         for parent in (root / folder, root):
             for candidate in (parent / name, parent / name.removesuffix(".gz")):
                 if candidate.is_file():
                     return candidate
-    return _download(name, folder=folder, mirrors=mirrors, md5=md5)
+    return _download(name, folder=folder, mirrors=mirrors, sha256=sha256)
 
 
-def _download(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Path:
+def _download(name: str, *, folder: str, mirrors: Sequence[str], sha256: str) -> Path:
     try:
         import pooch
     except ImportError as error:
         reason = 'pooch is not installed: `python -m pip install "jaxinv[demo]"`'
-        raise ValueError(_four_ways(name, folder, [reason])) from error
+        raise ValueError(_ways(name, folder, [reason])) from error
 
     target = cache_folder() / folder
     # Any: the annotations of pooch's downloaders and of its `retrieve` disagree about parameter names
@@ -56,7 +64,7 @@ def _download(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Pa
             try:
                 # pooch writes beside the target under another name, and renames once the checksum agrees.
                 found = pooch.retrieve(
-                    mirror + name, known_hash=f"md5:{md5}", fname=name, path=target, downloader=downloader
+                    mirror + name, known_hash=f"sha256:{sha256}", fname=name, path=target, downloader=downloader
                 )
                 return Path(found)
             except (OSError, ValueError) as error:
@@ -67,16 +75,19 @@ def _download(name: str, *, folder: str, mirrors: Sequence[str], md5: str) -> Pa
         with contextlib.suppress(OSError):
             target.rmdir()
             target.parent.rmdir()
-    raise ValueError(_four_ways(name, folder, reasons)) from last
+    raise ValueError(_ways(name, folder, reasons)) from last
 
 
-def _four_ways(name: str, folder: str, reasons: Sequence[str]) -> str:
-    chosen = os.environ.get("JAXINV_DATA")
+def _ways(name: str, folder: str, reasons: Sequence[str]) -> str:
+    chosen, shared = os.environ.get("JAXINV_DATA"), shared_folder()
     now = f"it is {chosen}, which does not hold the file" if chosen else "it is not set"
+    ways = [f"set the environment variable JAXINV_DATA to a folder that holds {folder}/{name} ({now})"]
+    if shared is not None:
+        ways.append(f"put it into ../shared/data/{folder} beside the checkout, {shared / folder}")
+    ways.append(f"put it into the user cache, {cache_folder() / folder}")
+    ways.append(f"let it be downloaded, which needs pooch and a network: {'; '.join(reasons)}")
+    count = ("one", "two", "three", "four")[len(ways) - 1]
+    listed = ";\n".join(f"{number}. {way}" for number, way in enumerate(ways, 1))
     return (
-        f"The data file {name} was not found and could not be downloaded. There are four ways to have it:\n"
-        f"1. set the environment variable JAXINV_DATA to a folder that holds {folder}/{name} ({now});\n"
-        f"2. put it into ../shared/data/{folder} beside the checkout, {shared_folder() / folder};\n"
-        f"3. put it into the user cache, {cache_folder() / folder};\n"
-        f"4. let it be downloaded, which needs pooch and a network: {'; '.join(reasons)}."
+        f"The data file {name} was not found and could not be downloaded. There are {count} ways to have it:\n{listed}."
     )

@@ -13,11 +13,11 @@ _MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
 )
-_MD5 = {
-    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+_SHA256 = {
+    "train-images-idx3-ubyte.gz": "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+    "train-labels-idx1-ubyte.gz": "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+    "t10k-images-idx3-ubyte.gz": "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+    "t10k-labels-idx1-ubyte.gz": "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
 _PREFIX = {"train": "train", "test": "t10k"}
 
@@ -26,9 +26,9 @@ def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The handwritten digits of MNIST: 60 000 to train with and 10 000 to test with.
 
     The four original files, `train-images-idx3-ubyte.gz` and so on (or unpacked, without `.gz`), are looked for in
-    the folder that the environment variable `JAXINV_DATA` names, in `../shared/data` beside the checkout and in the
-    user cache (`~/.cache/jaxinv`, or below `XDG_CACHE_HOME`), each time in the folder's `mnist` and in the folder
-    itself; then they are downloaded into the user cache, with their checksums.
+    the folder that the environment variable `JAXINV_DATA` names and in the user cache (`~/.cache/jaxinv`, or below
+    `XDG_CACHE_HOME`), each time in the folder's `mnist` and in the folder itself; in a checkout of jaxinv also in
+    `../shared/data` beside it. Else they are downloaded into the user cache, and their checksums compared.
 
     **Arguments:**
 
@@ -37,7 +37,7 @@ def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     **Returns:** the images, uint8 from 0 to 255, of shape `(n, 28, 28, 1)`, and the labels 0 to 9, int32, of shape
     `(n,)`.
 
-    **Raises:** `ValueError` if `split` is another one, if a file is in none of the four places (the message names
+    **Raises:** `ValueError` if `split` is another one, if a file is in none of these places (the message names
     them), or if it is truncated or corrupt (the message names the file).
 
     LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998.
@@ -54,7 +54,7 @@ def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     if split not in ("train", "test"):
         raise ValueError(f'`split` must be "train" or "test"; got {split!r}.')
     names = (f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz")
-    paths = [fetch(name, folder="mnist", mirrors=_MIRRORS, md5=_MD5[name]) for name in names]
+    paths = [fetch(name, folder="mnist", mirrors=_MIRRORS, sha256=_SHA256[name]) for name in names]
     images, labels = read_idx(paths[0], 3), read_idx(paths[1], 1)
     if images.shape[1:] != (28, 28):
         raise ValueError(f"{paths[0]} holds images of {images.shape[1:]} pixels; those of MNIST have (28, 28).")

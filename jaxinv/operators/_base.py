@@ -10,10 +10,11 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._module import Module
 from .._types import State, Struct
 
 
-class AbstractOperator(eqx.Module):
+class AbstractOperator(Module):
     """A forward operator: one image in, one measurement out, never a batch axis.
 
     A subclass has `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of them),

@@ -11,13 +11,14 @@ from jaxtyping import Array, PyTree
 
 from .._keys import check_key
 from .._loop import iterate
+from .._module import Module
 from .._solution import RESULTS
 from .._types import Key, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
 from ._norm import norm
 
 
-class Certificate(eqx.Module):
+class Certificate(Module):
     """What `certify` measured.
 
     - `adjoint_error`: `|<A x, y> - <x, A* y>| / (||A x|| ||y||)`, the largest of eight pairs before a loop and eight in

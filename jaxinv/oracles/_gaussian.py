@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from .._keys import check_key
+from .._module import Module
 from .._types import Key, Scalar, State
+from .._verb import compiled_method
 from ..likelihood import Likelihood
 from ..operators._base import as_parameter, is_concrete
 from ._latent import GaussianLatent
@@ -20,7 +22,7 @@ from ._update import condition, enter, observe
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class Gaussian(eqx.Module):
+class Gaussian(Module):
     """The Gaussian prior `x ~ N(mean, covariance)` on images.
 
     - `mean`: `(h, w, c)`, or any shape, of `d` entries.
@@ -131,7 +133,7 @@ class Gaussian(eqx.Module):
         floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
         return basis, jnp.where(std > floor, std, 0)
 
-    @eqx.filter_jit
+    @compiled_method
     def sample(self, n: int, *, key: Key) -> Array:
         """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
         check_key(key)
@@ -144,7 +146,7 @@ class Gaussian(eqx.Module):
 
         return jax.vmap(draw)(jnp.arange(n))
 
-    @eqx.filter_jit
+    @compiled_method
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
@@ -187,7 +189,7 @@ class Gaussian(eqx.Module):
         diagonal = std**2 if self.diagonal is None else scale**2 * self.diagonal + std**2
         return Gaussian(scale * self.mean, factor=scale * self.factor, diagonal=diagonal)
 
-    @eqx.filter_jit
+    @compiled_method
     def posterior(self, likelihood: Likelihood, y: State) -> "Gaussian":
         """The exact posterior `p(x | y)` for a linear operator and Gaussian noise, again a Gaussian.
 
@@ -211,7 +213,7 @@ class Gaussian(eqx.Module):
         mean, factor = condition(problem, prior.mean, prior.full_factor())
         return Gaussian(jnp.where(failed, jnp.nan, mean), factor=factor)
 
-    @eqx.filter_jit
+    @compiled_method
     def evidence(self, likelihood: Likelihood, y: State) -> Array:
         """The exact log-evidence `log p(y) = log N(y; A mean, A C A^T + noise covariance)`, over the measured entries.
 

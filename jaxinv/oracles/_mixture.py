@@ -10,7 +10,9 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from .._keys import check_key
+from .._module import Module
 from .._types import Key, Scalar, State
+from .._verb import compiled_method
 from ..likelihood import Likelihood
 from ..operators._base import as_parameter, is_concrete
 from ._components import Components
@@ -22,7 +24,7 @@ from ._update import enter
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class GaussianMixture(eqx.Module):
+class GaussianMixture(Module):
     """The prior `x ~ sum_k weights_k N(means_k, covariances_k)` on images.
 
     - `weights`: `(k,)`, not negative, of sum 1.
@@ -105,7 +107,7 @@ class GaussianMixture(eqx.Module):
         between = jnp.matmul(self.weights * jnp.matmul(spread, flat, precision=HIGHEST), spread, precision=HIGHEST)
         return (self.covariances.weighted_product(self.weights, flat) + between).reshape(v.shape)
 
-    @eqx.filter_jit
+    @compiled_method
     def sample(self, n: int, *, key: Key) -> Array:
         """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
         check_key(key)
@@ -127,7 +129,7 @@ class GaussianMixture(eqx.Module):
         indices = jnp.arange(-(-n // block) * block).reshape(-1, block)
         return jax.lax.map(jax.vmap(draw), indices).reshape(-1, *self.shape)[:n]
 
-    @eqx.filter_jit
+    @compiled_method
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
@@ -142,7 +144,7 @@ class GaussianMixture(eqx.Module):
         inside = view.strays <= limit**2 * (jnp.sqrt(largest) + jax.lax.stop_gradient(distances)) ** 2
         return jax.nn.logsumexp(jnp.where(inside, view.log_densities, -jnp.inf))
 
-    @eqx.filter_jit
+    @compiled_method
     def responsibilities(self, x: State) -> Float[Array, " k"]:
         """`p(component | x)`, the share of each component in the density at one image."""
         return self._view(x).shares
@@ -168,7 +170,7 @@ class GaussianMixture(eqx.Module):
         covariances = self.covariances.map(lambda v: scale**2 * v + std**2)
         return self.like(self.log_weights, scale * self.means, covariances)
 
-    @eqx.filter_jit
+    @compiled_method
     def posterior(self, likelihood: Likelihood, y: State) -> "GaussianMixture":
         """The exact posterior `p(x | y)` for a linear operator and Gaussian noise, again a Gaussian mixture.
 
@@ -195,7 +197,7 @@ class GaussianMixture(eqx.Module):
         log_weights, means = (jnp.where(failed, jnp.nan, v) for v in (log_weights, means))
         return prior.like(log_weights, means.reshape(prior.means.shape), problem.covariances())
 
-    @eqx.filter_jit
+    @compiled_method
     def evidence(self, likelihood: Likelihood, y: State) -> Array:
         """The exact log-evidence `log p(y) = log sum_k w_k N(y; A m_k, A C_k A^T + N)`, over the measured entries.
 

@@ -12,8 +12,10 @@ from jaxtyping import Array, Float
 from .._checks import check_count
 from .._keys import check_key
 from .._loop import iterate
+from .._module import Module
 from .._solution import RESULTS
 from .._types import Key
+from .._verb import compiled_method
 from ..models._network import check_floating
 from ..operators._base import is_concrete
 from ._check import check_data
@@ -21,7 +23,7 @@ from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
 
-class KMeans(eqx.Module):
+class KMeans(Module):
     """A clustering of images about `k` centres.
 
     - `centres`: `(k, h, w, c)`, the means of the clusters.
@@ -46,7 +48,7 @@ class KMeans(eqx.Module):
         """`inertia` by its other name."""
         return self.inertia
 
-    @eqx.filter_jit
+    @compiled_method
     def assign(self, x: Any) -> Array:
         """The number of the nearest centre of an image, a scalar; of a batch `(n, ...)`, `(n,)`.
 

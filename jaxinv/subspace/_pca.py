@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._checks import check_count
+from .._module import Module
 from .._types import Key
 from ..models._network import check_floating
 from ..operators._base import is_concrete
@@ -20,7 +21,7 @@ from ._rank import check_norm, choose_rank
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class PCA(eqx.Module):
+class PCA(Module):
     """An affine subspace of images, `mean + sum_i z_i components_i`.
 
     - `mean`: of the data, `(h, w, c)` or any shape.

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._loop import iterate
+from .._module import Module
 from .._solution import RESULTS
 from .._types import Scalar
 from .._verb import verb
@@ -17,7 +18,7 @@ from ._check import check_data
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
-class RobustPCA(eqx.Module):
+class RobustPCA(Module):
     """A matrix taken apart into one of low rank and a sparse one.
 
     - `low_rank`, `sparse`: of the shape of the matrix.

@@ -86,6 +86,17 @@ def test_shared_folder_is_beside_the_checkout():
     assert (checkout / "jaxinv" / "data" / "_files.py").is_file()
 
 
+def test_an_installed_package_looks_beside_no_checkout(nowhere, monkeypatch):
+    installed = nowhere / "site-packages" / "jaxinv" / "data" / "_files.py"
+    write(nowhere / "shared" / "data" / "mnist")
+    monkeypatch.undo()
+    monkeypatch.setattr(_files, "__file__", str(installed))
+    assert _files.shared_folder() is None
+    assert _files.folders()[-1] == _files.cache_folder()
+    assert "checkout" not in _files._ways("x", "mnist", [])
+    assert "three ways" in _files._ways("x", "mnist", [])
+
+
 def test_nowhere_names_all_four_ways(nowhere):
     with pytest.raises(ValueError, match="four ways") as caught:
         data.mnist("train")
@@ -162,7 +173,7 @@ def test_second_mirror_and_cache(nowhere, monkeypatch):
     import pooch
 
     for name, raw in PACKED.items():
-        monkeypatch.setitem(_mnist._MD5, name, hashlib.md5(raw).hexdigest())
+        monkeypatch.setitem(_mnist._SHA256, name, hashlib.sha256(raw).hexdigest())
     asked = []
 
     def second(self, url, output_file, pooch, check_only=False):
