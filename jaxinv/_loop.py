@@ -166,7 +166,7 @@ def has_converged(
     """
     count = sum(leaf.size for leaf in jax.tree.leaves(new))
     rms = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)) / count)
-    # The square root is taken of constants as far as gradients go: the stop decision has none.
+    # The decision to stop has no gradient, so the square roots need no guard.
     new, old, new_objective, old_objective = jax.lax.stop_gradient((new, old, new_objective, old_objective))
     change = rms(jax.tree.map(jnp.subtract, new, old))
     still = change <= atol + rtol * rms(new)
