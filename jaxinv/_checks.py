@@ -42,10 +42,13 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
     return decorate
 
 
-def check_instance(value: Any, kind: type, name: str, example: str) -> None:
-    """Raise unless `value` is an instance of `kind`, a class of a public module; `example` is one."""
+def check_instance(value: Any, kind: type, name: str, default: Any) -> Any:
+    """Return `value`, which must be an instance of `kind`, a class of a public module; `None` stands for `default`."""
+    value = default if value is None else value
     if not isinstance(value, kind):
         module = ".".join(kind.__module__.split(".")[:2])
         raise ValueError(
-            f"`{name}` must be an instance of a class of `{module}`, such as `{name}={example}`; got {value!r}."
+            f"`{name}` must be an instance of a class of `{module}`, such as `{name}={type(default).__name__}()`; got "
+            f"{value!r}."
         )
+    return value

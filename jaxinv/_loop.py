@@ -185,7 +185,7 @@ def stands_still(
     rounding: Array | float = 0.0,
 ) -> Bool[Array, ""]:
     """`has_converged`, from the change of the iterate."""
-    # The square root is taken of constants as far as gradients go: the stop decision has none.
+    # The decision to stop has no gradient, so the square roots need no guard.
     change, new, new_objective, old_objective = jax.lax.stop_gradient((change, new, new_objective, old_objective))
     count = sum(leaf.size for leaf in jax.tree.leaves(new))
     # One reduction for both, which is one kernel to compile.

@@ -56,14 +56,14 @@ class AbstractRegulariser(Module):
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
         """The proximal map of `weight * R`, for solvers that split the objective.
 
-        A regulariser that is not smooth is taken by its `prox`, and a smooth one by its gradient, unless the subclass
-        says otherwise here.
+        By default solvers use the `prox` of a regulariser that is not smooth, and the gradient of a smooth one. A
+        subclass overrides this where it has another proximal map, or `prox` has no closed form.
 
         **Arguments:**
 
         - `weight`: a scalar.
 
-        **Returns:** the map, or `None` for a regulariser that solvers are to take by its gradient.
+        **Returns:** the map, or `None` for a regulariser whose gradient solvers are to use.
         """
         return None if self.is_smooth else ClosedForm(self, weight)
 

@@ -1,4 +1,4 @@
-"""What a run of the deep image prior descends on, and in which variables."""
+"""The methods of the deep image prior: the interface of a loss and its variables, and the plain one."""
 
 import abc
 from typing import Any, NamedTuple

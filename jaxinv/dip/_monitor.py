@@ -25,7 +25,7 @@ class Kept(NamedTuple):
 
 
 class MonitorState(NamedTuple):
-    """What the monitor carries from image to image.
+    """The state of the monitor, carried from image to image.
 
     - `average`: the average of the images.
     - `best`: the image with the lowest criterion of the stopping rule.
@@ -46,7 +46,7 @@ class MonitorState(NamedTuple):
 
 
 class Monitor(eqx.Module):
-    """Everything that looks at the images of a run.
+    """The stopping rule, the average and the history of a run.
 
     - `rule`: the stopping rule, and `problem`, what it made of the measurement.
     - `ema`: the decay of the average, 0 for none.

@@ -41,7 +41,7 @@ def pretrain(
     progress: Checked[diffrax.AbstractProgressMeter | None] = None,
     chunk_size: Checked[int | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Train a network to clean up simple reconstructions of synthetic images, before it meets a measurement.
+    """Train a network to clean up simple reconstructions of synthetic images, before it is fitted to a measurement.
 
     The educated deep image prior: `min_theta E ||F_theta(z0(y)) - x||^2 / d` over images `x`, their simulated
     measurements `y` and the inputs `z0(y)` that `start` makes of these, all drawn anew in every step. Then

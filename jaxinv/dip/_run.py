@@ -19,11 +19,11 @@ from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
 from ..training._options import check_optimiser
-from ._method import AbstractMethod, Problem
+from ._method import AbstractMethod, Plain, Problem
 from ._monitor import Monitor, MonitorState
 from ._network import prepare_network
-from ._start import AbstractStart, make_input
-from ._stopping import AbstractStopping
+from ._start import AbstractStart, FromNoise, make_input
+from ._stopping import AbstractStopping, FixedSteps
 
 
 class RunProblem(eqx.Module):
@@ -222,9 +222,9 @@ def prepare_run(
     check_key(key)
     num_steps, stride = check_count(num_steps, "num_steps"), check_count(stride, "stride")
     check_optimiser(optimiser)
-    check_instance(method, AbstractMethod, "method", "Plain()")
-    check_instance(start, AbstractStart, "start", "FromNoise()")
-    check_instance(stopping, AbstractStopping, "stopping", "FixedSteps()")
+    method = check_instance(method, AbstractMethod, "method", Plain())
+    start = check_instance(start, AbstractStart, "start", FromNoise())
+    stopping = check_instance(stopping, AbstractStopping, "stopping", FixedSteps())
     if stopping.hides_measurements and start.uses_measurements:
         raise ValueError(
             f"`{type(stopping).__name__}()` judges by measurements that the network must not see; "

@@ -16,10 +16,10 @@ from ..operators._base import AbstractLinearOperator, AbstractOperator, as_param
 
 
 class StoppingProblem(NamedTuple):
-    """What a stopping rule makes of a measurement.
+    """A measurement as a stopping rule prepared it.
 
     - `likelihood`: the likelihood that the run fits.
-    - `parameters`: what the criterion of the rule needs; `None` for a rule that looks at images alone.
+    - `parameters`: what the criterion of the rule needs; `None` for a rule whose criterion needs images alone.
     """
 
     likelihood: Likelihood
@@ -297,10 +297,10 @@ class _Restricted(AbstractOperator):
 def _split(measured: PyTree[Array], codomain: Struct, fraction: Array, key: Key) -> tuple[PyTree, PyTree]:
     """The weights of the entries that are held out, at least one of them, and the weights of the others."""
     leaves, treedef = jax.tree.flatten(measured)
-    whole = [jnp.broadcast_to(leaf, c.shape) for leaf, c in zip(leaves, jax.tree.leaves(codomain), strict=True)]
-    draws = [jax.random.uniform(jax.random.fold_in(key, i), w.shape, fraction.dtype) for i, w in enumerate(whole)]
-    draws = [jnp.where(w > 0, u, 1) for w, u in zip(whole, draws, strict=True)]
+    full = [jnp.broadcast_to(leaf, c.shape) for leaf, c in zip(leaves, jax.tree.leaves(codomain), strict=True)]
+    draws = [jax.random.uniform(jax.random.fold_in(key, i), w.shape, fraction.dtype) for i, w in enumerate(full)]
+    draws = [jnp.where(w > 0, u, 1) for w, u in zip(full, draws, strict=True)]
     bound = jnp.maximum(fraction, jnp.min(jnp.stack([jnp.min(u) for u in draws])))
-    held = [jnp.where(u <= bound, w, 0) for w, u in zip(whole, draws, strict=True)]
-    fitted = [jnp.where(u <= bound, 0, w) for w, u in zip(whole, draws, strict=True)]
+    held = [jnp.where(u <= bound, w, 0) for w, u in zip(full, draws, strict=True)]
+    fitted = [jnp.where(u <= bound, 0, w) for w, u in zip(full, draws, strict=True)]
     return treedef.unflatten(held), treedef.unflatten(fitted)

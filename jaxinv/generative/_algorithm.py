@@ -45,7 +45,7 @@ class Problem(eqx.Module):
         return smooth + penalty
 
     def smooth_part(self, variables: PyTree[Array]) -> Array:
-        """The objective without the penalty that is taken by its proximal map."""
+        """The objective without the penalty that has a proximal map."""
         return self._parts(variables)[0]
 
     def _parts(self, variables: PyTree[Array]) -> tuple[Array, Array | float]:
@@ -136,7 +136,7 @@ class Alternating(AbstractAlgorithm):
 
     A step of `reconstruct` tries one gradient step on the latent, then one on the deviation (or the image), followed by
     the proximal map of a penalty that has one. A trial that does not lower the objective by as much as its quadratic
-    model says is taken back, and its step size halved; after a successful trial the step size grows a little. So every
+    model says is undone, and its step size halved; after a successful trial the step size grows a little. So every
     trial is a step, and under `jax.vmap` no problem waits for the line search of another.
 
     - `step_size`: the first step size, positive; one that is too large is halved at once.
@@ -177,8 +177,10 @@ class Alternating(AbstractAlgorithm):
         for i in range(len(blocks)):
             last = i == len(blocks) - 1
             smooth = functools.partial(_smooth_part, problem, structure, tuple(blocks), i)
-            taken, blocks[i], dual, sizes[i] = self._try(smooth, proximal if last else None, blocks[i], dual, sizes[i])
-            complete = complete & taken
+            accepted, blocks[i], dual, sizes[i] = self._try(
+                smooth, proximal if last else None, blocks[i], dual, sizes[i]
+            )
+            complete = complete & accepted
         variables = structure.unflatten(blocks)
         return _next_state(problem, state, index, variables, (sizes, dual), problem(variables), complete)
 
@@ -201,11 +203,11 @@ class Alternating(AbstractAlgorithm):
         # Near the minimum the decrease is lost in rounding, but the curvature along the step is not.
         resolved = jnp.abs(new_value - value) > 100 * jnp.finfo(value.dtype).eps * jnp.abs(value)
         flat = jnp.sum((new_gradient - gradient) * change) <= squared
-        taken = jax.lax.stop_gradient(jnp.where(resolved, below, flat & jnp.isfinite(new_value)))
+        accepted = jax.lax.stop_gradient(jnp.where(resolved, below, flat & jnp.isfinite(new_value)))
         # Bounded: where the gradient is exactly 0 every step size succeeds.
-        new_size = jnp.minimum(jnp.where(taken, self.growth * size, 0.5 * size), 1e10 * self.step_size)
-        keep = lambda new, old: jnp.where(taken, new, old)
-        return taken, keep(trial, block), jax.tree.map(keep, new_dual, dual), new_size
+        new_size = jnp.minimum(jnp.where(accepted, self.growth * size, 0.5 * size), 1e10 * self.step_size)
+        keep = lambda new, old: jnp.where(accepted, new, old)
+        return accepted, keep(trial, block), jax.tree.map(keep, new_dual, dual), new_size
 
 
 def _smooth_part(problem: Problem, structure: Any, blocks: tuple[Array, ...], i: int, block: Array) -> Array:

@@ -51,7 +51,7 @@ class Relaxed(AbstractLatentMethod):
     weight: Array
 
     def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar] = 1.0):  # noqa: B008
-        self.deviation = _check_deviation(deviation, "Relaxed")
+        self.deviation = _check_deviation(L1() if deviation is None else deviation, "Relaxed")
         self.weight = as_factor(weight)
 
     @property
@@ -126,7 +126,7 @@ class Soft(AbstractLatentMethod):
     weight: Array
 
     def __init__(self, deviation: Checked[AbstractRegulariser] = Tikhonov(), weight: Checked[Scalar] = 1.0):  # noqa: B008
-        self.deviation = _check_deviation(deviation, "Soft")
+        self.deviation = _check_deviation(Tikhonov() if deviation is None else deviation, "Soft")
         if not self.deviation.is_smooth:
             raise ValueError(
                 f"Soft(deviation): {type(self.deviation).__name__} is not smooth, so the distance would not be smooth "

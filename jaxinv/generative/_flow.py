@@ -22,15 +22,14 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 class FlowPrior(AbstractGenerativePrior):
     """The prior of a normalising flow: `x = G(z)` with `z` standard normal, energy `1/2 ||z||^2`.
 
-    Every image has exactly one latent, so nothing restricts a reconstruction to a range. The energy is that of the
-    latent; the density of the image itself, `log_prob`, has the volume term besides, and the two are not greatest at
-    the same image.
+    Every image has exactly one latent, so a reconstruction is not restricted to a range. The energy is that of the
+    latent. The density of the image itself, `log_prob`, includes the volume term, so that its maximum is another image.
 
     **Arguments:**
 
     - `flow`: `models.Flow`, or any Flax or equinox network or object with the same batched calls,
         `forward(x) -> (z, log_det)` and `inverse(z) -> x`.
-    - `image_shape`: asked for only where the flow has no `image_shape`.
+    - `image_shape`: needed only where the flow has no `image_shape`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent or one image.
 
@@ -87,7 +86,7 @@ class FlowPrior(AbstractGenerativePrior):
         return _method(self.model, "forward")(x[None])[0][0]
 
     def log_prob(self, x: ArrayLike) -> Float[Array, ""]:
-        """`log p(x)`, in nats, with all constants; of a flow on `[0, 1]`, minus infinity outside."""
+        """`log p(x)`, in nats, with all constants; a flow on `[0, 1]` has minus infinity outside."""
         x = check_one(x, self.image_shape, "an image", "FlowPrior")
         return _log_prob(self.model, x[None])[0]
 
@@ -97,7 +96,7 @@ def flow_loss(model: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
 
     Images `k / 255` in `[0, 1]` become `(k + u) / 256`, with `u` uniform in `[0, 1)`, drawn anew at every call: on 256
     discrete values a density would grow without bound. `metrics.bits_per_dim(loss, image_shape)` gives the bits per
-    dimension, an upper bound of those of the discrete images. Data that are not 8-bit images in `[0, 1]` want no
+    dimension, an upper bound of those of the discrete images. Data that are not 8-bit images in `[0, 1]` need no
     dequantisation: their loss is the mean of `-FlowPrior(model).log_prob`.
 
     **Arguments:**

@@ -20,7 +20,7 @@ class GANPrior(AbstractGenerativePrior):
 
     - `generator`: `models.Generator`, or any Flax or equinox network or function with the same batched call,
         `generator(z) -> x`.
-    - `latent_shape`: asked for only where the generator has no `latent_size`.
+    - `latent_shape`: needed only where the generator has no `latent_size`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent, and `encode` always.
 
@@ -128,18 +128,18 @@ class WassersteinLoss(eqx.Module):
         real, fake = logits(critic, images), logits(critic, fakes)
         share = jax.random.uniform(key, (images.shape[0],) + (1,) * (images.ndim - 1), images.dtype)
         squares = _squared_slopes(critic, share * images + (1 - share) * fakes)
-        # The root has no derivative at zero, where a critic that is constant is.
+        # The root has no derivative at zero, the slope of a constant critic.
         rising = squares > 0
         slopes = jnp.where(rising, jnp.sqrt(jnp.where(rising, squares, 1)), 0)
-        rest = self.penalty.astype(real.dtype) * jnp.mean((slopes - 1) ** 2)
-        return -jnp.mean(fake), jnp.mean(fake) - jnp.mean(real) + rest
+        penalty = self.penalty.astype(real.dtype) * jnp.mean((slopes - 1) ** 2)
+        return -jnp.mean(fake), jnp.mean(fake) - jnp.mean(real) + penalty
 
 
 def minimax_loss() -> MinimaxLoss:
     """The game `min_G max_D E log D(x) + E log(1 - D(G(z)))` with `D = sigmoid(critic)`.
 
     With the best critic its value is `2 JS(data, generated) - 2 log 2`, with the Jensen-Shannon divergence. Where the
-    critic is sure, the generator's gradient vanishes; `nonsaturating_loss` mends that.
+    critic is certain, the gradient of the generator vanishes; `nonsaturating_loss` avoids that.
 
     **Returns:** `loss(generator, critic, images, latents, *, key) -> (loss of the generator, loss of the critic)`, for
     `training.fit_adversarial`, which takes `minimax_loss` itself as well.
@@ -204,7 +204,7 @@ def wasserstein_loss(penalty: Checked[Scalar] = 10.0) -> WassersteinLoss:
     """The Wasserstein game with gradient penalty: `min_G max_D E D(x) - E D(G(z)) - penalty E (||grad D(x')|| - 1)^2`.
 
     `D` is the critic itself, and `x'` is drawn uniformly between an image of the data and a generated one. The norm is
-    over the whole image, all rows, columns and channels. It wants several steps of the critic for one of the generator,
+    over all rows, columns and channels of an image. It needs several steps of the critic for one of the generator,
     `critic_steps=5`.
 
     **Arguments:**
@@ -237,7 +237,7 @@ def wasserstein_loss(penalty: Checked[Scalar] = 10.0) -> WassersteinLoss:
 
 
 def logits(critic: Network, images: Array) -> Float[Array, " n"]:
-    """The logit of each image, of which a critic gives one."""
+    """The logits of a batch, one for each image."""
     values = jnp.asarray(critic(images))
     if values.shape != images.shape[:1]:
         raise ValueError(
@@ -253,7 +253,7 @@ def _cross_entropy(real: Float[Array, " n"], fake: Float[Array, " n"]) -> Float[
 
 
 def _squared_slopes(critic: Network, images: Array) -> Float[Array, " n"]:
-    # The sum over the batch has each image's own gradient: no logit depends on another image.
+    # No logit depends on another image, so the gradient of the sum holds the gradient of each logit.
     gradient = jax.grad(lambda x: jnp.sum(logits(critic, x)))(images)
     return jnp.sum(gradient**2, axis=tuple(range(1, images.ndim)))
 

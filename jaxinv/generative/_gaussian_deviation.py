@@ -139,7 +139,7 @@ def _fit(prior: AbstractGenerativePrior, images: Array, latents: Array | None, r
         missed = jax.lax.map(lambda pair: pair[0] - prior.decode(pair[1]), (images, latents), batch_size=500)
     mean = missed.mean(0)
     centred = (missed - mean[None]).reshape(images.shape[0], -1) / jnp.sqrt(images.shape[0] - 1).astype(images.dtype)
-    # From the smaller of the two Gram matrices' sides, without forming either.
+    # The decomposition costs as much as the smaller Gram matrix would, and forms none.
     _, values, rows = jnp.linalg.svd(centred, full_matrices=False)
     factor = rows[:rank].T * values[:rank][None, :]
     variance = jnp.sum(centred**2, axis=0)

@@ -116,6 +116,7 @@ def interpolate(
         ```
     """
     prior = check_prior(prior)
+    kind = Linear() if kind is None else kind
     if not isinstance(kind, AbstractPath):
         raise ValueError(f"`kind` must be `Linear()` or `Spherical()`; got {kind!r}.")
     if isinstance(num, bool) or not isinstance(num, int) or num < 2:

@@ -1,4 +1,4 @@
-"""What a latent reconstruction minimises, and in which variables."""
+"""The objectives of a latent reconstruction: the interface, and the hard constraint."""
 
 import abc
 
@@ -79,7 +79,7 @@ class AbstractLatentMethod(eqx.Module):
     def proximal_map(self) -> AbstractProximalMap | None:
         """The proximal map of the penalty on the last of the variables.
 
-        **Returns:** the map, or `None` where the whole objective is taken by its gradient.
+        **Returns:** the map, or `None` where the gradient of the whole objective is used.
         """
 
     @abc.abstractmethod

@@ -97,8 +97,8 @@ def reconstruct(
     """
     check_key(key)
     check_differentiate(differentiate)
-    check_instance(method, AbstractLatentMethod, "method", "Hard()")
-    check_instance(start, AbstractStart, "start", "FromPrior()")
+    method = check_instance(method, AbstractLatentMethod, "method", Hard())
+    start = check_instance(start, AbstractStart, "start", FromPrior())
     check_count(restarts, "restarts")
     implicit = isinstance(differentiate, Implicit)
     if implicit and not method.is_smooth:
@@ -131,7 +131,7 @@ def reconstruct(
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
     state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, found, results))
     if isinstance(differentiate, Implicit):
-        # Only the restart that is returned gets a derivative.
+        # The restart that is returned gets a derivative, and no other.
         inputs = (likelihood, prior, y, weight, method)
         state = state._replace(variables=_attach(differentiate, problem, state.variables, code, inputs))
         image, chosen = algorithm.finish(problem, state)

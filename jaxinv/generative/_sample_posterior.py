@@ -86,6 +86,7 @@ def sample_posterior(
     """
     check_key(key)
     per_chain = _check_numbers(num_samples, num_warmup, num_chains, max_doublings)
+    start = FromPrior() if start is None else start
     if not isinstance(start, AbstractStart):
         raise ValueError(f"`start` must be FromPrior(), FromEncoder() or From(z); got {start!r}.")
     method = _NUTS(per_chain, num_warmup, max_doublings)
@@ -254,7 +255,7 @@ def _check_numbers(num_samples: Any, num_warmup: Any, num_chains: Any, max_doubl
 
 
 def _blackjax() -> Any:
-    # Only here: nothing else needs it, and it takes a while to import.
+    # Nothing else needs blackjax, and it takes a while to import.
     try:
         import blackjax
     except ImportError as error:

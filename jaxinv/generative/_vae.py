@@ -20,7 +20,7 @@ class VAEPrior(AbstractGenerativePrior):
 
     - `model`: `models.VAE`, or any Flax or equinox network or object with the same batched calls,
         `encode(x) -> (mean, log_std)` and `decode(z) -> x`.
-    - `latent_shape`: asked for only where the model has no `latent_size`.
+    - `latent_shape`: needed only where the model has no `latent_size`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent or one image.
 
@@ -102,14 +102,15 @@ class VAELoss(eqx.Module):
 def vae_loss(beta: Checked[Scalar] = 1.0, free_bits: Checked[Scalar] = 0.0) -> VAELoss:
     """The negative evidence lower bound, `E_q[-log p(x | z)] + beta KL(q(z | x) || N(0, I))`, in nats per image.
 
-    One draw of `z` per image. `p(x | z)` is the model's own `likelihood`; of a model that has none, but has the calls
+    It draws one `z` per image. `p(x | z)` is the `likelihood` of the model; for a model without one, but with the calls
     of `models.VAE`, it is `models.Gaussian()` around `decode(z)`.
 
     **Arguments:**
 
-    - `beta`: weight of the KL term. An array leaf of the loss: another value does not retrace.
-    - `free_bits`: nats of KL that each latent variable has for free, against latents that die in training; compared
-        with its mean over the batch.
+    - `beta`: the weight of the KL term. Raise it for latents nearer to the prior. It is an array leaf of the loss, so
+        another value does not retrace.
+    - `free_bits`: nats of KL that cost nothing, for each latent variable, in the mean over the batch. Raise it against
+        latents that die in training.
 
     **Returns:** `loss(model, batch, *, key) -> scalar`, for `training.fit`; `batch` is `(n, h, w, c)`.
 

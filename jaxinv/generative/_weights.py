@@ -39,8 +39,8 @@ def choose_weight(
     """`reconstruct` with every weight of a grid, and the largest weight that fits the data: the discrepancy principle.
 
     A weight fits if `||W (y - A x)||^2 <= factor^2 m`, with `W` the whitening of the noise and `m` the number of real
-    measured values, which is what the noise alone amounts to. If none fits, the one that comes closest is taken. All
-    weights, and restarts, are one `jax.vmap`.
+    measured values: the noise alone has this size. If no weight fits, the result is that of the weight that comes
+    closest. All weights, and restarts, are one `jax.vmap`.
 
     **Arguments:** as `reconstruct`, and
 
@@ -68,7 +68,7 @@ def choose_weight(
         ```
     """
     check_key(key)
-    check_instance(method, AbstractLatentMethod, "method", "Hard()")
+    method = check_instance(method, AbstractLatentMethod, "method", Hard())
     weights = jnp.asarray(weights)
     if weights.ndim != 1 or weights.size == 0 or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(

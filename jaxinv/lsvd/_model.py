@@ -84,7 +84,7 @@ class LSVD(nnx.Module):
     ):
         image_shape, size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
         measurement_shape = check_shape(measurement_shape, "measurement_shape")
-        trunk = _check_trunk(trunk, "trunk")
+        trunk = _check_trunk(Dense() if trunk is None else trunk, "trunk")
         other = trunk if measurement_trunk is None else _check_trunk(measurement_trunk, "measurement_trunk")
         if isinstance(other, Convolutional) and len(measurement_shape) != 3:
             raise ValueError(

@@ -171,7 +171,7 @@ def train(
     - `model`: an `LSVD`, which is not changed.
     - `images`: `(n, h, w, c)`, of a floating dtype.
     - `measurements`: `(n, ...)`, one of each image; or a `Likelihood`, by which they are simulated, anew at every step
-        of `Joint()`: the model then never sees the same noise twice.
+        of `Joint()`: no noise then comes twice.
     - `key`: a typed key.
     - `method`: `Joint(image_weight, measurement_weight)`, or `Separate()` where few of the data are paired.
     - `pairs`: for `Separate()`, `(images, measurements)` that belong together. By default `images` and `measurements`
@@ -208,6 +208,7 @@ def train(
     """
     check_key(key)
     check_model(model)
+    method = Joint() if method is None else method
     if not isinstance(method, AbstractTraining):
         raise ValueError(f"`method` must be `Joint(...)` or `Separate()` of `jaxinv.lsvd`; got {method!r}.")
     likelihood = measurements if isinstance(measurements, Likelihood) else None

@@ -42,7 +42,7 @@ def supervised_loss(model: Network, batch: Checked[tuple[Array, PyTree[Array]]],
 
 
 class SimulatedLoss(eqx.Module):
-    """`supervised_loss` on images alone: every step simulates new measurements of its batch, so no noise is seen twice.
+    """`supervised_loss` on images alone: every step simulates new measurements, so no noise comes twice.
 
     - `likelihood`: the operator and the noise.
 
@@ -75,8 +75,8 @@ def squared_error(images: Array, truth: Array) -> Float[Array, ""]:
     """The squared error of a batch, summed over an image."""
     if images.shape != truth.shape:
         raise ValueError(
-            f"The model makes images of shape {images.shape}; those of the data are {truth.shape}, from which it "
-            "cannot be told how far they are."
+            f"The model makes images of shape {images.shape}; those of the data are {truth.shape}, so "
+            "they cannot be compared."
         )
     error = images - truth
     return jnp.sum((jnp.conj(error) * error).real) / truth.shape[0]

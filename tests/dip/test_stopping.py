@@ -1,10 +1,13 @@
 """Every stopping rule, on histories made for it."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from dip_problems import Wave
 
 from jaxinv import RESULTS, Likelihood, dip, noise, operators
 from jaxinv.dip._method import Evaluation
@@ -88,6 +91,41 @@ def test_held_out():
     assert int(np.argmin(expected)) == 5
     np.testing.assert_allclose(criteria[:9], expected[:9], rtol=1e-12)
     np.testing.assert_array_equal(image, images[5])
+
+
+class Darkest(dip.AbstractStopping):
+    """A rule from outside the package: keep the darkest image, and stop three steps after it."""
+
+    criterion_name: ClassVar[str | None] = "mean"
+    expects_all_steps: ClassVar[bool] = False
+    hides_measurements: ClassVar[bool] = True
+
+    def prepare(self, likelihood, y, result, *, key):
+        return dip.StoppingProblem(likelihood), result
+
+    def init(self, problem, image):
+        return None
+
+    def step(self, problem, state, image):
+        return state, jnp.mean(image)
+
+    def stops(self, problem, criterion, num_since_best):
+        return num_since_best >= 3
+
+
+def test_a_rule_from_outside():
+    levels = np.array([3.0, 1.0, 2.0, 1.0, 4.0, 5.0, 6.0, 7.0])
+    images = levels[:, None, None, None] * np.ones(SHAPE)
+    step, stopped, criteria, _, _ = monitored(Darkest(), images)
+    assert (step, stopped) == (3, 6)
+    np.testing.assert_allclose(criteria[:7], levels[:7])
+    network = Wave(jnp.ones(SHAPE))
+    options = {"key": KEY, "num_steps": 5}
+    solution = dip.reconstruct(likelihood(), network, jnp.asarray(DATA), stopping=Darkest(), **options)
+    means = solution.stats["history"]["mean"]
+    np.testing.assert_allclose(jnp.mean(solution.value), jnp.min(means))
+    with pytest.raises(ValueError, match=r"`Darkest\(\)` judges by measurements .* FromAdjoint\(\) makes"):
+        dip.reconstruct(likelihood(), network, DATA, stopping=Darkest(), start=dip.FromAdjoint(), **options)
 
 
 @pytest.mark.parametrize("fraction", [1e-6, 0.999999])
