@@ -158,13 +158,9 @@ def of_scores(bench):
         diffusion.ReverseSDE(STEPS),
         diffusion.ProbabilityFlow(num_steps=STEPS),
     ):
-        draw = lambda network, key, method=method: diffusion.sample(
-            process, score(network), SHAPE, key=key, method=method
-        )
+        draw = lambda network, key, method=method: diffusion.sample(score(network), SHAPE, key=key, method=method)
         bench.add(f"sample, {type(method).__name__}", draw, network, key)
-    bench.add(
-        "log_prob", lambda network, x, key: diffusion.log_prob(process, score(network), x, key=key), network, x, key
-    )
+    bench.add("log_prob", lambda network, x, key: diffusion.log_prob(score(network), x, key=key), network, x, key)
     for method in (
         diffusion.DPS(STEPS),
         diffusion.PiGDM(STEPS),
@@ -183,7 +179,7 @@ def of_scores(bench):
         diffusion.PnPFlow(STEPS),
     ):
         guided = lambda network, angles, y, key, method=method: diffusion.posterior_sample(
-            process, score(network), measured(angles), y, key=key, method=method
+            measured(angles), score(network), y, key=key, method=method
         )
         bench.add(f"posterior_sample, {type(method).__name__}", guided, network, ANGLES, y, key)
 

@@ -60,7 +60,7 @@ def problem(d: int, measurements: int, seed: int):
 
 @eqx.filter_jit
 def draw(oracle, d, method, key):
-    solution = diffusion.sample(PROCESS, oracle.score(PROCESS), (d,), key=key, method=method, num_samples=SAMPLES)
+    solution = diffusion.sample(oracle.score(PROCESS), (d,), key=key, method=method, num_samples=SAMPLES)
     return solution.value, jnp.mean(solution.stats["num_steps"]), jnp.mean(solution.stats["network_evaluations"])
 
 

@@ -87,7 +87,7 @@ def ratio(seconds, name, other):
 
 
 def draw(method, shape, count, score):
-    solution = diffusion.sample(PROCESS, score, shape, key=KEY, method=method, num_samples=count, denoise=False)
+    solution = diffusion.sample(score, shape, key=KEY, method=method, num_samples=count, denoise=False)
     return {"value": solution.value, **solution.stats}
 
 

@@ -90,7 +90,7 @@ def main() -> None:
 @eqx.filter_jit
 def draw(prior, likelihood, y, method, process, num_samples):
     return diffusion.posterior_sample(
-        process, prior.score(process), likelihood, y, key=jax.random.key(3), method=method, num_samples=num_samples
+        likelihood, prior.score(process), y, key=jax.random.key(3), method=method, num_samples=num_samples
     )
 
 

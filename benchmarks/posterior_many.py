@@ -47,8 +47,8 @@ def draw(prior, likelihood, y, method, count, key):
     options = {"key": key, "num_samples": count}
     if method is None:
         score = prior.posterior(likelihood, y).score(PROCESS)
-        return diffusion.sample(PROCESS, score, prior.shape, method=EXACT, **options)
-    return diffusion.posterior_sample(PROCESS, prior.score(PROCESS), likelihood, y, method=method, **options)
+        return diffusion.sample(score, prior.shape, method=EXACT, **options)
+    return diffusion.posterior_sample(likelihood, prior.score(PROCESS), y, method=method, **options)
 
 
 @jax.jit

@@ -61,8 +61,8 @@ def draw(prior, likelihood, y, method, key):
     if method == "exact score":
         score = prior.posterior(likelihood, y).score(PROCESS)
         method = diffusion.Ancestral(100)
-        return diffusion.sample(PROCESS, score, prior.shape, key=key, method=method, num_samples=SAMPLES)
-    return diffusion.posterior_sample(PROCESS, score, likelihood, y, key=key, method=method, num_samples=SAMPLES)
+        return diffusion.sample(score, prior.shape, key=key, method=method, num_samples=SAMPLES)
+    return diffusion.posterior_sample(likelihood, score, y, key=key, method=method, num_samples=SAMPLES)
 
 
 @jax.jit

@@ -148,7 +148,7 @@ def psnr(images, truth):
 @eqx.filter_jit
 def draw(score, likelihood, y, method, num_samples):
     one = lambda y, key: diffusion.posterior_sample(
-        PROCESS, score, likelihood, y, key=key, method=method, num_samples=num_samples
+        likelihood, score, y, key=key, method=method, num_samples=num_samples
     )
     return jax.vmap(one)(y, jax.random.split(KEY, len(y)))
 

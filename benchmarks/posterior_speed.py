@@ -108,7 +108,7 @@ def case(recorder, size, count, steps, repeats, peers):
 
 
 def draw(method, count, score, likelihood, y):
-    solution = diffusion.posterior_sample(PROCESS, score, likelihood, y, key=KEY, method=method, num_samples=count)
+    solution = diffusion.posterior_sample(likelihood, score, y, key=KEY, method=method, num_samples=count)
     return solution.value, solution.stats
 
 

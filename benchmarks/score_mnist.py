@@ -58,7 +58,7 @@ def main() -> None:
             network, history = fit(process, parametrisation, train, validation, seed, label, options)
             processor = time.process_time() - before
             score = diffusion.score_from(network, process, parametrisation)
-            bits, seconds = bits_per_dim(process, score, test[: options.images])
+            bits, seconds = bits_per_dim(score, test[: options.images])
             recorder.add(
                 process=label,
                 seed=seed,
@@ -73,7 +73,7 @@ def main() -> None:
                 likelihood_seconds=round(seconds, 1),
             )
             for sampler, method in SAMPLERS.items():
-                images, row = sample(process, score, method, 9 if options.quick else 64)
+                images, row = sample(score, method, 9 if options.quick else 64)
                 recorder.add(process=label, seed=seed, sampler=sampler, **row, **_distance(images, test))
                 if seed == 0:
                     figure = plotting.sample_grid(images, limits=(-1, 1))
@@ -114,10 +114,10 @@ def fit(process, parametrisation, train, validation, seed, label, options):
     return network, history
 
 
-def bits_per_dim(process, score, images):
+def bits_per_dim(score, images):
     @jax.jit
     def some(score, images, keys):
-        one = lambda x, key: diffusion.log_prob(process, score, x, key=key)
+        one = lambda x, key: diffusion.log_prob(score, x, key=key)
         return metrics.bits_per_dim(-jax.vmap(one)(images, keys), SHAPE, data_range=2)
 
     keys = jax.random.split(jax.random.key(0), len(images))
@@ -127,8 +127,8 @@ def bits_per_dim(process, score, images):
     return np.concatenate([np.asarray(part) for part in parts]), time.perf_counter() - began
 
 
-def sample(process, score, method, count):
-    draw = jax.jit(functools.partial(_draw, process, method, count))
+def sample(score, method, count):
+    draw = jax.jit(functools.partial(_draw, method, count))
     compiled = draw.lower(score).compile()
     began = time.perf_counter()
     solution = jax.block_until_ready(compiled(score))
@@ -136,8 +136,8 @@ def sample(process, score, method, count):
     return solution.check().value, row | {"evaluations": int(solution.stats["network_evaluations"][0])}
 
 
-def _draw(process, method, count, score):
-    return diffusion.sample(process, score, SHAPE, key=jax.random.key(1), num_samples=count, method=method)
+def _draw(method, count, score):
+    return diffusion.sample(score, SHAPE, key=jax.random.key(1), num_samples=count, method=method)
 
 
 def _distance(images, test):

@@ -50,10 +50,10 @@ times = jnp.linspace(process.t_min, process.t_max, 200)
 starts = prior.sample(12, key=key)
 forward = jax.vmap(lambda x, k: diffusion.trajectory(process, x, times, key=k))(starts, jax.random.split(key, 12))
 reverse = diffusion.sample(
-    process, prior.score(process), (1,), key=key, num_samples=1000, num_saved=200, method=diffusion.ReverseSDE(200)
+    prior.score(process), (1,), key=key, num_samples=1000, num_saved=200, method=diffusion.ReverseSDE(200)
 ).check()
 flow = diffusion.sample(
-    process, prior.score(process), (1,), key=key, num_samples=12, num_saved=200, method=diffusion.ProbabilityFlow()
+    prior.score(process), (1,), key=key, num_samples=12, num_saved=200, method=diffusion.ProbabilityFlow()
 ).check()
 
 
@@ -83,7 +83,7 @@ print(f"{'exact samples':24} {distance(more):.3f}")
 solutions = {"ReverseSDE": reverse}
 for method in [diffusion.Heun(25), diffusion.DPMSolver(25)]:
     solutions[type(method).__name__] = diffusion.sample(
-        process, prior.score(process), (1,), key=key, num_samples=1000, method=method
+        prior.score(process), (1,), key=key, num_samples=1000, method=method
     )
 for name, drawn in solutions.items():
     weights = jnp.round(metrics.mode_weights(drawn.value, prior.means), 2)
@@ -95,7 +95,7 @@ for name, drawn in solutions.items():
 
 # %%
 points = jnp.linspace(-3, 3, 7)[:, None]
-found = jax.vmap(lambda x: diffusion.log_prob(process, prior.score(process), x))(points)
+found = jax.vmap(lambda x: diffusion.log_prob(prior.score(process), x))(points)
 print(jnp.round(found, 3), jnp.round(jax.vmap(prior.log_prob)(points), 3), sep="\n")
 
 # %% [markdown]
@@ -128,7 +128,7 @@ score = diffusion.score_from(network, process, parametrisation)
 print(f"{history['seconds']:.0f} s; the last hundred losses {history['loss'][-100:].mean():.3f}")
 
 # %%
-solution = diffusion.sample(process, score, shape, key=key, num_samples=48, num_saved=6, method=diffusion.DPMSolver(30))
+solution = diffusion.sample(score, shape, key=key, num_samples=48, num_saved=6, method=diffusion.DPMSolver(30))
 plotting.show(
     plotting.sample_grid(solution.check().value, columns=12, heading="Samples", limits=(-1, 1)), "samples.png"
 )
@@ -155,9 +155,9 @@ plotting.show(figure, "trajectories_of_digits.png")
 # great arc (they lie near a sphere), the images on the way look like digits; a cross-fade of the two images does not.
 
 # %%
-latents = jax.vmap(lambda x: diffusion.encode(process, score, x).value)(test[:2])
+latents = jax.vmap(lambda x: diffusion.encode(score, x).value)(test[:2])
 arc = jax.vmap(lambda s: generative.Spherical()(latents[0], latents[1], s))(jnp.linspace(0, 1, 9))
-between = jax.vmap(lambda z: diffusion.decode(process, score, z).value)(arc)
+between = jax.vmap(lambda z: diffusion.decode(score, z).value)(arc)
 print(f"encode and decode: error {jnp.abs(between[jnp.array([0, -1])] - test[:2]).max():.1e}")
 print(f"mean squares of the latents: {jnp.mean(latents**2, axis=(1, 2, 3))}")
 fade = test[0][None] + jnp.linspace(0, 1, 9)[:, None, None, None] * (test[1] - test[0])[None]
@@ -174,7 +174,7 @@ plotting.show(figure, "interpolation.png")
 
 # %%
 some = test[:12]
-nats = jax.vmap(lambda x, k: diffusion.log_prob(process, score, x, key=k))(some, jax.random.split(key, 12))
+nats = jax.vmap(lambda x, k: diffusion.log_prob(score, x, key=k))(some, jax.random.split(key, 12))
 gaussian = oracles.Gaussian.from_samples(train)
 for name, value in {"score network": nats, "Gaussian": jax.vmap(gaussian.log_prob)(some)}.items():
     bits = metrics.bits_per_dim(-value, shape, data_range=2, levels=17)

@@ -63,9 +63,7 @@ methods = {
     "TDS": diffusion.TDS(particles=PARTICLES, temper_below=0.05),
 }
 for name, method in methods.items():
-    solution = diffusion.posterior_sample(
-        process, score, likelihood, y, key=key, method=method, num_samples=NUM_SAMPLES
-    )
+    solution = diffusion.posterior_sample(likelihood, score, y, key=key, method=method, num_samples=NUM_SAMPLES)
     weights = metrics.mode_weights(solution.check().value, posterior.means)
     wrong = 0.5 * jnp.abs(weights - posterior.weights).sum()
     print(f"{name:16} {distance(solution.value):6.3f}, {100 * wrong:4.1f} % of the mass in the wrong mode")
@@ -131,7 +129,7 @@ def solve(score, likelihood, x, key):
     def one(x, key):
         y = likelihood.simulate(x, key=jax.random.fold_in(key, 0))
         solution = diffusion.posterior_sample(
-            process, score, likelihood, y, key=jax.random.fold_in(key, 1), num_samples=SAMPLES, method=METHOD
+            likelihood, score, y, key=jax.random.fold_in(key, 1), num_samples=SAMPLES, method=METHOD
         )
         return solution, classical.gaussian(likelihood, gaussian, y).value
 

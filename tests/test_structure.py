@@ -30,6 +30,7 @@ FIRST = [
     "_loop",
     "_conjugate_gradients",
     "_prior",
+    "_score",
     "_kernels",
 ]
 ASIDE = ["metrics", "data", "io"]  # these import from the first group only
@@ -180,7 +181,8 @@ def public():
             mine = getattr(value, "__module__", "") or ""
             if name.startswith("_") or inspect.ismodule(value) or not callable(value):
                 continue
-            if mine.startswith(module.__name__):
+            # What a package re-exports is public in it, wherever in `jaxinv` it is defined.
+            if mine.startswith("jaxinv." if hasattr(module, "__path__") else module.__name__):
                 yield module.__name__, name, value
 
 

@@ -307,7 +307,7 @@ def _diffusing(i, dtype):
     prior = oracles.Gaussian(
         jnp.asarray(rng_of(i).normal(size=(2, 2, 1)), dtype), jnp.asarray(factor @ factor.T, dtype)
     )
-    return {"process": process, "score": prior.score(process), "key": jax.random.key(i)}
+    return {"score": prior.score(process), "key": jax.random.key(i)}
 
 
 def _flowing(i, dtype):
@@ -317,7 +317,7 @@ def _flowing(i, dtype):
 def _noising(i, dtype):
     times = jnp.asarray(np.array([0.2, 0.5, 0.7]) + 0.05 * i, dtype)
     return {
-        "process": _diffusing(i, dtype)["process"],
+        "process": _diffusing(i, dtype)["score"].process,
         "x0": _image(i, dtype),
         "key": jax.random.key(i),
         "times": times,
@@ -330,8 +330,7 @@ def _draw(method, **options):
     def solve(problem):
         problem = dict(problem)
         made = method(problem.pop("number")) if "number" in problem else method
-        process, score, key = problem["process"], problem["score"], problem["key"]
-        return diffusion.sample(process, score, (2, 2, 1), key=key, method=made, **options)
+        return diffusion.sample(problem["score"], (2, 2, 1), key=problem["key"], method=made, **options)
 
     return solve
 
@@ -341,7 +340,7 @@ def _numbered(first, step):
 
 
 def _along_the_flow(verb, **options):
-    return lambda p: verb(p["process"], p["score"], p["x"], **options)
+    return lambda p: verb(p["score"], p["x"], **options)
 
 
 def _solve(verb, **options):

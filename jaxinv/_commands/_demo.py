@@ -217,7 +217,7 @@ def _methods(
     yield _tuned(task, "TV", _tv, jnp.geomspace(1, 30, 7))
     yield _compile(task, "Gaussian", _gaussian, (likelihood, gaussian))
     yield _compile(task, "VAE", _latent, (likelihood, prior, key, effort.restarts), piece=16)
-    drawing = (*score.prior(), key, effort.posterior, effort.samples)
+    drawing = (score.prior(), key, effort.posterior, effort.samples)
     yield _compile(task, "score, mean", _posterior_mean, (likelihood, *drawing), piece=2)
 
 
@@ -267,14 +267,13 @@ def _latent(y: Array, likelihood: Likelihood, prior: generative.VAEPrior, key: K
 def _posterior_mean(
     y: Array,
     likelihood: Likelihood,
-    process: Any,
-    score: Any,
+    score: diffusion.AbstractScore,
     key: Key,
     method: diffusion.MomentMatching,
     num_samples: int,
 ) -> Array:
     options = {"key": key, "method": method, "num_samples": num_samples}
-    return diffusion.posterior_sample(process, score, likelihood, y, **options).value.mean(0)
+    return diffusion.posterior_sample(likelihood, score, y, **options).value.mean(0)
 
 
 @jax.jit

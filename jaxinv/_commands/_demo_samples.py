@@ -66,14 +66,14 @@ def run(
     """Draw from the priors, and write `output`/samples.png."""
     print("\nSamples: images from the priors alone, and how far they are from the training images")
     gaussian, vae, score = priors
-    process, learned = score.prior()
+    learned = score.prior()
     diffuse = lambda score: (
         diffusion.sample(
-            process, score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(num_steps)
+            score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(num_steps)
         ).value
     )
     draws = {
-        "Gaussian, exact score": lambda: diffuse(gaussian.score(process)),
+        "Gaussian, exact score": lambda: diffuse(gaussian.score(learned.process)),
         "VAE": lambda: generative.sample(vae, _COUNT, key=key),
         "score network": lambda: diffuse(learned),
         "held-out images": lambda: tuning[:_COUNT],

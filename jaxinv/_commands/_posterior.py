@@ -22,14 +22,13 @@ def solve(
     score: Score, count: int, likelihood: Likelihood, y: Array, keys: Key
 ) -> tuple[dict[str, Array], Array, Array]:
     """Means and one sample of each posterior, all samples, `(n, count, *shape)`, and which failed."""
-    process, learned = score.prior()
 
     @eqx.filter_jit
-    def draw(process, learned, likelihood, y, keys):
-        one = lambda y, key: diffusion.posterior_sample(process, learned, likelihood, y, key=key, num_samples=count)
+    def draw(likelihood, learned, y, keys):
+        one = lambda y, key: diffusion.posterior_sample(likelihood, learned, y, key=key, num_samples=count)
         return jax.vmap(one)(y, keys)
 
-    solution = draw(process, learned, likelihood, y, keys)
+    solution = draw(likelihood, score.prior(), y, keys)
     samples = solution.value
     return (
         {"score, mean": samples.mean(1), "score, sample": samples[:, 0]},

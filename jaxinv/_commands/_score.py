@@ -43,15 +43,13 @@ class Score(NamedTuple):
         """That of an image."""
         return self.network.image_shape
 
-    def prior(self) -> tuple[diffusion.AbstractProcess, Any]:
-        """The process and the score, of one image in [0, 1]."""
-        process = PROCESSES[self.process].make()
-        return process, diffusion.score_from(self.network, process, self.parametrisation)
+    def prior(self) -> diffusion.AbstractScore:
+        """The score of images in [0, 1], with its process."""
+        return diffusion.score_from(self.network, PROCESSES[self.process].make(), self.parametrisation)
 
     def draw(self, count: int, *, key: Key, method: diffusion.AbstractSampler) -> Array:
         """`count` samples, all of which succeeded."""
-        process, score = self.prior()
-        return diffusion.sample(process, score, self.shape, key=key, num_samples=count, method=method).check().value
+        return diffusion.sample(self.prior(), self.shape, key=key, num_samples=count, method=method).check().value
 
 
 def fit(

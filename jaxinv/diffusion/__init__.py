@@ -1,21 +1,9 @@
 """Score-based diffusion: noising processes, scores, samplers, likelihoods."""
 
-from ._ancestral import Ancestral as Ancestral
-from ._ddim import DDIM as DDIM
-from ._dpm_solver import DPMSolver as DPMSolver
-from ._encode import decode as decode, encode as encode
-from ._flow_matching import FlowMatching as FlowMatching
-from ._forward import forward as forward, trajectory as trajectory
-from ._heun import Heun as Heun
-from ._log_prob import log_prob as log_prob
-from ._loss import score_matching_loss as score_matching_loss
-from ._parametrisation import (
-    AbstractParametrisation as AbstractParametrisation,
-    Denoiser as Denoiser,
-    Noise as Noise,
-    Score as Score,
-    Velocity as Velocity,
-)
+from .._score import AbstractProcess as AbstractProcess, AbstractScore as AbstractScore
+from ._flow._encode import decode as decode, encode as encode
+from ._flow._log_prob import log_prob as log_prob
+from ._flow._prior import ProbabilityFlowPrior as ProbabilityFlowPrior
 from ._posterior import (
     DAPS as DAPS,
     DDRM as DDRM,
@@ -38,27 +26,36 @@ from ._posterior import (
     Replacement as Replacement,
     posterior_sample as posterior_sample,
 )
-from ._preconditioned import Preconditioned as Preconditioned
-from ._predictor_corrector import PredictorCorrector as PredictorCorrector
-from ._prior import ProbabilityFlowPrior as ProbabilityFlowPrior
-from ._probability_flow import ProbabilityFlow as ProbabilityFlow
-from ._process import AbstractProcess as AbstractProcess
-from ._reverse_sde import ReverseSDE as ReverseSDE
-from ._sample import sample as sample
-from ._sampler import AbstractSampler as AbstractSampler, AbstractStepper as AbstractStepper
-from ._schedule import (
+from ._processes._flow_matching import FlowMatching as FlowMatching
+from ._processes._forward import forward as forward, trajectory as trajectory
+from ._processes._schedule import (
     AbstractSchedule as AbstractSchedule,
     Karras as Karras,
     UniformLogSNR as UniformLogSNR,
     UniformTime as UniformTime,
 )
-from ._score import score_from as score_from
-from ._sub_vp import SubVP as SubVP
-from ._ve import VE as VE
-from ._vp import VP as VP
-from ._weighting import (
+from ._processes._ve import VE as VE
+from ._processes._vp import VP as VP, SubVP as SubVP
+from ._samplers._ddim import DDIM as DDIM, Ancestral as Ancestral
+from ._samplers._dpm_solver import DPMSolver as DPMSolver
+from ._samplers._heun import Heun as Heun
+from ._samplers._predictor_corrector import PredictorCorrector as PredictorCorrector
+from ._samplers._probability_flow import ProbabilityFlow as ProbabilityFlow
+from ._samplers._reverse_sde import ReverseSDE as ReverseSDE
+from ._samplers._sample import sample as sample
+from ._samplers._sampler import AbstractSampler as AbstractSampler, AbstractStepper as AbstractStepper
+from ._scores._loss import (
     AbstractWeighting as AbstractWeighting,
     LikelihoodWeighting as LikelihoodWeighting,
     NoiseWeighting as NoiseWeighting,
     VelocityWeighting as VelocityWeighting,
+    score_matching_loss as score_matching_loss,
 )
+from ._scores._parametrisation import (
+    AbstractParametrisation as AbstractParametrisation,
+    Denoiser as Denoiser,
+    Noise as Noise,
+    Velocity as Velocity,
+)
+from ._scores._preconditioned import Preconditioned as Preconditioned
+from ._scores._score import Score as Score, score_from as score_from

@@ -176,7 +176,11 @@ class Gaussian(Module):
         return GaussianDenoiser(self.mean, *self.spectrum(), process)
 
     def score(self, process: Any) -> GaussianScore:
-        """The score `grad log p_t(x)` of a noising process with `marginal(t) -> (scale, std)`, a module `(t, x)`."""
+        """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
+
+        Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
+        `diffusion.AbstractProcess`.
+        """
         return GaussianScore(self.mean, *self.spectrum(), process)
 
     def noised(self, process: Any, t: Scalar) -> "Gaussian":

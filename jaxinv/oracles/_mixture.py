@@ -157,7 +157,11 @@ class GaussianMixture(Module):
         return GaussianMixtureDenoiser(self, self._components(), process)
 
     def score(self, process: Any) -> GaussianMixtureScore:
-        """The score `grad log p_t(x)` of a noising process with `marginal(t) -> (scale, std)`, a module `(t, x)`."""
+        """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
+
+        Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
+        `diffusion.AbstractProcess`.
+        """
         return GaussianMixtureScore(self._components(), process)
 
     def noised(self, process: Any, t: Scalar) -> "GaussianMixture":

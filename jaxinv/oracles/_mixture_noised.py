@@ -6,14 +6,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._module import Module
+from .._score import AbstractGradientScore
 from .._types import Scalar, State
 from ._components import Components
 from ._low_rank import LowRank
 from ._noised import marginal, remaining
 
 
-class GaussianMixtureScore(Module):
+class GaussianMixtureScore(AbstractGradientScore):
     """`grad log p_t(x) = -sum_k p(k | x) (scale^2 C_k + std^2 I)^{-1} (x - scale m_k)` on one image.
 
     Here `x_t = scale x_0 + std n`. It costs `O(k d (1 + r))` with covariances of `r` directions.
@@ -25,10 +25,13 @@ class GaussianMixtureScore(Module):
     def __call__(self, t: Scalar, x: State) -> Array:
         return _score(self.components, *_at_time(self, t, x))
 
-    def split(self, t: Scalar, x: State) -> tuple[Array, Array]:
+    def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:
         """`(E[x_0 | x_t = x], E[n | x_t = x])`, each without the cancellation of computing one from the other."""
         scale, std, x = _at_time(self, t, x)
         return _denoise(self.components, scale, std, x), -std * _score(self.components, scale, std, x)
+
+    def denoiser(self, t: Scalar, x: State) -> Array:
+        return _denoise(self.components, *_at_time(self, t, x))
 
 
 class GaussianMixtureDenoiser(eqx.Module):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._module import Module
+from .._score import AbstractGradientScore
 from .._types import Scalar, State
 from ..operators._base import is_concrete
 
@@ -68,7 +68,7 @@ def remaining(variances: Array, scale: Array, std: Array) -> Array:
     return jnp.where(total > 0, variances * (std**2 / jnp.where(total > 0, total, 1)), 0)
 
 
-class GaussianScore(Module):
+class GaussianScore(AbstractGradientScore):
     """`grad log p_t(x) = -(scale^2 C + std^2 I)^{-1} (x - scale m)` on one image."""
 
     mean: Array
@@ -89,10 +89,12 @@ class GaussianScore(Module):
             score = score - outside / std**2
         return score.reshape(x.shape)
 
-    def split(self, t: Scalar, x: State) -> tuple[Array, Array]:
+    def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:
         """`(E[x_0 | x_t = x], E[n | x_t = x])`, each without the cancellation of computing one from the other."""
-        gradient = self(t, x)
-        return _denoise(self, t, x), -jnp.asarray(self.process.marginal(t)[1]).astype(gradient.dtype) * gradient
+        return self.denoiser(t, x), self.noise(t, x)
+
+    def denoiser(self, t: Scalar, x: State) -> Array:
+        return _denoise(self, t, x)
 
 
 def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:

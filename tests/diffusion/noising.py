@@ -289,4 +289,4 @@ def _nan_below(score, below, t, x):
 
 def spoil(score, below):
     """A score that is NaN below a time."""
-    return jax.tree_util.Partial(_nan_below, score, below)
+    return diffusion.Score(jax.tree_util.Partial(_nan_below, score, below), score.process)

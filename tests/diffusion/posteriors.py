@@ -347,7 +347,7 @@ def problem(row, i, dtype):
     likelihood = Likelihood(row.operator(i, dtype), noise.Gaussian(jnp.asarray(0.5 + 0.1 * i, dtype)))
     y = likelihood.simulate(prior.sample(1, key=jax.random.key(i))[0], key=jax.random.key(i))
     score = spoil(prior.score(process), jnp.asarray(-1.0, dtype))
-    return {"process": process, "score": score, "likelihood": likelihood, "y": y, "key": jax.random.key(i)}
+    return {"likelihood": likelihood, "score": score, "y": y, "key": jax.random.key(i)}
 
 
 def solve(row, num_samples=2, num_steps=4):

@@ -18,13 +18,18 @@ NETWORK = jax.eval_shape(lambda: models.UNet((2, 2, 1), widths=(4,), rngs=nnx.Rn
 LOSS = diffusion.score_matching_loss(PROCESS)
 
 
-def score(t, x):
+def function(t, x):
     return -x
 
 
-def draw(process=PROCESS, score=score, shape=(2, 2, 1), key=KEY, method=None, **options):
+SCORE = diffusion.Score(function, PROCESS)
+
+
+def draw(score=SCORE, shape=(2, 2, 1), key=KEY, method=None, **options):
     method = diffusion.DDIM(2) if method is None else method
-    return diffusion.sample(process, score, shape, key=key, method=method, **options)
+    if "function" in options:
+        score = diffusion.Score(options.pop("function"), PROCESS)
+    return diffusion.sample(score, shape, key=key, method=method, **options)
 
 
 def struct(dtype):
@@ -44,12 +49,12 @@ def network_score(output=lambda x, t: x, process=PROCESS):
 
 
 ROWS = {
-    "a score of another shape": (lambda: draw(score=lambda t, x: x[..., 0]), r"\(2, 2, 1\).*\(2, 2\)"),
+    "a score of another shape": (lambda: draw(function=lambda t, x: x[..., 0]), r"\(2, 2, 1\).*\(2, 2\)"),
     "a score of another shape, SDE": (
-        lambda: draw(score=lambda t, x: x[None], method=diffusion.ReverseSDE(2)),
+        lambda: draw(function=lambda t, x: x[None], method=diffusion.ReverseSDE(2)),
         r"\(2, 2, 1\).*\(1, 2, 2, 1\)",
     ),
-    "a score that broadcasts": (lambda: draw(score=lambda t, x: t), r"\(2, 2, 1\).*returned \(\)"),
+    "a score that broadcasts": (lambda: draw(function=lambda t, x: t), r"\(2, 2, 1\).*returned \(\)"),
     "a network of another shape": (
         lambda: network_score(lambda x, t: x[..., :0])(0.5, X),
         r"\(1, 2, 2, 1\).*\(1, 2, 2, 0\)",
@@ -66,19 +71,27 @@ ROWS = {
     "no network": (lambda: network_score(3.0), r"network\(x, t\).*float cannot be called"),
     "no parametrisation": (lambda: diffusion.score_from(lambda x, t: x, PROCESS, "noise"), r"`Noise\(\)`.*'noise'"),
     "no weighting": (lambda: diffusion.score_matching_loss(PROCESS, "likelihood"), r"`NoiseWeighting\(\)`"),
-    "no process": (lambda: draw(process="VP"), r"noising process.*`diffusion.VP\(\)`; got str"),
+    "no process, function": (lambda: diffusion.Score(function), r"Score\(function, process\).*got NoneType"),
+    "no process, oracle": (lambda: draw(ORACLE.score("VP")), r"`diffusion.VP\(\)`; that of this GaussianScore is str"),
     "no process, network": (lambda: network_score(process=None), r"noising process.*NoneType"),
     "no process, loss": (lambda: diffusion.score_matching_loss(20.0), r"noising process.*float"),
-    "a network for its score": (lambda: draw(score=NETWORK), r"UNet is not.*`diffusion.score_from"),
-    "a score without time": (lambda: draw(score=lambda x: -x), r"score\(t, x\)"),
-    "no score": (lambda: draw(score=3), r"score\(t, x\).*int cannot be called"),
-    "the score of another process": (
-        lambda: draw(process=diffusion.SubVP(), score=network_score()),
-        r"process VP, which is not SubVP",
+    "a network for its score": (lambda: draw(NETWORK), r"network UNet.*`diffusion.score_from\(network, process\)`"),
+    "a function for its score": (lambda: draw(function), r"function.*`diffusion.Score\(function, process\)`"),
+    "an oracle for its score": (lambda: draw(ORACLE), r"oracle Gaussian.*`prior.score\(process\)`"),
+    "no score": (lambda: draw(3), r"`diffusion.AbstractScore`.*got int"),
+    "no score, prior": (lambda: diffusion.ProbabilityFlowPrior(function, (2, 2, 1)), r"`diffusion.Score\(function"),
+    "the score of a network": (lambda: diffusion.Score(NETWORK, PROCESS), r"UNet is not.*`diffusion.score_from"),
+    "the score of a function without time": (lambda: diffusion.Score(lambda x: -x, PROCESS), r"`function\(t, x\)`"),
+    "the score of a number": (lambda: diffusion.Score(3, PROCESS), r"`function\(t, x\)`; int cannot be called"),
+    "process and score": (
+        lambda: diffusion.sample(PROCESS, SCORE, (2, 2, 1), key=KEY),
+        r"A score carries its process: `sample\(score, shape\)`",
     ),
-    "the score of another process, encode": (
-        lambda: diffusion.encode(diffusion.VE(), network_score(), X),
-        r"process VP, which is not VE",
+    "process and score, encode": (lambda: diffusion.encode(PROCESS, SCORE, X), r"process: `encode\(score, x\)`"),
+    "process and score, log_prob": (lambda: diffusion.log_prob(PROCESS, SCORE, X), r"process: `log_prob\(score, x\)`"),
+    "process and score, decode": (
+        lambda: diffusion.decode(score=SCORE, process=PROCESS, z=X),
+        r"process: `decode\(score, z\)`",
     ),
     "a time before t_min": (lambda: network_score()(0.0, X), r"\[t_min, t_max\] = \[0.001, 1\] of VP; got 0"),
     "a time after t_max": (lambda: network_score()(1.5, X), r"\[0.001, 1\] of VP; got 1.5"),
@@ -88,9 +101,9 @@ ROWS = {
     "an oracle: a negative time": (lambda: ORACLE.denoiser(PROCESS)(-0.1, X), r"between 0 and t_max=1.*got -0.1"),
     "a mixture: a time is NaN": (lambda: MIXTURE.score(PROCESS)(np.nan, X), r"between 0 and t_max=1.*got nan"),
     "a mixture: many times": (lambda: MIXTURE.score(PROCESS)(jnp.ones(2), X), r"one time; got shape \(2,\)"),
-    "encode: from the end": (lambda: diffusion.encode(PROCESS, score, X, t_min=1.0), r"`t_min`.*t_max=1.*got 1.0"),
-    "decode: a negative time": (lambda: diffusion.decode(PROCESS, score, X, t_min=-0.1), r"`t_min`.*got -0.1"),
-    "log_prob: from beyond": (lambda: diffusion.log_prob(PROCESS, score, X, t_min=2.0), r"`t_min`.*got 2.0"),
+    "encode: from the end": (lambda: diffusion.encode(SCORE, X, t_min=1.0), r"`t_min`.*t_max=1.*got 1.0"),
+    "decode: a negative time": (lambda: diffusion.decode(SCORE, X, t_min=-0.1), r"`t_min`.*got -0.1"),
+    "log_prob: from beyond": (lambda: diffusion.log_prob(SCORE, X, t_min=2.0), r"`t_min`.*got 2.0"),
     "forward: a time after t_max": (lambda: noised(t=2.0), r"\[0.001, 1\] of VP; got 2"),
     "forward: many times": (lambda: noised(t=np.array([0.1, 0.2])), r"one time; got shape \(2,\).*`trajectory`"),
     "forward: complex": (lambda: diffusion.forward(PROCESS, X + 1j, key=KEY), r"real"),
@@ -106,20 +119,20 @@ ROWS = {
     "two keys": (lambda: draw(key=jax.random.split(KEY)), r"shape \(\); got shape \(2,\)"),
     "an rbg key": (lambda: noised(key=jax.random.key(0, impl="rbg")), r"threefry"),
     "log_prob: an old key": (
-        lambda: diffusion.log_prob(PROCESS, score, X, key=jax.random.PRNGKey(0)),
+        lambda: diffusion.log_prob(SCORE, X, key=jax.random.PRNGKey(0)),
         r"one typed key",
     ),
     "an unknown method": (lambda: draw(method="ddim"), r"`DDIM\(\)`.*'ddim'"),
     "a method that is not made": (lambda: draw(method=diffusion.DDIM), r"`DDIM\(\)`.*DDIM"),
     "encode by another method": (
-        lambda: diffusion.encode(PROCESS, score, X, method=diffusion.DDIM()),
+        lambda: diffusion.encode(SCORE, X, method=diffusion.DDIM()),
         r"ProbabilityFlow.*DDIM",
     ),
     "log_prob by another method": (
-        lambda: diffusion.log_prob(PROCESS, score, X, method=diffusion.Heun()),
+        lambda: diffusion.log_prob(SCORE, X, method=diffusion.Heun()),
         r"ProbabilityFlow.*Heun",
     ),
-    "no probes": (lambda: diffusion.log_prob(PROCESS, score, X, key=KEY, num_probes=0), r"`num_probes`.*got 0"),
+    "no probes": (lambda: diffusion.log_prob(SCORE, X, key=KEY, num_probes=0), r"`num_probes`.*got 0"),
     "no samples": (lambda: draw(num_samples=0), r"`num_samples`.*at least 1; got 0"),
     "half a sample": (lambda: draw(num_samples=0.5), r"`num_samples`.*static integer"),
     "more saved than there are steps": (lambda: draw(num_saved=3), r"`num_saved`.*2; got 3"),
@@ -167,7 +180,7 @@ def test_a_value_error_that_says_what_to_do(row):
 
 def test_a_key_has_no_default():
     with pytest.raises(TypeError, match="key"):
-        diffusion.sample(PROCESS, score, (2, 2, 1))
+        diffusion.sample(SCORE, (2, 2, 1))
     with pytest.raises(TypeError, match="key"):
         diffusion.forward(PROCESS, X)
 
@@ -178,6 +191,6 @@ def test_values_that_are_not_known_are_not_checked():
     assert made.beta_min.shape == ()
     assert jax.eval_shape(lambda t: noised(t=t), jax.ShapeDtypeStruct((), jnp.float32)).shape == X.shape
     # What they give is flagged.
-    latent = jax.jit(lambda t: diffusion.encode(PROCESS, score, X, t_min=t))(2.0)
+    latent = jax.jit(lambda t: diffusion.encode(SCORE, X, t_min=t))(2.0)
     assert RESULTS[latent.result] == RESULTS[RESULTS.invalid_parameter]
-    assert np.isnan(jax.jit(lambda t: diffusion.log_prob(PROCESS, score, X, t_min=t))(2.0))
+    assert np.isnan(jax.jit(lambda t: diffusion.log_prob(SCORE, X, t_min=t))(2.0))

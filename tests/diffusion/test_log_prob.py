@@ -39,11 +39,11 @@ def test_encode_and_decode_of_a_gaussian(name):
     row = PROCESSES[name]
     process, (low, high) = row.make(), row.interval
     score = gaussian().score(process)
-    latent = diffusion.encode(process, score, X, method=TIGHT).check().value
+    latent = diffusion.encode(score, X, method=TIGHT).check().value
     expected = BASIS @ flow_exact(row.formula, low, high, (BASIS.T @ X)[:, None])[:, 0]
     # Tolerances of the ODE: 1e-9 a step, of a few hundred, times the growth of the state.
     np.testing.assert_allclose(latent, expected, rtol=1e-6, atol=1e-6)
-    image = diffusion.decode(process, score, latent, method=TIGHT).check().value
+    image = diffusion.decode(score, latent, method=TIGHT).check().value
     np.testing.assert_allclose(image, X, rtol=0, atol=1e-6)
 
 
@@ -52,7 +52,7 @@ def test_encode_and_decode_of_a_gaussian(name):
 def test_fixed_steps_from_another_time(schedule):
     row, process = PROCESSES["VP"], diffusion.VP()
     method = diffusion.ProbabilityFlow(num_steps=64, schedule=schedule)
-    latent = diffusion.encode(process, gaussian().score(process), X, method=method, t_min=0.5).check().value
+    latent = diffusion.encode(gaussian().score(process), X, method=method, t_min=0.5).check().value
     expected = BASIS @ flow_exact(row.formula, 0.5, 1.0, (BASIS.T @ X)[:, None])[:, 0]
     # Steps of fifth order, of about 1e-2.
     np.testing.assert_allclose(latent, expected, rtol=0, atol=1e-5)
@@ -63,7 +63,7 @@ def test_log_prob_of_a_gaussian(name):
     row = PROCESSES[name]
     process, low = row.make(), row.interval[0]
     exact = jax.tree_util.Partial(terminal(process, row))
-    value = diffusion.log_prob(process, gaussian().score(process), X, method=TIGHT, t_min=low, prior_log_prob=exact)
+    value = diffusion.log_prob(gaussian().score(process), X, method=TIGHT, t_min=low, prior_log_prob=exact)
     scale, std, *_ = row.formula(np.float64(low))
     noised = scipy.stats.multivariate_normal(scale * MEAN, scale**2 * COVARIANCE + std**2 * np.eye(3))
     np.testing.assert_allclose(value, noised.logpdf(X), rtol=0, atol=1e-6)
@@ -77,9 +77,7 @@ def test_log_prob_under_transforms():
 
     @jax.jit
     def value_and_grad(x):
-        value = lambda x: diffusion.log_prob(
-            process, prior.score(process), x, method=TIGHT, t_min=1e-6, prior_log_prob=exact
-        )
+        value = lambda x: diffusion.log_prob(prior.score(process), x, method=TIGHT, t_min=1e-6, prior_log_prob=exact)
         return jax.value_and_grad(value)(x)
 
     rng = np.random.default_rng(0)
@@ -95,7 +93,7 @@ def test_log_prob_under_transforms():
 def test_the_default_prior_is_the_noise_that_sampling_starts_from():
     # The formula of the docs: change of variables from N(0, I) through a map that is affine for a Gaussian.
     process, row = diffusion.VP(), PROCESSES["VP"]
-    value = diffusion.log_prob(process, gaussian().score(process), X, t_min=1e-5)
+    value = diffusion.log_prob(gaussian().score(process), X, t_min=1e-5)
     latent = flow_exact(row.formula, 1e-5, 1.0, (BASIS.T @ X)[:, None])[:, 0]
     (a, s, *_), (b, v, *_) = row.formula(np.float64(1e-5)), row.formula(np.float64(1.0))
     slopes = np.sqrt((b**2 * VARIANCES + v**2) / (a**2 * VARIANCES + s**2))
@@ -110,12 +108,10 @@ def test_hutchinson_is_unbiased(key):
     score = gaussian().score(process)
     method = diffusion.ProbabilityFlow(num_steps=16)
     estimate = lambda probes: jax.jit(
-        jax.vmap(
-            lambda key: diffusion.log_prob(process, score, X, key=key, num_probes=probes, method=method, t_min=1e-2)
-        )
+        jax.vmap(lambda key: diffusion.log_prob(score, X, key=key, num_probes=probes, method=method, t_min=1e-2))
     )
     one = estimate(1)(jax.random.split(key, 400))
-    exact = diffusion.log_prob(process, score, X, method=method, t_min=1e-2)
+    exact = diffusion.log_prob(score, X, method=method, t_min=1e-2)
     error = np.std(one) / 20
     assert abs(np.mean(one) - exact) < 4 * error
     # The covariance is not diagonal, so the estimates do differ.
@@ -129,9 +125,7 @@ def test_more_probes_vary_less(key):
     method = diffusion.ProbabilityFlow(num_steps=16)
     spread = []
     for probes in (1, 8):
-        draw = lambda key, n=probes: diffusion.log_prob(
-            process, score, X, key=key, num_probes=n, method=method, t_min=1e-2
-        )
+        draw = lambda key, n=probes: diffusion.log_prob(score, X, key=key, num_probes=n, method=method, t_min=1e-2)
         spread.append(np.var(jax.vmap(draw)(jax.random.split(key, 400))))
     # The variance of a mean of 8; an F test of 400 against 400 draws.
     ratio = scipy.stats.f(399, 399).ppf([1e-4, 1 - 1e-4])
@@ -150,7 +144,7 @@ def test_log_prob_of_a_mixture(key):
     prior, process = mixture(), diffusion.VP(beta_max=40.0)
     score = prior.score(process)
     points = prior.sample(256, key=key)
-    values = jax.jit(jax.vmap(lambda x: diffusion.log_prob(process, score, x)))(points)
+    values = jax.jit(jax.vmap(lambda x: diffusion.log_prob(score, x)))(points)
     # The bar of the issue, at the default tolerances and with the default prior.
     assert np.max(abs(values - jax.vmap(prior.log_prob)(points))) < 1e-3
 
@@ -160,7 +154,7 @@ def test_hutchinson_on_a_mixture(key):
     # Between modes, where the divergence of the score differs most from that of one Gaussian.
     prior, process = mixture(), diffusion.VP(beta_max=40.0)
     x = jnp.full((8,), 3.5)
-    draw = lambda key: diffusion.log_prob(process, prior.score(process), x, key=key)
+    draw = lambda key: diffusion.log_prob(prior.score(process), x, key=key)
     values = jax.jit(jax.vmap(draw))(jax.random.split(key, 256))
     assert abs(np.mean(values) - prior.log_prob(x)) < 4 * np.std(values) / 16 + 1e-3
 
@@ -168,15 +162,15 @@ def test_hutchinson_on_a_mixture(key):
 @pytest.mark.slow
 def test_an_ode_that_cannot_be_solved_is_flagged():
     process = diffusion.VP()
-    nan = jax.tree_util.Partial(lambda t, x: jnp.where(t > 0.5, jnp.nan, -x))
+    nan = diffusion.Score(lambda t, x: jnp.where(t > 0.5, jnp.nan, -x), process)
     few = diffusion.ProbabilityFlow(max_steps=2)
-    bad = diffusion.encode(process, nan, X)
+    bad = diffusion.encode(nan, X)
     assert bad.result == RESULTS.nonfinite
     assert np.all(np.isfinite(bad.value))
-    short = diffusion.encode(process, gaussian().score(process), X, method=few)
+    short = diffusion.encode(gaussian().score(process), X, method=few)
     assert short.result == RESULTS.max_steps_reached
     assert np.all(np.isfinite(short.value))
-    assert np.isnan(diffusion.log_prob(process, gaussian().score(process), X, method=few))
+    assert np.isnan(diffusion.log_prob(gaussian().score(process), X, method=few))
 
 
 @pytest.mark.slow
@@ -186,10 +180,10 @@ def test_single_precision_stays_single(name, key):
     score = gaussian().score(process)
     out = jax.eval_shape(
         lambda x: (
-            diffusion.encode(process, score, x).value,
-            diffusion.decode(process, score, x, method=diffusion.ProbabilityFlow(num_steps=3)).value,
-            diffusion.log_prob(process, score, x),
-            diffusion.log_prob(process, score, x, key=key, num_probes=2, t_min=0.1),
+            diffusion.encode(score, x).value,
+            diffusion.decode(score, x, method=diffusion.ProbabilityFlow(num_steps=3)).value,
+            diffusion.log_prob(score, x),
+            diffusion.log_prob(score, x, key=key, num_probes=2, t_min=0.1),
         ),
         jax.ShapeDtypeStruct((3,), jnp.float32),
     )

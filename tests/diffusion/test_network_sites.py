@@ -44,12 +44,22 @@ def test_a_derivative_is_of_the_same_site():
     assert sites(lambda x: once(x) + once(2 * x), jnp.ones(SHAPE)) == (2, 0)
 
 
+@pytest.mark.parametrize(
+    "method",
+    ["__call__", "predict", "denoiser", "noise", "velocity", "score_and_image", "velocity_and_image"],
+)
+def test_methods_of_a_score(method):
+    by_function = diffusion.Score(lambda t, x: SCORE(t, x), PROCESS)
+    for score in (SCORE, by_function):
+        assert sites(lambda x, score=score: getattr(score, method)(0.5, x), jnp.ones(SHAPE)) == (1, 0)
+
+
 @pytest.mark.parametrize("denoise", [True, False])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers(name, denoise):
     method = SAMPLERS[name].make(4)
     draw = lambda key: diffusion.sample(
-        PROCESS, SCORE, SHAPE, key=key, method=method, denoise=denoise, num_samples=2, num_saved=2
+        SCORE, SHAPE, key=key, method=method, denoise=denoise, num_samples=2, num_saved=2
     )
     assert sites(draw, jax.random.key(0)) == (1, 0)
 
@@ -60,22 +70,22 @@ def test_steps_that_are_unrolled(name):
     method = SAMPLERS[name].make(4)
 
     def total(shift):
-        score = lambda t, x: SCORE(t, x + shift)
-        draw = diffusion.sample(PROCESS, score, SHAPE, key=jax.random.key(0), method=method, differentiate=Unrolled())
+        score = diffusion.Score(lambda t, x: SCORE(t, x + shift), PROCESS)
+        draw = diffusion.sample(score, SHAPE, key=jax.random.key(0), method=method, differentiate=Unrolled())
         return jnp.sum(draw.value)
 
     assert sites(jax.grad(total), jnp.zeros(())) == (1, 1)
 
 
 FLOWS = {
-    "encode": (lambda x: diffusion.encode(PROCESS, SCORE, x), (1, 0)),
-    "decode": (lambda x: diffusion.decode(PROCESS, SCORE, x), (1, 0)),
+    "encode": (lambda x: diffusion.encode(SCORE, x), (1, 0)),
+    "decode": (lambda x: diffusion.decode(SCORE, x), (1, 0)),
     "encode, fixed steps": (
-        lambda x: diffusion.encode(PROCESS, SCORE, x, method=diffusion.ProbabilityFlow(num_steps=4)),
+        lambda x: diffusion.encode(SCORE, x, method=diffusion.ProbabilityFlow(num_steps=4)),
         (1, 0),
     ),
-    "log_prob": (lambda x: diffusion.log_prob(PROCESS, SCORE, x), (1, 1)),
-    "log_prob, probes": (lambda x: diffusion.log_prob(PROCESS, SCORE, x, key=jax.random.key(0)), (1, 1)),
+    "log_prob": (lambda x: diffusion.log_prob(SCORE, x), (1, 1)),
+    "log_prob, probes": (lambda x: diffusion.log_prob(SCORE, x, key=jax.random.key(0)), (1, 1)),
 }
 
 
@@ -89,7 +99,5 @@ def test_flows(name):
 def test_posterior_methods(name):
     row = METHODS[name]
     likelihood = Likelihood(row.operator(0, jnp.float32), noise.Gaussian(0.5))
-    draw = lambda y, key: diffusion.posterior_sample(
-        PROCESS, SCORE, likelihood, y, key=key, method=row.make(4), num_samples=2
-    )
+    draw = lambda y, key: diffusion.posterior_sample(likelihood, SCORE, y, key=key, method=row.make(4), num_samples=2)
     assert sites(draw, jnp.ones(3), jax.random.key(0)) == row.sites

@@ -131,7 +131,7 @@ def drawn(name):
     (method, _, std), process = LAWS[name], diffusion.VP()
     likelihood = Likelihood(operators.Matrix(jnp.asarray(MATRIX), (3,)), noise.Gaussian(jnp.asarray(std)))
     solution = diffusion.posterior_sample(
-        process, gaussian().score(process), likelihood, jnp.asarray(Y), key=KEY, method=method, num_samples=DRAWS
+        likelihood, gaussian().score(process), jnp.asarray(Y), key=KEY, method=method, num_samples=DRAWS
     )
     return solution.check(), np.asarray(method.schedule.times(process, STEPS))
 
@@ -181,7 +181,7 @@ def test_red_diff_takes_the_steps_of_the_paper():
     likelihood = Likelihood(operators.Matrix(jnp.asarray(MATRIX), (3,)), noise.Gaussian(0.4))
     method = REDDiff(STEPS, weight, rate)
     solution = diffusion.posterior_sample(
-        process, gaussian().score(process), likelihood, jnp.asarray(Y), key=KEY, method=method, num_samples=2
+        likelihood, gaussian().score(process), jnp.asarray(Y), key=KEY, method=method, num_samples=2
     )
     assert np.all(solution.check().stats["network_evaluations"] == STEPS)
     for i in range(2):
@@ -221,7 +221,7 @@ OPERATORS = {
 def solve(method, likelihood, y, key=KEY, score=None, num_samples=2, process=None):
     process = diffusion.VP() if process is None else process
     score = exact_score(process) if score is None else score
-    return diffusion.posterior_sample(process, score, likelihood, y, key=key, method=method, num_samples=num_samples)
+    return diffusion.posterior_sample(likelihood, score, y, key=key, method=method, num_samples=num_samples)
 
 
 def data(operator, std, index=0):
@@ -332,7 +332,7 @@ def test_what_they_refuse(row):
     operator = make()
     y = jnp.ones(operator.codomain.shape)
     with pytest.raises(ValueError, match=message):
-        solve(METHODS[name], Likelihood(operator, model), y, score=lambda t, x: -x)
+        solve(METHODS[name], Likelihood(operator, model), y)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from test_samplers import assert_law
 from verbs import codes
 
 from jaxinv import Likelihood, diffusion, noise, operators, oracles
-from jaxinv.diffusion._model import Model
 from jaxinv.diffusion._posterior._default import default_method
 from jaxinv.diffusion._posterior._measured import measure
 from jaxinv.diffusion._posterior._moments import Moments, gain_product, moments, root_product
@@ -51,8 +50,9 @@ def promised(belongs=lambda row: True, fast=()):
 def draw(method, key, num_samples, process=None, prior=None):
     """Of the linear-Gaussian problem."""
     process, prior = process or diffusion.VP(), prior or gaussian()
+    likelihood, y = linear_gaussian()
     return diffusion.posterior_sample(
-        process, prior.score(process), *linear_gaussian(), key=key, method=method, num_samples=num_samples
+        likelihood, prior.score(process), y, key=key, method=method, num_samples=num_samples
     )
 
 
@@ -118,7 +118,7 @@ def test_step_by_step(name, key):
     # Its steps divide by a norm: compared on a path.
     row, process = METHODS[name], diffusion.VP()
     method, times = row.make(STEPS), row.times(STEPS)
-    problem, _ = method.enter(Model(process, gaussian().score(process)), *linear_gaussian())
+    problem, _ = method.enter(gaussian().score(process), *linear_gaussian())
     step = jax.jit(lambda t, s, x, key: method.move(problem, t, s, x, method.look(problem, t, s, x, key), key)[0])
     x = expected = np.array([0.5, -1.0, 2.0])
     for i, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
@@ -201,7 +201,7 @@ def test_no_weight_is_lost_where_every_step_is_exact(key):
 def evidences(method, keys):
     prior, likelihood, y = mixture()
     process = diffusion.VP()
-    one = lambda key: diffusion.posterior_sample(process, prior.score(process), likelihood, y, key=key, method=method)
+    one = lambda key: diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, method=method)
     return np.asarray(jax.jit(jax.vmap(one))(keys).check().stats["log_evidence"]) - prior.evidence(likelihood, y)
 
 
@@ -227,7 +227,7 @@ def test_modes_of_a_mixture(key):
     process, posterior = diffusion.VP(), prior.posterior(likelihood, y)
     method = METHODS["TDS-MomentMatching"].make(50, 512)
     one = lambda key: diffusion.posterior_sample(
-        process, prior.score(process), likelihood, y, key=key, method=method, num_samples=512
+        likelihood, prior.score(process), y, key=key, method=method, num_samples=512
     )
     values = np.asarray(jax.jit(jax.vmap(one))(jax.random.split(key, CLOUDS)).check().value)
     assert_mean(values.mean(1), np.asarray(posterior.mean))
@@ -395,7 +395,7 @@ def counted(score, calls):
         return jnp.zeros_like(t), jax.vjp(lambda x: score(t, x), x)[1](v)[0]
 
     gradient.defvjp(lambda t, x: (gradient(t, x), (t, x)), backward)
-    return lambda t, x: gradient(jnp.asarray(t, x.dtype), x)
+    return diffusion.Score(lambda t, x: gradient(jnp.asarray(t, x.dtype), x), score.process)
 
 
 @pytest.mark.slow
@@ -406,9 +406,7 @@ def test_evaluations_and_products_are_counted(name, key):
     if METHODS[name].particles:
         method = METHODS[name].make(3, 1)
     prior, likelihood, y = mixture()
-    solution = diffusion.posterior_sample(
-        process, counted(prior.score(process), calls), likelihood, y, key=key, method=method
-    )
+    solution = diffusion.posterior_sample(likelihood, counted(prior.score(process), calls), y, key=key, method=method)
     jax.effects_barrier()
     assert calls.count("evaluation") == np.sum(solution.stats["network_evaluations"])
     assert calls.count("vjp") == np.sum(solution.stats["vjps"])
@@ -433,14 +431,14 @@ def dense_moments(t, x):
 
 def test_moments_against_linear_algebra(key):
     process, t, x = diffusion.VP(), 0.3, np.array([0.5, -1.0, 2.0])
-    model = Model(process, gaussian().score(process))
+    score = gaussian().score(process)
     image, covariance, rows, residual = dense_moments(t, x)
-    linear, _ = enter_linear(model, *linear_gaussian(), "this")
-    dense, _ = enter_dense(model, *linear_gaussian(), "this")
+    linear, _ = enter_linear(score, *linear_gaussian(), "this")
+    dense, _ = enter_dense(score, *linear_gaussian(), "this")
 
     @jax.jit
     def everything(t, x, z):
-        at = moments(model, t, x)
+        at = moments(score, t, x)
         residual = linear.residual(at.image)
         # Where the derivative of a network is negative nothing is told: here nowhere else.
         negative = eqx.tree_at(lambda a: a.factor, at, -100 * at.factor)
@@ -558,7 +556,7 @@ def test_law_of_other_measurements(kind, key):
     likelihood, process = Likelihood(operator, noise.Gaussian(std)), diffusion.VP()
     y = likelihood.simulate(jnp.zeros((2, 2, 1)), key=key)
     solution = diffusion.posterior_sample(
-        process, prior.score(process), likelihood, y, key=key, method=row.make(STEPS), num_samples=DRAWS
+        likelihood, prior.score(process), y, key=key, method=row.make(STEPS), num_samples=DRAWS
     )
     posterior = prior.posterior(likelihood, y)
     assert_law(np.asarray(solution.check().value).reshape(DRAWS, 4), posterior.mean.ravel(), posterior.covariance)
@@ -627,23 +625,31 @@ ERRORS = {
         r"`num_samples` is 17.*cloud of 16.*`TDS\(particles=32\)`",
     ),
     "data of another shape": (of(diffusion.DPS(2), y=jnp.ones(4)), r"\(3,\).*\(4,\)|\(4,\).*\(3,\)"),
-    "a score of another shape": (of(diffusion.DPS(2), score=lambda t, x: x[..., 0]), r"\(2, 2, 1\).*\(2, 2\)"),
-    "no score": (of(diffusion.DPS(2), score=3), r"score\(t, x\).*int cannot be called"),
-    "no process": (of(diffusion.DPS(2), process="VP"), r"noising process.*str"),
+    "a score of another shape": (
+        of(diffusion.DPS(2), score=diffusion.Score(lambda t, x: x[..., 0], diffusion.VP())),
+        r"\(2, 2, 1\).*\(2, 2\)",
+    ),
+    "no score": (of(diffusion.DPS(2), score=3), r"`diffusion.AbstractScore`.*got int"),
+    "a function for its score": (
+        of(diffusion.DPS(2), score=lambda t, x: -x),
+        r"`diffusion.Score\(function, process\)`",
+    ),
+    "a process besides the score": (
+        of(diffusion.DPS(2), process=diffusion.VP()),
+        r"carries its process: `posterior_sample\(likelihood, score, y\)`",
+    ),
+    "likelihood and score exchanged": (
+        lambda: diffusion.posterior_sample(
+            gaussian().score(diffusion.VP()), linear_gaussian()[0], jnp.asarray(Y), key=jax.random.key(0)
+        ),
+        r"`diffusion.AbstractScore`.*got Likelihood",
+    ),
     "no likelihood": (of(None, likelihood=3), r"`likelihood` must be.*int"),
     "no method": (of("DPS"), r"`DPS\(\)`; got 'DPS'"),
     "a method that is not made": (of(diffusion.DPS), r"`DPS\(\)`; got .*DPS"),
     "a sampler": (of(diffusion.DDIM()), r"`TDS\(\)`.*DDIM"),
     "an old key": (of(None, key=jax.random.PRNGKey(0)), r"one typed key"),
     "two keys": (of(None, key=jax.random.split(jax.random.key(0))), r"shape \(\); got shape \(2,\)"),
-    "the score of another process": (
-        of(diffusion.DPS(2), score=gaussian().score(diffusion.SubVP())),
-        r"process SubVP, which is not VP",
-    ),
-    "the score of a process with other numbers": (
-        of(diffusion.DPS(2), score=gaussian().score(diffusion.VP(beta_max=40.0))),
-        r"beta_max=40.0, the process given has 15.0",
-    ),
     "TDS: no guidance": (lambda: diffusion.TDS("TMPD"), r"`guidance` must be.*'TMPD'"),
     "TDS: a guidance that is not made": (lambda: diffusion.TDS(diffusion.TMPD), r"`guidance` must be.*TMPD"),
     "TDS: no particles": (lambda: diffusion.TDS(particles=0), r"`particles`.*at least 1; got 0"),
@@ -705,7 +711,7 @@ def test_collapsed_weights_are_flagged(key):
     process, prior, (likelihood, y) = diffusion.VP(), gaussian(), linear_gaussian()
     likelihood = Likelihood(likelihood.operator, noise.Gaussian(1e-3))
     method = diffusion.TDS(diffusion.DPS(4), particles=256)
-    solution = diffusion.posterior_sample(process, prior.score(process), likelihood, y, key=key, method=method)
+    solution = diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, method=method)
     assert codes(solution.result) == "weight_collapse"
     assert solution.stats["effective_particles"] < 2.56
     assert np.all(np.isfinite(solution.value))
@@ -751,11 +757,11 @@ def test_a_solve_stops_where_conjugate_gradients_do(rtol):
     process, t, x = diffusion.VP(), 0.5, rng.normal(size=12)
     prior = oracles.Gaussian(jnp.zeros(12), jnp.asarray(root @ root.T))
     likelihood = Likelihood(operators.Matrix(jnp.asarray(matrix), (12,)), noise.Gaussian(0.5))
-    linear, _ = enter_linear(Model(process, prior.score(process)), likelihood, jnp.asarray(y), "this")
+    linear, _ = enter_linear(prior.score(process), likelihood, jnp.asarray(y), "this")
 
     @jax.jit
     def solved(t, x):
-        at = moments(linear.model, t, x)
+        at = moments(linear.score, t, x)
         products = jax.vmap(at.covariance_product)(jnp.eye(12))
         return at.image, products, gain_product(linear, at, linear.residual(at.image), rtol, 20)
 
@@ -777,8 +783,8 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     matrix = jnp.array([[-1.0, 1.0], [1.0, 3.0]])
     pullback = jax.tree_util.Partial(lambda matrix, v: (matrix @ v,), matrix)
     at = Moments(jnp.zeros(2), jnp.zeros(2), jnp.asarray(1.0), pullback)
-    model = Model(diffusion.VP(), lambda t, x: -x)
-    linear, _ = enter_linear(model, Likelihood(operators.Identity((2,)), noise.Gaussian(1.0)), jnp.zeros(2), "this")
+    score = diffusion.Score(lambda t, x: -x, diffusion.VP())
+    linear, _ = enter_linear(score, Likelihood(operators.Identity((2,)), noise.Gaussian(1.0)), jnp.zeros(2), "this")
     values, vectors = np.linalg.eigh(matrix)
     inverse = np.where(values > -0.5, 1 / (1 + np.maximum(values, 0)), 0)
     shift, steps = jax.jit(lambda at, residual: gain_product(linear, at, residual, 1e-6, 5))(at, jnp.array([1.0, 0.0]))
@@ -824,7 +830,7 @@ def test_the_default(case):
         structs = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), likelihood.operator.codomain)
         call = lambda m: jax.eval_shape(
             lambda y: diffusion.posterior_sample(
-                process, lambda t, x: -x, likelihood, y, key=jax.random.key(0), method=m
+                likelihood, diffusion.Score(lambda t, x: -x, process), y, key=jax.random.key(0), method=m
             ),
             structs,
         )
@@ -841,7 +847,7 @@ from jaxinv import diffusion, oracles
 process, prior = diffusion.VP(), oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
 likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((8, 8, 1), 2), jaxinv.noise.Gaussian(0.1))
 y, key = jnp.zeros((4, 4, 1)), jax.random.key(0)
-diffusion.posterior_sample(process, prior.score(process), likelihood, y, key=key, num_samples=4).check()
+diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, num_samples=4).check()
 """
     environment = {**os.environ, "NPROC": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

@@ -15,7 +15,6 @@ import pytest
 from noising import BASIS, COVARIANCE, MEAN, PROCESSES, affine, ddim, gaussian, karras, log_snr, uniform, walk
 
 from jaxinv import Likelihood, diffusion, noise, operators
-from jaxinv.diffusion._model import Model
 
 MATRIX = np.array([[1.0, 0.5, -0.3], [0.2, -0.8, 0.6]])
 STDS = np.array([0.9, 0.6])
@@ -44,9 +43,7 @@ def sample(method, process="VP", num_samples=2, y=Y, **options):
     score = gaussian().score(process)
     problem = options.get("likelihood", likelihood())
     key = options.get("key", jax.random.key(0))
-    return diffusion.posterior_sample(
-        process, score, problem, jnp.asarray(y), key=key, method=method, num_samples=num_samples
-    )
+    return diffusion.posterior_sample(problem, score, jnp.asarray(y), key=key, method=method, num_samples=num_samples)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,8 +300,8 @@ def test_exact_draw_of_a_complex_measurement():
     operator = operators.MaskedFourier(mask) @ operators.Real((3, 1, 1))
     problem = Likelihood(operator, noise.Gaussian(0.4))
     y = problem.simulate(jnp.asarray(MEAN)[:, None, None], key=jax.random.key(1))
-    process, inner = diffusion.VP(), diffusion.Exact()
-    entered, _ = inner.enter(Model(process, None), problem, y, "this test")
+    inner, score = diffusion.Exact(), gaussian().score(diffusion.VP())
+    entered, _ = inner.enter(score, problem, y, "this test")
     draw = lambda key: inner.draw(entered, jnp.asarray(MEAN)[:, None, None], jnp.asarray(0.25), key=key)[0]
     draws = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(2), DRAWS)))[:, :, 0, 0]
     rows = np.asarray(jax.vmap(operator)(jnp.asarray(IDENTITY)[:, :, None, None]))[:, :, 0, 0].T

@@ -12,8 +12,7 @@ from noising import BASIS, PROCESSES, SAMPLERS, VARIANCES, affine, flow_exact, g
 from verbs import codes
 
 from jaxinv import Unrolled, diffusion
-from jaxinv.diffusion._model import Model
-from jaxinv.diffusion._sampler import Options
+from jaxinv.diffusion._samplers._sampler import Options
 
 VP = PROCESSES["VP"].formula
 STEPS = 16
@@ -58,7 +57,6 @@ def drawn(name):
     """Many draws, of few steps."""
     process = diffusion.VP()
     return diffusion.sample(
-        process,
         exact_score(process),
         (3,),
         key=jax.random.key(0),
@@ -85,7 +83,7 @@ def test_law_of_the_predictor_corrector(key):
     # Its corrector divides by the norm of the score: the reference is drawn from, too.
     row, process = SAMPLERS["PredictorCorrector"], diffusion.VP()
     solution = diffusion.sample(
-        process, exact_score(process), (3,), key=key, method=row.make(STEPS), num_samples=DRAWS, denoise=False
+        exact_score(process), (3,), key=key, method=row.make(STEPS), num_samples=DRAWS, denoise=False
     )
     rng = np.random.default_rng(0)
     noise = (rng.normal(size=(2, 3, 10 * DRAWS)) for _ in range(STEPS))
@@ -100,7 +98,6 @@ def test_law_of_adaptive_steps(name, key):
     process = diffusion.VP()
     draws = 1000 if name == "ReverseSDE-SPaRK" else DRAWS
     solution = diffusion.sample(
-        process,
         exact_score(process),
         (3,),
         key=key,
@@ -151,7 +148,7 @@ def test_law_of_the_samples_of_other_processes(name, kind, key):
     else:
         times = np.linspace(high, low, STEPS + 1)
     made = process.make()
-    solution = diffusion.sample(made, exact_score(made), (3,), key=key, method=method, num_samples=DRAWS, denoise=False)
+    solution = diffusion.sample(exact_score(made), (3,), key=key, method=method, num_samples=DRAWS, denoise=False)
     assert_law(np.asarray(solution.check().value), *law(*affine(row.path, process.formula, times), process.prior_std))
 
 
@@ -159,8 +156,8 @@ DETERMINISTIC = [name for name, row in SAMPLERS.items() if row.order is not None
 
 
 @eqx.filter_jit
-def ends(process, score, method, latents):
-    run = lambda x: method.run(Model(process, score), x, key=jax.random.key(0), options=Options()).end
+def ends(score, method, latents):
+    run = lambda x: method.run(score, x, key=jax.random.key(0), options=Options()).end
     return jax.vmap(run)(latents)
 
 
@@ -171,7 +168,7 @@ def test_order_of_convergence(name):
     truth = flow_exact(VP, 1.0, 1e-3, latents)
     errors = []
     for num_steps in (32, 64):
-        got = BASIS.T @ np.asarray(ends(process, exact_score(process), row.make(num_steps), (BASIS @ latents).T)).T
+        got = BASIS.T @ np.asarray(ends(exact_score(process), row.make(num_steps), (BASIS @ latents).T)).T
         # Step by step what the paper says, up to what rounding in the times is amplified to.
         reference = row.path(VP, row.times(num_steps), latents, np.zeros((num_steps, 2, 3, 4)))
         np.testing.assert_allclose(got, reference, atol=1e-8)
@@ -191,9 +188,7 @@ def test_weak_order_of_the_reverse_sde(name, order):
 @pytest.mark.parametrize("name", slow_but("Ancestral")(STOCHASTIC))
 def test_a_sample_does_not_depend_on_their_number(name, key):
     process, many = diffusion.VP(), drawn(name)
-    one = diffusion.sample(
-        process, exact_score(process), (3,), key=key, method=SAMPLERS[name].make(STEPS), denoise=False
-    )
+    one = diffusion.sample(exact_score(process), (3,), key=key, method=SAMPLERS[name].make(STEPS), denoise=False)
     assert many.value.shape == (DRAWS, 3)
     assert one.value.shape == (3,)
     # Batches of different sizes are different programs, whose products round differently.
@@ -204,7 +199,7 @@ def test_a_sample_does_not_depend_on_their_number(name, key):
 @pytest.mark.slow
 def test_a_sample_of_adaptive_steps_does_not_depend_on_their_number(key):
     process, method = diffusion.VP(), SAMPLERS["ReverseSDE-SPaRK"].make(0)
-    draw = lambda n: diffusion.sample(process, exact_score(process), (3,), key=key, method=method, num_samples=n)
+    draw = lambda n: diffusion.sample(exact_score(process), (3,), key=key, method=method, num_samples=n)
     few, more = draw(2), draw(3)
     np.testing.assert_allclose(few.value, more.value[:2], rtol=1e-10)
     np.testing.assert_array_equal(few.stats["num_steps"], more.stats["num_steps"][:2])
@@ -214,7 +209,6 @@ def test_a_sample_of_adaptive_steps_does_not_depend_on_their_number(key):
 def paths(method, process, below, key, num_saved):
     """One sample for each time below which the score is NaN, with the same key."""
     draw = lambda b: diffusion.sample(
-        process,
         spoil(exact_score(process), b),
         (3,),
         key=key,
@@ -262,7 +256,7 @@ def test_a_process_that_is_nan(name, key):
     @jax.vmap
     def draw(t_min):
         process = diffusion.VP(t_min=t_min)
-        return diffusion.sample(process, exact_score(process), (3,), key=key, method=method)
+        return diffusion.sample(exact_score(process), (3,), key=key, method=method)
 
     bad, clean = draw(jnp.array([1e-3, np.nan, 1e-2])), draw(jnp.array([1e-3, 2e-3, 1e-2]))
     assert list(codes(bad.result)[[0, 2]]) == ["successful", "successful"]
@@ -292,7 +286,7 @@ def test_few_states_saved_and_the_last_denoised(name, key):
     process = diffusion.VP()
     score, method = exact_score(process), SAMPLERS[name].make(7)
     draw = lambda **options: diffusion.sample(
-        process, score, jax.ShapeDtypeStruct((3, 1), jnp.float32), key=key, method=method, num_saved=3, **options
+        score, jax.ShapeDtypeStruct((3, 1), jnp.float32), key=key, method=method, num_saved=3, **options
     )
     score = eqx.tree_at(lambda s: s.mean, score, score.mean[:, None])
     solution = draw()
@@ -324,7 +318,7 @@ def test_single_precision_stays_single(name, kind, key):
     # Process, oracle and method are double, as they are by default in this mode.
     process, method = PROCESSES[kind].make(), SAMPLERS[name].make(3)
     struct = jax.ShapeDtypeStruct((3,), jnp.float32)
-    draw = lambda key: diffusion.sample(process, exact_score(process), struct, key=key, method=method, num_saved=2)
+    draw = lambda key: diffusion.sample(exact_score(process), struct, key=key, method=method, num_saved=2)
     assert dtypes(jax.eval_shape(draw, key)) == {jnp.dtype("float32")}
 
 
@@ -338,7 +332,7 @@ def test_derivatives_in_the_parameters(name, key):
         score = eqx.tree_at(lambda s: s.mean, exact_score(process), jnp.asarray([1.0, 0.5, 0.2]) + shift)
         # The noise of diffrax is not stored for a way back.
         differentiate = None if forwards else Unrolled()
-        solution = diffusion.sample(process, score, (3,), key=key, method=method, differentiate=differentiate)
+        solution = diffusion.sample(score, (3,), key=key, method=method, differentiate=differentiate)
         return jnp.sum(solution.value)
 
     at = (jnp.asarray(0.1), jnp.asarray(10.0))
@@ -354,14 +348,7 @@ def test_derivatives_in_the_parameters(name, key):
 def test_reverse_mode_that_does_not_exist_is_named(key):
     process = diffusion.VP()
     with pytest.raises(ValueError, match="forward mode only"):
-        diffusion.sample(
-            process, exact_score(process), (3,), key=key, method=diffusion.ReverseSDE(4), differentiate=Unrolled()
-        )
-
-
-def test_a_score_of_another_process_is_named(key):
-    with pytest.raises(ValueError, match=r"beta_max=40.0, the process given has 20.0"):
-        diffusion.sample(diffusion.VP(), exact_score(diffusion.VP(beta_max=40.0)), (3,), key=key)
+        diffusion.sample(exact_score(process), (3,), key=key, method=diffusion.ReverseSDE(4), differentiate=Unrolled())
 
 
 @pytest.mark.slow
@@ -374,6 +361,6 @@ def test_evaluations_are_counted(name, key):
         jax.debug.callback(lambda t: calls.append(t), t)
         return -x
 
-    solution = diffusion.sample(diffusion.VP(), score, (2,), key=key, method=method)
+    solution = diffusion.sample(diffusion.Score(score, diffusion.VP()), (2,), key=key, method=method)
     jax.effects_barrier()
     assert len(calls) == solution.stats["network_evaluations"]

@@ -1,12 +1,15 @@
 """Conversions between parametrisations, and the training loss, on the exact network of a Gaussian."""
 
+import copy
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from noising import COVARIANCE, MEAN, PROCESSES, VARIANCES, gaussian
 
-from jaxinv import diffusion
+from jaxinv import Likelihood, diffusion, noise, operators
 
 PARAMETRISATIONS = {
     "Noise": diffusion.Noise(),
@@ -97,6 +100,118 @@ def rounding(source, truth, scale, std, scale_rate, std_rate, size):
     bounds = {"Denoiser": image, "Noise": noise, "Score": noise / std, "Velocity": velocity}
     # Where less than a fiftieth of a part is left, fewer digits of it are known.
     return bounds | {"floor": np.inf if min(scale, std) < 0.02 else 0.0}
+
+
+class Predicting(diffusion.AbstractScore):
+    """A user's score, of which only the two members that are abstract are defined: that of the Gaussian."""
+
+    process: diffusion.AbstractProcess
+
+    def predict(self, t, x):
+        exact = gaussian(x.dtype).score(self.process)
+        return exact.denoiser(t, x), exact.noise(t, x)
+
+
+class Shifted(diffusion.AbstractScore):
+    """A user's score around another one, whose process it finds there."""
+
+    inner: diffusion.AbstractScore
+    shift: jax.Array
+
+    @property
+    def process(self):
+        return self.inner.process
+
+    def predict(self, t, x):
+        image, noise = self.inner.predict(t, x)
+        scale, std = self.process.marginal(t)
+        return image + self.shift.astype(x.dtype), noise - scale / std * self.shift.astype(x.dtype)
+
+
+SCORES = {
+    "function": lambda process: diffusion.Score(gaussian().score(process).__call__, process),
+    "module": lambda process: diffusion.Score(gaussian().score(process), process),
+    "partial": lambda process: diffusion.Score(jax.tree_util.Partial(gaussian().score(process)), process),
+    "subclass": Predicting,
+    "wrapper": lambda process: Shifted(gaussian().score(process), jnp.zeros(3)),
+    "network": lambda process: diffusion.score_from(
+        lambda x, t: jax.vmap(gaussian().score(process).denoiser)(t, x), process, diffusion.Denoiser()
+    ),
+}
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("process", slow_but("VP", "FlowMatching"))
+@pytest.mark.parametrize("name", SCORES)
+def test_scores_of_every_kind_agree(name, process):
+    process = PROCESSES[process].make()
+    score, own, x = SCORES[name](process), gaussian().score(process), jnp.asarray(IMAGE)
+    assert isinstance(score, diffusion.AbstractScore)
+    for t in (0.1, 0.9):
+        truth = says(process, t, IMAGE)
+        pairs = {"Score": score.score_and_image(t, x), "Velocity": score.velocity_and_image(t, x)}
+        for kind in (score, own):
+            for what, value in converted(kind, t, x).items():
+                np.testing.assert_allclose(value, truth[what], rtol=1e-8, atol=1e-10, err_msg=what)
+        for what, (value, image) in pairs.items():
+            np.testing.assert_allclose(value, truth[what], rtol=1e-8, atol=1e-10, err_msg=what)
+            np.testing.assert_allclose(image, truth["Denoiser"], rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(jax.jit(score)(t, x), truth["Score"], rtol=1e-8, atol=1e-10)
+        assert len(score.predict(t, x)) == 2
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name", ["function", "subclass", "wrapper"])
+def test_verbs_take_scores_of_every_kind(name, key):
+    process = diffusion.VP()
+    x, likelihood = jnp.asarray(IMAGE), Likelihood(operators.Identity((3,)), noise.Gaussian(0.5))
+
+    def answers(score):
+        method = diffusion.ProbabilityFlow(num_steps=4)
+        return {
+            "sample": diffusion.sample(score, (3,), key=key, method=diffusion.DDIM(4), num_samples=2).check().value,
+            "encode": diffusion.encode(score, x, method=method).check().value,
+            "decode": diffusion.decode(score, x, method=method).check().value,
+            "log_prob": diffusion.log_prob(score, x, method=method),
+            "posterior_sample": diffusion.posterior_sample(
+                likelihood, score, x, key=key, method=diffusion.DPS(4)
+            ).value,
+            "prior": diffusion.ProbabilityFlowPrior(score, (3,), method).decode(x),
+        }
+
+    expected = answers(gaussian().score(process))
+    for verb, value in answers(SCORES[name](process)).items():
+        np.testing.assert_allclose(value, expected[verb], rtol=1e-8, err_msg=verb)
+
+
+@pytest.mark.parametrize("name", SCORES)
+def test_the_process_of_a_score_takes_the_dtype_of_the_verb(name, key):
+    with jax.enable_x64(True):
+        score = SCORES[name](diffusion.VP())
+        assert score.process.beta_max.dtype == jnp.float64
+        struct = jax.ShapeDtypeStruct((3,), jnp.float32)
+        draw = lambda key: diffusion.sample(score, struct, key=key, method=diffusion.DDIM(4), num_saved=2)
+        assert {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(draw, key).aux)} == {jnp.dtype("float32")}
+
+
+def test_score_is_a_parametrisation_without_arguments():
+    process, network = diffusion.VP(), lambda x, t: -x
+    assert isinstance(diffusion.Score(), diffusion.AbstractParametrisation)
+    score = diffusion.Score(lambda t, x: -x, process)
+    assert isinstance(score, diffusion.AbstractScore)
+    assert isinstance(copy.deepcopy(score), diffusion.AbstractScore)
+    learned = diffusion.score_from(network, process, diffusion.Score())
+    np.testing.assert_allclose(learned(0.5, jnp.ones(3)), score(0.5, jnp.ones(3)), rtol=1e-6)
+    np.testing.assert_allclose(learned.denoiser(0.5, jnp.ones(3)), score.denoiser(0.5, jnp.ones(3)), rtol=1e-5)
+
+
+def test_a_velocity_is_finite_where_drift_and_diffusion_are_not():
+    # The prediction has the velocity of the straight path, which at its noise end is n - x_0.
+    process = eqx.tree_at(lambda p: p.t_max, diffusion.FlowMatching(), jnp.asarray(1.0))
+    assert not np.isfinite(process.diffusion(jnp.ones(())))
+    score = diffusion.score_from(lambda x, t: 0.1 * x, process, diffusion.Velocity())
+    np.testing.assert_allclose(score.velocity(1.0, jnp.ones(3)), 0.1, rtol=1e-5)
+    np.testing.assert_allclose(score.velocity_and_image(1.0, jnp.ones(3))[1], 0.9, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -9,13 +9,13 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._loop import iterate
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._model import Model
-from .._sampler import check_steps
-from .._schedule import UniformLogSNR
+from .._processes._schedule import UniformLogSNR
+from .._samplers._sampler import check_steps
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
 from ._loops import repeat
 from ._method import AbstractIndependent, Draws, counts
@@ -58,8 +58,8 @@ class AnnealedLangevin(AbstractIndependent):
         check_count(self.steps_per_level, "steps_per_level")
         check_step_size(self.step_size, 2.0)
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
-        return enter_curved(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
+        return enter_curved(score, likelihood, y)
 
     def one(self, problem: CurvedProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image
@@ -88,7 +88,7 @@ def _level(method: AnnealedLangevin, index: Array, u: Array, args: PyTree) -> tu
 
 def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, Any]:
     problem, t, square, weight, length, last, key = args
-    image, _ = problem.model.split(t, problem.process.marginal(t)[0] * u)
+    image, _ = problem.score.predict(t, problem.process.marginal(t)[0] * u)
     gradient = (image - u) / square - weight * problem.slope(u)
     z = jax.random.normal(jax.random.fold_in(key, index), u.shape, u.dtype)
     moved = u + length * gradient + jnp.sqrt(2 * length) * z

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._score import AbstractScore
 from ..._types import State
 from ...likelihood import Likelihood, whiten
 from ...operators import AbstractLinearOperator, norm
 from ...operators._base import is_concrete
-from .._model import Model
-from .._process import AbstractProcess
+from .._processes._process import AbstractProcess
 from ._problem import enter
 
 # Of a power iteration whose result is a step size.
@@ -23,7 +23,7 @@ _STEPS = 30
 class CurvedProblem(eqx.Module):
     """Any likelihood, prepared, with its curvature where that is the same at every image."""
 
-    model: Model
+    score: AbstractScore
     likelihood: Likelihood
     y: State
     everywhere: Array | None
@@ -31,7 +31,7 @@ class CurvedProblem(eqx.Module):
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
     def slope(self, x: Array) -> Array:
         """The gradient of `-log p(y | x)`."""
@@ -47,13 +47,13 @@ class CurvedProblem(eqx.Module):
         return _curvature(Likelihood(self.likelihood.operator.linearise(x), self.likelihood.noise), self.y, x)
 
 
-def enter_curved(model: Model, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
+def enter_curved(score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
     """The problem of a method that takes gradient steps on any likelihood."""
-    problem, result = enter(model, likelihood, y)
+    problem, result = enter(score, likelihood, y)
     linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
     nowhere = jnp.zeros(problem.image.shape, problem.image.dtype)
     everywhere = _curvature(problem.likelihood, problem.y, nowhere) if linear else None
-    return CurvedProblem(problem.model, problem.likelihood, problem.y, everywhere, problem.image), result
+    return CurvedProblem(problem.score, problem.likelihood, problem.y, everywhere, problem.image), result
 
 
 def _curvature(likelihood: Likelihood, y: State, x: Array) -> Array:

@@ -11,14 +11,13 @@ from jaxtyping import Array, PyTree
 from ..._checks import check_count
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_not_negative
-from .._ddim import DDIM
-from .._model import Model
-from .._sampler import AbstractStepper, Options
+from .._samplers._ddim import DDIM
+from .._samplers._sampler import AbstractStepper, Options, check_not_negative
 from ._method import AbstractIndependent, Draws, counts
 from ._problem import Problem, enter
 
@@ -65,8 +64,8 @@ class DFlow(AbstractIndependent):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
         check_not_negative(self.weight, "weight")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
-        return enter(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+        return enter(score, likelihood, y)
 
     def one(self, problem: Problem, *, key: Key, result: Any, progress: Any) -> Draws:
         z = jax.random.normal(jax.random.fold_in(key, 0), problem.image.shape, problem.image.dtype)
@@ -135,5 +134,5 @@ def _image(z: Array, args: PyTree) -> Array:
     method, problem, key = args
     std = problem.process.prior_std
     # The same noise every time, of a sampler that takes some.
-    path = method.sampler.run(problem.model, std * z, key=key, options=Options(differentiate=Unrolled()))
+    path = method.sampler.run(problem.score, std * z, key=key, options=Options(differentiate=Unrolled()))
     return jnp.where(path.result == RESULTS.successful, path.end, jnp.nan)

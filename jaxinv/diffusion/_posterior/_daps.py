@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from .._model import Model
-from .._sampler import check_steps
-from .._schedule import Karras
+from .._processes._schedule import Karras
+from .._samplers._sampler import check_steps
 from ._denoising_path import descend
 from ._likelihood_draw import check_inner, enter_drawing
 from ._loops import first_failure, repeat
@@ -56,8 +56,8 @@ class DAPS(AbstractIndependent):
         check_count(self.ode_steps, "ode_steps")
         check_inner(self.inner)
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        return enter_drawing(self.inner, model, likelihood, y, "DAPS")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
+        return enter_drawing(self.inner, score, likelihood, y, "DAPS")
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         inner, problem = problem
@@ -76,6 +76,6 @@ def _step(ode_steps: int, index: Array, image: Array, args: PyTree) -> tuple[Arr
     t, process = times[index], problem.process
     scale, std = process.marginal(t)
     x = scale * image + std * jax.random.normal(noising, image.shape, image.dtype)
-    image, denoised = descend(problem.model, t, x, ode_steps, key=None)
+    image, denoised = descend(problem.score, t, x, ode_steps, key=None)
     image, drawn = inner.draw(problem, image, ratio(process, t) ** 2, key=drawing)
     return image, first_failure(denoised, drawn)

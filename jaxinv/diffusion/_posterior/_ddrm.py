@@ -9,16 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import root
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
 from ...operators._base import as_parameter
-from .._checks import check_share
-from .._model import Model
-from .._process import AbstractProcess, target
-from .._sampler import check_steps
-from .._schedule import UniformTime, times_to_data
+from .._processes._process import AbstractProcess, target
+from .._processes._schedule import UniformTime, times_to_data
+from .._samplers._sampler import check_share, check_steps
 from ._exact import not_negative, unit_noise
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
@@ -69,11 +68,11 @@ class DDRM(AbstractIndependent):
         check_share(self.eta, "eta")
         check_share(self.eta_b, "eta_b")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple["SpectralProblem", Any]:
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["SpectralProblem", Any]:
         check_linear(likelihood, "DDRM")
         check_size(likelihood.operator.domain)
         std = scalar_std(likelihood.noise)
-        dense, result = enter_dense(model, likelihood if std is None else unit_noise(likelihood), y, "DDRM")
+        dense, result = enter_dense(score, likelihood if std is None else unit_noise(likelihood), y, "DDRM")
         std = jnp.ones(()) if std is None else std
         std, result = not_negative(std.astype(dense.matrix.dtype), result)
         finite = jnp.all(jnp.isfinite(dense.matrix))
@@ -83,7 +82,7 @@ class DDRM(AbstractIndependent):
         floor = jnp.finfo(values.dtype).eps * max(matrix.shape) * values[0]
         values = jnp.where(values > floor, values, 0)
         data = jnp.matmul(left.T, dense.data, precision=HIGHEST)
-        return SpectralProblem(model, directions, values, data, std, dense.image), result
+        return SpectralProblem(score, directions, values, data, std, dense.image), result
 
     def one(self, problem: "SpectralProblem", *, key: Key, result: Any, progress: Any) -> Draws:
         image = problem.image
@@ -103,7 +102,7 @@ class SpectralProblem(eqx.Module):
     - `values`: the singular values, 0 below rounding.
     """
 
-    model: Model
+    score: AbstractScore
     directions: Array
     values: Array
     data: Array
@@ -112,7 +111,7 @@ class SpectralProblem(eqx.Module):
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
     def step(self, image: Array, u: Array, before: Array, after: Array, eta: Array, eta_b: Array, key: Key) -> Array:
         """The next `u`, from `E[x_0 | x_t]` and `u` at the noise-to-signal ratio `before`."""
@@ -139,7 +138,7 @@ def _step(index: Array, u: Array, args: PyTree) -> Array:
     method, problem, times, key = args
     t, process = times[index], problem.process
     scale_next, std_next = target(process, times[index + 1])
-    image, _ = problem.model.split(t, process.marginal(t)[0] * u)
+    image, _ = problem.score.predict(t, process.marginal(t)[0] * u)
     eta, eta_b = (value.astype(u.dtype) for value in (method.eta, method.eta_b))
     key = jax.random.fold_in(key, index)
     return problem.step(image, u, ratio(process, t), std_next / scale_next, eta, eta_b, key)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from .._model import Model
 from ._loops import repeat
 from ._method import finite_or
 from ._problem import ratio
@@ -17,27 +17,27 @@ from ._problem import ratio
 _EXPONENT = 7
 
 
-def descend(model: Model, t: Array, x: Array, num_steps: int, *, key: Key | None) -> tuple[Array, Any]:
+def descend(score: AbstractScore, t: Array, x: Array, num_steps: int, *, key: Key | None) -> tuple[Array, Any]:
     """The image of the state `x` at `t`, and the code: one evaluation of the score a step, down to `t_min`, then to 0.
 
     Without a key by the probability-flow ODE, Euler's method in `r = std/scale`: one step is `E[x_0 | x_t]`. With a key
     by the reverse SDE, `u_s = u + (r^2 - s^2) score + sqrt(r^2 - s^2) z` in `u = x / scale`. (The smaller variance of
     `Ancestral` lacks more in few steps.)
     """
-    process = model.process
+    process = score.process
     top = ratio(process, t)
     bottom = jnp.minimum(ratio(process, process.t_min), top)
     ratios = jnp.linspace(top ** (1 / _EXPONENT), bottom ** (1 / _EXPONENT), num_steps) ** _EXPONENT
     times = process.time(ratios).at[-1].set(jnp.minimum(process.t_min, t)).at[0].set(t)
     ratios = jnp.append(ratios, jnp.zeros((), ratios.dtype))
-    image, _, code = repeat(_step, x / process.marginal(t)[0], (model, times, ratios, key), num_steps)
+    image, _, code = repeat(_step, x / process.marginal(t)[0], (score, times, ratios, key), num_steps)
     return image, code
 
 
 def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Any]:
-    model, times, ratios, key = args
+    score, times, ratios, key = args
     t, before, after = times[index], ratios[index], ratios[index + 1]
-    image, noise = model.split(t, model.process.marginal(t)[0] * u)
+    image, noise = score.predict(t, score.process.marginal(t)[0] * u)
     if key is None:
         return finite_or(image + after * noise, u, RESULTS.successful)
     z = jax.random.normal(jax.random.fold_in(key, index), u.shape, u.dtype)

@@ -9,15 +9,14 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._conjugate_gradients import conjugate_gradients, root
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_positive, check_share
-from .._model import Model
-from .._process import target
-from .._sampler import check_steps
-from .._schedule import UniformTime, times_to_data
+from .._processes._process import target
+from .._processes._schedule import UniformTime, times_to_data
+from .._samplers._sampler import check_positive, check_share, check_steps
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
 from ._problem import LinearProblem, enter_linear, ratio
@@ -64,8 +63,8 @@ class DiffPIR(AbstractIndependent):
         check_positive(self.weight, "weight")
         check_share(self.zeta, "zeta")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, "DiffPIR")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, "DiffPIR")
 
     def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image
@@ -77,7 +76,7 @@ class DiffPIR(AbstractIndependent):
 
     def _mode(self, problem: LinearProblem, t: Array, x: Array) -> Array:
         """The image between `E[x_0 | x_t]` and the measurement."""
-        image, _ = problem.model.split(t, x)
+        image, _ = problem.score.predict(t, x)
         # From the image: so conjugate gradients stay in the range of A^*, and what is not measured is left as it is.
         solved = conjugate_gradients(
             _product,

@@ -7,15 +7,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood, gaussian_approximation
 from ...operators._base import as_parameter
-from .._checks import check_not_negative, check_share
-from .._ddim import transition
-from .._model import Model
-from .._process import AbstractProcess, is_data
-from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._processes._process import AbstractProcess, is_data
+from .._processes._schedule import UniformTime
+from .._samplers._ddim import transition
+from .._samplers._sampler import check_not_negative, check_share, check_steps
 from ._guidance import AbstractGuidance, Shift, guided_move, shifted
 from ._problem import Problem, enter
 
@@ -58,11 +57,11 @@ class DPS(AbstractGuidance):
         check_share(self.eta, "eta")
         check_not_negative(self.zeta, "zeta")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
-        return enter(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+        return enter(score, likelihood, y)
 
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple["TwistedProblem", Any]:
-        problem, result = enter(model, likelihood, y)
+    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["TwistedProblem", Any]:
+        problem, result = enter(score, likelihood, y)
         return TwistedProblem(problem), result
 
     def look(
@@ -73,7 +72,7 @@ class DPS(AbstractGuidance):
             return _towards(problem.problem, t, x)
 
         def misfit(x: Array) -> tuple[Array, tuple[Array, Array, Array]]:
-            image, noise = problem.model.split(t, x)
+            image, noise = problem.score.predict(t, x)
             square, log_twist = residual_square(problem, image), -problem.negative_log_likelihood(image)
             return jnp.sqrt(jnp.where(square > 0, square, 1)), (image, noise, log_twist)
 
@@ -111,7 +110,7 @@ def _towards(problem: Problem, t: Array, x: Array) -> Shift:
     """The image shifted by `std^2 / scale grad_x log p(y | E[x_0 | x_t])`: Tweedie, given the measurement."""
 
     def log_twist(x: Array) -> tuple[Array, tuple[Array, Array]]:
-        image, noise = problem.model.split(t, x)
+        image, noise = problem.score.predict(t, x)
         return -problem.negative_log_likelihood(image), (image, noise)
 
     (value, (image, noise)), slope = jax.value_and_grad(log_twist, has_aux=True)(x)

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import State
 from ...likelihood import Likelihood, Whitened
 from ...noise import Gaussian
-from .._model import Model
-from .._process import AbstractProcess
+from .._processes._process import AbstractProcess
 from ._problem import check_linear, enter_linear
 
 
@@ -22,7 +22,7 @@ class ExactProblem(eqx.Module):
     - `std`: of the shape of the data.
     """
 
-    model: Model
+    score: AbstractScore
     operator: Whitened
     data: State
     std: State
@@ -30,10 +30,10 @@ class ExactProblem(eqx.Module):
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
 
-def enter_exact(model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[ExactProblem, Any]:
+def enter_exact(score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[ExactProblem, Any]:
     """The problem of a method, called `name`, for a linear operator and independent Gaussian noise, or none.
 
     **Raises:** `ValueError` for another operator or noise.
@@ -45,11 +45,11 @@ def enter_exact(model: Model, likelihood: Likelihood, y: State, name: str) -> tu
             f"{type(likelihood.noise).__name__}. `MomentMatching()`, `TMPD()`, `PiGDM()`, `DiffPIR()` and `DDRM()` "
             "take noise of any covariance, and photon noise by its Gaussian approximation."
         )
-    linear, result = enter_linear(model, unit_noise(likelihood), y, name)
+    linear, result = enter_linear(score, unit_noise(likelihood), y, name)
     _, std = likelihood.noise.linearise(linear.data)
     std = jax.tree.map(lambda s, m: jnp.where(m > 0, s, jnp.zeros((), s.dtype)), std, likelihood.operator.measured)
     std, result = not_negative(std, result)
-    return ExactProblem(model, linear.operator, linear.data, std, linear.image), result
+    return ExactProblem(score, linear.operator, linear.data, std, linear.image), result
 
 
 def unit_noise(likelihood: Likelihood) -> Likelihood:

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from .._ddim import transition
-from .._model import Model
-from .._process import AbstractProcess
-from .._schedule import AbstractSchedule
+from .._processes._process import AbstractProcess
+from .._processes._schedule import AbstractSchedule
+from .._samplers._ddim import transition
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
 
@@ -25,7 +25,7 @@ class AbstractGuidance(AbstractIndependent):
     schedule: eqx.AbstractVar[AbstractSchedule]
 
     @abc.abstractmethod
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
+    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
         """As `enter`, of a problem in which `log_twist` is asked for."""
 
     @abc.abstractmethod

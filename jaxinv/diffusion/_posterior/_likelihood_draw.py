@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator
 from ...operators._base import as_parameter
-from .._model import Model
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
 from ._langevin import langevin
 from ._method import finite_or
@@ -27,7 +27,7 @@ class AbstractLikelihoodDraw(eqx.Module):
     """How a draw from `N(x; centre, variance I) p(y | x)` is made."""
 
     @abc.abstractmethod
-    def enter(self, model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[PyTree, Any]:
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[PyTree, Any]:
         """As that of a posterior method, called `name`."""
 
     @abc.abstractmethod
@@ -52,8 +52,8 @@ class Exact(AbstractLikelihoodDraw):
     def __check_init__(self):
         check_count(self.solver_steps, "solver_steps")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, f"{name} with Exact()")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, f"{name} with Exact()")
 
     def draw(self, problem: LinearProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, Any]:
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
@@ -86,9 +86,9 @@ class Langevin(AbstractLikelihoodDraw):
         check_count(self.num_steps, "num_steps")
         check_step_size(self.step_size, 2.0)
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[CurvedProblem, Any]:
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[CurvedProblem, Any]:
         del name
-        return enter_curved(model, likelihood, y)
+        return enter_curved(score, likelihood, y)
 
     def draw(self, problem: CurvedProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, Any]:
         length = self.step_size.astype(centre.dtype) / (1 / variance + problem.curvature(centre))
@@ -96,11 +96,11 @@ class Langevin(AbstractLikelihoodDraw):
 
 
 def enter_drawing(
-    inner: AbstractLikelihoodDraw | None, model: Model, likelihood: Likelihood, y: State, name: str
+    inner: AbstractLikelihoodDraw | None, score: AbstractScore, likelihood: Likelihood, y: State, name: str
 ) -> tuple[tuple[AbstractLikelihoodDraw, PyTree], Any]:
     """How the method called `name` draws, `choose(inner, likelihood)`, with the problem as that sees it."""
     inner = choose(inner, likelihood)
-    problem, result = inner.enter(model, likelihood, y, name)
+    problem, result = inner.enter(score, likelihood, y, name)
     return (inner, problem), result
 
 

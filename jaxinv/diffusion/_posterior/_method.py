@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from .._model import Model
 
 
 class Draws(eqx.Module):
@@ -31,7 +31,7 @@ class AbstractPosteriorMethod(eqx.Module):
     """How the posterior under a diffusion prior is sampled."""
 
     @abc.abstractmethod
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
         """The problem as this method sees it, and whether it can be solved: `RESULTS.successful`, or why not.
 
         **Raises:** `ValueError` for what this method cannot take, which names methods that can.

@@ -9,12 +9,12 @@ from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import advance, begin
 from ..._loop import iterate
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
-from .._model import Model
-from .._process import AbstractProcess, is_data, target
-from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._processes._process import AbstractProcess, is_data, target
+from .._processes._schedule import UniformTime
+from .._samplers._sampler import check_steps
 from ._guidance import AbstractGuidance
 from ._measured import Measured, measured_by
 from ._moments import Moments, gain_product, moments, root_product
@@ -73,14 +73,14 @@ class MomentMatching(AbstractGuidance):
         for number in (self.num_steps, self.solver_steps, self.root_steps):
             check_steps(number, self.schedule)
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, "MomentMatching")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, "MomentMatching")
 
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
-        return enter_dense(model, likelihood, y, "MomentMatching")
+    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
+        return enter_dense(score, likelihood, y, "MomentMatching")
 
     def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> "MomentView":
-        at = moments(problem.model, t, x)
+        at = moments(problem.score, t, x)
         prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         if isinstance(problem, DenseProblem):

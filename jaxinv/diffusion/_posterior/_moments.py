@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._loop import iterate
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Scalar
-from .._model import Model
 from ._krylov import Krylov, flatten
 from ._problem import LinearProblem
 
@@ -35,10 +35,10 @@ class Moments(eqx.Module):
         return self.factor * self.pullback(v)[0]
 
 
-def moments(model: Model, t: Scalar, x: Array) -> Moments:
+def moments(score: AbstractScore, t: Scalar, x: Array) -> Moments:
     """The moments at one state."""
-    image, pullback, noise = jax.vjp(lambda x: model.split(t, x), x, has_aux=True)
-    scale, std = model.process.marginal(t)
+    image, pullback, noise = jax.vjp(lambda x: score.predict(t, x), x, has_aux=True)
+    scale, std = score.process.marginal(t)
     return Moments(image, noise, std**2 / scale, pullback)
 
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
-from .._checks import check_not_negative
-from .._ddim import transition
-from .._model import Model
+from .._samplers._ddim import transition
+from .._samplers._sampler import check_not_negative
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
 from ._pigdm import PiGDM
@@ -62,8 +62,8 @@ class OTODE(AbstractIndependent):
             raise ValueError(f"`start` must lie between 0 and 1; got {self.start}.")
         check_not_negative(self.gamma, "gamma")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, "OTODE")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, "OTODE")
 
     def one(self, problem: LinearProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image

@@ -7,13 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import dot
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_share
-from .._model import Model
-from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._processes._schedule import UniformTime
+from .._samplers._sampler import check_share, check_steps
 from ._guidance import AbstractGuidance, Shift, guided_move
 from ._moments import moments
 from ._problem import LinearProblem, enter_linear
@@ -55,15 +54,15 @@ class PiGDM(AbstractGuidance):
         check_steps(self.solver_steps, self.schedule)
         check_share(self.eta, "eta")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, "PiGDM")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, "PiGDM")
 
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return self.enter(model, likelihood, y)
+    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return self.enter(score, likelihood, y)
 
     def look(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, key: Key) -> Shift:
         del t_next, key
-        at = moments(problem.model, t, x)
+        at = moments(problem.score, t, x)
         scale, std = problem.process.marginal(t)
         residual = problem.residual(at.image)
         solved = problem.solve_isotropic(residual, std**2 / (scale**2 + std**2), _RTOL, self.solver_steps)

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_not_negative
-from .._model import Model
+from .._samplers._sampler import check_not_negative
 from ._curved_problem import CurvedProblem, check_step_size, enter_curved
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
@@ -56,8 +56,8 @@ class PnPFlow(AbstractIndependent):
         check_step_size(self.step_size, 2.0)
         check_not_negative(self.alpha, "alpha")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
-        return enter_curved(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[CurvedProblem, Any]:
+        return enter_curved(score, likelihood, y)
 
     def one(self, problem: CurvedProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         image = problem.image
@@ -79,5 +79,5 @@ def _step(num_noises: int, index: Array, x: Array, args: PyTree) -> Array:
     length = step_size * (r / (1 + r)) ** alpha / jnp.where(curvature > 0, curvature, 1)
     z = x - length * problem.slope(x)
     noises = jax.random.normal(jax.random.fold_in(key, index), (num_noises, *x.shape), x.dtype)
-    images = jax.vmap(lambda n: problem.model.split(t, scale * z + std * n)[0])(noises)
+    images = jax.vmap(lambda n: problem.score.predict(t, scale * z + std * n)[0])(noises)
     return jnp.mean(images, axis=0)

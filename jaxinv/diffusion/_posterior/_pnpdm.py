@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
-from .._model import Model
 from ._denoising_path import descend
 from ._likelihood_draw import check_inner, enter_drawing
 from ._loops import first_failure, repeat
@@ -58,8 +58,8 @@ class PnPDM(AbstractIndependent):
         if is_concrete(self.first, self.last) and not bool(jnp.all((self.last > 0) & (self.first >= self.last))):
             raise ValueError(f"PnPDM needs `first >= last > 0`; got {self.first} and {self.last}.")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        return enter_drawing(self.inner, model, likelihood, y, "PnPDM")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
+        return enter_drawing(self.inner, score, likelihood, y, "PnPDM")
 
     def one(self, problem: PyTree, *, key: Key, result: Any, progress: Any) -> Draws:
         inner, problem = problem
@@ -82,5 +82,5 @@ def _step(prior_steps: int, index: Array, x: Array, args: PyTree) -> tuple[Array
     rho, process = levels[index], problem.process
     z, drawn = inner.draw(problem, x, rho**2, key=towards_data)
     t = jnp.clip(process.time(rho), process.t_min, process.t_max)
-    x, denoised = descend(problem.model, t, process.marginal(t)[0] * z, prior_steps, key=towards_prior)
+    x, denoised = descend(problem.score, t, process.marginal(t)[0] * z, prior_steps, key=towards_prior)
     return x, first_failure(drawn, denoised)

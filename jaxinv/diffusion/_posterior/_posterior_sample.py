@@ -6,21 +6,22 @@ import jax.numpy as jnp
 
 from ..._checks import check_count
 from ..._keys import check_key
+from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Key, State
 from ..._verb import verb
-from .._model import one_process, prepare
+from ...likelihood import Likelihood
+from .._scores._score import cast_process, takes_score
 from ._default import default_method
 from ._method import AbstractPosteriorMethod
 from ._problem import check_likelihood, worst
 
 
-@one_process
+@takes_score(likelihood=check_likelihood)
 @verb
 def posterior_sample(
-    process: Any,
-    score: Any,
-    likelihood: Any,
+    likelihood: Likelihood,
+    score: AbstractScore,
     y: State,
     *,
     key: Key,
@@ -32,8 +33,8 @@ def posterior_sample(
 
     **Arguments:**
 
-    - `process`, `score`: as of `sample`.
     - `likelihood`: operator and noise, on images of the shape that the score takes.
+    - `score`: what `sample` takes.
     - `y`: one measurement.
     - `key`: sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
     - `method`: how; by default `TDS(particles=1024)` for up to 16 measurements, else `MomentMatching()`, and `DPS()`
@@ -55,27 +56,25 @@ def posterior_sample(
         ```python
         import jax, jax.numpy as jnp, jaxinv
         from jaxinv import diffusion, oracles
-        process = diffusion.VP()
         prior = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16))
         likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((4, 4, 1), 2), jaxinv.noise.Gaussian(0.1))
         solution = diffusion.posterior_sample(
-            process, prior.score(process), likelihood, jnp.zeros((2, 2, 1)), key=jax.random.key(0), num_samples=4
+            likelihood, prior.score(diffusion.VP()), jnp.zeros((2, 2, 1)), key=jax.random.key(0), num_samples=4
         )
         images = solution.check().value  # (4, 4, 4, 1)
         ```
     """
     check_key(key)
     check_count(num_samples, "num_samples")
-    check_likelihood(likelihood)
     domain: Any = likelihood.operator.domain
-    model = prepare(process, score, domain.dtype)
+    score = cast_process(score, domain.dtype)
     method = default_method(likelihood) if method is None else method
     if not isinstance(method, AbstractPosteriorMethod):
         raise ValueError(
             "`method` must be a posterior method of `jaxinv.diffusion`, such as `TDS()`, `MomentMatching()`, `TMPD()`, "
             f"`PiGDM()` or `DPS()`; got {method!r}."
         )
-    problem, result = method.enter(model, likelihood, y)
+    problem, result = method.enter(score, likelihood, y)
     draws = method.draw(problem, num_samples, key=key, result=result, progress=progress)
     values = jnp.where(result == RESULTS.successful, draws.values, jnp.zeros_like(draws.values))
     return Solution(values, worst(draws.results), draws.stats, {"results": draws.results})

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import conjugate_gradients
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Scalar, State
 from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
 from ...operators import AbstractLinearOperator
 from ...oracles._update import dense
-from .._model import Model
-from .._process import AbstractProcess
+from .._processes._process import AbstractProcess
 
 HIGHEST = jax.lax.Precision.HIGHEST
 _FROM_MILD_TO_GRAVE = (
@@ -31,14 +31,14 @@ _FROM_MILD_TO_GRAVE = (
 class Problem(eqx.Module):
     """Any likelihood, prepared."""
 
-    model: Model
+    score: AbstractScore
     likelihood: Likelihood
     y: State
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
     def negative_log_likelihood(self, x: Array) -> Array:
         return self.likelihood.negative_log_likelihood(x, self.y)
@@ -47,7 +47,7 @@ class Problem(eqx.Module):
 class LinearProblem(eqx.Module):
     """A linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`."""
 
-    model: Model
+    score: AbstractScore
     operator: Whitened
     data: State
     constant: Array
@@ -55,7 +55,7 @@ class LinearProblem(eqx.Module):
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
     def residual(self, x: Array) -> State:
         """`b - B x`."""
@@ -70,7 +70,7 @@ class LinearProblem(eqx.Module):
 class DenseProblem(eqx.Module):
     """The same with `B` as a matrix, `(m, d)`, of real numbers."""
 
-    model: Model
+    score: AbstractScore
     matrix: Array
     data: Array
     constant: Array
@@ -78,36 +78,36 @@ class DenseProblem(eqx.Module):
 
     @property
     def process(self) -> AbstractProcess:
-        return self.model.process
+        return self.score.process
 
     def residual(self, x: Array) -> Array:
         """`b - B x`, `(m,)`."""
         return self.data - jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
 
 
-def enter(model: Model, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
+def enter(score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[Problem, Any]:
     """The problem of a method that takes any likelihood."""
     likelihood, y, result = prepare(likelihood, y)
-    return Problem(model, likelihood, y, _image(likelihood)), result
+    return Problem(score, likelihood, y, _image(likelihood)), result
 
 
-def enter_linear(model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
+def enter_linear(score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[LinearProblem, Any]:
     """The problem of a method, called `name`, for a linear operator. Photon noise enters by its approximation."""
     check_linear(likelihood, name)
     likelihood, data, result = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
     operator, b = whiten(likelihood, data, name)
     constant = likelihood.noise.negative_log_likelihood(data, data, likelihood.operator.measured)
-    return LinearProblem(model, operator, b, constant, _image(likelihood)), result
+    return LinearProblem(score, operator, b, constant, _image(likelihood)), result
 
 
-def enter_dense(model: Model, likelihood: Likelihood, y: State, name: str) -> tuple[DenseProblem, Any]:
+def enter_dense(score: AbstractScore, likelihood: Likelihood, y: State, name: str) -> tuple[DenseProblem, Any]:
     """As `enter_linear`, with the matrix of the operator."""
     check_linear(likelihood, name)
     likelihood, data, result = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
     image = _image(likelihood)
-    return DenseProblem(model, *dense(likelihood, data, image.shape, image.dtype), image), result
+    return DenseProblem(score, *dense(likelihood, data, image.shape, image.dtype), image), result
 
 
 def check_linear(likelihood: Likelihood, name: str) -> None:

@@ -8,16 +8,15 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import conjugate_gradients
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from ...operators._base import as_parameter
-from .._checks import check_not_negative, check_positive
-from .._model import Model
-from .._process import AbstractProcess
-from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._processes._process import AbstractProcess
+from .._processes._schedule import UniformTime
+from .._samplers._sampler import check_not_negative, check_positive, check_steps
 from ._dps import residual_square
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts
@@ -67,11 +66,11 @@ class REDDiff(AbstractIndependent):
         check_not_negative(self.weight, "weight")
         check_positive(self.learning_rate, "learning_rate")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple["StartedProblem", Any]:
-        problem, result = enter(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple["StartedProblem", Any]:
+        problem, result = enter(score, likelihood, y)
         start = None
         if isinstance(likelihood.operator, AbstractLinearOperator):
-            start = pseudo_inverse(model, likelihood, y)
+            start = pseudo_inverse(score, likelihood, y)
         return StartedProblem(problem, start), result
 
     def one(self, problem: "StartedProblem", *, key: Key, result: Any, progress: Any) -> Draws:
@@ -98,9 +97,9 @@ class StartedProblem(eqx.Module):
         return self.problem.process
 
 
-def pseudo_inverse(model: Model, likelihood: Likelihood, y: State) -> Array:
+def pseudo_inverse(score: AbstractScore, likelihood: Likelihood, y: State) -> Array:
     """The least-squares image of a linear problem, regularised by few steps of conjugate gradients."""
-    linear, _ = enter_linear(model, likelihood, y, "REDDiff")
+    linear, _ = enter_linear(score, likelihood, y, "REDDiff")
     return conjugate_gradients(
         lambda v, operator: operator.normal(v),
         linear.operator.adjoint(linear.data),
@@ -119,7 +118,7 @@ def _step(index: Array, state: PyTree, args: PyTree) -> PyTree:
     (mu, memory), (method, problem, times, key) = state, args
     scale, std = problem.process.marginal(times[index])
     noise = jax.random.normal(jax.random.fold_in(key, index), mu.shape, mu.dtype)
-    image, _ = problem.model.split(times[index], scale * mu + std * noise)
+    image, _ = problem.score.predict(times[index], scale * mu + std * noise)
     gradient = jax.grad(lambda mu: residual_square(problem, mu))(mu) + method.weight.astype(mu.dtype) * (mu - image)
     updates, memory = _adam(method, mu.dtype).update(gradient, memory)
     moved: Any = optax.apply_updates(mu, updates)

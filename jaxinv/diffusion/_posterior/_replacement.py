@@ -9,16 +9,15 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._conjugate_gradients import conjugate_gradients, root
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_share
-from .._ddim import transition
-from .._model import Model
-from .._process import target
-from .._sampler import check_steps
-from .._schedule import UniformTime, times_to_data
+from .._processes._process import target
+from .._processes._schedule import UniformTime, times_to_data
+from .._samplers._ddim import transition
+from .._samplers._sampler import check_share, check_steps
 from ._exact import ExactProblem, enter_exact
 from ._loops import run
 from ._method import AbstractIndependent, Draws, counts, finite_or
@@ -69,8 +68,8 @@ class Replacement(AbstractIndependent):
         check_share(self.eta, "eta")
         check_share(self.strength, "strength")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[ExactProblem, Any]:
-        return enter_exact(model, likelihood, y, "Replacement")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[ExactProblem, Any]:
+        return enter_exact(score, likelihood, y, "Replacement")
 
     def one(self, problem: ExactProblem, *, key: Key, result: Any, progress: Any) -> Draws:
         process, image = problem.process, problem.image
@@ -110,7 +109,7 @@ def _step(index: Array, x: Array, args: PyTree) -> Array:
     method, problem, times, key = args
     moving = jax.random.fold_in(jax.random.fold_in(key, index), 1)
     t, t_next = times[index], times[index + 1]
-    mean, std = transition(problem.process, t, t_next, *problem.model.split(t, x), method.eta.astype(x.dtype))
+    mean, std = transition(problem.process, t, t_next, *problem.score.predict(t, x), method.eta.astype(x.dtype))
     x = mean + std * jax.random.normal(moving, x.shape, x.dtype)
     return method._noisy(problem, t_next, x, _replacing(key, index + 1))
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._process import AbstractProcess
+from .._processes._process import AbstractProcess
 from ._problem import ratio
 
 

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
+from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
-from .._checks import check_share
-from .._model import Model
-from .._process import is_data
+from .._processes._process import is_data
+from .._samplers._sampler import check_share
 from ._guidance import AbstractGuidance
 from ._loops import run
 from ._method import AbstractPosteriorMethod, Draws, counts
@@ -74,8 +74,8 @@ class TDS(AbstractPosteriorMethod):
         check_share(self.resample_below, "resample_below")
         check_share(self.temper_below, "temper_below")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
-        return self.guidance.enter_twisted(model, likelihood, y)
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[PyTree, Any]:
+        return self.guidance.enter_twisted(score, likelihood, y)
 
     def draw(self, problem: PyTree, num_samples: int, *, key: Key, result: Any, progress: Any) -> Draws:
         if num_samples > self.particles:

@@ -6,13 +6,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._score import AbstractScore
 from ..._types import Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
-from .._checks import check_share
-from .._model import Model
-from .._sampler import check_steps
-from .._schedule import UniformTime
+from .._processes._schedule import UniformTime
+from .._samplers._sampler import check_share, check_steps
 from ._guidance import AbstractGuidance, Shift, guided_move
 from ._measured import measure
 from ._moments import gain_product, moments
@@ -59,15 +58,15 @@ class TMPD(AbstractGuidance):
         check_steps(self.solver_steps, self.schedule)
         check_share(self.eta, "eta")
 
-    def enter(self, model: Model, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
-        return enter_linear(model, likelihood, y, "TMPD")
+    def enter(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[LinearProblem, Any]:
+        return enter_linear(score, likelihood, y, "TMPD")
 
-    def enter_twisted(self, model: Model, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
-        return enter_dense(model, likelihood, y, "TMPD")
+    def enter_twisted(self, score: AbstractScore, likelihood: Likelihood, y: State) -> tuple[DenseProblem, Any]:
+        return enter_dense(score, likelihood, y, "TMPD")
 
     def look(self, problem: LinearProblem | DenseProblem, t: Array, t_next: Array, x: Array, key: Key) -> Shift:
         del t_next, key
-        at = moments(problem.model, t, x)
+        at = moments(problem.score, t, x)
         if isinstance(problem, DenseProblem):
             seen = measure(problem, at)
             log_twist = seen.log_density() - problem.constant

@@ -1,24 +1,34 @@
-"""What a score network may predict, and the exact conversions between them."""
+"""Parametrisations: the quantities that a score network may predict, and the exact conversions between them."""
 
 import abc
 
 import equinox as eqx
 from jaxtyping import Array
 
-from .._types import Scalar
-from ._process import AbstractProcess
+from ..._score import AbstractProcess
+from ..._types import Scalar
 
 
 class AbstractParametrisation(eqx.Module):
-    """What a network predicts of `x_t = scale x_0 + std n`, given `x_t`."""
+    """A parametrisation: the quantity that a network predicts from `x_t = scale x_0 + std n`."""
 
     @abc.abstractmethod
     def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
-        """The prediction as the pair `(E[x_0 | x], E[n | x])`, of which `x = scale E[x_0 | x] + std E[n | x]`."""
+        """The denoised image and the noise, `(E[x_0 | x], E[n | x])`, from the prediction.
+
+        The two satisfy `x = scale E[x_0 | x] + std E[n | x]`.
+
+        **Arguments:**
+
+        - `process`: the noising process.
+        - `t`: one time.
+        - `x`: the state at that time.
+        - `output`: what the network returned for it.
+        """
 
     @abc.abstractmethod
     def target(self, process: AbstractProcess, t: Scalar, x0: Array, noise: Array) -> Array:
-        """What the network is to predict, whose conditional mean it learns."""
+        """The regression target for an image and the noise added to it; the network learns its conditional mean."""
 
 
 class Noise(AbstractParametrisation):
@@ -32,8 +42,8 @@ class Noise(AbstractParametrisation):
         return noise
 
 
-class Score(AbstractParametrisation):
-    """The score, `grad log p_t(x_t) = -E[n | x_t] / std`."""
+class ScoreParametrisation(AbstractParametrisation):
+    """The score, `grad log p_t(x_t) = -E[n | x_t] / std`, which `diffusion.Score()` makes."""
 
     def split(self, process: AbstractProcess, t: Scalar, x: Array, output: Array) -> tuple[Array, Array]:
         scale, std = process.marginal(t)

@@ -1,4 +1,4 @@
-"""Integration by diffrax, a lane that fails keeping its last finite state."""
+"""Integration by diffrax, where a lane that fails keeps its last finite state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,22 +9,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._loop import all_finite
-from .._solution import RESULTS, from_diffrax
+from ..._loop import all_finite
+from ..._score import AbstractProcess
+from ..._solution import RESULTS, from_diffrax
 
-# An adaptive solver whose step would be shorter than this share of the interval has met a value that is not finite.
+# The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
 _SHORTEST = 1e-7
-# The step that denoises leads beyond the times of the process, by this share of the interval.
+# The length of the step that denoises, which leads beyond the times of the process, as a share of the interval.
 _BEYOND = 1e-3
 
 
 class Last(eqx.Module):
-    """What a vector field is told of a step that denoises, besides its own arguments.
+    """The step that denoises, as it is described to a vector field.
 
-    - `now`: whether this is that step. Then the field is `rate * (E[x_0 | x_t = x] - x)`, for all of its stages: so
-        that any Runge-Kutta method ends at `E[x_0 | x_t = x]`, with the network at the place that it has anyway.
-    - `x`: the state at its beginning, at the last time of the process.
-    - `rate`: one over its length.
+    - `now`: whether the present step is that step. In all of its stages the field is then
+        `rate * (E[x_0 | x_t = x] - x)`, so any Runge-Kutta method ends at `E[x_0 | x_t = x]`, and the program holds the
+        network at one place only.
+    - `x`: the state at the beginning of the step, at the last time of the process.
+    - `rate`: one over the length of the step.
     """
 
     now: Array
@@ -33,20 +35,23 @@ class Last(eqx.Module):
 
 
 class Guarded(diffrax.AbstractWrappedSolver):
-    """A solver that stops, keeping its state, at a step that is not finite; and one that may denoise the end.
+    """A solver around another one, which stops at a step that is not finite, and which may denoise the end.
 
-    An adaptive step that is not finite is tried again, shorter, until it is shorter than `shortest`.
+    At a step that is not finite it keeps the state before the step. An adaptive step is first tried again with shorter
+    lengths, until these are below `shortest`.
 
-    - `stop`: the time at which the process ends, as the solver counts it.
-    - `direction`: 1, or -1 where the solver counts minus the time of the vector field.
-    - `image`: the image of the end, from it and the velocity there, where the last stage of a step evaluates that.
-    - `before`: where steps beyond `stop` denoise, a time before that. They are told that they go from there to `stop`,
-        times which the process and its noise have. A lane of a batch that has ended repeats such a step.
+    - `stop`: the time at which the process ends, in the variable of the solver.
+    - `direction`: 1, or -1 if the variable of the solver is minus the time of the vector field.
+    - `image`: a function that makes the denoised image from the end and the velocity there, for a solver whose last
+        stage of a step evaluates that velocity.
+    - `before`: a time before `stop`, if a step beyond `stop` denoises. The wrapped solver is told that this step goes
+        from `before` to `stop`, which are times of the process and of its noise. A lane of a batch that has ended
+        repeats such a step.
     """
 
     solver: diffrax.AbstractSolver
     shortest: Array
-    # How the stages of a Runge-Kutta method loop: diffrax's adjoints set it on the solver that they are given.
+    # The kind of loop over the stages of a Runge-Kutta method; the adjoints of diffrax set it on the solver.
     scan_kind: str | None = None
     stop: Array | None = None
     direction: Array | None = None
@@ -93,7 +98,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
             made_jump = made_jump | last
         y1, error, dense, solver_state, result = solver.step(terms, t0, t1, y0, args, solver_state, made_jump)
         if self.image is not None:
-            # A method whose first stage is the last of the step before keeps that.
+            # The state of such a solver is its last stage.
             _, velocity = solver_state
             y1 = jnp.where(t1 >= stop, self.image(y1, velocity, args), y1)
         finite = all_finite(y1)
@@ -106,7 +111,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
 
 
 class Grid(diffrax.AbstractStepSizeController):
-    """Steps to given times. `diffrax.StepTo` raises for a whole batch, which a TPU cannot, where this trusts them."""
+    """Steps to given times, unchecked: `diffrax.StepTo` raises for a whole batch, and a TPU cannot raise."""
 
     times: Array
 
@@ -144,7 +149,7 @@ class Beyond(diffrax.AbstractStepSizeController):
         keep, before, after, *rest = self.controller.adapt_step_size(
             t0, t1, y0, y1_candidate, args, y_error, error_order, state
         )
-        # Without a last step that is as short as rounding.
+        # A step that would end just before the stop ends there, so no step is as short as a rounding error.
         near = after >= self.stop - _SHORTEST * (self.stop - before)
         after = jnp.where(before >= self.stop, self.end, jnp.where(near, self.stop, after))
         return keep, before, after, *rest
@@ -153,7 +158,8 @@ class Beyond(diffrax.AbstractStepSizeController):
 class Integral(eqx.Module):
     """The end of an integration, its code, and states on the way.
 
-    - `taken`: the steps, with the one that denoises.
+    - `num_steps`: the number of steps, without the one that denoises.
+    - `taken`: the number of steps, with the one that denoises.
     """
 
     end: PyTree[Array]
@@ -181,16 +187,17 @@ def integrate(
     denoise: bool = False,
     image: Callable | None = None,
 ) -> Integral:
-    """Solve a differential equation from `start` to `stop`, in whichever direction of time.
+    """Solve a differential equation from `start` to `stop`, forwards or backwards in time.
 
-    - `terms`: their vector fields are given `(args, last)`, where `last` is None, or a `Last` to `denoise`.
-    - `times`: the times of fixed steps, monotonic, from `start` to `stop`; else `controller` chooses the steps.
-    - `saved`: times at which the state is kept.
-    - `scan_kind`: how the stages of a Runge-Kutta method loop, where the adjoint is not to say.
-    - `denoise`: whether the end is `E[x_0 | x_t]` of the state at `stop`: by one step beyond, or with
-        `image(x, velocity, args)` from what the last step has evaluated.
+    - `terms`: the terms of diffrax, whose vector fields are given `(args, last)`; `last` is `None`, or a `Last` if the
+        end is to be denoised.
+    - `times`: the times of fixed steps, monotonic, from `start` to `stop`; with `None`, `controller` chooses the steps.
+    - `saved`: the times at which the state is kept.
+    - `scan_kind`: the kind of loop over the stages of a Runge-Kutta method, for an adjoint that does not set it.
+    - `denoise`: whether the end is `E[x_0 | x_t]` for the state at `stop`. It is computed by one step beyond `stop`, or
+        by `image(x, velocity, args)` from what the last step has evaluated.
     """
-    # A lane whose times are no times gets others, and a code in the end: diffrax would raise, for the whole batch.
+    # A lane with times that are not finite gets others, and a code in the end; diffrax would raise for the whole batch.
     sound = jnp.isfinite(start) & jnp.isfinite(stop)
     start, stop = jnp.where(sound, start, 0), jnp.where(sound, stop, 1)
     if times is not None:
@@ -246,3 +253,38 @@ def integrate(
     taken = solution.stats["num_steps"]
     num_steps = taken - (direction * reached > direction * stop) if beyond else taken
     return Integral(end, result, num_steps, taken, states)
+
+
+def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) -> tuple[Array, Array]:
+    """The time and the state at which the network is evaluated: in a step that denoises, those at its beginning."""
+    if last is None:
+        return t, x
+    return jnp.where(last.now, process.t_min, t), jnp.where(last.now, last.x, x)
+
+
+def as_solver(solver: Any) -> diffrax.AbstractSolver:
+    """A solver of diffrax, checked: the converter of a field `solver`."""
+    if not isinstance(solver, diffrax.AbstractSolver):
+        raise ValueError(f"`solver` must be a solver of diffrax, such as `diffrax.Euler()`; got {solver!r}.")
+    return solver
+
+
+def evaluations(solver: Any, num_steps: Array) -> Array:
+    """The number of evaluations of the vector field by a Runge-Kutta method, or by Euler's, which has one a step.
+
+    A method whose first stage is the last one of the step before has one more at the beginning.
+    """
+    tableau = _tableau(solver)
+    stages = 1 if tableau is None else len(tableau.c) + 1
+    reused = int(reuses(solver))
+    return num_steps * (stages - reused) + reused
+
+
+def reuses(solver: Any) -> bool:
+    """Whether the last stage of a step is at its end, and serves as the first stage of the next one."""
+    return bool(getattr(_tableau(solver), "fsal", False))
+
+
+def _tableau(solver: Any) -> Any:
+    tableau = getattr(solver, "tableau", None)
+    return getattr(tableau, "explicit", tableau)

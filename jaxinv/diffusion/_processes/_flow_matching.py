@@ -6,19 +6,20 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar
-from ..operators._base import as_parameter
+from ..._types import Scalar
+from ...operators._base import as_parameter
 from ._process import AbstractProcess, check_numbers
 
 
 class FlowMatching(AbstractProcess):
     """The straight path from data to noise: `x_t = (1 - t) x_0 + t n`.
 
-    As an SDE `dx = -x/(1 - t) dt + sqrt(2 t/(1 - t)) dw`, singular at `t = 1`, hence `t_max`; its velocity
-    `E[n - x_0 | x_t]` is not, so networks predict it: `score_from(network, process, Velocity())`. Time 0 is data, as
-    for every process here; papers on flows count the other way.
+    The corresponding SDE is `dx = -x/(1 - t) dt + sqrt(2 t/(1 - t)) dw`. It is singular at `t = 1`, so sampling starts
+    at a smaller `t_max`. The velocity `E[n - x_0 | x_t]` is not singular, so networks predict that:
+    `score_from(network, process, Velocity())`. Time 0 is data, as for every process here; papers on flows count in the
+    other direction.
 
-    - `t_min`, `t_max`: the times between which is sampled.
+    - `t_min`, `t_max`: the times at which sampling ends and starts.
 
     **Reference:** Lipman, Chen, Ben-Hamu, Nickel, Le, Flow matching for generative modeling, 2023; Liu, Gong, Liu, Flow
     straight and fast, 2023.

@@ -1,31 +1,32 @@
-"""The forward process: images turned into noise."""
-
-from typing import Any
+"""The forward process, which turns images into noise."""
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
-from .._keys import check_key
-from .._types import Key
-from .._verb import verb
-from ..operators._base import as_parameter, is_concrete
+from ..._checks import checked
+from ..._keys import check_key
+from ..._types import Key, Scalar
+from ..._verb import verb
+from ...operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, check_process, check_times
 
 
-def forward(process: Any, x0: Any, *, key: Key, t: Any = None) -> Array:
+@checked(process=check_process)
+def forward(process: AbstractProcess, x0: ArrayLike, *, key: Key, t: Scalar | None = None) -> Array:
     """A noised image, `x_t = scale(t) x_0 + std(t) n` with `n` standard normal.
 
     **Arguments:**
 
     - `process`: the noising process.
     - `x0`: one image, of any shape.
-    - `key`: of the noise.
-    - `t`: the time, in `[t_min, t_max]`. Default: `t_max`.
+    - `key`: the random key of the noise.
+    - `t`: the time, in `[t_min, t_max]`; with `None` it is `t_max`.
 
     **Returns:** an image of the shape of `x0`.
 
-    **Raises:** `ValueError` for a time outside the interval where it is known.
+    **Raises:** `ValueError` for a known time outside the interval.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021.
@@ -37,8 +38,7 @@ def forward(process: Any, x0: Any, *, key: Key, t: Any = None) -> Array:
         noised = diffusion.forward(diffusion.VP(), jnp.ones((8, 8, 1)), key=jax.random.key(0), t=0.3)
         ```
     """
-    check_process(process)
-    # Before anything is compiled: there the values are known.
+    # Before anything is compiled, because there the values are known.
     t = process.t_max if t is None else check_times(process, t, "t")
     if t.ndim != 0:
         raise ValueError(f"`t` must be one time; got shape {t.shape}. For several along a path: `trajectory`.")
@@ -46,27 +46,30 @@ def forward(process: Any, x0: Any, *, key: Key, t: Any = None) -> Array:
 
 
 @verb
-def _forward(process: AbstractProcess, x0: Any, t: Array, key: Key) -> Array:
+def _forward(process: AbstractProcess, x0: ArrayLike, t: Array, key: Key) -> Array:
     process, x0 = _enter(process, x0, key)
     scale, std = process.marginal(t.astype(x0.dtype))
     return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
 
 
-def trajectory(process: Any, x0: Any, times: Any, *, key: Key) -> Array:
-    """A path of the forward SDE at given times: consecutive states are correlated, as those of `forward` are not.
+@checked(process=check_process)
+def trajectory(process: AbstractProcess, x0: ArrayLike, times: ArrayLike, *, key: Key) -> Array:
+    """A path of the forward SDE at given times.
+
+    Its states are correlated, while several draws of `forward` are independent.
 
     From one time to the next the transition is exact, `x_s = (scale_s/scale_t) x_t + v n` with
-    `v^2 = std_s^2 - (scale_s/scale_t)^2 std_t^2`, so the times may be as far apart as they like. A path of the reverse
+    `v^2 = std_s^2 - (scale_s/scale_t)^2 std_t^2`, so the times may be arbitrarily far apart. A path of the reverse
     process comes from `sample(..., num_saved=...)`.
 
     **Arguments:**
 
-    - `process`, `x0`, `key`: as of `forward`.
-    - `times`: `(n,)`, increasing, in `[t_min, t_max]`.
+    - `process`, `x0`, `key`: those of `forward`.
+    - `times`: the times, `(n,)`, increasing, in `[t_min, t_max]`.
 
-    **Returns:** `(n, *shape)`.
+    **Returns:** the states, `(n, *shape)`.
 
-    **Raises:** `ValueError` for times that are known and outside the interval or not increasing.
+    **Raises:** `ValueError` for known times that are outside the interval or do not increase.
 
     **Reference:** Sarkka, Solin, Applied stochastic differential equations, 2019, section 6.2.
 
@@ -78,7 +81,6 @@ def trajectory(process: Any, x0: Any, times: Any, *, key: Key) -> Array:
         path = diffusion.trajectory(diffusion.VP(), jnp.ones((8, 8, 1)), times, key=jax.random.key(0))  # (8, 8, 8, 1)
         ```
     """
-    check_process(process)
     times = check_times(process, times, "times")
     if times.ndim != 1 or times.shape[0] < 1:
         raise ValueError(f"`times` must be a vector of at least one time; got shape {times.shape}.")
@@ -88,10 +90,10 @@ def trajectory(process: Any, x0: Any, times: Any, *, key: Key) -> Array:
 
 
 @verb
-def _trajectory(process: AbstractProcess, x0: Any, times: Array, key: Key) -> Array:
+def _trajectory(process: AbstractProcess, x0: ArrayLike, times: Array, key: Key) -> Array:
     process, x0 = _enter(process, x0, key)
     scales, stds = jax.vmap(process.marginal)(times.astype(x0.dtype))
-    # x_s / scale_s is a random walk: its steps add the growth of (std/scale)^2.
+    # x_s / scale_s is a random walk; the variance of its steps is the growth of (std/scale)^2.
     variance = (stds / scales) ** 2
     growth = jnp.maximum(jnp.diff(variance, prepend=jnp.zeros((1,), variance.dtype)), 0)
     draw = lambda index: jax.random.normal(jax.random.fold_in(key, index), x0.shape, x0.dtype)
@@ -100,7 +102,7 @@ def _trajectory(process: AbstractProcess, x0: Any, times: Array, key: Key) -> Ar
     return scales.reshape(column) * (x0[None] + jnp.cumsum(steps, axis=0))
 
 
-def _enter(process: Any, x0: Any, key: Key) -> tuple[AbstractProcess, Array]:
+def _enter(process: AbstractProcess, x0: ArrayLike, key: Key) -> tuple[AbstractProcess, Array]:
     check_key(key)
     x0 = as_parameter(x0)
     if jnp.iscomplexobj(x0):

@@ -1,6 +1,7 @@
-"""At which times a sampler steps."""
+"""Schedules: the times at which a sampler steps."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from ._process import AbstractProcess, noise_to_signal
 
 
 class AbstractSchedule(eqx.Module):
-    """Times from `t_max` down to `t_min`."""
+    """A choice of the times at which a sampler steps, from `t_max` down to `t_min`."""
 
     @abc.abstractmethod
     def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
@@ -36,9 +37,9 @@ class UniformLogSNR(AbstractSchedule):
 
 
 class Karras(AbstractSchedule):
-    """Steps of equal length in `(std / scale)^(1/rho)`: between the two others, denser near the data.
+    """Steps of equal length in `(std / scale)^(1/rho)`, which are denser near the data.
 
-    - `rho`: 7 in the paper; 1 is uniform in `std / scale`. A static number, positive.
+    - `rho`: a positive number, static. It is 7 in the paper; with 1 the steps are uniform in `std / scale`.
 
     **Reference:** Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
     2022.
@@ -56,7 +57,7 @@ class Karras(AbstractSchedule):
 
 
 def _pinned(process: AbstractProcess, ratios: Array) -> Array:
-    # To the last digit: a time that rounds past an end would be outside the process.
+    # The ends are set exactly: a time that rounds past one of them would be outside the process.
     return process.time(ratios).at[0].set(process.t_max).at[-1].set(process.t_min)
 
 
@@ -64,6 +65,12 @@ def times_to_data(schedule: AbstractSchedule, process: AbstractProcess, num_step
     """The times of `num_steps` steps, and of one more to time 0, which denoises the state at `t_min`."""
     times = schedule.times(process, num_steps)
     return jnp.append(times, jnp.zeros((), times.dtype))
+
+
+def as_schedule(schedule: Any) -> AbstractSchedule:
+    """A schedule, checked: the converter of a field `schedule`."""
+    check_schedule(schedule)
+    return schedule
 
 
 def check_schedule(schedule: object) -> None:

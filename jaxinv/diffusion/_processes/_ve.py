@@ -6,20 +6,20 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar
-from ..operators._base import as_parameter
+from ..._types import Scalar
+from ...operators._base import as_parameter
 from ._process import AbstractProcess, check_numbers
 
 
 class VE(AbstractProcess):
     """Variance exploding: `dx = sigma sqrt(2 log(sigma_max/sigma_min)) dw`, `sigma = sigma_min^(1-t) sigma_max^t`.
 
-    The marginal is the exact one of this SDE, `std^2 = sigma^2 - sigma_min^2`, in drift, training and sampling
-    alike (the authors' code takes `sigma^2` in training). So `t_min` is where `std = sigma_min`.
+    The marginal is the exact one of this SDE, `std^2 = sigma^2 - sigma_min^2`, in training and in sampling (the
+    authors' code takes `sigma^2` in training). The process ends at the time `t_min` at which `std = sigma_min`.
 
-    - `sigma_min`, `sigma_max`: in the unit of the image, `0 < sigma_min < sigma_max`; the latter about the largest
-        distance between two images of the data.
-    - `t_max`: where sampling starts.
+    - `sigma_min`, `sigma_max`: the noise levels in the unit of the image, `0 < sigma_min < sigma_max`. A good
+        `sigma_max` is about the largest distance between two images of the data.
+    - `t_max`: the time at which sampling starts.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021.

@@ -1,4 +1,4 @@
-"""A prediction that starts from what mean and covariance alone tell."""
+"""A parametrisation relative to the exact score of a Gaussian with the mean and the covariance of the data."""
 
 from typing import Any
 
@@ -7,31 +7,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar
-from ..operators._base import as_parameter, is_concrete
-from ..oracles import Gaussian
+from ..._score import AbstractProcess
+from ..._types import Scalar
+from ...operators._base import as_parameter, is_concrete
+from ...oracles import Gaussian
 from ._parametrisation import AbstractParametrisation
-from ._process import AbstractProcess
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Preconditioned(AbstractParametrisation):
-    """What a Gaussian of mean `m` and covariance `U diag(s^2) U^T` does not tell, in units of its own uncertainty.
+    """The difference from the score of a Gaussian with mean `m` and covariance `U diag(s^2) U^T`, in its own units.
 
-    For such data `E[x_0 | x_t] = m + U (scale s^2/v^2) U^T (x_t - scale m)` and the deviation of `x_0` about it is
-    `U (std s/v) U^T` times a standard normal, with `v^2 = scale^2 s^2 + std^2`. The network predicts minus that normal,
-    so one that starts as zero starts from the exact score of the Gaussian, which at high noise is nearly that of the
-    data, and what it has to learn is of order 1 at every time, whatever the scale of the images.
+    For data with that Gaussian law, `E[x_0 | x_t] = m + U (scale s^2/v^2) U^T (x_t - scale m)`, and the deviation of
+    `x_0` from it is `U (std s/v) U^T` times a standard normal, where `v^2 = scale^2 s^2 + std^2`. The network predicts
+    minus that normal. So a network that starts as zero starts from the exact score of the Gaussian, which at high noise
+    is nearly that of the data, and its target is of order 1 at every time, whatever the scale of the images.
 
-    On MNIST with `VP` and one mean and deviation of all pixels, a U-Net trained for 300 steps has, above `t = .6`, a
+    On MNIST with `VP` and one mean and deviation for all pixels, a U-Net trained for 300 steps has, above `t = .6`, a
     sixth of the error of one that predicts the noise, and 3 to 25 % less elsewhere. With the whole covariance the
     untrained network is as good, above `t = .3`, as a U-Net that predicts the noise after 250 steps, which suits short
     trainings; after 500 steps it gains nothing more there, and has 10 to 20 % more error below `t = .1`.
 
-    - `mean`, `std`: of the training images, in their unit: numbers, or arrays of the shape of one image, for pixels
-        that are independent. `Preconditioned.from_samples(images)` takes the whole covariance.
-    - `basis`: `U`, orthonormal columns `(d, r)`; then `std` is `(r,)`, and may hold zeros.
+    - `mean`, `std`: the moments of the training images, in their unit: numbers, or arrays of the shape of one image,
+        for independent pixels. `Preconditioned.from_samples(images)` takes the whole covariance.
+    - `basis`: the matrix `U` with orthonormal columns, `(d, r)`; `std` is then `(r,)` and may hold zeros.
 
     **Reference:** Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
     2022, section 5; Wang, Vastola, The unreasonable effectiveness of Gaussian score approximation for diffusion models
@@ -62,7 +62,7 @@ class Preconditioned(AbstractParametrisation):
 
     @staticmethod
     def from_samples(images: Any) -> "Preconditioned":
-        """With the mean and the covariance of training images, `(n, *shape)`.
+        """The parametrisation with the mean and the covariance of training images, `(n, *shape)`.
 
         **Raises:** `ValueError` for fewer than two images.
         """
@@ -78,7 +78,7 @@ class Preconditioned(AbstractParametrisation):
         image = mean + self._vector(scale * (std_0 / total) ** 2 * known - std * std_0 / total * new, x)
         noise = self._vector(std / total**2 * known + scale * std_0 / total * new, x)
         if self.basis is not None:
-            # Outside of what the images span there is nothing but noise.
+            # Outside the span of the images there is only noise.
             noise = noise + (away - self._vector(known, x)) / std
         return image, noise
 

@@ -1,0 +1,1 @@
+"""What the probability-flow ODE gives: latents, likelihoods and a generative prior."""

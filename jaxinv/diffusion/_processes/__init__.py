@@ -1,0 +1,1 @@
+"""Noising processes, their schedules, and images that they noise."""

@@ -1,0 +1,205 @@
+"""The interface of samplers, and the loop that runs those that step along a schedule."""
+
+import abc
+from typing import Any, NamedTuple
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ..._checks import check_count
+from ..._differentiation import Unrolled
+from ..._loop import iterate
+from ..._score import AbstractScore
+from ..._solution import RESULTS
+from ..._types import Key
+from ...operators._base import is_concrete
+from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
+
+
+class Path(eqx.Module):
+    """The path of one image from noise towards data.
+
+    - `end`: the state at `t_min`, or `E[x_0 | x_{t_min}]`.
+    - `result`: the `RESULTS` code.
+    - `num_steps`, `network_evaluations`: the numbers of steps and of evaluations of the score.
+    - `times`, `states`: saved states on the way and their times; `None` if none were asked for.
+    """
+
+    end: Array
+    result: Any
+    num_steps: Array
+    network_evaluations: Array
+    times: Array | None
+    states: Array | None
+
+
+class Options(NamedTuple):
+    """The options of `sample` that a sampler carries out.
+
+    - `denoise`: whether the path ends at `E[x_0 | x_{t_min}]` in place of the state at `t_min`.
+    - `num_saved`: the number of states on the way that are kept.
+    - `differentiate`: `Unrolled()` for derivatives in reverse mode, or `None`.
+    - `progress`: a diffrax progress meter, or `None`.
+    """
+
+    denoise: bool = False
+    num_saved: int = 0
+    differentiate: Unrolled | None = None
+    progress: diffrax.AbstractProgressMeter | None = None
+
+
+class AbstractSampler(eqx.Module):
+    """A sampler: a way to run the reverse process, from `t_max` to `t_min`."""
+
+    @abc.abstractmethod
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
+        """The path of one image that begins as the noise `x`.
+
+        **Arguments:**
+
+        - `score`: the score, whose process has the dtype of `x`.
+        - `x`: the state at `t_max`.
+        - `key`: the random key of this path.
+        - `options`: what `sample` was asked for.
+
+        **Returns:** a `Path`.
+        """
+
+
+class AbstractStepper(AbstractSampler):
+    """A sampler that is defined by its step from one time of a schedule to the next."""
+
+    num_steps: eqx.AbstractVar[int]
+    schedule: eqx.AbstractVar[AbstractSchedule]
+
+    @property
+    @abc.abstractmethod
+    def evaluations_per_step(self) -> int:
+        """The number of evaluations of the score in a step."""
+
+    @property
+    def calls_per_step(self) -> int:
+        """The number of calls of `step` that make up one step; all but the last return `x` unchanged.
+
+        A method that evaluates the score several times in a step evaluates it once in each call, and passes on what it
+        found in its memory. So the compiled program holds the network once.
+        """
+        return 1
+
+    @abc.abstractmethod
+    def start(self, x: Array) -> Any:
+        """The memory of the method before the first step."""
+
+    @abc.abstractmethod
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        """The state and the memory at `t_next < t`, from those at `t`.
+
+        A step to `t_next = 0` is the last one, if the end is to be denoised; it returns `E[x_0 | x_t = x]`. Such a step
+        is one call with one evaluation, by the same code as the others; `target` gives scale and deviation there.
+
+        **Arguments:**
+
+        - `score`: the score.
+        - `t`, `t_next`: the times at the beginning and at the end of the step.
+        - `x`: the state at `t`.
+        - `memory`: what the call before returned; in the first call, what `start` returned.
+        - `key`: the random key of the step, the same in all of its calls.
+
+        **Returns:** the state and the memory.
+        """
+
+    def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
+        process, schedule, calls = score.process, self.schedule, self.calls_per_step
+        times = schedule.times(process, self.num_steps)
+        if options.denoise:
+            times = times_to_data(schedule, process, self.num_steps)
+        ends = saved_steps(options.num_saved, self.num_steps)
+        states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
+        state, taken, result = iterate(
+            _step,
+            (x, self.start(x), states),
+            (self, score, times, None if ends is None else jnp.asarray(ends), key),
+            max_steps=self.num_steps * calls + options.denoise,
+            exhausted=RESULTS.successful,
+            differentiate=options.differentiate,
+            progress=options.progress,
+        )
+        end, _, states = state
+        num_steps = jnp.minimum((taken + calls - 1) // calls, self.num_steps)
+        saved = None
+        if ends is not None:
+            # A lane that stopped early stays where it is.
+            completed = jnp.where(result == RESULTS.successful, taken, taken - 1) // calls
+            missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
+            saved, states = times[ends], jnp.where(missed, end[None], states)
+        # The call that denoises evaluates the score once.
+        stepping = jnp.minimum(taken, self.num_steps * calls)
+        evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
+        return Path(end, result, num_steps, evaluations, saved, states)
+
+
+class AbstractMemorylessStepper(AbstractStepper):
+    """A stepper without memory: its steps depend on the state alone."""
+
+    @abc.abstractmethod
+    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
+        """The state at `t_next < t`, from the state at `t`; for `t_next = 0` it is `E[x_0 | x_t = x]`."""
+
+    def start(self, x: Array) -> None:
+        return None
+
+    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+        return self.move(score, t, t_next, x, key), memory
+
+
+def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
+    (x, memory, states), (method, score, times, ends, key) = state, args
+    index = index // method.calls_per_step
+    x, memory = method.step(score, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
+    if states is not None:
+        # Each step overwrites the next entry, up to the step whose state is kept there.
+        states = states.at[jnp.searchsorted(ends, index + 1)].set(x)
+    return (x, memory, states), jnp.zeros((), bool), RESULTS.successful
+
+
+def saved_steps(num_saved: Any, num_steps: int) -> np.ndarray | None:
+    """The numbers of the steps after which a state is kept: evenly spaced, with the last step among them."""
+    if isinstance(num_saved, bool) or not isinstance(num_saved, int) or not 0 <= num_saved <= num_steps:
+        raise ValueError(
+            f"`num_saved` must be a static integer between 0 and the number of steps, {num_steps}; got {num_saved!r}."
+        )
+    return None if num_saved == 0 else np.arange(1, num_saved + 1) * num_steps // num_saved
+
+
+def as_steps(num_steps: Any) -> int:
+    """A static number of steps, checked: the converter of a field `num_steps`."""
+    return check_count(num_steps, "num_steps")
+
+
+def check_steps(num_steps: Any, schedule: Any) -> None:
+    """Raise unless the number of steps of a method is a static integer and its schedule is a schedule."""
+    check_count(num_steps, "num_steps")
+    check_schedule(schedule)
+
+
+def check_share(value: Any, name: str) -> None:
+    """Raise for a known value outside [0, 1]."""
+    # By numpy: within a trace, jax makes tracers of comparisons, even of known numbers.
+    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
+        raise ValueError(f"`{name}` must lie between 0 and 1; got {value}.")
+
+
+def check_not_negative(value: Any, name: str) -> None:
+    """Raise for a known value that is negative or not finite."""
+    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
+
+
+def check_positive(value: Any, name: str) -> None:
+    """Raise for a known value that is not positive or not finite."""
+    if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
+        raise ValueError(f"`{name}` must be finite and positive; got {value}.")
