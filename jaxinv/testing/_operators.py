@@ -40,6 +40,7 @@ def check_linear_operator(
     tolerance: float | None = None,
     batch_sizes: Sequence[int] = (1, 3, 8, 37),
     complex_images: bool = True,
+    derivatives: bool = True,
     max_matrix_entries: int = 2**16,
 ) -> None:
     """Check everything that the package relies on in a linear operator.
@@ -60,6 +61,9 @@ def check_linear_operator(
     - `batch_sizes`: the batches that are compared with a loop. The default has one, a few, as many as a vector
         instruction takes, and more than that.
     - `complex_images`: whether a real operator must map complex images too, as `MaskedFourier(mask) @ A` asks of it.
+    - `derivatives`: whether `normal`, `H`, and what `jax.jvp`, `jax.grad` and `jax.linear_transpose` make of the
+        operator are compared too. They take longer to compile than all else; a second check of the same operator, in
+        another precision, can leave them out.
     - `max_matrix_entries`: operators with a larger matrix are not compared with it.
 
     **Raises:** `AssertionError` that says which promise is broken, and by how much.
@@ -84,23 +88,29 @@ def check_linear_operator(
 
     tolerance = tolerance_of((operator.domain, operator.codomain), tolerance)
     reals = into_complex(operator)
+    both = _untransformed if derivatives else _both
     kinds = [None]
     if complex_images and not is_complex(operator.domain):
         kinds.append(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)), jnp.complex64))
     for kind in kinds:
         states = [draw((operator.domain, operator.codomain), random, kind) for _ in range(2)]
-        _check_dot_and_linearity(operator, states, kind is not None, reals, tolerance)
+        complex_scalars = not reals and (kind is not None or is_complex(operator.domain))
+        program = both if kind is None else _both
+        _check_dot_and_linearity(operator, program, states, complex_scalars, reals, tolerance)
 
     x, y = draw((operator.domain, operator.codomain), random)
+    if derivatives:
+        _check_transformations(operator, x, y, tolerance)
     entries = math.prod(sum(s.size for s in jax.tree.leaves(part)) for part in (operator.domain, operator.codomain))
-    _check_transformations(operator, x, y, reals, entries <= max_matrix_entries, tolerance)
+    if entries <= max_matrix_entries:
+        _check_matrix(operator, both, x, y, reals, tolerance)
     for number in batch_sizes:
         batch = [draw((operator.domain, operator.codomain), random) for _ in range(number)]
-        alone = lambda *states: _untransformed(operator, *states)
+        alone = lambda *states: both(operator, *states)
         mapped = lambda *states: _mapped_over_states(operator, *states)
         require_mapped_equals_loop(mapped, alone, batch, tolerance, f"{name}, or its adjoint,")
     if others:
-        _check_mapped_over_parameters([operator, *others], random, tolerance)
+        _check_mapped_over_parameters([operator, *others], both, random, tolerance)
 
 
 def check_operator(
@@ -284,12 +294,12 @@ def _described(struct: Any) -> str:
     return parts[0] if len(parts) == 1 else f"({', '.join(parts)})"
 
 
-def _check_dot_and_linearity(operator: Any, states: list, complex_kind: bool, reals: bool, tolerance: float) -> None:
+def _check_dot_and_linearity(
+    operator: Any, both: Any, states: list, complex_scalars: bool, reals: bool, tolerance: float
+) -> None:
     name, ((x, y), (w, z)) = name_of(operator), states
-    both = _both if complex_kind else _untransformed
     image, back = both(operator, x, y)
     require(size(image) > 0, f"{name} maps a random image to zero; nothing can be checked.")
-    complex_scalars = (complex_kind or is_complex(operator.domain)) and not reals
     a, b = (2 - 1j, 3j) if complex_scalars else (2.0, -3.0)
     cast = lambda state, like: jax.tree.map(lambda u, v: np.asarray(u, v.dtype), state, like)
     together = both(operator, cast(combine(a, x, b, w), x), cast(combine(a, y, b, z), y))
@@ -306,7 +316,7 @@ def _check_dot_and_linearity(operator: Any, states: list, complex_kind: bool, re
     _require_dot(gap.real if reals else abs(gap), image, y, tolerance, name)
 
 
-def _check_transformations(operator: Any, x: PyTree, y: PyTree, reals: bool, matrix: bool, tolerance: float) -> None:
+def _check_transformations(operator: Any, x: PyTree, y: PyTree, tolerance: float) -> None:
     name = name_of(operator)
     found = _transformed(operator, x, y)
     image, back = found["image"], found["back"]
@@ -325,21 +335,22 @@ def _check_transformations(operator: Any, x: PyTree, y: PyTree, reals: bool, mat
         tolerance,
         f"the adjoint of {name} differs from `conj . transpose . conj` with `jax.linear_transpose`",
     )
-    if matrix:
-        entries, stored_image, stored_back = map(np.asarray, _flat_parts(_matrix(operator, x, y)))
-        expected = entries.conj().T @ flatten(y)
-        story = f"{name} differs from its matrix, made column by column"
-        _require_close(entries @ flatten(x), flatten(image), tolerance, story)
-        _require_close(expected.real if reals else expected, flatten(back), tolerance, f"the adjoint of {story}")
-        _require_close(stored_image, flatten(image), tolerance, f"{name} differs from `materialise` of it")
-        _require_close(stored_back, flatten(back), tolerance, f"the adjoint of {name} differs from `materialise`'s")
 
 
-def _flat_parts(parts: tuple) -> tuple:
-    return parts[0], flatten(parts[1]), flatten(parts[2])
+def _check_matrix(operator: Any, both: Any, x: PyTree, y: PyTree, reals: bool, tolerance: float) -> None:
+    name = name_of(operator)
+    image, back = (flatten(part) for part in both(operator, x, y))
+    entries, *stored = _matrix(operator, x, y)
+    entries, (stored_image, stored_back) = np.asarray(entries), map(flatten, stored)
+    expected = entries.conj().T @ flatten(y)
+    story = f"{name} differs from its matrix, made column by column"
+    _require_close(entries @ flatten(x), image, tolerance, story)
+    _require_close(expected.real if reals else expected, back, tolerance, f"the adjoint of {story}")
+    _require_close(stored_image, image, tolerance, f"{name} differs from `materialise` of it")
+    _require_close(stored_back, back, tolerance, f"the adjoint of {name} differs from that of `materialise`")
 
 
-def _check_mapped_over_parameters(operators: list, random: np.random.Generator, tolerance: float) -> None:
+def _check_mapped_over_parameters(operators: list, both: Any, random: np.random.Generator, tolerance: float) -> None:
     first, *rest = operators
     for other in rest:
         require(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from jaxinv import testing
 from jaxinv.generative._autoencoder import AutoencoderPrior, autoencoder_loss
 from jaxinv.generative._function import FunctionPrior
 from jaxinv.generative._gan import GANPrior
@@ -103,23 +104,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_contract(name):
+def test_contract(name, key):
     prior, decode = CASES[name]()
     assert prior.latent_shape == (SIZE,)
     assert prior.image_shape == SHAPE
-    # Nothing but arrays: a plain `jax.jit` takes the prior as an argument, whatever the network is.
-    assert all(eqx.is_array(leaf) for leaf in jax.tree.leaves(prior))
-    keys = jax.random.split(jax.random.key(0), 4)
-    z = jax.jit(jax.vmap(lambda prior, key: prior.sample_latent(key=key), (None, 0)))(prior, keys)
-    assert z.shape == (4, SIZE)
-    assert z.dtype == jnp.float32
+    testing.check_generative_prior(prior, key=key, num_draws=1000)
+    # The one image is that of the network, which takes batches.
+    z = np.random.default_rng(0).normal(size=(4, SIZE)).astype(np.float32)
     mapped = jax.jit(jax.vmap(lambda prior, z: prior.decode(z), (None, 0)))(prior, z)
     # float32, sums of at most 30 terms of order 1.
     np.testing.assert_allclose(mapped, decode(z), atol=1e-5)
-    energies = jax.vmap(prior.energy)(z)
-    assert energies.shape == (4,)
-    gradient = jax.grad(lambda z: prior.energy(z) + jnp.sum(prior.decode(z)))(z[0])
-    assert gradient.shape == (SIZE,)
     if not isinstance(prior, FunctionPrior | GANPrior):
         codes = jax.vmap(prior.encode)(IMAGES[:4])
         assert codes.shape == (4, SIZE)

@@ -9,37 +9,11 @@ from cases import BATCH, ROWS, real_fourier
 from compilation import compiled, production
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxinv import operators
-
-# The bars of the project: relative to ||A x|| ||y||.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
+from jaxinv import operators, testing
+from jaxinv.operators._base import into_complex
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 precisions = pytest.mark.parametrize("dtype", ["float32", "float64"])
-
-
-# Compiled once for each row and precision, and shared by the tests.
-@compiled
-def both(operator, x, y):
-    return operator(x), operator.adjoint(y)
-
-
-@compiled
-def everything(operator, x, y):
-    stored = operators.materialise(operator)
-    image = operator(x)
-    return {
-        "image": image,
-        "back": operator.adjoint(y),
-        "H": operator.H(y),
-        "matrix": stored.matrix,
-        "stored image": stored(x),
-        "stored back": stored.adjoint(y),
-        "normal": operator.normal(x),
-        "back of image": operator.adjoint(image),
-        # jax.grad of a real function gives the conjugate of the gradient.
-        "gradient": jax.tree.map(jnp.conj, jax.grad(half_square, argnums=1)(operator, x, y)),
-    }
 
 
 def half_square(operator, x, y):
@@ -52,12 +26,6 @@ certify = compiled(lambda operator, key: operators.certify(operator, key=key))
 # Of an operator with a kernel of its own.
 certify_as_users_do = production(lambda operator, key: operators.certify(operator, key=key))
 matrix_of = compiled(lambda operator: operators.materialise(operator).matrix)
-mapped = compiled(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y))))
-mapped_over_inputs = compiled(jax.vmap(lambda operator, x, y: (operator(x), operator.adjoint(y)), in_axes=(None, 0, 0)))
-
-
-def flatten(tree):
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def stacked(trees):
@@ -97,134 +65,40 @@ def dtypes(tree):
     return jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype), tree)
 
 
+# Whose batches take another form than one image.
+KERNELS = {"ParallelBeam", "FanBeam", "Convolution reflect 3x3"}
+
+
 @rows
 @precisions
-def test_dot_and_linearity(row, dtype):
+def test_the_check_for_everybody(row, dtype, key):
     with jax.enable_x64(dtype == "float64"):
-        operator = row.operator(dtype)
-        # Real states in double precision: the test of the matrix below.
-        real = [] if dtype == "float64" else [jnp.dtype(dtype)]
-        for number in (*real, jnp.result_type(dtype, 1j)):
-            x, y = draw(operator.domain, 1, number), draw(operator.codomain, 2, number)
-            w, z = draw(operator.domain, 3, number), draw(operator.codomain, 4, number)
-            image, back = both(operator, x, y)
-            gap = inner(image, y) - inner(x, back)
-            gap = gap.real if row.over_reals else gap
-            assert abs(gap) <= TOLERANCE[dtype] * size(image) * size(y)
-            assert size(image) > 0
-            # Complex scalars too, unless the operator is linear over the reals only.
-            imaginary = jnp.issubdtype(number, jnp.complexfloating) and not row.over_reals
-            a, b = (2 - 1j, 3j) if imaginary else (2.0, -3.0)
-            combine = lambda p, q, a=a, b=b: jax.tree.map(lambda u, v: a * np.asarray(u) + b * np.asarray(v), p, q)
-            others = both(operator, w, z)
-            together = both(operator, combine(x, w), combine(y, z))
-            assert_close(together, combine((image, back), others), TOLERANCE[dtype])
+        loop = [row.operator(dtype, seed) for seed in range(BATCH)]
+        if dtype == "float64":
+            sizes = (1, 3, 8, 37) if row.name in KERNELS else (BATCH,)
+            testing.check_linear_operator(loop[0], key=key, others=loop[1:], batch_sizes=sizes)
+        else:
+            # What single precision adds is the dot test at its own bar.
+            testing.check_linear_operator(loop[0], key=key, batch_sizes=(), derivatives=False, max_matrix_entries=0)
 
 
 @rows
-def test_matrix_adjoint_normal_and_gradient(row):
-    with jax.enable_x64(True):
-        operator = row.operator("float64")
-        x, y = draw(operator.domain, 1), draw(operator.codomain, 2)
-        found = everything(operator, x, y)
-        image, back, matrix = found["image"], found["back"], np.asarray(found["matrix"])
-        assert_close(matrix @ flatten(x), flatten(image), 1e-12)
-        expected = matrix.conj().T @ flatten(y)
-        assert_close(flatten(back), expected.real if row.over_reals else expected, 1e-12)
-        assert_close(found["stored image"], image, 1e-12)
-        assert_close(found["stored back"], back, 1e-12)
-        assert dtypes(found["stored image"]) == dtypes(image)
-        assert dtypes(found["stored back"]) == dtypes(back)
-        assert_close(found["H"], back, 1e-12)
-        assert_close(found["normal"], found["back of image"], 1e-12)
-        assert operator.H.H is operator or operator.H.H.H is operator.H
-        # The gradient of 1/2 ||A x - y||^2 is A* (A x - y).
-        assert_close(found["gradient"], jax.tree.map(np.subtract, found["normal"], back), 1e-12)
-
-
-@rows
-def test_declared_dtypes_and_shapes_are_the_actual_ones(row):
-    with jax.enable_x64(True):
-        for dtype in ("float32", "float64"):
-            operator = row.operator(dtype)
-            for call, into, out in (
-                (operator, operator.domain, operator.codomain),
-                (operator.adjoint, operator.codomain, operator.domain),
-            ):
-                result = jax.eval_shape(call, into)
-                assert jax.tree.map(lambda s: s.shape, result) == jax.tree.map(lambda s: s.shape, out)
-                assert dtypes(result) == dtypes(out)
-
-
-@rows
-@precisions
-def test_an_operator_computes_in_the_precision_of_image_and_parameters(row, dtype):
-    with jax.enable_x64(True):
-        operator = row.operator(dtype)
-        for call, into in ((operator, operator.domain), (operator.adjoint, operator.codomain)):
-            single = jax.tree.map(lambda s: np.zeros(s.shape, "c8" if s.dtype.kind == "c" else "f4"), into)
-            expected = jnp.finfo(jnp.result_type(jnp.float32, *jax.tree.leaves(operator))).dtype
-            found = jnp.result_type(*jax.tree.leaves(jax.eval_shape(call, single)))
-            assert jnp.finfo(found).dtype == expected
-
-
-@pytest.mark.parametrize("row", [row for row in ROWS if row.draw("float32")], ids=lambda row: row.name)
-def test_gradient_in_the_parameters(row):
-    with jax.enable_x64(True):
-        operator = row.operator("float64")
-        x, y = draw(operator.domain, 1), draw(operator.codomain, 2)
-        leaves, treedef = jax.tree.flatten(operator)
-        directions = treedef.unflatten([draw(leaf, i) for i, leaf in enumerate(leaves)])
-        step = 1e-5
-        shifted = lambda sign: jax.tree.map(lambda p, d: np.asarray(p) + sign * step * d, operator, directions)
-        value = lambda sign: loss_and_gradient_in_parameters(shifted(sign), x, y)[0]
-        difference = (value(1) - value(-1)) / (2 * step)
-        _, gradient = loss_and_gradient_in_parameters(shifted(0), x, y)
-        # jax.grad gives the conjugate of the gradient, so the slope has no conjugation.
-        slope = sum(
-            np.sum(np.asarray(g) * d).real for g, d in zip(*map(jax.tree.leaves, (gradient, directions)), strict=True)
-        )
-        # Central differences: error step^2 times the third derivative, rounding 1e-16 / step times the value.
-        np.testing.assert_allclose(slope, difference, rtol=1e-6, atol=1e-8 * float(value(0)))
-        assert abs(slope) > 0
-
-
-@rows
-def test_vmap_over_inputs_and_parameters(row):
+def test_three_ways_to_a_batch_of_operators(row):
     with jax.enable_x64(True):
         loop = [row.operator("float64", seed) for seed in range(BATCH)]
-        xs = [draw(loop[0].domain, seed) for seed in range(BATCH)]
-        ys = [draw(loop[0].codomain, seed + BATCH) for seed in range(BATCH)]
-        expected = stacked([both(*problem) for problem in zip(loop, xs, ys, strict=True)])
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *loop)
         parameters = [row.draw("float64", seed) for seed in range(BATCH)]
-        batches = [operators.batch(loop), jax.tree.map(lambda *leaves: jnp.stack(leaves), *loop)]
+        batches = [operators.batch(loop)]
         if parameters[0]:
             batches.append(jax.vmap(row.build)(*map(np.stack, zip(*parameters, strict=True))))
         for batch in batches:
             assert jax.tree.structure(batch) == jax.tree.structure(loop[0])
-            assert_close(mapped(batch, stacked(xs), stacked(ys)), expected, 1e-12)
-        expected = stacked([both(loop[0], x, y) for x, y in zip(xs, ys, strict=True)])
-        assert_close(mapped_over_inputs(loop[0], stacked(xs), stacked(ys)), expected, 1e-12)
-
-
-@rows
-def test_measured(row):
-    operator = row.operator("float32")
-    assert jax.tree.structure(operator.measured) == jax.tree.structure(operator.codomain)
-    for measured, part in zip(*map(jax.tree.leaves, (operator.measured, operator.codomain)), strict=True):
-        assert measured.ndim == len(part.shape)
-        assert all(m in (1, full) for m, full in zip(measured.shape, part.shape, strict=True))
-        assert set(np.unique(measured)) <= {0.0, 1.0}
-
-
-@rows
-def test_linearise_is_the_operator_itself(row):
-    operator = row.operator("float32")
-    assert operator.linearise(draw(operator.domain, 0)) is operator
+            assert_close(jax.tree.leaves(batch), jax.tree.leaves(stacked), 1e-12)
+        assert into_complex(loop[0]) == row.over_reals
+        assert loop[0].H.H is loop[0] or loop[0].H.H.H is loop[0].H
 
 
 # Of every kind one: dot test, linearity and norm are those of the tests above, taken by `certify`.
-KERNELS = {"ParallelBeam", "FanBeam", "Convolution reflect 3x3"}
 CERTIFIED = {"ParallelBeam", "MaskedFourier", "stack.H @ stack", "materialise real to complex and real", "Matrix"}
 SLOW = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name not in CERTIFIED)) for row in ROWS]
 
@@ -382,24 +256,9 @@ def test_linearise_against_finite_differences(name, key):
     with jax.enable_x64(True):
         operator = NONLINEAR[name]()
         assert not isinstance(operator, operators.AbstractLinearOperator)
-        assert dtypes(jax.eval_shape(operator, operator.domain)) == dtypes(operator.codomain)
-        point, direction = draw(operator.domain, 1), draw(operator.domain, 2)
-        y, step = draw(operator.codomain, 3), 1e-6
-
-        @compiled
-        def measure(point, direction, y):
-            derivative = operator.linearise(point)
-            shifted = lambda sign: operator(point + sign * step * direction)
-            difference = jax.tree.map(lambda a, b: (a - b) / (2 * step), shifted(1), shifted(-1))
-            return derivative(direction), difference, derivative.adjoint(y)
-
-        image, difference, back = measure(point, direction, y)
-        # Rounding 1e-16 / step.
-        assert_close(image, difference, 1e-8)
-        assert abs((inner(image, y) - inner(direction, back)).real) <= 1e-12 * size(image) * size(y)
+        # Central differences with a step of 1e-5: its square, and rounding 1e-16 / step.
+        testing.check_operator(operator, key=key, tolerance=1e-8)
         assert certify(operator, key).check().passed
-        together = compiled(jax.vmap(lambda p: operator.linearise(p)(direction)))(np.stack([2 * point, point]))
-        assert_close(jax.tree.map(lambda leaf: leaf[1], together), image, 1e-12)
 
 
 def test_magnitude_has_a_finite_derivative_at_zero():
