@@ -4,6 +4,8 @@ import abc
 from typing import Any, Generic, TypeVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._solution import RESULTS
@@ -90,3 +92,19 @@ class AbstractMethod(eqx.Module, Generic[Problem, State]):
 
         **Returns:** the value, an image or samples, and the statistics, a dict of arrays.
         """
+
+
+def advance(new: PyTree, old: PyTree, code: RESULTS = RESULTS.successful) -> tuple[PyTree, Array, RESULTS]:
+    """What `step` returns: the next state, whether to stop, and the code.
+
+    **Arguments:**
+
+    - `new`: the next state.
+    - `old`: the state that it was made from.
+    - `code`: the code of what was solved within the step. Where it is not `RESULTS.successful`, the problem keeps `old`,
+        and stops with this code.
+
+    **Returns:** the state, a boolean scalar, and the code.
+    """
+    failed = code != RESULTS.successful
+    return jax.tree.map(lambda n, o: jnp.where(failed, o, n), new, old), failed, code

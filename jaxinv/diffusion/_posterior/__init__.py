@@ -1,5 +1,6 @@
 """Posterior sampling: the verb, its methods, and what methods of one's own are made of."""
 
+from ..._method import advance as advance
 from ._annealed_langevin import AnnealedLangevin as AnnealedLangevin
 from ._d_flow import DFlow as DFlow
 from ._daps import DAPS as DAPS
@@ -19,7 +20,7 @@ from ._likelihood_draw import (
     Exact as Exact,
     Langevin as Langevin,
 )
-from ._method import AbstractPosteriorMethod as AbstractPosteriorMethod, advance as advance
+from ._method import AbstractPosteriorMethod as AbstractPosteriorMethod
 from ._moment_matching import MomentMatching as MomentMatching
 from ._ot_ode import OTODE as OTODE
 from ._pigdm import PiGDM as PiGDM

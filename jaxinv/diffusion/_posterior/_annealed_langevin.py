@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..._checks import check_count
 from ..._loop import iterate
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -17,7 +18,7 @@ from ...operators._base import as_parameter
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformLogSNR
 from .._samplers._sampler import check_steps
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
 
 

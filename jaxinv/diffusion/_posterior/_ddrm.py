@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import root
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -18,7 +19,7 @@ from ...operators._base import as_parameter
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_share, check_steps
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, ratio, unit_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST

@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from ..._checks import check_count
 from ..._conjugate_gradients import conjugate_gradients, root
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -16,7 +17,7 @@ from ...operators._base import as_parameter
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_positive, check_share, check_steps
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._problem import LinearProblem, linear_problem, ratio
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -17,7 +18,6 @@ from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_not_negative, check_share, check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
-from ._method import advance
 from ._problem import Problem, any_problem
 
 

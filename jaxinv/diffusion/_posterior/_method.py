@@ -153,22 +153,6 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         return state, {}  # pyright: ignore[reportReturnType]
 
 
-def advance(new: PyTree, old: PyTree, code: RESULTS = RESULTS.successful) -> tuple[PyTree, Array, RESULTS]:
-    """What `step` returns: the next state, whether to stop, and the code.
-
-    **Arguments:**
-
-    - `new`: the next state.
-    - `old`: the state that it was made from.
-    - `code`: that of what was solved within the step. Where it is not `RESULTS.successful`, the sample keeps `old`, and
-        stops with this code.
-
-    **Returns:** the state, a boolean scalar, and the code.
-    """
-    failed = code != RESULTS.successful
-    return jax.tree.map(lambda n, o: jnp.where(failed, o, n), new, old), failed, code
-
-
 def first_failure(code: RESULTS, *others: RESULTS) -> RESULTS:
     """The first of these codes that is not `successful`, if there is one."""
     for other in others:

@@ -9,6 +9,7 @@ from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -18,7 +19,7 @@ from .._processes._process import is_data, target
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, AbstractTwistView, Guided
-from ._method import advance, first_failure
+from ._method import first_failure
 from ._moments import Innovation, Moments, gain_product, innovation_from, moments, root_product
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._checks import check_count
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
@@ -13,7 +14,7 @@ from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_not_negative
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._paths import straight_times
 from ._pigdm import pseudoinverse_shift
 from ._problem import LinearProblem, linear_problem

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._conjugate_gradients import dot
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -13,7 +14,6 @@ from ...operators._base import as_parameter
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
-from ._method import advance
 from ._moments import moments
 from ._problem import LinearProblem, linear_problem
 

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._checks import check_count
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter
 from .._samplers._sampler import check_not_negative
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._paths import straight_times
 from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
 

@@ -6,13 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._checks import check_count
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators._base import as_parameter, is_concrete
 from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
-from ._method import AbstractPosteriorMethod, advance, first_failure
+from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import denoise_from
 from ._problem import ratio
 

@@ -8,6 +8,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from ..._conjugate_gradients import conjugate_gradients
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -17,7 +18,7 @@ from ...operators._base import as_parameter
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_not_negative, check_positive, check_steps
 from ._dps import residual_square
-from ._method import AbstractPosteriorMethod, advance
+from ._method import AbstractPosteriorMethod
 from ._problem import AbstractProblem, Problem, any_problem, linear_problem
 
 # The decay rates of Adam, those of the authors' code.

@@ -3,6 +3,7 @@
 import equinox as eqx
 from jaxtyping import Array
 
+from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -11,7 +12,6 @@ from ...operators._base import as_parameter
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
-from ._method import advance
 from ._moments import gain_product, innovation_at, moments
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem
 

@@ -5,15 +5,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._method import advance
 from ..._score import AbstractScore
+from ..._solution import RESULTS
 from ..._types import Key
 from ...operators._base import as_parameter
 from .._processes._process import AbstractProcess, target
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
-from ._sampler import AbstractMemorylessStepper, as_steps, check_share
+from ._sampler import AbstractStepper, as_steps, check_share
 
 
-class DDIM(AbstractMemorylessStepper):
+class DDIM(AbstractStepper[Array]):
     """DDIM: `x_s = scale_s E[x_0|x_t] + sqrt(std_s^2 - eta^2 v^2) E[n|x_t] + eta v z`, `z` standard normal.
 
     Here `v^2 = std_s^2 (1 - r_s^2/r_t^2)` with `r = std/scale` is the variance of `x_s` given `x_t` and `x_0`. With
@@ -41,11 +43,13 @@ class DDIM(AbstractMemorylessStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        return implicit_step(score, t, t_next, x, self.eta.astype(x.dtype), key)
+    def step(
+        self, score: AbstractScore, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        return advance(implicit_step(score, t, t_next, x, self.eta.astype(x.dtype), key), x)
 
 
-class Ancestral(AbstractMemorylessStepper):
+class Ancestral(AbstractStepper[Array]):
     """Ancestral sampling: `x_s ~ p(x_s | x_t, x_0 = E[x_0 | x_t])`, the sampler of DDPM with the smaller variance.
 
     The transition ignores the spread of `x_0` given `x_t`, so few steps lose variance. The method takes any process,
@@ -67,8 +71,10 @@ class Ancestral(AbstractMemorylessStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        return implicit_step(score, t, t_next, x, 1.0, key)
+    def step(
+        self, score: AbstractScore, x: Array, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Array, Array, RESULTS]:
+        return advance(implicit_step(score, t, t_next, x, 1.0, key), x)
 
 
 def implicit_step(score: AbstractScore, t: Array, t_next: Array, x: Array, eta: Array | float, key: Key) -> Array:

@@ -1,19 +1,29 @@
 """DPM-Solver++, multistep of second order."""
 
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._method import advance
 from ..._score import AbstractScore
+from ..._solution import RESULTS
 from ..._types import Key
 from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformLogSNR, as_schedule
 from ._sampler import AbstractStepper, as_steps
 
 
-class DPMSolver(AbstractStepper):
+class Multistep(NamedTuple):
+    """The state of a multistep method: the image with its noise, and the image and the length of the step before."""
+
+    x: Array
+    image: Array
+    length: Array
+
+
+class DPMSolver(AbstractStepper[Multistep]):
     """DPM-Solver++(2M): exponential integration of the probability-flow ODE, the denoiser extrapolated over two steps.
 
     With `l = -log(std/scale)` and `h = l_s - l_t`, a step is `x_s = (std_s/std_t) x_t - scale_s (exp(-h) - 1) D`, where
@@ -38,14 +48,17 @@ class DPMSolver(AbstractStepper):
     def evaluations_per_step(self) -> int:
         return 1
 
-    def start(self, x: Array) -> Any:
+    def init(self, score: AbstractScore, x: Array) -> Multistep:
+        del score
         # There is no step before the first one; an infinite length makes its share of the extrapolation 0.
-        return jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype)
+        return Multistep(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))
 
-    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
+    def step(
+        self, score: AbstractScore, state: Multistep, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Multistep, Array, RESULTS]:
         del key
+        x, before, length_before = state
         image, _ = score.predict(t, x)
-        before, length_before = memory
         # A step to time 0 has infinite length and ends at the denoised image, without extrapolation.
         data = is_data(t_next)
         (_, std), (scale_next, std_next) = score.process.marginal(t), target(score.process, t_next)
@@ -54,4 +67,9 @@ class DPMSolver(AbstractStepper):
         share = jnp.where(data, 0, 0.5 * length / length_before)
         extrapolated = image + share * (image - before)
         weight = jnp.where(data, 1, -jnp.expm1(-length))
-        return (std_next / std) * x + scale_next * weight * extrapolated, (image, length)
+        moved = (std_next / std) * x + scale_next * weight * extrapolated
+        return advance(Multistep(moved, image, length), state)
+
+    def finish(self, score: AbstractScore, state: Multistep) -> Array:
+        del score
+        return state.x

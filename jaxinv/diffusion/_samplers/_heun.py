@@ -1,13 +1,15 @@
 """The second-order sampler of EDM."""
 
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._method import advance
 from ..._score import AbstractScore
+from ..._solution import RESULTS
 from ..._types import Key
 from ...operators._base import as_parameter
 from .._processes._process import is_data, noise_to_signal, target
@@ -15,7 +17,21 @@ from .._processes._schedule import AbstractSchedule, Karras, as_schedule
 from ._sampler import AbstractStepper, as_steps, check_not_negative
 
 
-class Heun(AbstractStepper):
+class TwoStage(NamedTuple):
+    """The state of `Heun`.
+
+    - `x`: the image with its noise.
+    - `known`: whether the first slope of the step is known.
+    - `ahead`, `slope`: the state to which that slope leads, and the slope.
+    """
+
+    x: Array
+    known: Array
+    ahead: Array
+    slope: Array
+
+
+class Heun(AbstractStepper[TwoStage]):
     """Heun's method for the probability-flow ODE in `r = std/scale`, `d(x/scale)/dr = E[n|x]`, with fresh noise.
 
     Before a step, fresh noise raises the level from `r` to `r (1 + churn / num_steps)`; with `churn = 0` the sampler is
@@ -47,12 +63,14 @@ class Heun(AbstractStepper):
     def calls_per_step(self) -> int:
         return 2
 
-    def start(self, x: Array) -> Any:
-        # The memory holds whether the first slope of the step is known, the state to which it leads, and the slope.
-        return jnp.zeros((), bool), x, x
+    def init(self, score: AbstractScore, x: Array) -> TwoStage:
+        del score
+        return TwoStage(x, jnp.zeros((), bool), x, x)
 
-    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        data, (known, ahead, before) = is_data(t_next), memory
+    def step(
+        self, score: AbstractScore, state: TwoStage, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[TwoStage, Array, RESULTS]:
+        data, (x, known, ahead, before) = is_data(t_next), state
         growth = 1 + jnp.minimum(self.churn.astype(x.dtype) / self.num_steps, jnp.sqrt(2) - 1).astype(x.dtype)
         growth = jnp.where(data, jnp.ones_like(growth), growth)
         ratio, most = (noise_to_signal(score.process, s) for s in (t, score.process.t_max))
@@ -75,4 +93,8 @@ class Heun(AbstractStepper):
         moved = scale_next * (u + 0.5 * length * (before + slope))
         # A step to time 0 ends at the image of the first evaluation.
         x = jnp.where(data, image, jnp.where(known, moved, x))
-        return x, (~known, u + length * slope, slope)
+        return advance(TwoStage(x, ~known, u + length * slope, slope), state)
+
+    def finish(self, score: AbstractScore, state: TwoStage) -> Array:
+        del score
+        return state.x

@@ -1,6 +1,6 @@
 """Predictor-corrector sampling."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._checks import check_count
+from ..._method import advance
 from ..._score import AbstractScore
+from ..._solution import RESULTS
 from ..._types import Key
 from ...operators._base import as_parameter, is_concrete
 from .._processes._process import is_data
@@ -20,7 +22,15 @@ def _corrector_steps(corrector_steps: Any) -> int:
     return check_count(corrector_steps, "corrector_steps")
 
 
-class PredictorCorrector(AbstractStepper):
+class Corrected(NamedTuple):
+    """The state of `PredictorCorrector`: the image with its noise, the corrector steps done, and where they led."""
+
+    x: Array
+    num_corrections: Array
+    corrected: Array
+
+
+class PredictorCorrector(AbstractStepper[Corrected]):
     """Langevin corrector steps at each noise level, then an Euler-Maruyama step of the reverse SDE.
 
     The corrector `x + e s + sqrt(2 e) z`, where `s` is the score, has the step size `e = 2 (snr ||z|| / ||s||)^2` with
@@ -57,12 +67,14 @@ class PredictorCorrector(AbstractStepper):
     def calls_per_step(self) -> int:
         return self.evaluations_per_step
 
-    def start(self, x: Array) -> Any:
-        # The memory holds how many corrector steps are done, and the state to which they led.
-        return jnp.zeros((), jnp.int32), x
+    def init(self, score: AbstractScore, x: Array) -> Corrected:
+        del score
+        return Corrected(x, jnp.zeros((), jnp.int32), x)
 
-    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        done, corrected = memory
+    def step(
+        self, score: AbstractScore, state: Corrected, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[Corrected, Array, RESULTS]:
+        x, done, corrected = state
         at = jnp.where(done > 0, corrected, x)
         gradient, image = score.score_and_image(t, at)
         z = jax.random.normal(jax.random.fold_in(key, done), x.shape, x.dtype)
@@ -76,4 +88,8 @@ class PredictorCorrector(AbstractStepper):
         predicting = done == self.corrector_steps
         # A step to time 0 ends at the image of its first evaluation.
         x = jnp.where(is_data(t_next), image, jnp.where(predicting, predicted, x))
-        return x, (jnp.where(predicting, 0, done + 1), corrected)
+        return advance(Corrected(x, jnp.where(predicting, 0, done + 1), corrected), state)
+
+    def finish(self, score: AbstractScore, state: Corrected) -> Array:
+        del score
+        return state.x

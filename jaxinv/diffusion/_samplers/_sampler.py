@@ -8,11 +8,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from ..._checks import check_count
 from ..._differentiation import Unrolled
 from ..._loop import iterate
+from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
@@ -70,8 +71,12 @@ class AbstractSampler(eqx.Module):
         """
 
 
-class AbstractStepper(AbstractSampler):
-    """A sampler that is defined by its step from one time of a schedule to the next."""
+class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
+    """A sampler that is defined by its step from one time of a schedule to the next.
+
+    Its problem is the score itself. The state of most samplers is the image with its noise; one that remembers more
+    returns a pytree from `init`, and says in `finish` which part of it is the image.
+    """
 
     num_steps: eqx.AbstractVar[int]
     schedule: eqx.AbstractVar[AbstractSchedule]
@@ -83,34 +88,69 @@ class AbstractStepper(AbstractSampler):
 
     @property
     def calls_per_step(self) -> int:
-        """The number of calls of `step` that make up one step; all but the last return `x` unchanged.
+        """The number of calls of `step` that make up one step; all but the last leave the image unchanged.
 
         A method that evaluates the score several times in a step evaluates it once in each call, and passes on what it
-        found in its memory. So the compiled program holds the network once.
+        found in its state. So the compiled program holds the network once.
         """
         return 1
 
-    @abc.abstractmethod
-    def start(self, x: Array) -> Any:
-        """The memory of the method before the first step."""
+    def prepare(self, score: AbstractScore) -> tuple[AbstractScore, RESULTS]:
+        """The problem, which is the score itself, and its code.
 
-    @abc.abstractmethod
-    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        """The state and the memory at `t_next < t`, from those at `t`.
+        **Arguments:**
 
-        A step to `t_next = 0` is the last one, if the end is to be denoised; it returns `E[x_0 | x_t = x]`. Such a step
-        is one call with one evaluation, by the same code as the others; `target` gives scale and deviation there.
+        - `score`: the score, whose process has the dtype of the image.
+
+        **Returns:** the score, and `RESULTS.successful`.
+        """
+        return score, RESULTS.successful
+
+    def init(self, score: AbstractScore, x: Array) -> State:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The state before the first step.
 
         **Arguments:**
 
         - `score`: the score.
+        - `x`: the noise at `t_max`.
+
+        **Returns:** a pytree of arrays, by default `x`.
+        """
+        del score
+        return x  # pyright: ignore[reportReturnType]
+
+    @abc.abstractmethod
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, score: AbstractScore, state: State, t: Array, t_next: Array, *, key: Key
+    ) -> tuple[State, Bool[Array, ""], RESULTS]:
+        """One step, or one call of it, from time `t` to time `t_next < t`.
+
+        A step to `t_next = 0` is the last one, if the end is to be denoised; its image is `E[x_0 | x_t = x]`. Such a
+        step is one call with one evaluation, by the same code as the others; `target` gives scale and deviation there.
+
+        **Arguments:**
+
+        - `score`: the score.
+        - `state`: as `init` or the call before made it.
         - `t`, `t_next`: the times at the beginning and at the end of the step.
-        - `x`: the state at `t`.
-        - `memory`: what the call before returned; in the first call, what `start` returned.
         - `key`: the random key of the step, the same in all of its calls.
 
-        **Returns:** the state and the memory.
+        **Returns:** the next state, whether to stop, and the code of that; `diffusion.extend.advance(new, old)` makes
+        these three.
         """
+
+    def finish(self, score: AbstractScore, state: State) -> Array:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """The image in a state, by default the state itself.
+
+        **Arguments:**
+
+        - `score`: the score.
+        - `state`: any state, also one on the way.
+
+        **Returns:** the image with its noise.
+        """
+        del score
+        return state  # pyright: ignore[reportReturnType]
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         process, schedule, calls = score.process, self.schedule, self.calls_per_step
@@ -119,51 +159,40 @@ class AbstractStepper(AbstractSampler):
             times = times_to_data(schedule, process, self.num_steps)
         ends = saved_steps(options.num_saved, self.num_steps)
         states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
-        state, taken, result = iterate(
+        score, code = self.prepare(score)
+        (state, states), taken, code = iterate(
             _step,
-            (x, self.start(x), states),
+            (self.init(score, x), states),
             (self, score, times, None if ends is None else jnp.asarray(ends), key),
+            result=code,
             max_steps=self.num_steps * calls + options.denoise,
             exhausted=RESULTS.successful,
             differentiate=options.differentiate,
             progress=options.progress,
         )
-        end, _, states = state
+        end = self.finish(score, state)
         num_steps = jnp.minimum((taken + calls - 1) // calls, self.num_steps)
         saved = None
         if ends is not None:
             # A lane that stopped early stays where it is.
-            completed = jnp.where(result == RESULTS.successful, taken, taken - 1) // calls
+            completed = jnp.where(code == RESULTS.successful, taken, taken - 1) // calls
             missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
         # The call that denoises evaluates the score once.
         stepping = jnp.minimum(taken, self.num_steps * calls)
         evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
-        return Path(end, result, num_steps, evaluations, saved, states)
+        return Path(end, code, num_steps, evaluations, saved, states)
 
 
-class AbstractMemorylessStepper(AbstractStepper):
-    """A stepper without memory: its steps depend on the state alone."""
-
-    @abc.abstractmethod
-    def move(self, score: AbstractScore, t: Array, t_next: Array, x: Array, key: Key) -> Array:
-        """The state at `t_next < t`, from the state at `t`; for `t_next = 0` it is `E[x_0 | x_t = x]`."""
-
-    def start(self, x: Array) -> None:
-        return None
-
-    def step(self, score: AbstractScore, t: Array, t_next: Array, x: Array, memory: Any, key: Key) -> tuple[Array, Any]:
-        return self.move(score, t, t_next, x, key), memory
-
-
-def _step(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
-    (x, memory, states), (method, score, times, ends, key) = state, args
+def _step(index: Array, carry: PyTree, args: PyTree) -> tuple[PyTree, Array, RESULTS]:
+    (state, states), (method, score, times, ends, key) = carry, args
     index = index // method.calls_per_step
-    x, memory = method.step(score, times[index], times[index + 1], x, memory, jax.random.fold_in(key, index))
+    key = jax.random.fold_in(key, index)
+    state, finished, code = method.step(score, state, times[index], times[index + 1], key=key)
     if states is not None:
         # Each step overwrites the next entry, up to the step whose state is kept there.
-        states = states.at[jnp.searchsorted(ends, index + 1)].set(x)
-    return (x, memory, states), jnp.zeros((), bool), RESULTS.successful
+        states = states.at[jnp.searchsorted(ends, index + 1)].set(method.finish(score, state))
+    return (state, states), finished, code
 
 
 def saved_steps(num_saved: Any, num_steps: int) -> np.ndarray | None:
