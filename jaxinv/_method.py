@@ -101,8 +101,8 @@ def advance(new: PyTree, old: PyTree, code: RESULTS = RESULTS.successful) -> tup
 
     - `new`: the next state.
     - `old`: the state that it was made from.
-    - `code`: the code of what was solved within the step. Where it is not `RESULTS.successful`, the problem keeps `old`,
-        and stops with this code.
+    - `code`: the code of what was solved within the step. Where it is not `RESULTS.successful`, the problem keeps
+        `old`, and stops with this code.
 
     **Returns:** the state, a boolean scalar, and the code.
     """
