@@ -5,17 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
-
-
-def check_count(value: Any, name: str) -> int:
-    """Return `value`, which must be an integer of at least 1 that is known when the program is traced."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
-    return int(value)
 
 
 def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

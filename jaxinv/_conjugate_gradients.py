@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._checks import check_count
+from ._arrays import check_count, safe_sqrt
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
 
@@ -160,14 +160,14 @@ def _solve(
 
         def look() -> tuple[Array, Array]:
             gap = jax.tree.map(jnp.subtract, found, state.residual)
-            scale = state.largest * root(dot(state.x, state.x)) + state.size
-            near = root(dot(gap, gap)) <= tolerance + _DRIFT * jnp.finfo(real).eps * scale
+            scale = state.largest * safe_sqrt(dot(state.x, state.x)) + state.size
+            near = safe_sqrt(dot(gap, gap)) <= tolerance + _DRIFT * jnp.finfo(real).eps * scale
             return dot(found, found), ~near
 
         # Three reductions that most steps do without.
         square, drifted = jax.lax.cond(any_lane(~iterates), look, lambda: (jnp.zeros_like(state.square), state.broken))
         begun = state._replace(
-            residual=found, direction=found, square=square, size=root(square), stage=count + _ITERATE
+            residual=found, direction=found, square=square, size=safe_sqrt(square), stage=count + _ITERATE
         )
         # A problem that has ended must not ask for them any more.
         compared = state._replace(aside=aside, stage=count + _ITERATE)
@@ -194,7 +194,7 @@ def _solve(
 def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:
     """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
     square = dot(b, b)
-    return (jax.tree.map(jnp.zeros_like, b), b, b, square), root(square)
+    return (jax.tree.map(jnp.zeros_like, b), b, b, square), safe_sqrt(square)
 
 
 def advance(
@@ -223,8 +223,3 @@ def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
     """The real part of the inner product of two images, or two measurements."""
     parts = jax.tree.map(lambda a, b: jnp.sum((jnp.conj(a) * b).real), a, b)
     return jax.tree.reduce(jnp.add, parts)
-
-
-def root(square: Array) -> Array:
-    """The square root, with derivative 0 at 0."""
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-HIGHEST = jax.lax.Precision.HIGHEST
+from ._arrays import HIGHEST, safe_sqrt
 
 
 class Krylov(eqx.Module):
@@ -33,7 +33,7 @@ class Krylov(eqx.Module):
     def start(b: Array, num_steps: int) -> "Krylov":
         """Before any product, with room for `num_steps`."""
         square = jnp.sum(b**2)
-        size = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+        size = safe_sqrt(square)
         empty = jnp.zeros(num_steps, b.dtype)
         vector = b / jnp.where(size > 0, size, 1)
         return Krylov(vector, jnp.zeros((num_steps, b.size), b.dtype), empty, empty, size)
@@ -71,4 +71,4 @@ def flatten(tree: PyTree[Array]) -> tuple[Array, Callable[[Array], Any]]:
 
 def _norm(x: Array) -> Array:
     square = jnp.sum(x**2)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return safe_sqrt(square)

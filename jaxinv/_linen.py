@@ -15,7 +15,7 @@ class LinenNetwork(eqx.Module):
     variables: PyTree[Array]
     module: Any = eqx.field(static=True)
 
-    def whole(self) -> nn.Module:
+    def bind(self) -> nn.Module:
         """The module, bound."""
         return self.module.bind(self.variables)
 
@@ -29,7 +29,7 @@ class LinenNetwork(eqx.Module):
         return self.module.apply(self.variables, *args)
 
 
-def without_linen(tree: PyTree) -> PyTree:
+def unbind_linen(tree: PyTree) -> PyTree:
     """`tree` with every linen module in it taken apart.
 
     **Raises:** `ValueError` for one that is not bound.
@@ -38,9 +38,9 @@ def without_linen(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda node: _taken_apart(node) if is_linen(node) else node, tree, is_leaf=is_linen)
 
 
-def as_given(network: Any, given: Any) -> Any:
+def rebind_like(network: Any, given: Any) -> Any:
     """`network`, bound again where what was given is a linen module."""
-    return network.whole() if isinstance(given, nn.Module) else network
+    return network.bind() if isinstance(given, nn.Module) else network
 
 
 def _taken_apart(model: nn.Module) -> LinenNetwork:

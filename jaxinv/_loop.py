@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from ._checks import check_count
+from ._arrays import check_count
 from ._differentiation import Implicit, Unrolled
 from ._method import AbstractMethod
 from ._solution import RESULTS

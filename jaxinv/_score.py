@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._keys import check_key
+from ._arrays import check_key
 from ._module import Module
 from ._types import Key, Scalar, State
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._keys import check_key
+from ._arrays import check_key, check_state, real_dtype
 from ._module import Module
 from ._solution import RESULTS
 from ._types import Key, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
-from .operators._base import AbstractLinearOperator, AbstractOperator, check_state, real_dtype
+from .operators._base import AbstractLinearOperator, AbstractOperator
 
 
 class Likelihood(Module):

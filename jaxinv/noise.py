@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ._keys import check_key
+from ._arrays import as_parameter, check_key, is_concrete, real_dtype
 from ._module import Module
 from ._types import Key, State
-from .operators._base import as_parameter, is_concrete, real_dtype
 
 
 class AbstractNoise(Module):

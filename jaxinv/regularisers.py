@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._arrays import HIGHEST, as_factor, as_parameter, is_concrete, safe_sqrt
 from ._module import Module
 from ._proximal_map import (
     AbstractProximalMap as AbstractProximalMap,
@@ -17,9 +18,7 @@ from ._proximal_map import (
     image_gradient_adjoint as image_gradient_adjoint,
 )
 from ._types import State
-from .operators._base import AbstractLinearOperator, as_factor, as_parameter, is_concrete
-
-HIGHEST = jax.lax.Precision.HIGHEST
+from .operators._base import AbstractLinearOperator
 
 
 class AbstractRegulariser(Module):
@@ -159,13 +158,13 @@ class L1(AbstractRegulariser):
     """
 
     def __call__(self, x: State) -> Array:
-        return jnp.sum(_safe_root(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
+        return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
 
     def prox(self, x: State, step: Any) -> Array:
         x = jnp.asarray(x)
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - _like(step, x), 0)
-        modulus = _safe_root(_square(x))
+        modulus = safe_sqrt(_square(x))
         keep = jnp.maximum(modulus - _like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
         return x * keep
 
@@ -184,7 +183,7 @@ class Isotropic(eqx.Module):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(_safe_root(_square_at(gradient)))
+        return jnp.sum(safe_sqrt(_square_at(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
@@ -197,7 +196,7 @@ class Anisotropic(eqx.Module):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(_safe_root(_square(gradient)))
+        return jnp.sum(safe_sqrt(_square(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of entries of modulus at most `radius`."""
@@ -392,11 +391,6 @@ class Scaled(AbstractRegulariser):
     @property
     def is_smooth(self) -> bool:
         return self.regulariser.is_smooth
-
-
-def _safe_root(square: Array) -> Array:
-    # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
 def _shrink(square: Array, radius: Array) -> Array:

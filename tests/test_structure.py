@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 import jaxinv
-from jaxinv._verb import verb
+from jaxinv._jit import verb
 
 ROOT = Path(jaxinv.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -25,12 +25,12 @@ FIRST = [
     "_version",
     "_checks",
     "_types",
-    "_keys",
+    "_arrays",
     "_module",
     "_solution",
     "_differentiation",
     "_linen",
-    "_verb",
+    "_jit",
     "_method",
     "_workarounds",
     "_loop",
@@ -106,7 +106,7 @@ def test_every_part_has_a_place_in_the_order():
     parts = {part_of(path) for path in FILES} - {"__init__"}
     assert parts <= set(ORDER)
     found = set(imported_parts(ROOT / "likelihood.py"))
-    assert {"_keys", "noise", "operators"} <= found  # the walk sees relative imports
+    assert {"_arrays", "noise", "operators"} <= found  # the walk sees relative imports
 
 
 def none_of(wrong):

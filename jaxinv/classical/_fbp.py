@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._arrays import check_state
+from .._jit import verb
 from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import State
-from .._verb import verb
-from ..operators._base import check_state
 from ..operators._tomography import FanBeam, ParallelBeam
 
 

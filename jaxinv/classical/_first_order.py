@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
-from .._conjugate_gradients import dot, root
+from .._arrays import check_count, safe_sqrt
+from .._conjugate_gradients import dot
 from .._differentiation import Unrolled
 from .._loop import iterate
 from .._types import State
@@ -137,7 +137,7 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     unit = state.measurement
     back = method.operator.adjoint(select(method.dual(state), unit))
     residual = back - state.image
-    a = root(dot(residual, residual))
+    a = safe_sqrt(dot(residual, residual))
     new = select(method.primal(state, back, sizes), residual / positive(a))
     prediction = method.operator.operator(new)
     moved, finished, code = method.update(index - _BEFORE, state, new, prediction, sizes)
@@ -145,7 +145,7 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     residual = jax.tree.map(
         lambda s, p, u: jnp.where(first, s, p - a * u), start, method.operator.whiten(prediction), unit
     )
-    b = root(dot(residual, residual))
+    b = safe_sqrt(dot(residual, residual))
     # Step sizes have no derivative: the minimiser does not depend on them.
     new, residual, a, b = jax.lax.stop_gradient((new, residual, a, b))
     # The first step begins at zero.

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._jit import verb
 from .._solution import Solution
 from .._types import Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood, Whitened
 from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of

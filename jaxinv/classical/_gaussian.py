@@ -5,9 +5,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._differentiation import check_differentiate
+from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import State
-from .._verb import verb
 from ..likelihood import Likelihood, gaussian_approximation, prepare
 from ..oracles import Gaussian
 

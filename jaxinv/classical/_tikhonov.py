@@ -9,9 +9,9 @@ from jaxtyping import Array
 
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, attach_implicit, check_differentiate
+from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
 

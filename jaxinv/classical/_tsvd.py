@@ -5,13 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._arrays import HIGHEST
+from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import State
-from .._verb import verb
 from ..likelihood import Likelihood, prepare, whiten
 from ..operators import materialise
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 @verb

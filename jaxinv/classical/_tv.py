@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._conjugate_gradients import root
+from .._arrays import check_image_shape, safe_sqrt
 from .._differentiation import Implicit, attach_implicit, check_differentiate
+from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
-from ..operators._base import check_image_shape
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._first_order import AbstractFirstOrder, Iterate, solve
 
@@ -194,7 +193,7 @@ class _PrimalDual(AbstractFirstOrder):
 
 def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
     square = _square(problem.data)
-    size = root(square)
+    size = safe_sqrt(square)
     as_real = lambda value: jnp.asarray(value, size.dtype)
     at_zero = 0.5 * square
     rounding = jnp.finfo(size.dtype).eps * at_zero

@@ -7,7 +7,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._keys import check_key
+from .._arrays import check_key
 from .._types import Key
 from ._checks import check_count
 

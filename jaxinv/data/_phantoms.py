@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from .._keys import check_key
+from .._arrays import check_key
 from .._types import Key
 from ._checks import check_count
 

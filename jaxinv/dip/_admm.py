@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
+from .._arrays import as_parameter, check_count
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
 from .._types import IntLike, Key
 from ..likelihood import prepare_parameter
-from ..operators._base import as_parameter
 from ._method import AbstractWeightsMethod, Evaluation, Problem
 
 

@@ -9,13 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
+from .._arrays import check_count, check_key
 from .._conjugate_gradients import conjugate_gradients
-from .._keys import check_key
+from .._jit import verb
 from .._loop import all_finite
 from .._solution import RESULTS, Solution
 from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ._method import Problem
 from ._network import prepare_network

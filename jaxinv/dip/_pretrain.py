@@ -13,13 +13,10 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import data
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import check_count, check_floating, check_image_shape, check_key
 from .._types import Checked, IntLike, Key, Network, Scalar
 from ..likelihood import Likelihood, prepare
-from ..models._network import check_floating
 from ..operators import FanBeam, ParallelBeam
-from ..operators._base import check_image_shape
 from ..training import fit
 from ._network import prepare_network
 from ._start import AbstractStart, FromAdjoint, FromFBP, make_input

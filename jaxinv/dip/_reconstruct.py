@@ -4,9 +4,9 @@ import diffrax
 import optax
 
 from .._differentiation import Implicit, Unrolled, check_differentiate
+from .._jit import verb
 from .._solution import Solution
 from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ._method import AbstractMethod, Plain

@@ -5,10 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._keys import check_key
+from .._arrays import check_key
+from .._jit import verb
 from .._solution import Solution
 from .._types import Checked, Key, Network, State
-from .._verb import verb
 from ..likelihood import Likelihood
 from ..models._network import as_network
 from ._reconstruct import reconstruct

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import io
-from .._checks import check_count
+from .._arrays import check_count
+from .._jit import verb
 from .._solution import Solution
 from .._types import Checked, IntLike, Key, Network, State
-from .._verb import verb
 from ..likelihood import Likelihood
 from ..models._network import as_network
 from ..training._checkpoint import RunFile

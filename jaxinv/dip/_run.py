@@ -10,9 +10,9 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .. import _loop, _method as grammar
-from .._checks import check_count, check_instance
+from .._arrays import check_count, check_key
+from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
-from .._keys import check_key
 from .._solution import RESULTS, Solution
 from .._types import Checked, Key, Network, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter

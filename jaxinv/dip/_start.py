@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_count
+from .._arrays import check_count
 from .._conjugate_gradients import dot
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from .._checks import check_count
+from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
 from .._types import IntLike, Key, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
-from ..operators._base import AbstractLinearOperator, AbstractOperator, as_parameter, is_concrete
+from ..operators._base import AbstractLinearOperator, AbstractOperator
 
 
 class StoppingProblem(NamedTuple):

@@ -5,11 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._keys import check_key
+from .._arrays import check_floating, check_key, check_one, is_concrete
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key, Network
-from ..models._network import as_network, check_floating, check_one
-from ..operators._base import is_concrete
+from ..models._network import as_network
 from ._vae import decoded_shape
 
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import as_factor
 from .._prior import AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
 from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, domain_dtype, prepare_parameter
-from ..operators._base import as_factor
 from ..regularisers import L1, AbstractRegulariser, Tikhonov
 from ._gaussian_deviation import eliminate
 from ._method import AbstractLatentMethod

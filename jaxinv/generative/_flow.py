@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._keys import check_key
+from .._arrays import check_key, check_one, check_shape
 from .._linen import LinenNetwork
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key, Network
-from ..models._network import PyTreeNetwork, as_network, check_one, weights_dtype
-from ..operators._base import check_shape
+from ..models._network import PyTreeNetwork, as_network, weights_dtype
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -135,7 +134,7 @@ def _log_prob(model: Network, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
 def _method(network: Network, name: str) -> Callable[[Array], Any]:
     if isinstance(network, LinenNetwork):
         return lambda x: network.module.apply(network.variables, x, method=name)
-    return getattr(network.whole() if isinstance(network, PyTreeNetwork) else network, name)
+    return getattr(network.bind() if isinstance(network, PyTreeNetwork) else network, name)
 
 
 def _latent_shape(model: PyTree, image_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._keys import check_key
+from .._arrays import check_key, check_one, check_shape
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key
-from ..models._network import as_network, check_one, weights_dtype
-from ..operators._base import check_shape
+from ..models._network import as_network, weights_dtype
 
 
 class FunctionPrior(AbstractGenerativePrior):

@@ -5,12 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from .._keys import check_key
+from .._arrays import as_parameter, check_key, check_one, is_concrete
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key, Network, Scalar
 from ..models._gan import latent_shape_of
-from ..models._network import as_network, check_one, weights_dtype
-from ..operators._base import as_parameter, is_concrete
+from ..models._network import as_network, weights_dtype
 
 
 class GANPrior(AbstractGenerativePrior):

@@ -6,15 +6,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .. import oracles
+from .._arrays import HIGHEST, as_parameter, is_concrete
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, State
 from ..likelihood import Likelihood, Whitened, whiten
-from ..operators._base import as_parameter, is_concrete
 from ..oracles._update import Observation, _rows, observe
 from ..regularisers import AbstractRegulariser
 from ._method import AbstractLatentOnly
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # A pixel that never deviates in the data gets this part of the largest pixel variance.
 _FLOOR = 1e-6
 

@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import as_parameter, check_count, check_key
+from .._jit import verb
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
-from .._verb import verb
-from ..operators._base import as_parameter
 
 
 @verb

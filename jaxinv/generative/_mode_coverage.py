@@ -5,12 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import check_count, check_key, check_shape
 from .._types import Checked, IntLike, Key, Network
 from ..models._gan import latent_shape_of
 from ..models._network import weights_dtype
-from ..operators._base import check_shape
 from ..subspace import KMeans
 
 # A cluster is reached if its share of the samples is at least this part of its share of the data: a stray sample is

@@ -5,13 +5,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._keys import check_key
+from .._arrays import HIGHEST, check_key, check_one
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Checked, Key
-from ..models._network import check_one
 from ..subspace import PCA
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class PCAPrior(AbstractGenerativePrior):

@@ -5,15 +5,15 @@ from typing import Any
 import jax.numpy as jnp
 import optax
 
+from .._arrays import as_parameter, safe_sqrt
 from .._differentiation import Implicit, Unrolled
+from .._jit import verb
 from .._prior import AbstractGenerativePrior, check_prior
 from .._solution import Solution
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
-from .._verb import verb
 from ..likelihood import Likelihood
 from ..noise import Gaussian
 from ..operators import Mask
-from ..operators._base import as_parameter
 from ._algorithm import Alternating
 from ._reconstruct import reconstruct
 from ._start import AbstractStart, FromPrior
@@ -143,5 +143,5 @@ def _invert(prior: Any, x: Any, **options: Any) -> Solution:
     likelihood = Likelihood(Mask(jnp.ones(shape, x.dtype)), Gaussian(jnp.ones((), x.dtype)))
     solution = reconstruct(likelihood, prior, x, **options)
     square = jnp.sum((solution.value - x) ** 2)
-    distance = jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    distance = safe_sqrt(square)
     return Solution(solution.value, solution.result, solution.stats | {"distance": distance}, solution.aux)

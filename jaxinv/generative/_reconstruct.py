@@ -9,14 +9,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count, check_instance
+from .._arrays import check_count, check_key
+from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
-from .._keys import check_key
+from .._jit import verb
 from .._loop import run
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import Checked, IntLike, Key, Scalar, State as Measurement
-from .._verb import verb
 from ..likelihood import Likelihood
 from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
 from ._method import AbstractLatentMethod, Hard

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import check_count, check_key
+from .._jit import verb
 from .._loop import run
 from .._method import AbstractMethod
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import Checked, IntLike, Key, Scalar, State as Measurement
-from .._verb import verb
 from ..likelihood import Likelihood, prepare, prepare_parameter
 from ._algorithm import prepare_prior
 from ._start import AbstractStart, FromPrior

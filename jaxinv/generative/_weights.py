@@ -5,12 +5,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
+from .._arrays import check_key
 from .._checks import check_instance
-from .._keys import check_key
+from .._jit import verb
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar, State
-from .._verb import verb
 from ..likelihood import Likelihood, discrepancy, prepare, prepare_parameter
 from ._algorithm import Alternating
 from ._method import AbstractLatentMethod, Hard

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
 from ..models._trunks import MLP
 from ..training._data import check_data
 from ._latent_map import Full, Spectrum
 from ._model import LSVD, Side
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # The number of examples encoded in one call: the features of a whole training set would not fit the memory.
 _CHUNK = 1000
 

@@ -4,15 +4,13 @@ import abc
 from collections.abc import Callable
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from .._arrays import HIGHEST, is_concrete
 from .._types import ArrayLike, Checked
-from ..operators._base import is_concrete
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # An `AbstractFilter`, or any function of the spectrum.
 SpectralFilter = Checked[Callable[[Array], Array]]
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._arrays import check_shape
 from .._types import ArrayLike, Checked, IntLike
 from ..models import AbstractTrunk, Convolutional, Dense
 from ..models._network import check_batch, check_sizes
 from ..models._trunks import MLP, Activation
-from ..operators._base import check_shape
 from ._latent_map import Full, SpectralFilter, Spectrum
 
 

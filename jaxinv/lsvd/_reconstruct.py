@@ -5,11 +5,11 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import is_complex
+from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import Network, State
-from .._verb import verb
 from ..models._network import as_network, weights_dtype
-from ..operators._base import is_complex
 from ._latent_map import AbstractFilter, SpectralFilter
 
 

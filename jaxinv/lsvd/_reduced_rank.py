@@ -9,18 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import HIGHEST, check_count, check_floating, is_complex, is_concrete
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
-from ..models._network import check_floating
 from ..noise import AbstractGaussianNoise
-from ..operators._base import is_complex, is_concrete
 from ..oracles import Gaussian
 from ..subspace._check import check_data
 from ._latent_map import SpectralFilter, filtered
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class ReducedRankRegression(eqx.Module):

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._keys import check_key
+from .._arrays import check_key, is_concrete
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
-from ..operators._base import as_leaf, is_concrete
+from ..operators._base import as_leaf
 from ..training import fit
 from ._diagonalise import check_model, diagonalise, has_ends, match
 from ._latent_map import Spectrum

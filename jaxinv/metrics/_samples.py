@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import check_count, check_key
 from .._types import Key, Scalar, State
 from ._checks import check_positive, check_sets
 

@@ -8,10 +8,9 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._arrays import HIGHEST
 from .._types import State
 from ._checks import real_dtype_of
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: State) -> Float[Array, ""]:

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import check_count
 from ._convolutional import Bilinear, Nearest, channel_normalisation, convolution, growing_sizes
 from ._network import check_batch, check_sizes
 from ._skip_unet import check_input_shape

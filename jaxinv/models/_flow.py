@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import check_count
 from ._conditioner import conditioners
 from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, partitions
 from ._network import check_batch, check_sizes

@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..operators._base import check_shape
+from .._arrays import check_shape
 from ._network import check_batch, check_sizes
 from ._trunks import check_trunk
 

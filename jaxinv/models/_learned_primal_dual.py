@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
+from .._arrays import check_count
 from ..likelihood import domain_dtype
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
 from ._network import check_rngs

@@ -3,21 +3,18 @@
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
-from .._checks import check_count
+from .._arrays import HIGHEST, check_count, is_complex, is_concrete
 from ..likelihood import domain_dtype
 from ..operators import materialise
-from ..operators._base import AbstractLinearOperator, is_complex, is_concrete
+from ..operators._base import AbstractLinearOperator
 from ..operators._matrix import Materialised
 from ..operators._norm import check_linear
 from ._measurements import check_measurements, check_scalar, input_shape, normalised
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class LISTA(nnx.Module):

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
+from .._arrays import is_complex, is_concrete
 from .._types import Struct
 from ..classical._bound import norm_bound
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
-from ..operators._base import AbstractLinearOperator, is_complex, is_concrete
+from ..operators._base import AbstractLinearOperator
 from ..operators._norm import check_linear
 from ._convolutional import convolution
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import check_count
 from ._convolutional import TimeEmbedding
 from ._network import check_batch, check_sizes
 from ._unet import check_batch_times

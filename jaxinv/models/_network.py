@@ -10,9 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, PyTree
 
-from .._checks import check_count
-from .._linen import without_linen
-from ..operators._base import check_shape
+from .._arrays import check_count, check_floating, check_shape
+from .._linen import unbind_linen
 
 
 class PyTreeNetwork(eqx.Module):
@@ -24,20 +23,20 @@ class PyTreeNetwork(eqx.Module):
     arrays: list[Array]
     rest: Any = eqx.field(static=True)
 
-    def whole(self) -> Any:
+    def bind(self) -> Any:
         """The network as it came."""
         treedef, others = self.rest
         arrays = iter(self.arrays)
         return jax.tree.unflatten(treedef, [next(arrays) if other is _ARRAY else other for other in others])
 
     def encode(self, x: Array) -> Any:
-        return self.whole().encode(x)
+        return self.bind().encode(x)
 
     def decode(self, z: Array) -> Array:
-        return self.whole().decode(z)
+        return self.bind().decode(z)
 
     def __call__(self, *args: Array) -> Any:
-        return self.whole()(*args)
+        return self.bind()(*args)
 
 
 # Marks the place of an array among the static leaves; a string, so that equal networks compare equal.
@@ -51,7 +50,7 @@ def as_network(model: Any) -> Any:
     function (its arrays are then constants of the compiled program).
     """
     if isinstance(model, nn.Module):
-        return without_linen(model)
+        return unbind_linen(model)
     leaves, treedef = jax.tree.flatten(model)
     leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     if leaves and all(eqx.is_array(leaf) for leaf in leaves):
@@ -88,29 +87,6 @@ def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
             advice += "this network was made for other sizes."
         raise ValueError(f"{name} expects {what} of shape {expected}; got {x.shape}. {advice}")
     return check_floating(x, what, name)
-
-
-def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
-    """`x` as one array of the given shape and floating dtype, which a prior demands."""
-    x = jnp.asarray(x)
-    if x.shape != shape:
-        advice = "Check the sizes."
-        if x.shape[1:] == shape:
-            advice = "It looks like a batch: a prior takes one at a time, so map with `jax.vmap`."
-        elif x.shape == shape[:-1] and shape[-1:] == (1,):
-            advice = "Add the channel axis: `x[..., None]`."
-        raise ValueError(f"{name} expects {what} of shape {shape}; got {x.shape}. {advice}")
-    return check_floating(x, what, name)
-
-
-def check_floating(x: Array, what: str, name: str) -> Array:
-    """`x`, which must have a real floating dtype."""
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(
-            f"{name} expects {what} of a real floating dtype; got {x.dtype}. Convert it: `x.astype(float)`, divided by "
-            "255 for an 8-bit image."
-        )
-    return x
 
 
 def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> tuple[tuple[int, int, int], int, tuple]:

@@ -9,8 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from ..operators._base import check_shape
+from .._arrays import check_count, check_shape
 from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
 from ._network import check_batch, check_sizes
 

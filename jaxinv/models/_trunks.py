@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..operators._base import check_shape
+from .._arrays import check_shape
 from ._convolutional import convolution
 
 # The kernel of the convolutions that halve an image is even, so that every pixel meets as many weights as any other.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import check_count
 from ._convolutional import (
     Downsampling,
     ResidualBlock,

@@ -1,7 +1,6 @@
 """The interface of operators, and their algebra."""
 
 import abc
-from operator import index
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from .._arrays import as_factor, as_parameter, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
 from .._types import State, Struct
 
@@ -174,7 +174,7 @@ class Sum(AbstractLinearOperator):
             if ours != theirs:
                 raise ValueError(
                     f"Operators are added only if their domains and codomains agree; the {which} of "
-                    f"{_name(self.first)} has shape {ours} and that of {_name(self.second)} {theirs}."
+                    f"{name_of(self.first)} has shape {ours} and that of {name_of(self.second)} {theirs}."
                 )
 
     def __call__(self, x: State) -> State:
@@ -237,50 +237,12 @@ class Adjoint(AbstractLinearOperator):
         return self.operator(y)
 
 
-def real_dtype(dtype: Any) -> Any:
-    """The real dtype that matches `dtype` in precision."""
-    return jnp.finfo(dtype).dtype
-
-
-def parameter_dtype(*parameters: Any) -> Any:
-    """The dtype of images that an operator with these parameters has; booleans and integers count as default floats."""
-    return jnp.result_type(float, *parameters)
-
-
-def as_parameter(array: Any) -> Array:
-    """A parameter as an array leaf of inexact dtype."""
-    array = jnp.asarray(array)
-    return array.astype(jnp.result_type(float, array.dtype))
-
-
-def as_factor(value: Any) -> Array:
-    """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
-    if isinstance(value, bool | int):
-        value = float(value)
-    return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
-
-
 def as_leaf(value: Any) -> Array | np.ndarray:
     """A number as an array leaf that needs no backend, so that a default instance can stand in a signature.
 
     Arrays are parameters as in `as_parameter`.
     """
     return np.asarray(value, float) if type(value) in (int, float) else as_parameter(value)
-
-
-def is_concrete(*arrays: Any) -> bool:
-    """Whether the values are known, so that they can be checked at construction."""
-    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
-
-
-def shapes(struct: Any) -> Any:
-    """The shape of a struct, or the tuple of shapes of a stack."""
-    return tuple(shapes(s) for s in struct) if isinstance(struct, tuple) else tuple(struct.shape)
-
-
-def is_complex(struct: Any) -> bool:
-    """Whether an array of a struct, or of a stack of them, is complex."""
-    return any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(struct))
 
 
 def into_complex(operator: AbstractOperator) -> bool:
@@ -293,69 +255,12 @@ def onto_reals(x: State, operator: AbstractOperator) -> State:
     return jax.tree.map(jnp.real, x) if into_complex(operator) else x
 
 
-def varying_like(x: State, *others: Any) -> State:
-    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transposition demands equal types."""
-    flag = jnp.zeros((), bool)
-    for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(others)):
-        flag = flag | jnp.zeros_like(leaf, shape=(), dtype=bool)
-    return jax.tree.map(lambda leaf: leaf + flag.astype(leaf.dtype), x)
-
-
 def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
     """What the operator makes of an image like `struct`, whose dtype may differ from that of its domain."""
     if jax.tree.map(lambda s: s.dtype, struct) == jax.tree.map(lambda s: s.dtype, operator.domain):
         return operator.codomain
     out = jax.eval_shape(lambda x: operator(x), struct)
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
-
-
-def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
-    """`shape` as a tuple of positive integers, which it must be: shapes are static."""
-    try:
-        shape = tuple(index(n) for n in shape)
-    except TypeError as error:
-        raise ValueError(f"`{what}` must be a tuple of static integers, such as (28, 28, 1); got {shape!r}.") from error
-    if not shape or min(shape) < 1:
-        raise ValueError(f"`{what}` must be a tuple of positive integers, such as (28, 28, 1); got {shape}.")
-    return shape
-
-
-def check_image_shape(shape: Any) -> tuple[int, int, int]:
-    """`shape` as `(h, w, c)`."""
-    shape = check_shape(shape)
-    if len(shape) != 3:
-        raise ValueError(
-            f"`shape` must be (height, width, channels); got {shape}. A grey image has one channel: {(*shape[:2], 1)}."
-        )
-    return shape
-
-
-def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
-    """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
-
-    **Raises:** `ValueError` that names what came and what `operator` expects.
-    """
-    if isinstance(struct, tuple):
-        if not isinstance(x, tuple | list) or len(x) != len(struct):
-            raise ValueError(
-                f"{_name(operator)} expects {what} as a tuple of {len(struct)} arrays, of shapes {shapes(struct)}; got "
-                f"{type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}."
-            )
-        return tuple(check_state(part, s, what, operator) for part, s in zip(x, struct, strict=True))
-    x = jnp.asarray(x)
-    if x.shape != tuple(struct.shape):
-        raise ValueError(
-            f"{_name(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
-            f"{_advice(x.shape, struct.shape)}"
-        )
-    if what == "the measurement" and jnp.issubdtype(x.dtype, jnp.integer):
-        return x.astype(jnp.result_type(float))  # counts
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        raise ValueError(
-            f"{_name(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "
-            "`x.astype(float)`, divided by 255 for an 8-bit image."
-        )
-    return x
 
 
 def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
@@ -369,22 +274,9 @@ def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.result_type(s.dtype, jnp.complex64)), inner.domain)
 
 
-def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
-    expected = tuple(expected)
-    if got == expected[:-1] and expected[-1] == 1:
-        return "Add the channel axis: `x[..., None]`."
-    if got[1:] == expected:
-        return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
-    return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
-
-
-def _name(operator: Any) -> str:
-    return type(operator).__name__
-
-
 def _check_composable(outer: AbstractOperator, inner: AbstractOperator) -> None:
     if shapes(outer.domain) != shapes(inner.codomain):
         raise ValueError(
-            f"{_name(outer)} @ {_name(inner)}: the codomain of {_name(inner)}, {shapes(inner.codomain)}, is not the "
-            f"domain of {_name(outer)}, {shapes(outer.domain)}."
+            f"{name_of(outer)} @ {name_of(inner)}: the codomain of {name_of(inner)}, {shapes(inner.codomain)}, is not "
+            f"the domain of {name_of(outer)}, {shapes(outer.domain)}."
         )

@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._keys import check_key
+from .._arrays import check_key, real_dtype
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
 from .._types import Key, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
+from ._base import AbstractLinearOperator, AbstractOperator
 from ._norm import norm
 
 

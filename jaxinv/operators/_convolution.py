@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import as_parameter, check_image_shape, check_state, parameter_dtype
 from .._types import State
-from ._base import AbstractLinearOperator, as_parameter, check_image_shape, check_state, parameter_dtype
+from ._base import AbstractLinearOperator
 
 Boundary = Literal["zero", "circular", "reflect"]
 

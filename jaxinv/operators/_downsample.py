@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import check_image_shape, check_state, parameter_dtype
 from .._types import State
-from ._base import AbstractLinearOperator, check_image_shape, check_state, parameter_dtype
+from ._base import AbstractLinearOperator
 from ._convolution import Boundary, Convolution
 
 

@@ -9,19 +9,9 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, PyTree
 
+from .._arrays import check_shape, check_state, is_complex, parameter_dtype, real_dtype, varying_like
 from .._types import State, Struct
-from ._base import (
-    AbstractLinearOperator,
-    AbstractOperator,
-    check_shape,
-    check_state,
-    into_complex,
-    is_complex,
-    onto_reals,
-    parameter_dtype,
-    real_dtype,
-    varying_like,
-)
+from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
 
 

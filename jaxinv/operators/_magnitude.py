@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._arrays import real_dtype, safe_sqrt
 from .._types import State, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
+from ._base import AbstractLinearOperator, AbstractOperator
 from ._function import Jacobian
 
 
@@ -58,4 +59,4 @@ class Magnitude(AbstractOperator):
 def _magnitude(z: Array) -> Array:
     # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
     square = z.real**2 + z.imag**2 if jnp.iscomplexobj(z) else z**2
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1.0)), 0.0)
+    return safe_sqrt(square)

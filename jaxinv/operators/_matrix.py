@@ -8,20 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
 from .._types import State, Struct
-from ._base import (
-    AbstractLinearOperator,
-    AbstractOperator,
-    as_parameter,
-    check_shape,
-    check_state,
-    into_complex,
-    is_complex,
-    onto_reals,
-    parameter_dtype,
-)
-
-HIGHEST = jax.lax.Precision.HIGHEST
+from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
 class Matrix(AbstractLinearOperator):

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._keys import check_key
+from .._arrays import check_key, real_dtype, safe_sqrt
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key, Scalar, State
-from ._base import AbstractLinearOperator, AbstractOperator, real_dtype
+from ._base import AbstractLinearOperator, AbstractOperator
 
 
 @eqx.filter_jit
@@ -143,7 +143,7 @@ class Estimate(NamedTuple):
 
     def norm(self) -> Array:
         """The norm of `A`."""
-        return _safe_root(self.square)
+        return safe_sqrt(self.square)
 
 
 def start_estimate(start: Array) -> Estimate:
@@ -202,8 +202,4 @@ def _product(a: Array, b: Array) -> Array:
 
 
 def _length(x: Array) -> Array:
-    return _safe_root(jnp.sum(x**2))
-
-
-def _safe_root(square: Array) -> Array:
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return safe_sqrt(jnp.sum(x**2))

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._arrays import check_state, shapes
 from .._types import State, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, check_state, image_struct, shapes
+from ._base import AbstractLinearOperator, AbstractOperator, image_struct
 
 
 class Stack(AbstractOperator):

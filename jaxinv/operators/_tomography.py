@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._arrays import check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
 from .._types import State
-from ._base import AbstractLinearOperator, check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
+from ._base import AbstractLinearOperator
 
 
 def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Array]:

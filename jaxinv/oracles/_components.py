@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import HIGHEST
 from ._low_rank import LowRank
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # Half a squared distance beyond which a component has no share, whatever its log-determinant; a finite number, so that
 # derivatives are finite too.
 FAR = 1e12

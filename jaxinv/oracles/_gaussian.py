@@ -8,18 +8,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._jit import compiled_method
 from .._module import Module
 from .._types import Key, Scalar, State
-from .._verb import compiled_method
 from ..likelihood import Likelihood
-from ..operators._base import as_parameter, is_concrete
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
 from ._update import condition, enter, observe
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Gaussian(Module):

@@ -7,11 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._keys import check_key
+from .._arrays import HIGHEST, check_key
 from .._prior import AbstractGenerativePrior
 from .._types import Key
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class GaussianLatent(AbstractGenerativePrior):

@@ -7,9 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..operators._base import as_parameter, is_concrete
-
-HIGHEST = jax.lax.Precision.HIGHEST
+from .._arrays import HIGHEST, as_parameter, is_concrete
 
 
 class LowRank(eqx.Module):

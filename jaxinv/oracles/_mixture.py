@@ -8,20 +8,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._jit import compiled_method
 from .._module import Module
 from .._types import Key, Scalar, State
-from .._verb import compiled_method
 from ..likelihood import Likelihood
-from ..operators._base import as_parameter, is_concrete
 from ._components import Components
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
 from ._mixture_update import update
 from ._update import enter
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class GaussianMixture(Module):

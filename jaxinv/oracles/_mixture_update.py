@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import HIGHEST
 from .._types import State
 from ..likelihood import Likelihood
 from ._low_rank import LowRank
 from ._update import Observation, dense, triangle
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class MixtureUpdate(eqx.Module):

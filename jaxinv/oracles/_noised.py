@@ -3,15 +3,12 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import HIGHEST, is_concrete
 from .._score import AbstractGradientScore
 from .._types import Scalar, State
-from ..operators._base import is_concrete
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 def marginal(process: Any, t: Scalar, dtype: Any) -> tuple[Array, Array]:

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array
 
+from .._arrays import HIGHEST
 from .._solution import RESULTS
 from .._types import State
 from ..likelihood import Likelihood, Whitened, prepare, whiten
 from ..noise import AbstractGaussianNoise
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Observation(eqx.Module):

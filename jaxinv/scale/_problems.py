@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from .._arrays import is_concrete
 from ..io import leaf_names
-from ..operators._base import is_concrete
 
 ON_THE_HOST = (
     "`solve_many` runs on the host and cannot be called inside `jax.jit`, `jax.vmap` or `jax.grad`. There, call "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from ..operators._base import is_concrete
+from .._arrays import is_concrete
 
 
 def check_data(data: Any, verb: str, name: str = "data", *, allow_complex: bool = False) -> Array:

@@ -9,11 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import HIGHEST, check_count, check_key
 from .._types import Key
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class AbstractDecomposition(eqx.Module):

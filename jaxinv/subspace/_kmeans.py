@@ -9,15 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._checks import check_count
-from .._keys import check_key
+from .._arrays import check_count, check_floating, check_key, is_concrete
+from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
 from .._types import Key
-from .._verb import compiled_method
-from ..models._network import check_floating
-from ..operators._base import is_concrete
 from ._check import check_data
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy

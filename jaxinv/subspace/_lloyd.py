@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from .._arrays import HIGHEST
 from .._solution import RESULTS
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 # Entries of the largest temporary array of one chunk of points.
 _CHUNK_ENTRIES = 2**22

@@ -4,21 +4,16 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._checks import check_count
+from .._arrays import HIGHEST, check_count, check_floating, is_concrete
 from .._module import Module
 from .._types import Key
-from ..models._network import check_floating
-from ..operators._base import is_concrete
 from ._check import check_data
 from ._decomposition import AbstractDecomposition, Randomised, Thin
 from ._rank import check_norm, choose_rank
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class PCA(Module):

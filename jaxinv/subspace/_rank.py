@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..operators._base import is_concrete
+from .._arrays import is_concrete
 
 
 class AbstractNorm(eqx.Module):

@@ -4,18 +4,16 @@ import math
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import HIGHEST
+from .._jit import verb
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
 from .._types import Scalar
-from .._verb import verb
 from ._check import check_data
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class RobustPCA(Module):

@@ -9,11 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._checks import check_count
+from .._arrays import check_count, is_concrete
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key
-from ..operators._base import is_concrete
 
 
 class AbstractSeeding(eqx.Module):

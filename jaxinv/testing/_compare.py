@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._keys import check_key
+from .._arrays import check_key
 from .._types import Key
 
 # The bars of the package: relative to the sizes of what is compared.

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .._arrays import is_complex
 from .._types import Key, State
 from ..operators import AbstractLinearOperator, AbstractOperator, materialise
-from ..operators._base import into_complex, is_complex
+from ..operators._base import into_complex
 from ._compare import (
     combine,
     difference,

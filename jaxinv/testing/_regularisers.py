@@ -148,7 +148,7 @@ def _check_gradient(
         require(
             np.isfinite(there).all(),
             f"{name}.gradient is not finite at the constant image {constant:g}. Where a root or a quotient has no "
-            "derivative select its INPUT, `jnp.where(s > 0, jnp.sqrt(jnp.where(s > 0, s, 1)), 0)`.",
+            "derivative select its INPUT, `safe_sqrt(s)`.",
         )
 
 

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
-from .._linen import as_given, without_linen
+from .._linen import rebind_like, unbind_linen
 from .._solution import RESULTS
 from .._types import Key
 from ._checkpoint import Checkpoint, Run
@@ -104,7 +104,7 @@ def fit(
         ```
     """
     began = time.perf_counter()
-    given, model = model, without_linen(model)
+    given, model = model, unbind_linen(model)
     check_host(key, (model, data), "fit")
     data, count = check_data(data, "data")
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
@@ -165,4 +165,4 @@ def fit(
     }
     weights = run.best or run.weights()
     trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
-    return as_given(trained, given), history
+    return rebind_like(trained, given), history

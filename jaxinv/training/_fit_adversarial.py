@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from .._linen import as_given, without_linen
+from .._linen import rebind_like, unbind_linen
 from .._solution import RESULTS
 from .._types import Key
 from ..models._gan import latent_shape_of
@@ -117,7 +117,7 @@ def fit_adversarial(
         ```
     """
     began = time.perf_counter()
-    given, (generator, critic) = (generator, critic), without_linen((generator, critic))
+    given, (generator, critic) = (generator, critic), unbind_linen((generator, critic))
     check_host(key, (generator, critic, data), "fit_adversarial")
     if not isinstance(data, jax.Array | np.ndarray):
         raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
@@ -194,7 +194,7 @@ def fit_adversarial(
     }
     weights = run.best or run.weights()
     trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
-    return (as_given(trained[GENERATOR], given[0]), as_given(trained[CRITIC], given[1])), history
+    return (rebind_like(trained[GENERATOR], given[0]), rebind_like(trained[CRITIC], given[1])), history
 
 
 def _made(loss: Any) -> Any:

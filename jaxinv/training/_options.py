@@ -10,9 +10,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from .._keys import check_key
+from .._arrays import check_key, is_concrete
 from .._types import Key
-from ..operators._base import is_concrete
 from ._mesh import check_mesh
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .._jit import verb
 from .._types import Checked, State
-from .._verb import verb
 
 
 class AdjointStates(eqx.Module):

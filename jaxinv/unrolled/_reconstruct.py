@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from .._jit import verb
 from .._loop import all_finite
 from .._solution import RESULTS, Solution
 from .._types import Network, State
-from .._verb import verb
 from ..models._network import as_network
 
 

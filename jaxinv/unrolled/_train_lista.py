@@ -10,11 +10,10 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from .._keys import check_key
+from .._arrays import check_key, shapes
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ..likelihood import Likelihood
 from ..models import LISTA
-from ..operators._base import shapes
 from ..training import fit
 from ._loss import SimulatedLoss, supervised_loss
 

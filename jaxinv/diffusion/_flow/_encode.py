@@ -7,11 +7,11 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from ..._arrays import as_parameter, is_concrete
+from ..._jit import verb
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Scalar
-from ..._verb import verb
-from ...operators._base import as_parameter, is_concrete
 from .._samplers._integrate import evaluations
 from .._samplers._probability_flow import ProbabilityFlow
 from .._scores._score import cast_process, takes_score

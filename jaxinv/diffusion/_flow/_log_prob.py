@@ -7,13 +7,11 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from ..._checks import check_count
-from ..._keys import check_key
+from ..._arrays import as_parameter, check_count, check_key
+from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, Scalar
-from ..._verb import verb
-from ...operators._base import as_parameter
 from .._samplers._probability_flow import ProbabilityFlow
 from .._scores._score import cast_process, takes_score
 from ._encode import check_flow, check_start, is_start

@@ -8,14 +8,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from ..._arrays import check_key, check_one, check_shape
 from ..._checks import checked
-from ..._keys import check_key
 from ..._prior import AbstractGenerativePrior
 from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Key
-from ...models._network import check_one
-from ...operators._base import check_shape
 from .._samplers._probability_flow import ProbabilityFlow
 from .._scores._score import check_score
 from ._encode import check_flow, decode, encode

@@ -8,14 +8,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter
 from .._samplers._ddim import DDIM
 from .._samplers._sampler import AbstractStepper, Options, check_not_negative
 from ._method import AbstractPosteriorMethod

@@ -8,21 +8,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._conjugate_gradients import root
+from ..._arrays import HIGHEST, as_parameter, safe_sqrt
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
-from ...operators._base import as_parameter
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_share, check_steps
 from ._method import AbstractPosteriorMethod
 from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, ratio, unit_noise
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # The identity of this size, which the matrix is made from, takes 64 MB, and its decomposition minutes.
 MOST_ENTRIES = 4096
 
@@ -45,7 +43,7 @@ class SpectralProblem(AbstractProblem):
         self, image: Array, u: Array, before: Array, after: Array, eta: Array, eta_b: Array, key: Key
     ) -> Array:
         """The next `u`, from `E[x_0 | x_t]` and `u` at the noise-to-signal ratio `before`."""
-        kept, fresh = root(1 - eta**2) * after, eta * after
+        kept, fresh = safe_sqrt(1 - eta**2) * after, eta * after
         free = image + kept / before * (u - image)
         z = jax.random.normal(key, u.shape, u.dtype)
         measured = self.values > 0
@@ -56,7 +54,7 @@ class SpectralProblem(AbstractProblem):
         pull = (self.data - self.values * expected) / jnp.where(blunt, self.std, 1)
         mixed = (1 - eta_b) * expected + eta_b * inverse * self.data
         mean = jnp.where(sharp, mixed, jnp.where(blunt, expected + kept * pull, unmeasured))
-        spread = jnp.where(sharp, root(after**2 - (eta_b * self.std * inverse) ** 2), fresh)
+        spread = jnp.where(sharp, safe_sqrt(after**2 - (eta_b * self.std * inverse) ** 2), fresh)
         change = mean - unmeasured + (spread - fresh) * self._coefficients(z)
         return free + fresh * z + jnp.matmul(change, self.directions, precision=HIGHEST).reshape(u.shape)
 

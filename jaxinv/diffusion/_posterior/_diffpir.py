@@ -6,14 +6,13 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from ..._checks import check_count
-from ..._conjugate_gradients import conjugate_gradients, root
+from ..._arrays import as_parameter, check_count, safe_sqrt
+from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_positive, check_share, check_steps
@@ -92,7 +91,7 @@ class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
         image = denoised + solved.x
         zeta = self.zeta.astype(x.dtype)
         z = jax.random.normal(key, x.shape, x.dtype)
-        noise = root(1 - zeta) * (x - scale * image) / std + root(zeta) * z
+        noise = safe_sqrt(1 - zeta) * (x - scale * image) / std + safe_sqrt(zeta) * z
         return advance(scale_next * image + std_next * noise, x, solved.result)
 
 

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import as_parameter
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood, gaussian_approximation
-from ...operators._base import as_parameter
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._ddim import transition

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
@@ -16,7 +16,6 @@ from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator
-from ...operators._base import as_parameter
 from ._method import Problem
 from ._problem import (
     AbstractProblem,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._arrays import HIGHEST
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
 from ..._method import advance
@@ -23,7 +24,6 @@ from ._method import first_failure
 from ._moments import Innovation, Moments, gain_product, innovation_from, moments, root_product
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # Relative tolerance and most steps of conjugate gradients; the system is well conditioned.
 _RTOL = 1e-3
 _STEPS = 8

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from ..._arrays import HIGHEST
 from ..._krylov import Krylov, flatten
 from ..._loop import iterate
 from ..._score import AbstractScore
@@ -14,7 +15,6 @@ from ..._solution import RESULTS
 from ..._types import Scalar
 from ._problem import DenseProblem, LinearProblem
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # An eigenvalue of `B C B*` below this is negative by more than rounding; the unit is that of the noise.
 _NEGATIVE = -0.5
 

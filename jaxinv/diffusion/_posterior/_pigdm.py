@@ -4,13 +4,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import as_parameter
 from ..._conjugate_gradients import dot
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition

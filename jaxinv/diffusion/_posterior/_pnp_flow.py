@@ -5,13 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter
 from .._samplers._sampler import check_not_negative
 from ._method import AbstractPosteriorMethod
 from ._paths import straight_times

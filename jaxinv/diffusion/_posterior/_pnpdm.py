@@ -5,13 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count, is_concrete
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
 from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
 from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import denoise_from

@@ -7,12 +7,11 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-from ..._checks import check_count
-from ..._keys import check_key
+from ..._arrays import check_count, check_key
+from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Checked, IntLike, Key, State
-from ..._verb import verb
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from .._scores._score import cast_process, takes_score

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import HIGHEST, is_concrete
 from ..._conjugate_gradients import conjugate_gradients
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
@@ -15,10 +16,8 @@ from ..._types import Key, Scalar, State
 from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
-from ...operators._base import is_concrete
 from ...oracles._update import dense
 
-HIGHEST = jax.lax.Precision.HIGHEST
 # The power iteration for the curvature, which only sets a step size, needs no more than this.
 _CURVATURE_RTOL = 1e-2
 _CURVATURE_STEPS = 30

@@ -7,6 +7,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
+from ..._arrays import as_parameter
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
@@ -14,7 +15,6 @@ from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
-from ...operators._base import as_parameter
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_not_negative, check_positive, check_steps
 from ._dps import residual_square

@@ -5,14 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
-from ..._conjugate_gradients import conjugate_gradients, root
+from ..._arrays import as_parameter, check_count, safe_sqrt
+from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._ddim import transition
@@ -98,7 +97,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
-            lambda y, s, n: scale * y + root(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
+            lambda y, s, n: scale * y + safe_sqrt(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
         )
         residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
         # A noisy measurement need not be in the range of A, so A^* A rather than A A^*: these equations have solutions.

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count, is_concrete
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from ...operators._base import as_parameter, is_concrete
 from .._processes._process import is_data
 from .._samplers._sampler import check_share
 from ._guidance import AbstractGuidance, AbstractTwist

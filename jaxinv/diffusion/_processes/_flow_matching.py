@@ -6,8 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import as_parameter
 from ..._types import Scalar
-from ...operators._base import as_parameter
 from ._process import AbstractProcess, check_numbers
 
 

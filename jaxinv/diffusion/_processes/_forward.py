@@ -5,11 +5,10 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from ..._arrays import as_parameter, check_key, is_concrete
 from ..._checks import checked
-from ..._keys import check_key
+from ..._jit import verb
 from ..._types import Key, Scalar
-from ..._verb import verb
-from ...operators._base import as_parameter, is_concrete
 from ._process import AbstractProcess, check_process, check_times
 
 

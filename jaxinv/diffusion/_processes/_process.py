@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
+from ..._arrays import as_parameter, is_concrete
 from ..._score import AbstractProcess
 from ..._types import Scalar
-from ...operators._base import as_parameter, is_concrete
 
 
 def noise_to_signal(process: AbstractProcess, t: Scalar) -> Array:

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import as_parameter
 from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from ...operators._base import as_parameter
 from .._processes._process import AbstractProcess, target
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._sampler import AbstractStepper, as_steps, check_share

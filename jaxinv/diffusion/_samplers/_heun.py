@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import as_parameter, safe_sqrt
 from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from ...operators._base import as_parameter
 from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, Karras, as_schedule
 from ._sampler import AbstractStepper, as_steps, check_not_negative
@@ -82,9 +82,7 @@ class Heun(AbstractStepper[TwoStage]):
         t_raised = jnp.where(growth > 1, score.process.time(raised), t)
         scale, scale_raised = (score.process.marginal(s)[0] for s in (t, t_raised))
         # In the coordinates x / scale, where the process only adds noise.
-        fresh = jnp.where(added > 0, jnp.sqrt(jnp.where(added > 0, added, 1)), 0) * jax.random.normal(
-            key, x.shape, x.dtype
-        )
+        fresh = safe_sqrt(added) * jax.random.normal(key, x.shape, x.dtype)
         u = x / scale + ratio * fresh
         image, slope = score.predict(
             jnp.where(known, t_next, t_raised), jnp.where(known, scale_next * ahead, scale_raised * u)

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
+from ..._arrays import as_parameter, check_count, is_concrete
 from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from ...operators._base import as_parameter, is_concrete
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._sampler import AbstractStepper, as_steps

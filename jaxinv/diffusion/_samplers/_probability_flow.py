@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
+from ..._arrays import check_count
 from ..._score import AbstractProcess, AbstractScore
 from ..._types import Key
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule

@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._checks import check_count
+from ..._arrays import check_count, check_key, check_shape
 from ..._differentiation import Unrolled
-from ..._keys import check_key
+from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import Solution
 from ..._types import Key
-from ..._verb import verb
-from ...operators._base import check_shape
 from .._scores._score import cast_process, takes_score
 from ._reverse_sde import ReverseSDE
 from ._sampler import AbstractSampler, Options

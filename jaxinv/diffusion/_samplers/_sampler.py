@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from ..._checks import check_count
+from ..._arrays import check_count, is_concrete
 from ..._differentiation import Unrolled
 from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from ...operators._base import is_concrete
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 

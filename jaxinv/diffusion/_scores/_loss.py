@@ -8,11 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._arrays import as_parameter, check_floating, check_key
 from ..._checks import checked
-from ..._keys import check_key
 from ..._types import Key, Scalar
-from ...models._network import check_floating
-from ...operators._base import as_parameter
 from .._processes._process import AbstractProcess, check_process
 from ._parametrisation import AbstractParametrisation, Noise
 from ._score import check_parametrisation, check_takes_time

@@ -3,17 +3,14 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ..._arrays import HIGHEST, as_parameter, is_concrete
 from ..._score import AbstractProcess
 from ..._types import Scalar
-from ...operators._base import as_parameter, is_concrete
 from ...oracles import Gaussian
 from ._parametrisation import AbstractParametrisation
-
-HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Preconditioned(AbstractParametrisation):

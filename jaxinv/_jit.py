@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._linen import without_linen
+from ._linen import unbind_linen
 from ._types import Scalar
 
 
@@ -45,7 +45,7 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] | None = N
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        args, kwargs = without_linen((args, kwargs))
+        args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
         return compiled(*args, **kwargs)

@@ -1,0 +1,186 @@
+"""What every part of the package needs for arrays: parameters, dtypes, shapes, keys, guarded roots, checks."""
+
+from operator import index
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.core
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from ._types import Key, State
+
+# The precision of products of matrices outside networks: the default of accelerators is TF32 or bfloat16, in which
+# exact adjoints and closed forms fail.
+HIGHEST = jax.lax.Precision.HIGHEST
+
+
+def real_dtype(dtype: Any) -> Any:
+    """The real dtype that matches `dtype` in precision."""
+    return jnp.finfo(dtype).dtype
+
+
+def parameter_dtype(*parameters: Any) -> Any:
+    """The dtype of images that an operator with these parameters has; booleans and integers count as default floats."""
+    return jnp.result_type(float, *parameters)
+
+
+def as_parameter(array: Any) -> Array:
+    """A parameter as an array leaf of inexact dtype."""
+    array = jnp.asarray(array)
+    return array.astype(jnp.result_type(float, array.dtype))
+
+
+def as_factor(value: Any) -> Array:
+    """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
+    if isinstance(value, bool | int):
+        value = float(value)
+    return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
+
+
+def is_concrete(*arrays: Any) -> bool:
+    """Whether the values are known, so that they can be checked at construction."""
+    return not any(isinstance(array, jax.core.Tracer) for array in arrays)
+
+
+def is_complex(struct: Any) -> bool:
+    """Whether an array of a struct, or of a stack of them, is complex."""
+    return any(jnp.issubdtype(s.dtype, jnp.complexfloating) for s in jax.tree.leaves(struct))
+
+
+def shapes(struct: Any) -> Any:
+    """The shape of a struct, or the tuple of shapes of a stack."""
+    return tuple(shapes(s) for s in struct) if isinstance(struct, tuple) else tuple(struct.shape)
+
+
+def name_of(module: Any) -> str:
+    """The name of the class of an operator, prior or network, for error messages."""
+    return type(module).__name__
+
+
+def varying_like(x: State, *others: Any) -> State:
+    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transposition demands equal types."""
+    flag = jnp.zeros((), bool)
+    for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(others)):
+        flag = flag | jnp.zeros_like(leaf, shape=(), dtype=bool)
+    return jax.tree.map(lambda leaf: leaf + flag.astype(leaf.dtype), x)
+
+
+def safe_sqrt(square: Array) -> Array:
+    """The square root of what is not negative, with the derivative 0 at 0; 0 for a negative number.
+
+    The input of the root is selected, not its output: a derivative of infinity times 0 would be NaN.
+    """
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def check_key(key: Key) -> None:
+    """Raise unless `key` is one typed threefry key.
+
+    An `rbg` key draws other numbers under `vmap` than alone, which would break the promise that a batch equals a loop.
+    """
+    what = f"{type(key).__name__} of dtype {getattr(key, 'dtype', None)} and shape {getattr(key, 'shape', None)}"
+    if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"`key` must be one typed key, made by `jax.random.key(0)`; got {what}. "
+            "Keys of the old style (uint32) convert by `jax.random.wrap_key_data(key)`."
+        )
+    if "fry" not in str(jax.random.key_impl(key)):
+        raise ValueError(
+            f"`key` must be a threefry key; got {what}. Other generators draw different numbers under `vmap` than one "
+            "by one. Make it by `jax.random.key(0, impl='threefry2x32')`."
+        )
+    if key.shape != ():
+        raise ValueError(
+            f"`key` must be one key, of shape (); got shape {key.shape}. Map over several keys with `jax.vmap`."
+        )
+
+
+def check_count(value: Any, name: str) -> int:
+    """Return `value`, which must be an integer of at least 1 that is known when the program is traced."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
+    return int(value)
+
+
+def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
+    """`shape` as a tuple of positive integers, which it must be: shapes are static."""
+    try:
+        shape = tuple(index(n) for n in shape)
+    except TypeError as error:
+        raise ValueError(f"`{what}` must be a tuple of static integers, such as (28, 28, 1); got {shape!r}.") from error
+    if not shape or min(shape) < 1:
+        raise ValueError(f"`{what}` must be a tuple of positive integers, such as (28, 28, 1); got {shape}.")
+    return shape
+
+
+def check_image_shape(shape: Any) -> tuple[int, int, int]:
+    """`shape` as `(h, w, c)`."""
+    shape = check_shape(shape)
+    if len(shape) != 3:
+        raise ValueError(
+            f"`shape` must be (height, width, channels); got {shape}. A grey image has one channel: {(*shape[:2], 1)}."
+        )
+    return shape
+
+
+def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
+    """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
+
+    **Raises:** `ValueError` that names what came and what `operator` expects.
+    """
+    if isinstance(struct, tuple):
+        if not isinstance(x, tuple | list) or len(x) != len(struct):
+            raise ValueError(
+                f"{name_of(operator)} expects {what} as a tuple of {len(struct)} arrays, of shapes {shapes(struct)}; "
+                f"got {type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}."
+            )
+        return tuple(check_state(part, s, what, operator) for part, s in zip(x, struct, strict=True))
+    x = jnp.asarray(x)
+    if x.shape != tuple(struct.shape):
+        raise ValueError(
+            f"{name_of(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
+            f"{_advice(x.shape, struct.shape)}"
+        )
+    if what == "the measurement" and jnp.issubdtype(x.dtype, jnp.integer):
+        return x.astype(jnp.result_type(float))  # counts
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(
+            f"{name_of(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "
+            "`x.astype(float)`, divided by 255 for an 8-bit image."
+        )
+    return x
+
+
+def check_floating(x: Array, what: str, name: str) -> Array:
+    """`x`, which must have a real floating dtype."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(
+            f"{name} expects {what} of a real floating dtype; got {x.dtype}. Convert it: `x.astype(float)`, divided by "
+            "255 for an 8-bit image."
+        )
+    return x
+
+
+def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
+    """`x` as one array of the given shape and floating dtype, which a prior demands."""
+    x = jnp.asarray(x)
+    if x.shape != shape:
+        advice = "Check the sizes."
+        if x.shape[1:] == shape:
+            advice = "It looks like a batch: a prior takes one at a time, so map with `jax.vmap`."
+        elif x.shape == shape[:-1] and shape[-1:] == (1,):
+            advice = "Add the channel axis: `x[..., None]`."
+        raise ValueError(f"{name} expects {what} of shape {shape}; got {x.shape}. {advice}")
+    return check_floating(x, what, name)
+
+
+def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
+    expected = tuple(expected)
+    if got == expected[:-1] and expected[-1] == 1:
+        return "Add the channel axis: `x[..., None]`."
+    if got[1:] == expected:
+        return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
+    return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
