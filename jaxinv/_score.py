@@ -1,16 +1,18 @@
 """The interfaces of noising processes and of scores, which the oracles and the diffusion module share."""
 
 import abc
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ._arrays import check_key
 from ._module import Module
-from ._types import Key, Scalar, State
+from ._types import ArrayLike, Checked, Key, Scalar, State
 
 
 class AbstractProcess(Module):
@@ -25,7 +27,7 @@ class AbstractProcess(Module):
     t_max: eqx.AbstractVar[Array]
 
     @abc.abstractmethod
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         """`f(t) x`, the drift of the forward SDE."""
 
     @abc.abstractmethod
@@ -49,13 +51,15 @@ class AbstractProcess(Module):
     def prior_std(self) -> Array:
         """The standard deviation of the noise from which sampling starts."""
 
-    def prior_sample(self, shape: Any, *, key: Key, dtype: Any = None) -> Array:
+    def prior_sample(
+        self, shape: Checked[Sequence[int]], *, key: Key, dtype: Checked[DTypeLike | None] = None
+    ) -> Array:
         """A draw from the noise at `t_max`, `prior_std` times a standard normal."""
         check_key(key)
         noise = jax.random.normal(key, shape, jnp.result_type(float) if dtype is None else dtype)
         return jnp.asarray(self.prior_std).astype(noise.dtype) * noise
 
-    def prior_log_prob(self, x: Any) -> Array:
+    def prior_log_prob(self, x: ArrayLike) -> Array:
         """The log-density of that noise at one image."""
         x = jnp.asarray(x)
         x = x.astype(jnp.result_type(float, x.dtype))

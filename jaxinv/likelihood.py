@@ -10,9 +10,9 @@ from jaxtyping import Array, PyTree
 from ._arrays import check_key, check_state, real_dtype
 from ._module import Module
 from ._solution import RESULTS
-from ._types import Key, Scalar, State, Struct
+from ._types import Checked, Key, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
-from .operators._base import AbstractLinearOperator, AbstractOperator
+from .operators import AbstractLinearOperator, AbstractOperator
 
 
 class Likelihood(Module):
@@ -35,7 +35,7 @@ class Likelihood(Module):
     operator: AbstractOperator
     noise: AbstractNoise
 
-    def __init__(self, operator: Any, noise: Any):
+    def __init__(self, operator: Checked[AbstractOperator], noise: Any):
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
                 f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of "

@@ -15,7 +15,7 @@ from jaxtyping import Array, PyTree
 
 from ._arrays import as_parameter, check_key, is_concrete, real_dtype
 from ._module import Module
-from ._types import Key, State
+from ._types import Checked, Key, Scalar, State
 
 
 class AbstractNoise(Module):
@@ -76,7 +76,7 @@ class Gaussian(AbstractGaussianNoise):
 
     std: PyTree[Array]
 
-    def __init__(self, std: Any):
+    def __init__(self, std: Checked[Scalar]):
         self.std = _parameter(std, "std", positive=False)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
@@ -231,7 +231,7 @@ class Poisson(AbstractNoise):
 
     gain: PyTree[Array]
 
-    def __init__(self, gain: Any = 1.0):
+    def __init__(self, gain: Checked[Scalar] = 1.0):
         self.gain = _parameter(gain, "gain", positive=True)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
@@ -274,7 +274,7 @@ class TransmissionPoisson(AbstractNoise):
 
     photons: PyTree[Array]
 
-    def __init__(self, photons: Any):
+    def __init__(self, photons: Checked[Scalar]):
         self.photons = _parameter(photons, "photons", positive=True)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:

@@ -13,7 +13,8 @@ from .._jit import verb
 from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
-from .._types import State
+from .._types import Checked, State
+from ..operators import AbstractOperator
 from ..operators._tomography import FanBeam, ParallelBeam
 
 
@@ -58,7 +59,7 @@ _MISSING = 3.0
 
 
 @verb
-def fbp(operator: Any, y: State, *, window: Any = RamLak()) -> Solution:  # noqa: B008
+def fbp(operator: Checked[AbstractOperator], y: State, *, window: Any = RamLak()) -> Solution:  # noqa: B008
     """Filtered back-projection: the inverse of the Radon transform, cut off at the Nyquist frequency of the detector.
 
     Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation

@@ -11,9 +11,9 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import check_count, safe_sqrt
 from .._conjugate_gradients import dot
-from .._differentiation import Unrolled
+from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
-from .._types import State
+from .._types import Checked, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered
 from ._bound import SAFETY, norm_bound, positive
@@ -78,7 +78,12 @@ class AbstractFirstOrder(eqx.Module):
 
 
 def solve(
-    method: AbstractFirstOrder, norm: Array | None, result: Any, *, max_steps: int, differentiate: Any = None
+    method: AbstractFirstOrder,
+    norm: Array | None,
+    result: Any,
+    *,
+    max_steps: int,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> tuple[Iterate, Array, Any]:
     """Steps until the method has finished; `norm` is that of the operator, before whitening, where it is known.
 

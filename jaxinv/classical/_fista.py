@@ -8,8 +8,9 @@ from jaxtyping import Array, PyTree
 
 from .._jit import verb
 from .._solution import Solution
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened
+from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of
 
@@ -20,7 +21,7 @@ def fista(
     y: State,
     *,
     weight: Scalar,
-    regulariser: Any = None,
+    regulariser: Checked[AbstractRegulariser | None] = None,
     norm: Scalar | None = None,
     max_steps: int = 3000,
     rtol: Scalar = 1e-5,

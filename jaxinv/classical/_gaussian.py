@@ -4,16 +4,18 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._differentiation import check_differentiate
+from .._differentiation import Implicit, Unrolled, check_differentiate
 from .._jit import verb
 from .._solution import RESULTS, Solution
-from .._types import State
+from .._types import Checked, State
 from ..likelihood import Likelihood, gaussian_approximation, prepare
 from ..oracles import Gaussian
 
 
 @verb
-def gaussian(likelihood: Likelihood, prior: Any, y: State, *, differentiate: Any = None) -> Solution:
+def gaussian(
+    likelihood: Likelihood, prior: Any, y: State, *, differentiate: Checked[Unrolled | Implicit | None] = None
+) -> Solution:
     """The exact posterior mean `E[x | y]` under a Gaussian prior, linear operator and Gaussian noise.
 
     With the mean and covariance of a training set it is the best affine reconstruction, in mean squared error: the

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._loop import divergence_threshold, has_converged
 from .._solution import RESULTS
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import L1, AbstractRegulariser
 
@@ -56,7 +56,7 @@ def enter(
     likelihood: Likelihood,
     y: State,
     weight: Scalar,
-    regulariser: Any,
+    regulariser: Checked[AbstractRegulariser | None],
     norm: Scalar | None,
     rtol: Scalar,
     atol: Scalar,
@@ -67,10 +67,6 @@ def enter(
     if not isinstance(regulariser, AbstractRegulariser):
         raise ValueError(
             f"`regulariser` must be one of `jaxinv.regularisers`, such as L1(); got {type(regulariser).__name__}."
-        )
-    if not isinstance(regulariser, AbstractRegulariser):
-        raise ValueError(
-            f"`{name}` needs a regulariser with a prox, such as `regularisers.L1()`; got {type(regulariser).__name__}."
         )
     prepared, data, result = prepare(likelihood, y)
     weight, result = prepare_parameter(weight, likelihood.operator, result)

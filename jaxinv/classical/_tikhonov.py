@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._conjugate_gradients import minimise_quadratic
-from .._differentiation import Implicit, attach_implicit, check_differentiate
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._solution import RESULTS, Solution
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
 
@@ -22,11 +22,11 @@ def tikhonov(
     y: State,
     *,
     weight: Scalar,
-    regulariser: Any = None,
+    regulariser: Checked[AbstractRegulariser | None] = None,
     max_steps: int = 500,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
-    differentiate: Any = None,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * R(x)` for a quadratic `R`, by conjugate gradients.
 
@@ -73,8 +73,8 @@ def tikhonov(
     inputs = (likelihood, y, weight, regulariser)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     whitened, b = whiten(prepared, data, "tikhonov")
-    regulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
-    problem = _Quadratic(whitened, regulariser, weight, b)
+    cast: AbstractRegulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
+    problem = _Quadratic(whitened, cast, weight, b)
     zeros = lambda struct: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct)
     operator = likelihood.operator
 
@@ -97,7 +97,7 @@ def tikhonov(
     # By the prediction of conjugate gradients, unless the image has got another derivative since.
     prediction = operator(x) if isinstance(differentiate, Implicit) else solved.aside
     misfit = prepared.noise.negative_log_likelihood(prediction, data, operator.measured)
-    objective = misfit + weight * regulariser(x)
+    objective = misfit + weight * cast(x)
     stats = {"num_steps": solved.num_steps, "objective": objective, "residual": jnp.sqrt(solved.square)}
     return Solution(x, result, stats)
 

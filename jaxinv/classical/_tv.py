@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_image_shape, safe_sqrt
-from .._differentiation import Implicit, attach_implicit, check_differentiate
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._first_order import AbstractFirstOrder, Iterate, solve
@@ -30,7 +30,7 @@ def tv(
     max_steps: int = 2000,
     rtol: Scalar = 1e-5,
     atol: Scalar = 0.0,
-    differentiate: Any = None,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * TV(x)` by the primal-dual method of Chambolle and Pock.
 
@@ -216,4 +216,4 @@ def _dual_prox(kind: Any, dual: Array, radius: Array, step: Array) -> Array:
 
 
 def _square(tree: State) -> Array:
-    return sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree))
+    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))

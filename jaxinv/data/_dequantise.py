@@ -1,18 +1,16 @@
 """Grey values turned into densities."""
 
-from typing import Any
-
 import jax
 import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import check_key
-from .._types import Key
+from .._types import ArrayLike, IntLike, Key
 from ._checks import check_count
 
 
-def dequantise(images: Any, *, key: Key, levels: Any = 256) -> Array:
+def dequantise(images: ArrayLike, *, key: Key, levels: IntLike = 256) -> Array:
     """Grey values with uniform noise within each, `(images + u) / levels` in [0, 1], `u` uniform in [0, 1).
 
     Integers have no density, and a model of them that had one would be rewarded for infinitely sharp peaks. The

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._types import IntLike
 from ._checks import check_count
 
 
-def digits(size: Any = 28) -> tuple[np.ndarray, np.ndarray]:
+def digits(size: IntLike = 28) -> tuple[np.ndarray, np.ndarray]:
     """The 1797 handwritten digits of scikit-learn, which need no download.
 
     They are 8 x 8 images of 17 grey levels, divided by 16. Other sizes are made by cubic interpolation (smoothed first

@@ -1,5 +1,6 @@
 """The fan-beam measurements of the Helsinki Tomography Challenge 2022."""
 
+import os
 import struct
 import warnings
 import zlib
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .._types import Checked
 from ._checks import check_file
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
@@ -15,7 +17,7 @@ _VARIABLES = ("CtDataFull", "CtDataLimited")
 _MATRIX, _COMPRESSED = 14, 15
 
 
-def htc2022(path: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def htc2022(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
     """A sinogram of the Helsinki Tomography Challenge 2022, real X-rays through an acrylic disc, and its geometry.
 
     The file (`htc2022_ta_full.mat`, say, from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is after

@@ -2,7 +2,6 @@
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from .._arrays import check_key
-from .._types import Key
+from .._types import IntLike, Key
 from ._checks import check_count
 
 
@@ -45,7 +44,7 @@ _REFERENCE = 128
 _CUMULATIVE = np.cumsum([math.exp(k * math.log(_MEAN) - _MEAN - math.lgamma(k + 1)) for k in range(_MOST)])
 
 
-def ellipses(n: Any, size: Any, *, key: Key) -> Float32[Array, "n size size 1"]:
+def ellipses(n: IntLike, size: IntLike, *, key: Key) -> Float32[Array, "n size size 1"]:
     r"""Random phantoms, each the sum of about 40 ellipses in the square `[-1, 1]^2`.
 
     The number of ellipses is Poisson(40) and at most 70; their values are `U(-.4, 1)`, semi-axes `.2 Exp(1)`, centres
@@ -132,7 +131,7 @@ _ELLIPSES = (
 )
 
 
-def shepp_logan(size: Any) -> Float32[Array, "size size 1"]:
+def shepp_logan(size: IntLike) -> Float32[Array, "size size 1"]:
     """The modified Shepp-Logan phantom, the one with the visible contrast: 0 outside, 1 in the skull, .2 in the brain.
 
     The phantom fills the square `[-1, 1]^2`, x to the right and y up, so that row 0 is the top of the head; each pixel

@@ -1,13 +1,15 @@
 """Pictures from files."""
 
+import os
 from typing import Any
 
 import numpy as np
 
+from .._types import Checked
 from ._checks import check_file
 
 
-def picture(path: Any) -> np.ndarray:
+def picture(path: Checked[str | os.PathLike]) -> np.ndarray:
     """The image in a PNG file, or in a `.npy` file.
 
     A PNG becomes grey or RGB, whatever it is stored as; what is transparent shows as it is beneath. An array of

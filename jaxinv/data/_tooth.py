@@ -1,16 +1,18 @@
 """The tooth of the TomoPy examples, a parallel-beam measurement."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._types import Checked
 from ._checks import check_file
 
 _NAMES = ("exchange/data", "exchange/data_white", "exchange/data_dark", "exchange/theta")
 
 
-def tooth(path: Any) -> tuple[np.ndarray, dict[str, Any]]:
+def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
     """The sinograms of a tooth, real X-rays of a synchrotron, and their geometry.
 
     The file (`tooth.h5`, from the sources of TomoPy) holds counts: `data` with the tooth, `data_white` without, and

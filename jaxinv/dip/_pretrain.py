@@ -32,7 +32,7 @@ def pretrain(
     start: Checked[AbstractStart | None] = None,
     images: Callable[..., Array] | None = None,
     optimiser: Checked[optax.GradientTransformation | None] = None,
-    learning_rate: Checked[Scalar | Callable[[Array], Array]] = 1e-3,
+    learning_rate: Checked[Scalar | optax.Schedule] = 1e-3,
     ema: Checked[float | None] = None,
     checkpoint: str | os.PathLike | None = None,
     progress: Checked[diffrax.AbstractProgressMeter | None] = None,

@@ -6,9 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ._checks import check_images, check_positive, squared_modulus
 
 
@@ -96,7 +97,7 @@ class AbstractWindow(eqx.Module):
     size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
-    def weights(self, dtype: Any) -> Array:
+    def weights(self, dtype: Checked[DTypeLike]) -> Array:
         """The weights along one axis, of shape `(size,)` and of sum 1."""
 
     @property
@@ -128,7 +129,7 @@ class UniformWindow(AbstractWindow):
     def __check_init__(self):
         _check_size(self)
 
-    def weights(self, dtype: Any) -> Array:
+    def weights(self, dtype: Checked[DTypeLike]) -> Array:
         return jnp.full((self.size,), 1 / self.size, dtype)
 
     @property
@@ -160,7 +161,7 @@ class GaussianWindow(AbstractWindow):
         _check_size(self)
         check_positive(self.sigma, self.sigma.dtype, "sigma")
 
-    def weights(self, dtype: Any) -> Array:
+    def weights(self, dtype: Checked[DTypeLike]) -> Array:
         offsets = jnp.arange(self.size, dtype=dtype) - self.size // 2
         bell = jnp.exp(-0.5 * (offsets / self.sigma.astype(dtype)) ** 2)
         return bell / jnp.sum(bell)

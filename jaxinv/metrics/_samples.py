@@ -1,7 +1,6 @@
 """Metrics of samples against other samples, against modes, and of densities."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,12 +9,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_key
-from .._types import Key, Scalar, State
+from .._types import Checked, IntLike, Key, Scalar, State
 from ._checks import check_positive, check_sets
 
 
 @eqx.filter_jit
-def sliced_wasserstein(a: State, b: State, *, key: Key, num_slices: int = 200, p: Any = 1) -> Float[Array, ""]:
+def sliced_wasserstein(
+    a: State, b: State, *, key: Key, num_slices: int = 200, p: Checked[Scalar] = 1
+) -> Float[Array, ""]:
     """The sliced Wasserstein distance of two sets of samples: `(mean over slices of W_p^p)^(1/p)`.
 
     A slice is the inner product with one random direction of length 1, and `W_p^p` of a slice is the integral of
@@ -172,7 +173,11 @@ def mode_weights(samples: State, means: State) -> Float[Array, " k"]:
 
 
 def bits_per_dim(
-    negative_log_likelihood: Any, size: Any, *, data_range: Any = 1.0, levels: Any = 256
+    negative_log_likelihood: Checked[Scalar],
+    size: Checked[int | tuple[int, ...]],
+    *,
+    data_range: Checked[Scalar] = 1.0,
+    levels: IntLike = 256,
 ) -> Float[Array, "..."]:
     """A negative log-likelihood of dequantised images, in bits a dimension: `nll / (size log 2) + log2(levels / r)`.
 

@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._types import ArrayLike, Checked, IntLike
 from ._network import check_batch, check_sizes
-from ._trunks import check_trunk
+from ._trunks import AbstractTrunk, check_trunk
 
 
 class Autoencoder(nnx.Module):
@@ -47,12 +48,12 @@ class Autoencoder(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
-        latent_size: Any,
+        image_shape: Checked[Sequence[int]],
+        latent_size: IntLike,
         *,
-        rngs: Any,
-        trunk: Any = None,
-        widths: Any = None,
+        rngs: Checked[nnx.Rngs],
+        trunk: Checked[AbstractTrunk | None] = None,
+        widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
         self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
@@ -60,11 +61,11 @@ class Autoencoder(nnx.Module):
         self.encoder = trunk.encoder(self.image_shape, latent_size, activation=activation, rngs=rngs)
         self.decoder = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
 
-    def encode(self, x: Any) -> Float[Array, "n k"]:
+    def encode(self, x: ArrayLike) -> Float[Array, "n k"]:
         """The latents of images `x` of shape `(n, h, w, c)`."""
         return self.encoder(check_batch(x, self.image_shape, "images", "Autoencoder"))
 
-    def decode(self, z: Any) -> Float[Array, "n h w c"]:
+    def decode(self, z: ArrayLike) -> Float[Array, "n h w c"]:
         """The images, in `[0, 1]`, of latents `z` of shape `(n, k)`."""
         z = check_batch(z, (self.latent_size,), "latents", "Autoencoder")
         return jax.nn.sigmoid(self.decoder(z)).reshape(-1, *self.image_shape)
@@ -151,13 +152,13 @@ class VAE(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
-        latent_size: Any,
+        image_shape: Checked[Sequence[int]],
+        latent_size: IntLike,
         *,
         likelihood: Any = None,
-        rngs: Any,
-        trunk: Any = None,
-        widths: Any = None,
+        rngs: Checked[nnx.Rngs],
+        trunk: Checked[AbstractTrunk | None] = None,
+        widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
         self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
@@ -166,17 +167,17 @@ class VAE(nnx.Module):
         self.encoder = trunk.encoder(self.image_shape, 2 * latent_size, activation=activation, rngs=rngs)
         self.decoder = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
 
-    def encode(self, x: Any) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
+    def encode(self, x: ArrayLike) -> tuple[Float[Array, "n k"], Float[Array, "n k"]]:
         """The mean and the logarithm of the standard deviation of `q(z | x)`, for images of shape `(n, h, w, c)`."""
         x = check_batch(x, self.image_shape, "images", "VAE")
         mean, log_std = jnp.split(self.encoder(x), 2, axis=-1)
         return mean, log_std
 
-    def decode(self, z: Any) -> Float[Array, "n h w c"]:
+    def decode(self, z: ArrayLike) -> Float[Array, "n h w c"]:
         """The mean images, in `[0, 1]`, of latents `z` of shape `(n, k)`."""
         return self.likelihood.mean(self.decode_logits(z))
 
-    def decode_logits(self, z: Any) -> Float[Array, "n h w c"]:
+    def decode_logits(self, z: ArrayLike) -> Float[Array, "n h w c"]:
         """What `likelihood` takes: the images before the sigmoid."""
         z = check_batch(z, (self.latent_size,), "latents", "VAE")
         return self.decoder(z).reshape(-1, *self.image_shape)

@@ -1,20 +1,20 @@
 """The networks of the couplings of a normalising flow: what is kept of an image to parameters of what changes."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._types import Checked
 from ._convolutional import convolution
 from ._coupling import Partition, extent, flat
-from ._trunks import MLP, Convolutional, Dense
+from ._trunks import MLP, AbstractTrunk, Convolutional, Dense
 
 
 def conditioners(
-    trunk: Any, partitions: Sequence[Partition], num_parameters: int, *, rngs: nnx.Rngs
+    trunk: Checked[AbstractTrunk], partitions: Sequence[Partition], num_parameters: int, *, rngs: nnx.Rngs
 ) -> list[nnx.Module]:
     """One network for each coupling: from a list of the kept parts to parameters `(n, p, m)`, zero at the start."""
     if isinstance(trunk, Dense):

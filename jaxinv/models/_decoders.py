@@ -1,6 +1,6 @@
 """Decoders without an encoder, for deep image priors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,6 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import Bilinear, Nearest, channel_normalisation, convolution, growing_sizes
 from ._network import check_batch, check_sizes
 from ._skip_unet import check_input_shape
@@ -46,7 +47,15 @@ class ConvDecoder(nnx.Module):
         ```
     """
 
-    def __init__(self, image_shape: Any, *, input_shape: Any = None, rngs: Any, layers: Any = 7, channels: Any = 64):
+    def __init__(
+        self,
+        image_shape: Checked[Sequence[int]],
+        *,
+        input_shape: Checked[Sequence[int] | None] = None,
+        rngs: Checked[nnx.Rngs],
+        layers: IntLike = 7,
+        channels: Any = 64,
+    ):
         self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
         width, count = check_count(channels, "channels"), check_count(layers, "layers")
         if count < 2:
@@ -60,7 +69,7 @@ class ConvDecoder(nnx.Module):
         self.norms = nnx.List([channel_normalisation(width, rngs=rngs) for _ in into])
         self.last = nnx.Linear(width, out, rngs=rngs)
 
-    def __call__(self, z0: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, z0: ArrayLike) -> Float[Array, "n h w c"]:
         """The images, `(n, h, w, c)`, of inputs of shape `(n, *input_shape)`."""
         x = check_batch(z0, self.input_shape, "inputs", "ConvDecoder")
         enlarge = Nearest()
@@ -115,11 +124,11 @@ class DeepDecoder(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        input_shape: Any = None,
-        rngs: Any,
-        layers: Any = 4,
+        input_shape: Checked[Sequence[int] | None] = None,
+        rngs: Checked[nnx.Rngs],
+        layers: IntLike = 4,
         channels: Any = 64,
         output: Callable[[Array], Array] = jax.nn.sigmoid,
     ):
@@ -137,7 +146,7 @@ class DeepDecoder(nnx.Module):
         self.norms = nnx.List([channel_normalisation(width, rngs=rngs) for _ in into])
         self.last = nnx.Linear(width, out, rngs=rngs)
 
-    def __call__(self, z0: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, z0: ArrayLike) -> Float[Array, "n h w c"]:
         """The images, `(n, h, w, c)`, of inputs of shape `(n, *input_shape)`."""
         x = check_batch(z0, self.input_shape, "inputs", "DeepDecoder")
         enlarge = Bilinear()

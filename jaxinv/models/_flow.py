@@ -1,7 +1,7 @@
 """Normalising flows."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike, Scalar
 from ._conditioner import conditioners
 from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, partitions
 from ._network import check_batch, check_sizes
-from ._trunks import Dense
+from ._trunks import AbstractTrunk, Dense
 
 # The latents of pixels in [0, 1] are logits divided by this, which brings them from +-14 to the size of a latent.
 _LOGIT_SCALE = 4.0
@@ -68,13 +69,13 @@ class Flow(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        rngs: Any,
-        coupling: Any = None,
-        trunk: Any = None,
-        num_couplings: Any = 8,
-        alpha: Any = 1e-6,
+        rngs: Checked[nnx.Rngs],
+        coupling: Checked[AbstractCoupling | None] = None,
+        trunk: Checked[AbstractTrunk | None] = None,
+        num_couplings: IntLike = 8,
+        alpha: Checked[Scalar] = 1e-6,
     ):
         self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
         self.latent_size = math.prod(self.image_shape)
@@ -95,7 +96,7 @@ class Flow(nnx.Module):
         pairs = zip(halves, networks, strict=True)
         self.couplings = nnx.List([Coupling(partition, coupling, network) for partition, network in pairs])
 
-    def forward(self, x: Any) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+    def forward(self, x: ArrayLike) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         """The latents of images `x` of shape `(n, h, w, c)`, in the order of the pixels, and `log |det dz/dx|`.
 
         With `alpha`, an image with pixels outside `[-alpha, 1 + alpha]`, about, has no latent: its `log_det` is minus
@@ -108,7 +109,7 @@ class Flow(nnx.Module):
             log_det = log_det + more
         return join(parts, self.image_shape).reshape(-1, self.latent_size), log_det
 
-    def inverse(self, z: Any) -> Float[Array, "n h w c"]:
+    def inverse(self, z: ArrayLike) -> Float[Array, "n h w c"]:
         """The images of latents `z` of shape `(n, d)`."""
         z = check_batch(z, (self.latent_size,), "latents", "Flow")
         parts: Parts = cut(z.reshape(-1, *self.image_shape))

@@ -1,6 +1,6 @@
 """The generator and the critic of a GAN."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,8 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_shape
+from .._types import ArrayLike, Checked, IntLike
 from ._network import check_batch, check_sizes
-from ._trunks import check_trunk
+from ._trunks import AbstractTrunk, check_trunk
 
 
 class Generator(nnx.Module):
@@ -45,25 +46,25 @@ class Generator(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
-        latent_size: Any,
+        image_shape: Checked[Sequence[int]],
+        latent_size: IntLike,
         *,
-        rngs: Any,
-        trunk: Any = None,
-        widths: Any = None,
+        rngs: Checked[nnx.Rngs],
+        trunk: Checked[AbstractTrunk | None] = None,
+        widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
         self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
         trunk = check_trunk(trunk, widths)
         self.network = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
 
-    def __call__(self, z: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, z: ArrayLike) -> Float[Array, "n h w c"]:
         """The images, in `[0, 1]`, of latents `z` of shape `(n, k)`."""
         z = check_batch(z, (self.latent_size,), "latents", "Generator")
         return jax.nn.sigmoid(self.network(z)).reshape(z.shape[0], *self.image_shape)
 
 
-def latent_shape_of(generator: Any, latent_shape: Any, call: str) -> tuple[int, ...]:
+def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
     """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
 
     - `call`: how to give it, for the message.
@@ -111,16 +112,16 @@ class Critic(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        rngs: Any,
-        trunk: Any = None,
-        widths: Any = None,
+        rngs: Checked[nnx.Rngs],
+        trunk: Checked[AbstractTrunk | None] = None,
+        widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = _leaky,
     ):
         self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
         self.network = check_trunk(trunk, widths).encoder(self.image_shape, 1, activation=activation, rngs=rngs)
 
-    def __call__(self, x: Any) -> Float[Array, " n"]:
+    def __call__(self, x: ArrayLike) -> Float[Array, " n"]:
         """The logits of images `x` of shape `(n, h, w, c)`."""
         return self.network(check_batch(x, self.image_shape, "images", "Critic"))[:, 0]

@@ -1,7 +1,6 @@
 """Learned gradient descent."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..likelihood import domain_dtype
+from ..operators import AbstractOperator
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
 from ._network import check_rngs
 
@@ -56,32 +57,32 @@ class LearnedGradient(nnx.Module):
 
     def __init__(
         self,
-        operator: Any,
+        operator: Checked[AbstractOperator],
         *,
-        rngs: Any,
-        num_layers: Any = 10,
+        rngs: Checked[nnx.Rngs],
+        num_layers: IntLike = 10,
         tied: bool = False,
-        width: Any = 32,
-        memory: Any = 5,
+        width: IntLike = 32,
+        memory: IntLike = 5,
         activation: Callable[[Array], Array] = jax.nn.silu,
-        norm: Any = None,
+        norm: Checked[Scalar | None] = None,
     ):
         check_rngs(rngs)
         self.num_layers, self.tied = check_count(num_layers, "num_layers"), bool(tied)
         self.activation, self.memory = activation, check_count(memory, "memory")
         width = check_count(width, "width")
-        operator = normalised(operator, norm, "LearnedGradient")
-        self.grid = grid_of(operator.domain, "LearnedGradient")
-        channels, self.input_shape = self.grid[-1], input_shape(operator)
+        scaled = normalised(operator, norm, "LearnedGradient")
+        self.grid = grid_of(scaled.domain, "LearnedGradient")
+        channels, self.input_shape = self.grid[-1], input_shape(scaled)
         # What is no parameter is not trained.
-        self.operator = nnx.Variable(operator)
-        self.steps = nnx.Param(jnp.ones((self.num_layers,), domain_dtype(operator)))
+        self.operator = nnx.Variable(scaled)
+        self.steps = nnx.Param(jnp.ones((self.num_layers,), domain_dtype(scaled)))
         make = lambda: Block(
             2 * channels + memory, channels + memory, width, activation=activation, zero=True, rngs=rngs
         )
         self.blocks = nnx.List([make() for _ in range(1 if self.tied else self.num_layers)])
 
-    def __call__(self, y: Any) -> Array:
+    def __call__(self, y: ArrayLike) -> Array:
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, of a stack a tuple of such."""
         operator = self.operator.get_value()
         y = self.prepare_measurements(y)
@@ -107,7 +108,7 @@ class LearnedGradient(nnx.Module):
         """
         return check_measurements(y, self.operator.get_value(), "LearnedGradient")
 
-    def layer(self, k: int, state: tuple[Array, Array], y: Any) -> tuple[Array, Float[Array, "n h w memory"]]:
+    def layer(self, k: int, state: tuple[Array, Array], y: ArrayLike) -> tuple[Array, Float[Array, "n h w memory"]]:
         """One layer: images and memory, and measurements that are divided by the norm of the operator."""
         (x, memory), operator = state, self.operator.get_value()
         residual = jax.tree.map(jnp.subtract, jax.vmap(operator)(x), y)

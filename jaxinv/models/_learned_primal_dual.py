@@ -1,7 +1,6 @@
 """The learned primal-dual reconstruction."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,9 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..likelihood import domain_dtype
+from ..operators import AbstractOperator
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
 from ._network import check_rngs
 
@@ -54,15 +55,15 @@ class LearnedPrimalDual(nnx.Module):
 
     def __init__(
         self,
-        operator: Any,
+        operator: Checked[AbstractOperator],
         *,
-        rngs: Any,
-        num_layers: Any = 10,
-        width: Any = 32,
-        num_primal: Any = 5,
-        num_dual: Any = 5,
+        rngs: Checked[nnx.Rngs],
+        num_layers: IntLike = 10,
+        width: IntLike = 32,
+        num_primal: IntLike = 5,
+        num_dual: IntLike = 5,
         activation: Callable[[Array], Array] = jax.nn.silu,
-        norm: Any = None,
+        norm: Checked[Scalar | None] = None,
     ):
         check_rngs(rngs)
         self.num_layers = check_count(num_layers, "num_layers")
@@ -70,18 +71,18 @@ class LearnedPrimalDual(nnx.Module):
         if self.num_primal < 2:
             raise ValueError(f"`num_primal` must be at least 2, as the second of `f` is measured; got {num_primal}.")
         width = check_count(width, "width")
-        operator = normalised(operator, norm, "LearnedPrimalDual")
-        self.primal = grid_of(operator.domain, "LearnedPrimalDual")
-        self.dual = grid_of(operator.codomain, "LearnedPrimalDual")
+        scaled = normalised(operator, norm, "LearnedPrimalDual")
+        self.primal = grid_of(scaled.domain, "LearnedPrimalDual")
+        self.dual = grid_of(scaled.codomain, "LearnedPrimalDual")
         f, h = self.num_primal * self.primal[-1], self.num_dual * self.dual[-1]
         make = lambda into, out, zero: Block(into, out, width, activation=activation, zero=zero, rngs=rngs)
-        self.input_shape = input_shape(operator)
+        self.input_shape = input_shape(scaled)
         # What is no parameter is not trained.
-        self.operator = nnx.Variable(operator)
+        self.operator = nnx.Variable(scaled)
         self.dual_blocks = nnx.List([make(h + 2 * self.dual[-1], h, False) for _ in range(self.num_layers)])
         self.primal_blocks = nnx.List([make(f + self.primal[-1], f, True) for _ in range(self.num_layers)])
 
-    def __call__(self, y: Any) -> Array:
+    def __call__(self, y: ArrayLike) -> Array:
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`."""
         operator = self.operator.get_value()
         y = self.prepare_measurements(y)

@@ -9,8 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import HIGHEST, check_count, is_complex, is_concrete
+from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..likelihood import domain_dtype
-from ..operators import materialise
+from ..operators import AbstractOperator, materialise
 from ..operators._base import AbstractLinearOperator
 from ..operators._matrix import Materialised
 from ..operators._norm import check_linear
@@ -54,27 +55,35 @@ class LISTA(nnx.Module):
         ```
     """
 
-    def __init__(self, operator: Any, num_layers: Any = 16, *, tied: bool = False, weight: Any = 0.1, norm: Any = None):
+    def __init__(
+        self,
+        operator: Checked[AbstractOperator],
+        num_layers: IntLike = 16,
+        *,
+        tied: bool = False,
+        weight: Checked[Scalar] = 0.1,
+        norm: Checked[Scalar | None] = None,
+    ):
         self.num_layers, self.tied = check_count(num_layers, "num_layers"), bool(tied)
         _check_real(check_linear(operator, "LISTA"))
         dtype = domain_dtype(operator)
         weight = _check_weight(weight, dtype)
-        operator = normalised(operator, norm, "LISTA")
-        stored = _stored(operator)
+        scaled = normalised(operator, norm, "LISTA")
+        stored = _stored(scaled)
         each = lambda value: nnx.Param(jnp.full((self.num_layers,), value, dtype))
         shape = (1 if self.tied else self.num_layers, *stored.matrix.shape)
-        self.input_shape = input_shape(operator)
+        self.input_shape = input_shape(scaled)
         # What is no parameter is not trained.
-        self.operator, self.factor = nnx.Variable(stored), nnx.Variable(operator.factor)
+        self.operator, self.factor = nnx.Variable(stored), nnx.Variable(scaled.factor)
         self.weights = nnx.Param(jnp.broadcast_to(stored.matrix, shape))
-        self.thresholds = each(operator.factor**2 * weight)
+        self.thresholds = each(scaled.factor**2 * weight)
         self.slopes, self.momenta = each(1), each(0)
 
-    def __call__(self, y: Any) -> Float[Array, "n *domain"]:
+    def __call__(self, y: ArrayLike) -> Float[Array, "n *domain"]:
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`."""
         return self._images(y)[-1]
 
-    def iterates(self, y: Any) -> Float[Array, "layers n *domain"]:
+    def iterates(self, y: ArrayLike) -> Float[Array, "layers n *domain"]:
         """The images after each layer, `(num_layers, n, *domain)`; `y` as for a call."""
         return jnp.stack(self._images(y))
 

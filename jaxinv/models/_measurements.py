@@ -11,22 +11,23 @@ from flax import nnx
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import is_complex, is_concrete
-from .._types import Struct
+from .._types import Checked, Scalar, Struct
 from ..classical._bound import norm_bound
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
+from ..operators import AbstractOperator
 from ..operators._base import AbstractLinearOperator
 from ..operators._norm import check_linear
 from ._convolutional import convolution
 
 
-def measured_part(operator: Any, name: str) -> Whitened:
+def measured_part(operator: Checked[AbstractOperator], name: str) -> Whitened:
     """The operator, which must be linear, with zeros where nothing is measured."""
     operator = check_linear(operator, name)
     return Whitened(operator, Gaussian(jnp.ones((), domain_dtype(operator))))
 
 
-def normalised(operator: Any, norm: Any, name: str) -> AbstractLinearOperator:
+def normalised(operator: Checked[AbstractOperator], norm: Checked[Scalar | None], name: str) -> Any:
     """The measured part of the operator divided by (a bound of) its norm."""
     measured = measured_part(operator, name)
     if norm is not None:

@@ -1,7 +1,7 @@
 """A patch mixer for scores."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import TimeEmbedding
 from ._network import check_batch, check_sizes
 from ._unet import check_batch_times
@@ -49,15 +50,15 @@ class Mixer(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        rngs: Any,
-        patch_size: Any = 4,
-        width: Any = 128,
-        num_blocks: Any = 4,
-        token_width: Any = 128,
-        channel_width: Any = 256,
-        embedding_size: Any = 64,
+        rngs: Checked[nnx.Rngs],
+        patch_size: IntLike = 4,
+        width: IntLike = 128,
+        num_blocks: IntLike = 4,
+        token_width: IntLike = 128,
+        channel_width: IntLike = 256,
+        embedding_size: IntLike = 64,
     ):
         self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
         self.patch_size = check_count(patch_size, "patch_size")
@@ -74,7 +75,7 @@ class Mixer(nnx.Module):
         self.norm = nnx.LayerNorm(width, rngs=rngs)
         self.last = nnx.Linear(width, pixels, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
-    def __call__(self, x: Any, t: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "n h w c"]:
         """Images of the shape of `x`, `(n, h, w, c)`, at the process times `t`, of shape `(n,)` and in [0, 1]."""
         x = check_batch(x, self.image_shape, "images", "Mixer")
         time = self.time(check_batch_times(t, x, "Mixer"))

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
+from .._types import ArrayLike, Checked
 from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
 from ._network import check_batch, check_sizes
 
@@ -54,10 +55,10 @@ class SkipUNet(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        input_shape: Any = None,
-        rngs: Any,
+        input_shape: Checked[Sequence[int] | None] = None,
+        rngs: Checked[nnx.Rngs],
         scales: Any = 5,
         channels: Any = 32,
         skip_channels: Any = 4,
@@ -95,7 +96,7 @@ class SkipUNet(nnx.Module):
         self.has_skip = tuple(s > 0 for s in skips)
         self.last = nnx.Linear(widths[0], self.image_shape[-1], rngs=rngs)
 
-    def __call__(self, z0: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, z0: ArrayLike) -> Float[Array, "n h w c"]:
         """The images, `(n, h, w, c)`, of inputs of shape `(n, *input_shape)`."""
         x = check_batch(z0, self.input_shape, "inputs", "SkipUNet")
         skips, layers = [], iter(self.skips)

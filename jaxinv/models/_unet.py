@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import (
     Downsampling,
     ResidualBlock,
@@ -52,12 +53,12 @@ class UNet(nnx.Module):
 
     def __init__(
         self,
-        image_shape: Any,
+        image_shape: Checked[Sequence[int]],
         *,
-        rngs: Any,
+        rngs: Checked[nnx.Rngs],
         widths: Sequence[int] = (16, 32, 64),
-        num_blocks: Any = 1,
-        embedding_size: Any = 64,
+        num_blocks: IntLike = 1,
+        embedding_size: IntLike = 64,
     ):
         self.image_shape, _, widths = check_sizes(image_shape, 1, widths, rngs)
         check_count(num_blocks, "num_blocks")
@@ -75,7 +76,7 @@ class UNet(nnx.Module):
         self.norm = normalisation(widths[0], rngs=rngs)
         self.last = convolution(widths[0], channels, zero=True, rngs=rngs)
 
-    def __call__(self, x: Any, t: Any) -> Float[Array, "n h w c"]:
+    def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "n h w c"]:
         """Images of the shape of `x`, `(n, h, w, c)`, at the process times `t`, of shape `(n,)` and in [0, 1]."""
         x = check_batch(x, self.image_shape, "images", "UNet")
         time = self.time(check_batch_times(t, x, "UNet"))

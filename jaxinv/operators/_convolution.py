@@ -1,6 +1,7 @@
 """Blur."""
 
-from typing import Any, Literal, cast, get_args
+from collections.abc import Sequence
+from typing import Literal, cast, get_args
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_parameter, check_image_shape, check_state, parameter_dtype
-from .._types import State
+from .._types import ArrayLike, Checked, State
 from ._base import AbstractLinearOperator
 
 Boundary = Literal["zero", "circular", "reflect"]
@@ -38,7 +39,7 @@ class Convolution(AbstractLinearOperator):
     boundary: Boundary = eqx.field(static=True)
     kernel_size: tuple[int, int] = eqx.field(static=True)
 
-    def __init__(self, kernel: Any, shape: Any, boundary: Boundary | str = "zero"):
+    def __init__(self, kernel: ArrayLike, shape: Checked[Sequence[int]], boundary: Boundary | str = "zero"):
         shape = check_image_shape(shape)
         kernel = as_parameter(kernel)
         if boundary not in get_args(Boundary):
@@ -57,7 +58,7 @@ class Convolution(AbstractLinearOperator):
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype(kernel))
         self.codomain = self.domain
         self.boundary = cast(Boundary, boundary)
-        self.kernel_size = kernel.shape[:2]
+        self.kernel_size = (kernel.shape[0], kernel.shape[1])
 
     def __call__(self, x: State) -> Array:
         return self._crop(self._filter(self._extend(check_state(x, self.domain, "the image", self)), adjoint=False))

@@ -1,14 +1,16 @@
 """Super-resolution."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_image_shape, check_state, parameter_dtype
-from .._types import State
+from .._types import Checked, State
 from ._base import AbstractLinearOperator
 from ._convolution import Boundary, Convolution
 
@@ -37,7 +39,13 @@ class Downsample(AbstractLinearOperator):
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
     factor: int = eqx.field(static=True)
 
-    def __init__(self, shape: Any, factor: Any, kernel: Any = None, boundary: Boundary | str = "zero"):
+    def __init__(
+        self,
+        shape: Checked[Sequence[int]],
+        factor: Any,
+        kernel: Checked[Array | np.ndarray | None] = None,
+        boundary: Boundary | str = "zero",
+    ):
         h, w, c = shape = check_image_shape(shape)
         if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1 or h % factor or w % factor:
             raise ValueError(

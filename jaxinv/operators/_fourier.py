@@ -1,14 +1,12 @@
 """Magnetic resonance imaging: the masked Fourier transform of one coil or several."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import check_image_shape, check_state, real_dtype
-from .._types import State
+from .._types import ArrayLike, State
 from ._base import AbstractLinearOperator
 from ._pointwise import check_mask
 
@@ -32,7 +30,7 @@ class MaskedFourier(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, mask: Any):
+    def __init__(self, mask: ArrayLike):
         self.mask = check_mask(mask)
         check_image_shape(self.mask.shape)
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, jnp.result_type(complex, self.mask))
@@ -74,7 +72,7 @@ class MultiCoilFourier(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, mask: Any, coils: Any):
+    def __init__(self, mask: ArrayLike, coils: ArrayLike):
         self.mask = check_mask(mask)
         check_image_shape(self.mask.shape)
         coils = jnp.asarray(coils)

@@ -10,7 +10,7 @@ import lineax
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_shape, check_state, is_complex, parameter_dtype, real_dtype, varying_like
-from .._types import State, Struct
+from .._types import Checked, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
 
@@ -38,7 +38,7 @@ class FunctionOperator(AbstractLinearOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Any, domain: Any):
+    def __init__(self, function: Checked[Callable[..., Any]], domain: Any):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
@@ -90,7 +90,7 @@ class NonlinearFunction(AbstractOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Any, domain: Any):
+    def __init__(self, function: Checked[Callable[..., Any]], domain: Any):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)

@@ -1,13 +1,11 @@
 """Phase retrieval: only magnitudes are measured."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._arrays import real_dtype, safe_sqrt
-from .._types import State, Struct
+from .._types import Checked, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator
 from ._function import Jacobian
 
@@ -32,7 +30,7 @@ class Magnitude(AbstractOperator):
 
     operator: AbstractLinearOperator
 
-    def __init__(self, operator: Any):
+    def __init__(self, operator: Checked[AbstractOperator]):
         if not isinstance(operator, AbstractLinearOperator):
             raise ValueError(f"`operator` must be a linear operator; got {type(operator).__name__}.")
         self.operator = operator

@@ -1,7 +1,7 @@
 """A matrix as an operator, and any small operator as a matrix."""
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
-from .._types import State, Struct
+from .._types import ArrayLike, Checked, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
@@ -33,7 +33,7 @@ class Matrix(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, matrix: Any, shape: Any):
+    def __init__(self, matrix: ArrayLike, shape: Checked[Sequence[int]]):
         shape = check_shape(shape)
         self.matrix = as_parameter(matrix)
         if self.matrix.ndim != 2 or self.matrix.shape[1] != math.prod(shape):

@@ -1,5 +1,6 @@
 """Operators that act on each entry alone: the identity, the real image in a complex one, the mask."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_parameter, check_shape, check_state, is_concrete, parameter_dtype
-from .._types import State
+from .._types import ArrayLike, Checked, State
 from ._base import AbstractLinearOperator
 
 
@@ -28,7 +29,7 @@ class Identity(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, shape: Any):
+    def __init__(self, shape: Checked[Sequence[int]]):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
         self.codomain = self.domain
 
@@ -58,7 +59,7 @@ class Real(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, shape: Any):
+    def __init__(self, shape: Checked[Sequence[int]]):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
         self.codomain = jax.ShapeDtypeStruct(self.domain.shape, jnp.result_type(complex))
 
@@ -89,7 +90,7 @@ class Mask(AbstractLinearOperator):
     domain: jax.ShapeDtypeStruct = eqx.field(static=True)
     codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
 
-    def __init__(self, mask: Any):
+    def __init__(self, mask: ArrayLike):
         self.mask = check_mask(mask)
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, parameter_dtype(self.mask))
         self.codomain = self.domain

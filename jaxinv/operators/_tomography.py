@@ -3,18 +3,20 @@
 import abc
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
-from .._types import State
+from .._types import ArrayLike, Checked, IntLike, Scalar, State
 from ._base import AbstractLinearOperator
 
 
@@ -101,7 +103,7 @@ class AbstractTomograph(AbstractLinearOperator):
         dtype = jnp.result_type(y, self.angles)
         return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
-    def placement(self, dtype: Any) -> tuple[Array, Array]:
+    def placement(self, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
         """The angles, and the offset of the detector at each of them, `(angles,)`."""
         return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
 
@@ -147,12 +149,12 @@ class ParallelBeam(AbstractTomograph):
 
     def __init__(
         self,
-        shape: Any,
-        angles: Any,
-        num_detectors: Any = None,
-        detector_spacing: Any = 1.0,
-        pixel_size: Any = 1.0,
-        centre_offset: Any = 0.0,
+        shape: Checked[Sequence[int]],
+        angles: ArrayLike,
+        num_detectors: Checked[int | None] = None,
+        detector_spacing: Checked[float] = 1.0,
+        pixel_size: Checked[float] = 1.0,
+        centre_offset: Checked[Scalar] = 0.0,
     ):
         shape = check_image_shape(shape)
         name = type(self).__name__
@@ -215,14 +217,14 @@ class FanBeam(AbstractTomograph):
 
     def __init__(
         self,
-        shape: Any,
-        angles: Any,
-        num_detectors: Any,
-        detector_spacing: Any,
-        source_origin: Any,
-        origin_detector: Any,
-        pixel_size: Any = 1.0,
-        centre_offset: Any = 0.0,
+        shape: Checked[Sequence[int]],
+        angles: ArrayLike,
+        num_detectors: IntLike,
+        detector_spacing: Checked[float],
+        source_origin: Checked[float],
+        origin_detector: Checked[float],
+        pixel_size: Checked[float] = 1.0,
+        centre_offset: Checked[Scalar] = 0.0,
     ):
         shape = check_image_shape(shape)
         name = type(self).__name__

@@ -1,14 +1,16 @@
 """The components of a Gaussian mixture as one point of a noised mixture sees them."""
 
 import math
-from typing import Any
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
+from .._types import Checked
 from ._low_rank import LowRank
 
 # Half a squared distance beyond which a component has no share, whatever its log-determinant; a finite number, so that
@@ -57,7 +59,7 @@ class Components(eqx.Module):
         self.covariances = covariances
         self.offsets, self.separations = _differences(means, covariances)
 
-    def astype(self, dtype: Any) -> "Components":
+    def astype(self, dtype: Checked[DTypeLike]) -> "Components":
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
 
     def view(self, scale: Array, std: Array, x: Array) -> View:
@@ -109,7 +111,7 @@ class Components(eqx.Module):
             unit * (unit * strays),
         )
 
-    def combine(self, view: View, gain: Any, scale: Array, x: Array) -> Array:
+    def combine(self, view: View, gain: Callable[[Array], Array], scale: Array, x: Array) -> Array:
         """`sum_k share_k g_k(C_k) (x - scale m_k)`, `(d,)`, with `gain` of variances."""
         law = self.covariances
         gains = view.shares[:, None] * gain(law.variances)

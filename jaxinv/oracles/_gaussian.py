@@ -6,12 +6,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
 from .._module import Module
-from .._types import Key, Scalar, State
+from .._score import AbstractProcess
+from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
@@ -48,7 +50,14 @@ class Gaussian(Module):
     diagonal: Array | None
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, mean: Any, covariance: Any = None, *, factor: Any = None, diagonal: Any = None):
+    def __init__(
+        self,
+        mean: ArrayLike,
+        covariance: Checked[Array | np.ndarray | None] = None,
+        *,
+        factor: Any = None,
+        diagonal: Checked[Array | np.ndarray | None] = None,
+    ):
         self.mean = as_parameter(mean)
         self.shape = self.mean.shape
         size = math.prod(self.shape)
@@ -67,7 +76,7 @@ class Gaussian(Module):
         self.diagonal = None if diagonal is None else jnp.broadcast_to(as_parameter(diagonal).ravel(), (size,))
 
     @staticmethod
-    def from_factor(mean: Any, factor: Any, diagonal: Any = 0.0) -> "Gaussian":
+    def from_factor(mean: ArrayLike, factor: Any, diagonal: Checked[Scalar] = 0.0) -> "Gaussian":
         """`N(mean, factor factor^T + diag(diagonal))`.
 
         **Arguments:**
@@ -88,7 +97,7 @@ class Gaussian(Module):
         return Gaussian(mean, factor=factor, diagonal=diagonal)
 
     @staticmethod
-    def from_samples(samples: Any) -> "Gaussian":
+    def from_samples(samples: ArrayLike) -> "Gaussian":
         """The Gaussian with the mean and the covariance of a set of images, `(n, *shape)`: a prior learned by counting.
 
         **Raises:** `ValueError` for fewer than two samples.
@@ -167,19 +176,20 @@ class Gaussian(Module):
         limit = math.sqrt(jnp.finfo(std.dtype).eps) * (std[0] + jnp.sqrt(jnp.sum(deviation**2)))
         return jnp.where(jnp.sum(outside**2) <= limit**2, value, -jnp.inf)
 
-    def denoiser(self, process: Any) -> GaussianDenoiser:
+    def denoiser(self, process: Checked[AbstractProcess]) -> GaussianDenoiser:
         """`E[x_0 | x_t = x]` for a noising process with `marginal(t) -> (scale, std)`, as a module `(t, x) -> x_0`."""
         return GaussianDenoiser(self.mean, *self.spectrum(), process)
 
-    def score(self, process: Any) -> GaussianScore:
+    def score(self, process: Checked[AbstractProcess]) -> GaussianScore:
         """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
 
         Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
         `diffusion.AbstractProcess`.
         """
-        return GaussianScore(self.mean, *self.spectrum(), process)
+        basis, deviations = self.spectrum()
+        return GaussianScore(mean=self.mean, basis=basis, deviations=deviations, process=process)
 
-    def noised(self, process: Any, t: Scalar) -> "Gaussian":
+    def noised(self, process: Checked[AbstractProcess], t: Scalar) -> "Gaussian":
         """The law of `x_t = scale x_0 + std n`, with `(scale, std) = process.marginal(t)`: again a Gaussian."""
         scale, std = (jnp.asarray(v).astype(self.mean.dtype) for v in process.marginal(t))
         diagonal = std**2 if self.diagonal is None else scale**2 * self.diagonal + std**2

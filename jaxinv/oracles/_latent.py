@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST, check_key
 from .._prior import AbstractGenerativePrior
-from .._types import Key
+from .._types import ArrayLike, Key
 
 
 class GaussianLatent(AbstractGenerativePrior):
@@ -26,18 +26,18 @@ class GaussianLatent(AbstractGenerativePrior):
         self.latent_shape = (factor.shape[1],)
         self.image_shape = mean.shape
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         z = _check(z, self.latent_shape, "a latent")
         return self.mean + jnp.matmul(self.factor, z, precision=HIGHEST).reshape(self.image_shape)
 
-    def energy(self, z: Any) -> Array:
+    def energy(self, z: ArrayLike) -> Array:
         return 0.5 * jnp.sum(_check(z, self.latent_shape, "a latent") ** 2)
 
     def sample_latent(self, *, key: Key) -> Array:
         check_key(key)
         return jax.random.normal(key, self.latent_shape, self.factor.dtype)
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The shortest latent whose image is nearest to `x`."""
         return jnp.linalg.lstsq(self.factor, (_check(x, self.image_shape, "an image") - self.mean).ravel())[0]
 

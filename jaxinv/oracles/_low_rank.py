@@ -1,5 +1,6 @@
 """Covariances in eigen-form, of which a mixture holds one for each component, or one for all."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_parameter, is_concrete
+from .._types import ArrayLike, Checked
 
 
 class LowRank(eqx.Module):
@@ -36,7 +38,7 @@ class LowRank(eqx.Module):
     variances: Array
     rest: Array
 
-    def __init__(self, basis: Any, variances: Any, rest: Any = 0.0):
+    def __init__(self, basis: ArrayLike, variances: ArrayLike, rest: Any = 0.0):
         basis, variances = as_parameter(basis), as_parameter(variances)
         rest = jnp.asarray(rest, basis.dtype) if isinstance(rest, int | float) else as_parameter(rest)
         self.basis = basis[None] if basis.ndim == 2 else basis
@@ -64,7 +66,7 @@ class LowRank(eqx.Module):
             return self
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:]))[:, None], self)
 
-    def map(self, function: Any) -> "LowRank":
+    def map(self, function: Checked[Callable[..., Any]]) -> "LowRank":
         """The same basis, with `function` of the variances."""
         where = lambda c: (c.variances, c.rest)
         return eqx.tree_at(where, self, (function(self.variances), function(self.rest)))

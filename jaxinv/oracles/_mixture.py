@@ -11,7 +11,8 @@ from jaxtyping import Array, Float
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
 from .._module import Module
-from .._types import Key, Scalar, State
+from .._score import AbstractProcess
+from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
 from ._components import Components
 from ._low_rank import LowRank, as_low_rank
@@ -55,7 +56,12 @@ class GaussianMixture(Module):
     covariances: LowRank
     shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, weights: Any, means: Any, covariances: Any):
+    def __init__(
+        self,
+        weights: ArrayLike,
+        means: ArrayLike,
+        covariances: ArrayLike,
+    ):
         means = as_parameter(means)
         weights = jnp.asarray(weights)
         if weights.ndim != 1 or means.ndim < 2 or len(weights) != len(means) or means.size == 0:
@@ -145,22 +151,22 @@ class GaussianMixture(Module):
         """`p(component | x)`, the share of each component in the density at one image."""
         return self._view(x).shares
 
-    def denoiser(self, process: Any) -> GaussianMixtureDenoiser:
+    def denoiser(self, process: Checked[AbstractProcess]) -> GaussianMixtureDenoiser:
         """`E[x_0 | x_t = x]` for a noising process with `marginal(t) -> (scale, std)`, as a module `(t, x) -> x_0`.
 
         The module has also `covariance(t, x)`, `covariance_product(t, x, v)` and `conditional(t, x)`.
         """
         return GaussianMixtureDenoiser(self, self._components(), process)
 
-    def score(self, process: Any) -> GaussianMixtureScore:
+    def score(self, process: Checked[AbstractProcess]) -> GaussianMixtureScore:
         """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
 
         Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
         `diffusion.AbstractProcess`.
         """
-        return GaussianMixtureScore(self._components(), process)
+        return GaussianMixtureScore(components=self._components(), process=process)
 
-    def noised(self, process: Any, t: Scalar) -> "GaussianMixture":
+    def noised(self, process: Checked[AbstractProcess], t: Scalar) -> "GaussianMixture":
         """The law of `x_t = scale x_0 + std n`, with `(scale, std) = process.marginal(t)`: again a mixture."""
         scale, std = (jnp.asarray(v).astype(self.means.dtype) for v in process.marginal(t))
         covariances = self.covariances.map(lambda v: scale**2 * v + std**2)

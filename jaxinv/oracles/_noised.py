@@ -4,14 +4,15 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, is_concrete
-from .._score import AbstractGradientScore
-from .._types import Scalar, State
+from .._score import AbstractGradientScore, AbstractProcess
+from .._types import Checked, Scalar, State
 
 
-def marginal(process: Any, t: Scalar, dtype: Any) -> tuple[Array, Array]:
+def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
     """`(scale, std)` at one time.
 
     **Raises:** `ValueError` for a time that is known and that no process has. Those before its own `t_min` are allowed:

@@ -7,11 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
 from .._solution import RESULTS
-from .._types import State
+from .._types import Checked, State
 from ..likelihood import Likelihood, Whitened, prepare, whiten
 from ..noise import AbstractGaussianNoise
 
@@ -96,7 +97,9 @@ def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Obs
     return Observation(design, data, triangle(design), _noise_constant(likelihood, y))
 
 
-def dense(likelihood: Likelihood, y: State, shape: tuple[int, ...], dtype: Any) -> tuple[Array, Array, Array]:
+def dense(
+    likelihood: Likelihood, y: State, shape: tuple[int, ...], dtype: Checked[DTypeLike]
+) -> tuple[Array, Array, Array]:
     """The matrix `H`, `(m, d)`, the data `b`, and the constant, with `-log p(y | x) = 1/2 |b - H x|^2 + constant`."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
     image_of = lambda column: _rows(whitened, whitened(column.reshape(shape)))

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._arrays import is_concrete
+from .._types import Checked
 from ..io import leaf_names
 
 ON_THE_HOST = (
@@ -39,7 +40,9 @@ class ProblemSpec:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
-def split(solve: Any, problems: PyTree, mesh: Mesh | None) -> tuple[ProblemSpec, list, list[np.ndarray], int]:
+def split(
+    solve: Checked[Callable[..., Any]], problems: PyTree, mesh: Mesh | None
+) -> tuple[ProblemSpec, list, list[np.ndarray], int]:
     """The spec, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
 
     **Raises:** `ValueError` for what cannot be mapped, naming the leaf.

@@ -2,15 +2,18 @@
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._solution import RESULTS
+from .._types import Checked
 from ..training._mesh import check_mesh
 from ._memory import allowance, free, in_words, is_out_of_memory, largest, needed
 from ._problems import ProblemSpec, is_key, split, take, to_host
@@ -20,12 +23,12 @@ _log = logging.getLogger(__name__)
 
 
 def solve_many(
-    solve: Any,
+    solve: Checked[Callable[..., Any]],
     problems: PyTree,
     *,
-    mesh: Any = None,
-    chunk_size: Any = None,
-    progress: Any = None,
+    mesh: Checked[Mesh | None] = None,
+    chunk_size: Checked[int | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
 ) -> Any:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
 

@@ -2,15 +2,15 @@
 
 import abc
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, check_count, check_key
-from .._types import Key
+from .._types import Checked, Key
 
 
 class AbstractDecomposition(eqx.Module):
@@ -21,7 +21,7 @@ class AbstractDecomposition(eqx.Module):
         """The `rank` largest singular values, decreasing, and their right singular vectors, `(rank, d)`."""
 
     @abc.abstractmethod
-    def rounding(self, shape: tuple[int, int], dtype: Any) -> float:
+    def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
         """Singular values below this, relative to the largest, are rounding."""
 
 
@@ -34,7 +34,7 @@ class Thin(AbstractDecomposition):
         _, singular, right = jnp.linalg.svd(jnp.linalg.qr(matrix, mode="r") if tall else matrix, full_matrices=False)
         return singular[:rank], right[:rank]
 
-    def rounding(self, shape: tuple[int, int], dtype: Any) -> float:
+    def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
         return float(jnp.finfo(dtype).eps) * max(shape)
 
 
@@ -60,7 +60,7 @@ class Gram(AbstractDecomposition):
         singular, images = singular[order], images[order]
         return singular, images / jnp.where(singular > 0, singular, 1)[:, None]
 
-    def rounding(self, shape: tuple[int, int], dtype: Any) -> float:
+    def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
         return math.sqrt(float(jnp.finfo(dtype).eps) * max(shape))
 
 
@@ -96,5 +96,5 @@ class Randomised(AbstractDecomposition):
         _, singular, right = jnp.linalg.svd(times(basis.T, matrix), full_matrices=False)
         return singular[:rank], right[:rank]
 
-    def rounding(self, shape: tuple[int, int], dtype: Any) -> float:
+    def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
         return float(jnp.finfo(dtype).eps) * max(shape)

@@ -14,7 +14,7 @@ from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
-from .._types import Key
+from .._types import ArrayLike, Key
 from ._check import check_data
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
@@ -46,7 +46,7 @@ class KMeans(Module):
         return self.inertia
 
     @compiled_method
-    def assign(self, x: Any) -> Array:
+    def assign(self, x: ArrayLike) -> Array:
         """The number of the nearest centre of an image, a scalar; of a batch `(n, ...)`, `(n,)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
@@ -68,7 +68,7 @@ class KMeans(Module):
 
 
 def kmeans(
-    data: Any,
+    data: ArrayLike,
     k: int,
     *,
     key: Key,

@@ -1,5 +1,6 @@
 """One step of Lloyd's algorithm, in bounded memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from .._arrays import HIGHEST
 from .._solution import RESULTS
+from .._types import Checked
 
 # Entries of the largest temporary array of one chunk of points.
 _CHUNK_ENTRIES = 2**22
@@ -40,7 +42,7 @@ class Cloud(eqx.Module):
         """Points and existence without the axis of the chunks."""
         return self.points.reshape(-1, self.points.shape[2]), self.exists.reshape(-1)
 
-    def map(self, function: Any, labels: Int[Array, "chunks size"]) -> Any:
+    def map(self, function: Checked[Callable[..., Any]], labels: Int[Array, "chunks size"]) -> Any:
         """`function(points, exists, labels)` of every chunk, one after the other."""
         arguments = (self.points, self.exists, labels)
         if self.points.shape[0] == 1:

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST, check_count, check_floating, is_concrete
 from .._module import Module
-from .._types import Key
+from .._types import ArrayLike, Checked, Key, Scalar
 from ._check import check_data
 from ._decomposition import AbstractDecomposition, Randomised, Thin
 from ._rank import check_norm, choose_rank
@@ -33,7 +33,13 @@ class PCA(Module):
     rank: int = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, mean: Any, components: Any, singular_values: Any, standard_deviations: Any = None):
+    def __init__(
+        self,
+        mean: ArrayLike,
+        components: ArrayLike,
+        singular_values: ArrayLike,
+        standard_deviations: Any = None,
+    ):
         self.mean, self.components = jnp.asarray(mean), jnp.asarray(components)
         self.singular_values = jnp.asarray(singular_values)
         self.standard_deviations = None if standard_deviations is None else jnp.asarray(standard_deviations)
@@ -44,7 +50,7 @@ class PCA(Module):
             )
         self.rank, self.image_shape = self.components.shape[0], self.mean.shape
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The coordinates `z_i = <components_i, x - mean>` of an image, `(rank,)`; of a batch `(n, ...)`, `(n, rank)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
@@ -53,7 +59,7 @@ class PCA(Module):
         deviation = (x - jnp.broadcast_to(self.mean, x.shape)).reshape(*x.shape[: x.ndim - self.mean.ndim], -1)
         return jnp.matmul(deviation, self.components.reshape(self.rank, -1).T, precision=HIGHEST)
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image `mean + sum_i z_i components_i` of coordinates `(rank,)`; of a batch `(n, rank)`, `(n, ...)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
@@ -72,10 +78,10 @@ class PCA(Module):
 
 
 def pca(
-    data: Any,
+    data: ArrayLike,
     *,
-    rank: Any = None,
-    tolerance: Any = None,
+    rank: Checked[int | None] = None,
+    tolerance: Checked[Scalar | None] = None,
     norm: Any = None,
     centre: bool = True,
     method: Any = None,

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import is_concrete
+from .._types import ArrayLike, Checked, Scalar
 
 
 class AbstractNorm(eqx.Module):
@@ -34,7 +35,7 @@ class Nuclear(AbstractNorm):
         return _tails(singular_values)
 
 
-def choose_rank(singular_values: Any, tolerance: Any, norm: Any = None) -> Any:
+def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Any = None) -> Any:
     """The smallest rank whose truncated singular value decomposition loses at most a fraction of a norm.
 
     The smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values `s_i`

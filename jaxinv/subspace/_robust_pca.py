@@ -12,7 +12,7 @@ from .._jit import verb
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
-from .._types import Scalar
+from .._types import ArrayLike, Scalar
 from ._check import check_data
 
 
@@ -32,7 +32,7 @@ class RobustPCA(Module):
 
 
 def robust_pca(
-    matrix: Any,
+    matrix: ArrayLike,
     *,
     weight: Scalar | None = None,
     max_steps: int = 1000,

@@ -270,7 +270,7 @@ def _grid(drawn: np.ndarray, counts: bool) -> tuple[np.ndarray, float]:
         return np.linspace(values.min() - margin, values.max() + margin, number)
 
     if np.iscomplexobj(drawn):
-        first, second = axis(drawn.real, 201), axis(drawn.imag, 201)
+        first, second = axis(np.real(drawn), 201), axis(np.imag(drawn), 201)
         points = (first[:, None] + 1j * second[None, :]).ravel().astype(drawn.dtype)
         return points, float((first[1] - first[0]) * (second[1] - second[0]))
     points = axis(drawn, 4001)
@@ -350,7 +350,7 @@ def _check_gaussian(
 
 
 def _real_parts(draws: Any) -> np.ndarray:
-    flat = np.asarray(draws).reshape(len(draws), -1)
+    flat: Any = np.asarray(draws).reshape(len(draws), -1)
     return np.concatenate([flat.real, flat.imag], axis=1) if np.iscomplexobj(flat) else flat
 
 

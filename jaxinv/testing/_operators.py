@@ -90,7 +90,7 @@ def check_linear_operator(
     tolerance = tolerance_of((operator.domain, operator.codomain), tolerance)
     reals = into_complex(operator)
     both = _untransformed if derivatives else _both
-    kinds = [None]
+    kinds: list[Any] = [None]
     if complex_images and not is_complex(operator.domain):
         kinds.append(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)), jnp.complex64))
     for kind in kinds:
@@ -343,7 +343,7 @@ def _check_matrix(operator: Any, both: Any, x: PyTree, y: PyTree, reals: bool, t
     image, back = (flatten(part) for part in both(operator, x, y))
     entries, *stored = _matrix(operator, x, y)
     entries, (stored_image, stored_back) = np.asarray(entries), map(flatten, stored)
-    expected = entries.conj().T @ flatten(y)
+    expected: Any = entries.conj().T @ flatten(y)
     story = f"{name} differs from its matrix, made column by column"
     _require_close(entries @ flatten(x), image, tolerance, story)
     _require_close(expected.real if reals else expected, back, tolerance, f"the adjoint of {story}")

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from .._types import Key
+from .._types import Checked, Key
 from ._chunk import (
     AbstractTrainingSpec,
     Carry,
@@ -90,7 +90,7 @@ class AdversarialSpec(AbstractTrainingSpec):
         return arrays[0], arrays[1]
 
 
-def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
+def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.GradientTransformation:
     """The user's own, or Adam of a learning rate: built inside the trace, so that another rate does not retrace."""
     if isinstance(optimiser, optax.GradientTransformation):
         return optimiser

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
-from .._types import Key
+from .._types import Checked, Key
 from ..io import leaf_names
 from ._mesh import replicated, sharded
 
@@ -106,7 +106,7 @@ class TrainingSpec(AbstractTrainingSpec):
         return Carry(weights, state, average, order, carry.step + 1), loss
 
 
-def make_optimiser(optimiser: Any) -> optax.GradientTransformation:
+def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.GradientTransformation:
     """The optimiser itself, or Adam with this learning rate.
 
     Adam is built inside the trace, so that another rate does not compile again.
@@ -193,7 +193,7 @@ def evaluate(spec: TrainingSpec, weights: dict[str, Array], data: PyTree[Array],
     return total / count
 
 
-def scalar_loss(loss: Any, model: Any, batch: PyTree[Array], key: Key) -> Float[Array, ""]:
+def scalar_loss(loss: Checked[Callable[..., Any]], model: Any, batch: PyTree[Array], key: Key) -> Float[Array, ""]:
     """The loss, which must be a real scalar."""
     value = jnp.asarray(loss(model, batch, key=key))
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):

@@ -2,15 +2,19 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
+import optax
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._linen import rebind_like, unbind_linen
 from .._solution import RESULTS
-from .._types import Key
+from .._types import Checked, IntLike, Key, Scalar
 from ._checkpoint import Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint
@@ -29,20 +33,20 @@ from ._run_chunks import resume, run_chunks
 
 def fit(
     model: Any,
-    loss: Any,
+    loss: Checked[Callable[..., Any]],
     data: PyTree,
     *,
     key: Key,
-    optimiser: Any = None,
-    learning_rate: Any = 1e-3,
-    num_steps: Any,
-    batch_size: Any,
-    ema: Any = None,
+    optimiser: Checked[optax.GradientTransformation | None] = None,
+    learning_rate: Checked[Scalar | optax.Schedule] = 1e-3,
+    num_steps: IntLike,
+    batch_size: IntLike,
+    ema: Checked[Scalar | None] = None,
     validation: PyTree | None = None,
     checkpoint: str | os.PathLike | None = None,
-    progress: Any = None,
-    chunk_size: Any = None,
-    mesh: Any = None,
+    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    chunk_size: Checked[int | None] = None,
+    mesh: Checked[Mesh | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Minimise a loss over the weights of a model, by stochastic gradients.
 

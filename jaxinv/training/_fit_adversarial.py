@@ -3,17 +3,20 @@
 import inspect
 import os
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from .._linen import rebind_like, unbind_linen
 from .._solution import RESULTS
-from .._types import Key
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ..models._gan import latent_shape_of
 from ..models._network import weights_dtype
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
@@ -37,22 +40,22 @@ from ._run_chunks import resume, run_chunks
 def fit_adversarial(
     generator: Any,
     critic: Any,
-    loss: Any,
-    data: Any,
+    loss: Checked[Callable[..., Any]],
+    data: ArrayLike,
     *,
     key: Key,
     optimisers: Any = None,
-    learning_rate: Any = 5e-4,
-    critic_steps: Any = 1,
-    num_steps: Any,
-    batch_size: Any,
-    latent_shape: Any = None,
-    ema: Any = None,
+    learning_rate: Checked[Scalar | optax.Schedule] = 5e-4,
+    critic_steps: IntLike = 1,
+    num_steps: IntLike,
+    batch_size: IntLike,
+    latent_shape: Checked[Sequence[int] | None] = None,
+    ema: Checked[Scalar | None] = None,
     monitor: Any = None,
     checkpoint: str | os.PathLike | None = None,
-    progress: Any = None,
-    chunk_size: Any = None,
-    mesh: Any = None,
+    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    chunk_size: Checked[int | None] = None,
+    mesh: Checked[Mesh | None] = None,
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """Train a generator against a critic, in turns, by stochastic gradients.
 

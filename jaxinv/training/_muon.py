@@ -1,17 +1,19 @@
 """Muon for networks of convolutions."""
 
-from typing import Any
-
 import jax
 import optax
 from jaxtyping import PyTree
 from optax import contrib
 
+from .._types import Checked
+
 # The root mean square of an update of Adam, which Muon's are given, so that rates mean the same.
 _SIZE = 0.2
 
 
-def muon(learning_rate: Any = 0.03, *, adam_learning_rate: Any = 0.01) -> optax.GradientTransformation:
+def muon(
+    learning_rate: Checked[optax.ScalarOrSchedule] = 0.03, *, adam_learning_rate: Checked[optax.ScalarOrSchedule] = 0.01
+) -> optax.GradientTransformation:
     """Muon of optax, for kernels of convolutions too.
 
     `W <- W - learning_rate * .2 sqrt(max(m, n)) * orth(M)`: the momentum `M` of a kernel `(h, w, into, out)`, taken for

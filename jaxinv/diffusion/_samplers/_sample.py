@@ -113,14 +113,14 @@ def sample(
         ```
     """
     if isinstance(shape, jax.ShapeDtypeStruct):
-        shape, dtype = shape.shape, shape.dtype
+        size, dtype = shape.shape, shape.dtype
     else:
-        shape, dtype = check_shape(shape, "shape"), jnp.result_type(float)
+        size, dtype = check_shape(shape, "shape"), jnp.result_type(float)
     score = cast_process(score, dtype)
 
     def draw(index: Array | int) -> Solution:
         start_key, path_key = jax.random.split(jax.random.fold_in(key, index))
-        x = score.process.prior_sample(shape, key=start_key, dtype=dtype)
+        x = score.process.prior_sample(tuple(size), key=start_key, dtype=dtype)
         path = method.run(score, x, key=path_key, options=Options(denoise, num_saved, differentiate, progress))
         stats = {"num_steps": path.num_steps, "network_evaluations": path.network_evaluations}
         aux = None if path.states is None else {"times": path.times, "states": path.states}
