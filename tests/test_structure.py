@@ -4,6 +4,7 @@ import ast
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -107,6 +108,17 @@ def test_every_part_has_a_place_in_the_order():
     assert parts <= set(ORDER)
     found = set(imported_parts(ROOT / "likelihood.py"))
     assert {"_arrays", "noise", "operators"} <= found  # the walk sees relative imports
+
+
+def test_nothing_is_computed_at_import():
+    # An array that is made at import starts the backend, after which these settings and `jax.distributed` raise.
+    program = (
+        "import jaxinv, jaxinv.diffusion, jaxinv.plotting, jaxinv.testing, jax\n"
+        "jax.config.update('jax_num_cpu_devices', 3)\n"
+        "assert jax.device_count() == 3"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment | {"PYTHONPATH": str(ROOT.parent)})
 
 
 def none_of(wrong):
