@@ -6,7 +6,6 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
 from .._checks import check_count
@@ -53,7 +52,7 @@ class FromNoise(AbstractStart):
     """
 
     channels: int | None = eqx.field(static=True)
-    std: Array | np.ndarray
+    std: Array | float
     uses_measurements: ClassVar[bool] = False
 
     def __init__(self, channels: Checked[int | None] = None, std: Scalar = 0.1):

@@ -59,13 +59,13 @@ class Joint(AbstractTraining):
     **Raises:** `ValueError` for anything else, where its value is known.
     """
 
-    image_weight: Array | np.ndarray = eqx.field(converter=as_leaf, default=1.0)
-    measurement_weight: Array | np.ndarray = eqx.field(converter=as_leaf, default=1.0)
+    image_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
+    measurement_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
 
     def __check_init__(self):
         for name in ("image_weight", "measurement_weight"):
             value = getattr(self, name)
-            if value.ndim != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+            if jnp.ndim(value) != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
                 raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
 
     def train(

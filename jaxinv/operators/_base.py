@@ -8,7 +8,6 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._types import State, Struct
@@ -259,12 +258,13 @@ def as_factor(value: Any) -> Array:
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
 
 
-def as_leaf(value: Any) -> Array | np.ndarray:
-    """A number as an array leaf that needs no backend, so that a default instance can stand in a signature.
+def as_leaf(value: Any) -> Array | float:
+    """A number that stays a Python number, so that a default instance can stand in a signature; or an array leaf.
 
-    Arrays are parameters as in `as_parameter`.
+    An array would start the backend at import. `verb` makes arrays of the numbers that are given to it, so that another
+    number does not compile again.
     """
-    return np.asarray(value, float) if type(value) in (int, float) else as_parameter(value)
+    return float(value) if type(value) in (int, float) else as_parameter(value)
 
 
 def is_concrete(*arrays: Any) -> bool:
