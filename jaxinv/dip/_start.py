@@ -6,16 +6,14 @@ from typing import ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_count
+from .._arrays import as_leaf, check_count
 from .._conjugate_gradients import dot
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ..operators import AbstractLinearOperator
-from ..operators._base import as_leaf
 
 
 class AbstractStart(eqx.Module):
@@ -53,7 +51,7 @@ class FromNoise(AbstractStart):
     """
 
     channels: int | None = eqx.field(static=True)
-    std: Array | np.ndarray
+    std: Array | float
     uses_measurements: ClassVar[bool] = False
 
     def __init__(self, channels: Checked[int | None] = None, std: Scalar = 0.1):

@@ -16,3 +16,22 @@ from ._reduced_rank import (
     reduced_rank_regression as reduced_rank_regression,
 )
 from ._train import AbstractTraining as AbstractTraining, Joint as Joint, Separate as Separate, train as train
+
+__all__ = [
+    "AbstractFilter",
+    "AbstractTraining",
+    "diagonalise",
+    "Full",
+    "Joint",
+    "joint_loss",
+    "Linear",
+    "LSVD",
+    "reconstruct",
+    "reduced_rank_regression",
+    "ReducedRankRegression",
+    "Separate",
+    "Spectrum",
+    "Tikhonov",
+    "train",
+    "Truncation",
+]

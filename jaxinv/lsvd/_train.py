@@ -10,11 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_key, is_concrete
+from .._arrays import as_leaf, check_key, is_concrete
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
-from ..operators._base import as_leaf
 from ..training import fit
 from ._diagonalise import check_model, diagonalise, has_ends, match
 from ._latent_map import Spectrum
@@ -59,13 +58,13 @@ class Joint(AbstractTraining):
     **Raises:** `ValueError` for anything else, where its value is known.
     """
 
-    image_weight: Array | np.ndarray = eqx.field(converter=as_leaf, default=1.0)
-    measurement_weight: Array | np.ndarray = eqx.field(converter=as_leaf, default=1.0)
+    image_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
+    measurement_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
 
     def __check_init__(self):
         for name in ("image_weight", "measurement_weight"):
             value = getattr(self, name)
-            if value.ndim != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+            if jnp.ndim(value) != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
                 raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
 
     def train(

@@ -7,10 +7,9 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, PyTree
 
-from .._arrays import as_factor, as_parameter, check_state, is_complex, name_of, real_dtype, shapes
+from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
 from .._types import State, Struct
 
@@ -235,14 +234,6 @@ class Adjoint(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> State:
         return self.operator(y)
-
-
-def as_leaf(value: Any) -> Array | np.ndarray:
-    """A number as an array leaf that needs no backend, so that a default instance can stand in a signature.
-
-    Arrays are parameters as in `as_parameter`.
-    """
-    return np.asarray(value, float) if type(value) in (int, float) else as_parameter(value)
 
 
 def into_complex(operator: AbstractOperator) -> bool:
