@@ -150,11 +150,11 @@ def _check_one(score: Any, t: Any, x: Any, weights: Any, allowed: float) -> None
         allowed,
         f"{name}: `velocity` is not `d scale/dt image + d std/dt noise`",
     )
-    for which, first in (("score", found["score and image"]), ("velocity", found["velocity and image"])):
-        require(
-            difference(first[0], found[which]) <= allowed and difference(first[1], found["image"]) <= allowed,
-            f"{name}: `{which}_and_image` differs from the {which} and the image by themselves.",
-        )
+    pairs = (("score", found["score and image"], terms), ("velocity", found["velocity and image"], rates))
+    for which, (first, second), sizes in pairs:
+        story = f"{name}: `{which}_and_image` differs from the {which} and the image by themselves"
+        _require_near(first, found[which], sizes, allowed, story)
+        _require_near(second, image, size(image) + size(noise), allowed, story)
     require(
         np.isfinite(_pulled_back(score, t, x, weights)).all(),
         f"{name} has a derivative that is not finite; methods such as `DPS` take it.",
