@@ -1,4 +1,4 @@
-"""What many parts demand of the same kind of argument."""
+"""Checks of arguments that many modules take."""
 
 import functools
 import inspect
@@ -12,10 +12,22 @@ _R = TypeVar("_R")
 
 
 def check_count(value: Any, name: str) -> int:
-    """`value`, which must be an integer of at least 1 that is known when the program is traced."""
+    """Return `value`, which must be an integer of at least 1 that is known when the program is traced."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be a static integer of at least 1; got {value!r}.")
     return int(value)
+
+
+def check_instance(value: Any, kind: type, name: str, default: Any) -> Any:
+    """Return `value`, which must be an instance of `kind`, a class of a public module; `None` stands for `default`."""
+    value = default if value is None else value
+    if not isinstance(value, kind):
+        module = ".".join(kind.__module__.split(".")[:2])
+        raise ValueError(
+            f"`{name}` must be an instance of a class of `{module}`, such as `{name}={type(default).__name__}()`; got "
+            f"{value!r}."
+        )
+    return value
 
 
 def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]:

@@ -1,7 +1,8 @@
 """The one loop that every iterative solver runs in.
 
 It is the only file with a solver's `while_loop` or `scan`, and it owns the freezing of finished lanes: under `jax.vmap`
-a problem that has finished keeps its whole state, so a batch gives what a loop over its problems gives.
+a problem that has finished keeps its whole state, so a batch gives what a loop over its problems gives. `run` drives a
+method of the grammar in `_method.py`; `iterate` is the primitive below it, for a plain function.
 """
 
 from collections.abc import Callable
@@ -14,10 +15,63 @@ from jaxtyping import Array, Bool, PyTree
 
 from ._checks import check_count
 from ._differentiation import Implicit, Unrolled
+from ._method import AbstractMethod
 from ._solution import RESULTS
+from ._types import Key
 
 # step(index, state, args) -> (new state, finished, code if finished)
-Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, Any]]
+Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, RESULTS]]
+
+
+def run(
+    method: AbstractMethod,
+    problem: PyTree,
+    state: PyTree,
+    *,
+    key: Key | None = None,
+    result: RESULTS = RESULTS.successful,
+    max_steps: int,
+    first: Array | int = 0,
+    differentiate: Unrolled | Implicit | None = None,
+    exhausted: RESULTS = RESULTS.max_steps_reached,
+    progress: diffrax.AbstractProgressMeter | None = None,
+) -> tuple[PyTree, Array, RESULTS]:
+    """Repeat `method.step` until it says that the problem has finished, at most `max_steps` times.
+
+    This is the only place where the key of a step is made, as `jax.random.fold_in(key, index)`: more steps, or a run
+    that is resumed, change nothing of the steps before.
+
+    **Arguments:**
+
+    - `method`: a method of the grammar.
+    - `problem`: as `method.prepare` made it.
+    - `state`: as `method.init` made it, or an earlier call of `run`.
+    - `key`: of all steps; `None` for a method without randomness.
+    - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code.
+    - `max_steps`: static, at least 1.
+    - `first`: the index of the first step, for a run that goes on from an earlier one.
+    - `differentiate`: `Unrolled()` for a loop that has gradients in reverse mode.
+    - `exhausted`: the code of a problem that used all its steps.
+    - `progress`: a progress meter of diffrax, which ticks once per step, not once per problem.
+
+    **Returns:** the last finite state, the number of steps taken, and the code, per problem.
+    """
+
+    def step(index: Array, state: PyTree, args: Any) -> tuple[PyTree, Array, RESULTS]:
+        method, problem, key, first = args
+        index = index + first
+        return method.step(problem, state, index, key=None if key is None else jax.random.fold_in(key, index))
+
+    return iterate(
+        step,
+        state,
+        (method, problem, key, first),
+        result=result,
+        max_steps=max_steps,
+        differentiate=differentiate,
+        exhausted=exhausted,
+        progress=progress,
+    )
 
 
 @jax.custom_batching.custom_vmap
@@ -39,12 +93,12 @@ def iterate(
     state: PyTree,
     args: PyTree,
     *,
-    result: Any = RESULTS.successful,
+    result: RESULTS = RESULTS.successful,
     max_steps: int,
     differentiate: Unrolled | Implicit | None = None,
-    exhausted: Any = RESULTS.max_steps_reached,
+    exhausted: RESULTS = RESULTS.max_steps_reached,
     progress: diffrax.AbstractProgressMeter | None = None,
-) -> tuple[PyTree, Array, Any]:
+) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.
 
     **Arguments:**
@@ -61,11 +115,11 @@ def iterate(
     **Returns:** the last finite state, the number of steps taken, and the code, per lane.
     """
     check_count(max_steps, "max_steps")
-    never = _never((state, args, result == RESULTS.successful))
-    running = (result == RESULTS.successful) & ~never
-    state = jax.tree.map(lambda leaf: jnp.where(never, jnp.zeros_like(leaf), leaf), state)
-    result = RESULTS.where(never, RESULTS.nonfinite, result)
-    num_steps = jnp.where(never, jnp.int32(1), jnp.int32(0))
+    false = _false_like((state, args, result == RESULTS.successful))
+    running = (result == RESULTS.successful) & ~false
+    state = jax.tree.map(lambda leaf: jnp.where(false, jnp.zeros_like(leaf), leaf), state)
+    result = RESULTS.where(false, RESULTS.nonfinite, result)
+    num_steps = jnp.where(false, jnp.int32(1), jnp.int32(0))
     meter = None if progress is None else progress.init()
 
     def body(index, carry):
@@ -96,7 +150,7 @@ def iterate(
     return state, num_steps, RESULTS.where(running, exhausted, result)
 
 
-def settled(
+def has_converged(
     new: PyTree,
     old: PyTree,
     new_objective: Array,
@@ -112,31 +166,31 @@ def settled(
     """
     count = sum(leaf.size for leaf in jax.tree.leaves(new))
     rms = lambda tree: jnp.sqrt(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(tree)) / count)
-    # The square root is taken of constants as far as gradients go: the stop decision has none.
+    # The decision to stop has no gradient, so the square roots need no guard.
     new, old, new_objective, old_objective = jax.lax.stop_gradient((new, old, new_objective, old_objective))
     change = rms(jax.tree.map(jnp.subtract, new, old))
     still = change <= atol + rtol * rms(new)
     return still & (jnp.abs(new_objective - old_objective) <= atol + rtol * jnp.abs(new_objective) + rounding)
 
 
-def ceiling(objective: Array) -> Array:
-    """The value beyond which an objective that began as `objective` has grown beyond all bounds."""
+def divergence_threshold(objective: Array) -> Array:
+    """The value beyond which an objective that began as `objective` counts as diverged."""
     return (1 + jnp.abs(jax.lax.stop_gradient(objective))) / jnp.finfo(objective.dtype).eps
 
 
-def _never(tree: PyTree) -> Array:
+def _false_like(tree: PyTree) -> Array:
     # A False that derives from every array that the loop reads. A literal False would have the wrong type as a loop
     # carry in `shard_map`, and would be unbatched under `vmap` until the first step. XLA sees that it is False, so that
     # hundreds of arrays, as a network has, cost no compilation.
-    never = jnp.zeros((), bool)
+    false = jnp.zeros((), bool)
     for leaf in jax.tree.leaves(tree):
         if not isinstance(leaf, jax.Array) or leaf.size == 0:
             continue
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
         first = jax.lax.slice(leaf, (0,) * leaf.ndim, (1,) * leaf.ndim).reshape(())
-        never |= (first != first) & jnp.zeros((), bool)
-    return never
+        false |= (first != first) & jnp.zeros((), bool)
+    return false
 
 
 def all_finite(tree: PyTree) -> Array:

@@ -1,6 +1,7 @@
 """The interface that every generative prior shares."""
 
 import abc
+from typing import Any
 
 import equinox as eqx
 from jaxtyping import Array
@@ -12,8 +13,10 @@ from ._types import Key
 class AbstractGenerativePrior(Module):
     """A prior on images that is given by a latent density and a decoder, `x = G(z)` with `z ~ p`.
 
-    The methods act on one latent and one image, never on a batch: map them with `jax.vmap`. A subclass has
-    `latent_shape` and `image_shape`, tuples of integers that are static.
+    The methods act on one latent and one image, never on a batch: map them with `jax.vmap`. A subclass has these
+    members, and is taken by every verb of `jaxinv.generative`.
+
+    - `latent_shape`, `image_shape`: tuples of integers, static.
     """
 
     latent_shape: eqx.AbstractVar[tuple[int, ...]]
@@ -21,23 +24,63 @@ class AbstractGenerativePrior(Module):
 
     @abc.abstractmethod
     def decode(self, z: Array) -> Array:
-        """The image `G(z)`, of shape `image_shape`, for a latent `z` of shape `latent_shape`."""
+        """The image `G(z)`.
+
+        **Arguments:**
+
+        - `z`: one latent, of shape `latent_shape`.
+
+        **Returns:** one image, of shape `image_shape` and a real floating dtype.
+        """
 
     @abc.abstractmethod
     def energy(self, z: Array) -> Array:
-        """`-log p(z)` up to a constant, a scalar."""
+        """The energy `-log p(z)`, up to a constant.
+
+        **Arguments:**
+
+        - `z`: one latent, of shape `latent_shape`.
+
+        **Returns:** a real scalar.
+        """
 
     @abc.abstractmethod
     def sample_latent(self, *, key: Key) -> Array:
-        """A draw of `z`."""
+        """A draw of `z` from `p`.
+
+        **Arguments:**
+
+        - `key`: a typed key.
+
+        **Returns:** one latent, of shape `latent_shape`.
+        """
 
     @abc.abstractmethod
     def encode(self, x: Array) -> Array:
-        """A latent whose image is near `x`. A prior without an encoder raises a `ValueError`."""
+        """A latent whose image is near `x`.
+
+        **Arguments:**
+
+        - `x`: one image, of shape `image_shape`.
+
+        **Returns:** one latent, of shape `latent_shape`.
+
+        **Raises:** `ValueError` where the prior has no encoder.
+        """
+
+
+def check_prior(prior: Any) -> AbstractGenerativePrior:
+    """Return `prior`, which must be a generative prior."""
+    if not isinstance(prior, AbstractGenerativePrior):
+        raise ValueError(
+            f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
+            f"got {type(prior).__name__}."
+        )
+    return prior
 
 
 def no_encoder(name: str) -> ValueError:
-    """What a prior without an encoder raises."""
+    """The error that a prior without an encoder raises."""
     return ValueError(
         f"{name} has no encoder. The priors that have one are PCAPrior, AutoencoderPrior, VAEPrior, FlowPrior and "
         "oracles.Gaussian.as_latent(); or start from the prior, `start=generative.FromPrior()`."

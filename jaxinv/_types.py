@@ -1,6 +1,6 @@
 """The type aliases that the whole package shares."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import jax
 import numpy as np
@@ -10,6 +10,30 @@ from jaxtyping import Array, PyTree, Shaped
 # do, so the aliases stay as wide as the messages need.
 State = PyTree[Array | np.ndarray]
 Image = Shaped[Array, "h w c"]
-Key = Any
 Scalar = Array | np.ndarray | float | int
 Struct = PyTree[jax.ShapeDtypeStruct]
+# A Flax network, an equinox network, or any object with the batched calls that the docstring names.
+Network = PyTree
+
+# `Checked[T]` is the type `T` of an argument that the library itself checks, by a `ValueError` that says what to do. A
+# type checker reads `T`, and so does `help()`; a checker at run time (jaxtyping with beartype) lets everything pass,
+# so that its error does not come before the library's own.
+if TYPE_CHECKING:
+    T = TypeVar("T")
+    Checked = Annotated[T, "checked by the library"]
+    Key = Array
+    IntLike = int
+    BoolLike = bool
+    ArrayLike = Array | np.ndarray
+else:
+
+    class Checked:
+        """`Checked[T]` is documentation at run time: any value passes, and `help()` shows `T`."""
+
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Annotated[Any, kind]
+
+    Key = Checked[Array]
+    IntLike = Checked[int]
+    BoolLike = Checked[bool]
+    ArrayLike = Checked[Array | np.ndarray]

@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, overload
 
 import equinox as eqx
 import jax
@@ -13,21 +13,41 @@ from ._linen import without_linen
 from ._types import Scalar
 
 
-def verb(function: Callable) -> Callable:
-    """`function` compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
+@overload
+def verb(function: Callable) -> Callable: ...
+@overload
+def verb(*, traced: tuple[str, ...]) -> Callable[[Callable], Callable]: ...
+def verb(function: Callable | None = None, *, traced: tuple[str, ...] | None = None) -> Callable:
+    """A function compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
-    Integers, such as `max_steps`, stay static, but for those given to a parameter annotated as `Scalar`.
+
+    **Arguments:**
+
+    - `function`: the function; `@verb` and `@verb(traced=(...))` both decorate.
+    - `traced`: the names of the keyword arguments that are numbers of the problem (a weight, a tolerance): integers
+        given to these are traced as well. Integers given to all others, such as `max_steps`, stay static. Default: the
+        parameters that are annotated as `Scalar`.
+
+    **Returns:** the function with the same signature.
+
+    **Raises:** `ValueError` for a name in `traced` that is no parameter of the function.
     """
+    if function is None:
+        return functools.partial(verb, traced=traced)
+    parameters = inspect.signature(function).parameters
+    if traced is None:
+        traced = tuple(name for name, p in parameters.items() if p.annotation in (Scalar, Scalar | None))
+    unknown = set(traced) - parameters.keys()
+    if unknown:
+        raise ValueError(f"`traced` names {sorted(unknown)}; `{function.__name__}` takes {sorted(parameters)}.")
     compiled = eqx.filter_jit(function)
-    annotations = {name: p.annotation for name, p in inspect.signature(function).parameters.items()}
-    scalars = {name for name, annotation in annotations.items() if annotation in (Scalar, Scalar | None)}
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = without_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
-        kwargs = {k: jnp.asarray(float(v)) if k in scalars and _is_integer(v) else v for k, v in kwargs.items()}
+        kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
         return compiled(*args, **kwargs)
 
     return wrapper

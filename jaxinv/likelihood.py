@@ -48,6 +48,11 @@ class Likelihood(Module):
         self.operator = operator
         self.noise = noise
 
+    @property
+    def is_linear_gaussian(self) -> bool:
+        """Whether the operator is linear and the noise Gaussian, so that `-log p(y | x)` is quadratic in `x`."""
+        return isinstance(self.operator, AbstractLinearOperator) and isinstance(self.noise, AbstractGaussianNoise)
+
     def negative_log_likelihood(self, x: State, y: State) -> Array:
         """`-log p(y | x)`, with all constants, over the measured entries only; a scalar.
 

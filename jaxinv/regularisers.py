@@ -1,7 +1,7 @@
 """Regularisers `R`: the objective of every solver is `-log p(y | x) + weight * R(x)`."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,6 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._module import Module
+from ._proximal_map import (
+    AbstractProximalMap as AbstractProximalMap,
+    ClosedForm,
+    DualVariation,
+    image_gradient as image_gradient,
+    image_gradient_adjoint as image_gradient_adjoint,
+)
 from ._types import State
 from .operators._base import AbstractLinearOperator, as_factor, as_parameter, is_concrete
 
@@ -16,15 +23,62 @@ HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class AbstractRegulariser(Module):
-    """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`)."""
+    """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`).
+
+    A regulariser of your own implements `__call__`, `prox`, `is_quadratic` and `is_smooth`.
+    """
 
     @abc.abstractmethod
     def __call__(self, x: State) -> Array:
-        """`R(x)`, a scalar."""
+        """`R(x)`, a scalar.
+
+        **Arguments:**
+
+        - `x`: an image.
+
+        **Returns:** a real scalar, not negative.
+        """
 
     @abc.abstractmethod
     def prox(self, x: State, step: Any) -> Array:
-        """`argmin_u 1/2 ||u - x||^2 + step R(u)`, where it has a closed form; else a `ValueError`."""
+        """`argmin_u 1/2 ||u - x||^2 + step R(u)`, where it has a closed form.
+
+        **Arguments:**
+
+        - `x`: an image.
+        - `step`: a scalar, not negative.
+
+        **Returns:** an image of the shape and dtype of `x`.
+
+        **Raises:** `ValueError` where it has no closed form.
+        """
+
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        """The proximal map of `weight * R`, for solvers that split the objective.
+
+        By default solvers use the `prox` of a regulariser that is not smooth, and the gradient of a smooth one. A
+        subclass overrides this where it has another proximal map, or `prox` has no closed form.
+
+        **Arguments:**
+
+        - `weight`: a scalar.
+
+        **Returns:** the map, or `None` for a regulariser whose gradient solvers are to use.
+        """
+        return None if self.is_smooth else ClosedForm(self, weight)
+
+    def gaussian_factor(self, weight: Array) -> tuple[Array, Array] | None:
+        """The mean and the factor of the Gaussian whose energy `weight * R` is, so that solvers can eliminate it.
+
+        **Arguments:**
+
+        - `weight`: a positive scalar.
+
+        **Returns:** `(mean, factor)`, of shapes `(*image,)` and `(pixels, k)`, such that `weight * R(u)` is
+        `1/2 ||w||^2` for `u = mean + factor w`. `None` for a regulariser that is not of this form.
+        """
+        del weight
+        return None
 
     @property
     @abc.abstractmethod
@@ -82,6 +136,9 @@ class Tikhonov(AbstractRegulariser):
         x = jnp.asarray(x)
         return x / (1 + _like(step, x))
 
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        return ClosedForm(self, weight) if self.operator is None else None
+
     @property
     def is_quadratic(self) -> bool:
         return True
@@ -124,6 +181,8 @@ class L1(AbstractRegulariser):
 class Isotropic(eqx.Module):
     """`sum sqrt(d_h^2 + d_w^2)` over pixels and channels."""
 
+    is_smooth: ClassVar[bool] = False
+
     def __call__(self, gradient: Array) -> Array:
         return jnp.sum(_safe_root(jnp.sum(_square(gradient), axis=0)))
 
@@ -135,6 +194,8 @@ class Isotropic(eqx.Module):
 
 class Anisotropic(eqx.Module):
     """`sum |d_h| + |d_w|` over pixels and channels."""
+
+    is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
         return jnp.sum(_safe_root(_square(gradient)))
@@ -152,6 +213,7 @@ class Smoothed(eqx.Module):
     """
 
     eps: Array
+    is_smooth: ClassVar[bool] = True
 
     def __init__(self, eps: Any):
         self.eps = as_parameter(eps)
@@ -199,13 +261,16 @@ class TV(AbstractRegulariser):
         del x, step
         raise _no_prox("TV", "classical.tv")
 
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        return None if self.is_smooth else DualVariation(self.kind, weight)
+
     @property
     def is_quadratic(self) -> bool:
         return False
 
     @property
     def is_smooth(self) -> bool:
-        return isinstance(self.kind, Smoothed)
+        return self.kind.is_smooth
 
 
 class Gaussian(AbstractRegulariser):
@@ -247,6 +312,13 @@ class Gaussian(AbstractRegulariser):
         image = jnp.matmul(self.basis.astype(shrunk.dtype), shrunk, precision=HIGHEST)
         return self.mean.astype(x.dtype) + image.reshape(x.shape)
 
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        return ClosedForm(self, weight)
+
+    def gaussian_factor(self, weight: Array) -> tuple[Array, Array] | None:
+        root = jnp.sqrt(jnp.where(weight > 0, weight, 1))
+        return self.mean, self.basis * (self.std / root)[None, :]
+
     def _analyse(self, x: State) -> Array:
         x = jnp.asarray(x)
         if x.shape != self.mean.shape:
@@ -275,6 +347,10 @@ class Sum(AbstractRegulariser):
     def prox(self, x: State, step: Any) -> Array:
         del x, step
         raise _no_prox("a sum of regularisers", "a solver that uses gradients")
+
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        del weight
+        return None
 
     @property
     def is_quadratic(self) -> bool:
@@ -305,6 +381,12 @@ class Scaled(AbstractRegulariser):
         x = jnp.asarray(x)
         return self.regulariser.prox(x, _like(self.factor, x) * _like(step, x))
 
+    def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
+        return self.regulariser.proximal_map(weight * self.factor.astype(weight.dtype))
+
+    def gaussian_factor(self, weight: Array) -> tuple[Array, Array] | None:
+        return self.regulariser.gaussian_factor(weight * self.factor.astype(weight.dtype))
+
     @property
     def is_quadratic(self) -> bool:
         return self.regulariser.is_quadratic
@@ -312,24 +394,6 @@ class Scaled(AbstractRegulariser):
     @property
     def is_smooth(self) -> bool:
         return self.regulariser.is_smooth
-
-
-def image_gradient(x: Array) -> Array:
-    """Forward differences of `(h, w, c)` along height and width, `(2, h, w, c)`; zero across the border.
-
-    The norm of this map is less than `sqrt(8)`.
-    """
-    return jnp.stack(
-        [jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0), (0, 0))), jnp.pad(x[:, 1:] - x[:, :-1], ((0, 0), (0, 1), (0, 0)))]
-    )
-
-
-def image_gradient_adjoint(dual: Array) -> Array:
-    """The adjoint of `image_gradient`: minus the divergence."""
-    down, right = dual[0, :-1], dual[1, :, :-1]
-    vertical = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
-    horizontal = jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))
-    return vertical + horizontal
 
 
 def _safe_root(square: Array) -> Array:

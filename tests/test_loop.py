@@ -9,7 +9,8 @@ from verbs import codes
 
 import jaxinv
 from jaxinv import RESULTS, Unrolled
-from jaxinv._loop import iterate, settled
+from jaxinv._loop import has_converged, iterate, run
+from jaxinv._method import AbstractMethod
 
 BOTH = pytest.mark.parametrize("differentiate", [None, Unrolled()], ids=["while", "scan"])
 
@@ -70,6 +71,52 @@ def test_nonfinite_keeps_the_last_finite_state(differentiate):
     np.testing.assert_array_equal(b, [2, 5])
     np.testing.assert_array_equal(num_steps, [3, 5])
     assert list(codes(result)) == ["nonfinite", "max_steps_reached"]
+
+
+class Walk(AbstractMethod):
+    """A sum of random numbers, which stops at a number of steps."""
+
+    scale: float = eqx.field(default=1.0, static=True)
+
+    def prepare(self, target):
+        return target, RESULTS.where(target > 0, RESULTS.successful, RESULTS.invalid_parameter)
+
+    def init(self, problem, *, key=None):
+        return jnp.zeros(())
+
+    def step(self, problem, state, index, *, key=None):
+        draw = self.scale if key is None else jax.random.normal(key)
+        return state + draw, index + 1 >= problem, RESULTS.successful
+
+    def finish(self, problem, state, *, key=None):
+        return state, {"scaled": self.scale * state}
+
+
+def walk(target, key=None, **options):
+    method = Walk()
+    problem, code = method.prepare(target)
+    return run(method, problem, method.init(problem), key=key, result=code, **options)
+
+
+@BOTH
+def test_run_folds_the_key_of_each_step(differentiate):
+    key = jax.random.key(4)
+    solve = jax.vmap(lambda target: walk(target, key, max_steps=5, differentiate=differentiate))
+    state, num_steps, result = solve(jnp.array([0, 2, 9]))
+    draws = [float(jax.random.normal(jax.random.fold_in(key, i))) for i in range(5)]
+    # Sums of up to 5 numbers of size 1.
+    np.testing.assert_allclose(state, [0, sum(draws[:2]), sum(draws)], rtol=1e-5)
+    np.testing.assert_array_equal(num_steps, [0, 2, 5])
+    assert list(codes(result)) == ["invalid_parameter", "successful", "max_steps_reached"]
+
+
+def test_run_goes_on_where_it_stopped():
+    key, target = jax.random.key(5), jnp.array(6)
+    whole, _, _ = walk(target, key, max_steps=10)
+    half, num_steps, _ = walk(target, key, max_steps=3)
+    rest, more, result = run(Walk(), target, half, key=key, first=num_steps, max_steps=10)
+    assert (float(rest), int(more), str(codes(result))) == (float(whole), 3, "successful")
+    assert float(walk(target, max_steps=10)[0]) == 6.0
 
 
 def test_the_code_when_exhausted():
@@ -188,18 +235,18 @@ def test_in_shard_map(differentiate):
     [(1e-4, 1e-4, True), (1e-2, 1e-4, False), (1e-4, 1e-2, False)],
     ids=["both still", "iterate moves", "objective moves"],
 )
-def test_settled_needs_both(change, objective, expected):
+def test_convergence_needs_both(change, objective, expected):
     x = {"a": jnp.ones(3), "b": jnp.ones((2, 2))}
     new = jax.tree.map(lambda leaf: leaf + change, x)
     one, rtol, atol = jnp.ones(()), jnp.array(1e-3), jnp.zeros(())
-    assert bool(settled(new, x, one + objective, one, rtol, atol)) is expected
+    assert bool(has_converged(new, x, one + objective, one, rtol, atol)) is expected
 
 
-def test_settled_is_scaled():
+def test_convergence_is_scaled():
     x = jnp.full(3, 1e6)
     one, rtol, atol = jnp.full((), 1e12), jnp.array(1e-3), jnp.zeros(())
-    assert bool(settled(x + 10, x, one, one, rtol, atol))
-    assert not bool(settled(x * 1e-6 + 10, x * 1e-6, one, one, rtol, atol))
+    assert bool(has_converged(x + 10, x, one, one, rtol, atol))
+    assert not bool(has_converged(x * 1e-6 + 10, x * 1e-6, one, one, rtol, atol))
 
 
 def test_lane_says_when_there_is_none():

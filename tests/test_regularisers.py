@@ -155,3 +155,67 @@ def test_single_precision_stays_single_under_x64():
             assert regulariser(x).dtype == jnp.float32
         for make in PROXIMAL.values():
             assert make().prox(x, jnp.asarray(0.1, "f8")).dtype == jnp.float32
+
+
+class Pseudo(regularisers.AbstractRegulariser):
+    """A regulariser from outside the package: the number of entries that are not 0."""
+
+    smooth: bool = False
+
+    def __call__(self, x):
+        return jnp.sum((x != 0).astype(x.dtype))
+
+    def prox(self, x, step):
+        return jnp.where(x**2 > 2 * step, x, 0)
+
+    @property
+    def is_quadratic(self):
+        return False
+
+    @property
+    def is_smooth(self):
+        return self.smooth
+
+
+@pytest.mark.parametrize(
+    ("regulariser", "closed"),
+    [
+        (regularisers.L1(), True),
+        (regularisers.Tikhonov(), True),
+        (regularisers.Gaussian(gaussian()), True),
+        (Pseudo(), True),
+        (Pseudo(smooth=True), None),
+        (regularisers.TV(), False),
+        (regularisers.TV(regularisers.Smoothed(0.1)), None),
+        (regularisers.Tikhonov(operators.Identity(SHAPE)), None),
+        (regularisers.L1() + regularisers.L1(), None),
+    ],
+    ids=["L1", "Tikhonov", "Gaussian", "own", "own, smooth", "TV", "smoothed TV", "Tikhonov of an operator", "sum"],
+)
+def test_proximal_maps(regulariser, closed):
+    x = jnp.asarray(normal(*SHAPE), jnp.float32)
+    weight, step = jnp.float32(0.7), jnp.float32(0.3)
+    proximal = (2 * regulariser).proximal_map(weight)
+    assert (proximal is None) == (closed is None)
+    if proximal is None:
+        return
+    state = proximal.init(x)
+    assert (state is None) == closed
+    for _ in range(500 if state is not None else 1):
+        found, state = proximal(x, step, state)
+    # The map of 2 weight R: for total variation as in `test_prox`, from another step and weight of the same product.
+    other = regulariser.proximal_map(jnp.float32(1.0))
+    again, state = other(x, 2 * step * weight, other.init(x))
+    for _ in range(500 if state is not None else 0):
+        again, state = other(x, 2 * step * weight, state)
+    np.testing.assert_allclose(found, again, atol=1e-4)
+
+
+def test_the_gaussian_factor_has_the_energy():
+    with jax.enable_x64(True):
+        prior, w = gaussian(), jnp.asarray(normal(6, seed=3))
+        regulariser = 3 * regularisers.Gaussian(prior)
+        mean, factor = regulariser.gaussian_factor(jnp.asarray(0.5))
+        u = mean + (factor @ w[: factor.shape[1]]).reshape(SHAPE)
+        np.testing.assert_allclose(0.5 * regulariser(u), 0.5 * jnp.sum(w[: factor.shape[1]] ** 2), rtol=1e-8)
+        assert regularisers.L1().gaussian_factor(jnp.asarray(1.0)) is None

@@ -6,12 +6,16 @@ import importlib
 import inspect
 import pkgutil
 import re
+import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
+import jax.numpy as jnp
 import pytest
 
 import jaxinv
+from jaxinv._verb import verb
 
 ROOT = Path(jaxinv.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
@@ -27,10 +31,12 @@ FIRST = [
     "_differentiation",
     "_linen",
     "_verb",
+    "_method",
     "_loop",
     "_conjugate_gradients",
     "_prior",
     "_score",
+    "_proximal_map",
     "_kernels",
 ]
 ASIDE = ["metrics", "data", "io"]  # these import from the first group only
@@ -233,6 +239,35 @@ def test_examples_run(code, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MPLBACKEND", "Agg")
     exec(compile(code, "example", "exec"), {"__name__": "example"})
+
+
+def test_importing_starts_no_backend():
+    # A default instance with a JAX array among its fields would start one.
+    modules = ["classical", "models", "training", "generative", "lsvd", "unrolled", "dip"]
+    code = "import jax\nfrom jaxinv import " + ", ".join(modules) + "\n"
+    code += "jax.config.update('jax_platforms', 'none')\n"
+    # Where a backend has been started the new platform is not looked at, and this is no error.
+    code += (
+        "try:\n    jax.devices()\nexcept RuntimeError:\n    pass\nelse:\n    raise SystemExit('a backend was started')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_verb_names_its_numbers():
+    compiled = []
+
+    @verb(traced=("weight",))
+    def scale(x, *, weight=1.0, count=2):
+        compiled.append((weight, count))
+        return weight * count * x
+
+    for weight in (2, 3, 4.0):
+        assert float(scale(jnp.ones(()), weight=weight)) == 2 * weight
+    assert len(compiled) == 1
+    scale(jnp.ones(()), weight=2, count=3)
+    assert [count for _, count in compiled] == [2, 3]
+    with pytest.raises(ValueError, match=r"`traced` names \['weigth'\]"):
+        verb(traced=("weigth",))(scale)
 
 
 def test_every_operator_noise_and_verb_has_an_example():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._loop import ceiling, settled
+from .._loop import divergence_threshold, has_converged
 from .._solution import RESULTS
 from .._types import Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
@@ -24,7 +24,7 @@ class ProximalProblem(eqx.Module):
     rtol: Array
     atol: Array
     rounding: Array
-    ceiling: Array
+    divergence_threshold: Array
 
     def value(self, x: Array, prediction: State) -> Array:
         """The objective at `x`, whose prediction is `A x`."""
@@ -47,8 +47,8 @@ class ProximalProblem(eqx.Module):
 
     def stop(self, new: Array, old: Array, value: Array, old_value: Array) -> tuple[Array, Any]:
         """Whether to stop after a step, and the code of that."""
-        still = settled(new, old, value, old_value, self.rtol, self.atol, self.rounding)
-        diverged = value > self.ceiling
+        still = has_converged(new, old, value, old_value, self.rtol, self.atol, self.rounding)
+        diverged = value > self.divergence_threshold
         return still | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
 
@@ -89,7 +89,7 @@ def enter(
         rtol=as_real(rtol),
         atol=as_real(atol),
         rounding=rounding,
-        ceiling=ceiling(at_zero),
+        divergence_threshold=divergence_threshold(at_zero),
     )
     return problem, norm, prepared, data, result
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._differentiation import Implicit, attach_implicit, check_differentiate
-from .._loop import ceiling, settled
+from .._loop import divergence_threshold, has_converged
 from .._solution import RESULTS, Solution
 from .._types import Scalar, State
 from .._verb import verb
@@ -127,7 +127,7 @@ class _PrimalDual(AbstractFirstOrder):
     rtol: Array
     atol: Array
     rounding: Array
-    ceiling: Array
+    divergence_threshold: Array
 
     @property
     def operator(self) -> Whitened:
@@ -162,8 +162,8 @@ class _PrimalDual(AbstractFirstOrder):
 
         residual = jax.tree.map(jnp.subtract, new_forward, problem.data)
         value = 0.5 * _size(residual) ** 2 + problem.weight * problem.regulariser.kind(new_gradient)
-        still = settled(new, x, value, objective, self.rtol, self.atol, self.rounding)
-        diverged = value > self.ceiling
+        still = has_converged(new, x, value, objective, self.rtol, self.atol, self.rounding)
+        diverged = value > self.divergence_threshold
         finished = (still & (index > 0)) | diverged
         relax = lambda new, old: old + _RELAXATION * (new - old)
         # The predictions, as they are and whitened, and the gradient go with their image, being linear in it.
@@ -191,7 +191,7 @@ def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
     as_real = lambda value: jnp.asarray(value, size.dtype)
     at_zero = 0.5 * size**2
     rounding = jnp.finfo(size.dtype).eps * at_zero
-    return _PrimalDual(problem, size, as_real(rtol), as_real(atol), rounding, ceiling(at_zero))
+    return _PrimalDual(problem, size, as_real(rtol), as_real(atol), rounding, divergence_threshold(at_zero))
 
 
 def _dual_prox(kind, dual: Array, radius: Array, step: Array, root: Array) -> Array:

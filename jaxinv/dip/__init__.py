@@ -1,11 +1,14 @@
 """The deep image prior: networks that are fitted to one measurement."""
 
 from ._admm import ADMM as ADMM
-from ._discrepancy import Discrepancy as Discrepancy
-from ._held_out import HeldOut as HeldOut
 from ._linearised_posterior import linearised_posterior as linearised_posterior
-from ._method import AbstractMethod as AbstractMethod
-from ._plain import Plain as Plain
+from ._method import (
+    AbstractMethod as AbstractMethod,
+    AbstractWeightsMethod as AbstractWeightsMethod,
+    Evaluation as Evaluation,
+    Plain as Plain,
+    Problem as Problem,
+)
 from ._pretrain import pretrain as pretrain
 from ._reconstruct import reconstruct as reconstruct
 from ._reconstruct_many import reconstruct_many as reconstruct_many
@@ -18,5 +21,11 @@ from ._start import (
     FromFBP as FromFBP,
     FromNoise as FromNoise,
 )
-from ._stopping import AbstractStopping as AbstractStopping, FixedSteps as FixedSteps
-from ._windowed_variance import WindowedVariance as WindowedVariance
+from ._stopping import (
+    AbstractStopping as AbstractStopping,
+    Discrepancy as Discrepancy,
+    FixedSteps as FixedSteps,
+    HeldOut as HeldOut,
+    StoppingProblem as StoppingProblem,
+    WindowedVariance as WindowedVariance,
+)

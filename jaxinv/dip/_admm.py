@@ -1,6 +1,6 @@
 """The deep image prior by variable splitting."""
 
-from typing import Any
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -8,23 +8,43 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from .._checks import check_count
-from .._types import Key
-from ..generative._proximal_map import AbstractProximalMap, proximal_map
+from .._proximal_map import AbstractProximalMap
+from .._solution import RESULTS
+from .._types import IntLike, Key
 from ..likelihood import prepare_parameter
 from ..operators._base import as_parameter
-from ._method import AbstractOfWeights, Evaluation, Problem
+from ._method import AbstractWeightsMethod, Evaluation, Problem
 
 
-class ADMM(AbstractOfWeights):
+class _Parameters(NamedTuple):
+    penalty: Array
+    proximal: AbstractProximalMap
+
+
+class _Memory(NamedTuple):
+    """The state of the splitting.
+
+    - `copy`: `v`; `dual`: `u`.
+    - `proximal`: the state of the proximal map.
+    - `penalty`: 0 before the first update, when there is no copy to which the image could be drawn.
+    """
+
+    copy: Array
+    dual: Array
+    proximal: PyTree[Array]
+    penalty: Array
+
+
+class ADMM(AbstractWeightsMethod):
     """Alternating directions: the regulariser acts by its proximal map on a copy `v` of the image.
 
     Every `every` steps of descent on `-log p(y | F(z0)) + penalty/2 ||F(z0) - v + u||^2` are followed by
     `v = argmin weight R(v) + penalty/2 ||F(z0) - v + u||^2` and `u <- u + F(z0) - v`. Total variation is not smoothed;
-    its proximal map goes on, from call to call, with the dual where the last one stopped.
+    its proximal map starts each time with the dual at which the last call stopped.
 
     - `penalty`: positive, in the unit of the weight per unit of the image: at each update, total variation flattens
-        differences of about `weight / penalty`.
-    - `every`: static.
+        differences of about `weight / penalty`. Raise it where the image strays from its copy.
+    - `every`: static, the number of steps of descent between two updates.
 
     **Raises:** in `reconstruct`, `ValueError` for a regulariser without a proximal map.
 
@@ -33,49 +53,41 @@ class ADMM(AbstractOfWeights):
     """
 
     penalty: Array = eqx.field(converter=as_parameter)
-    every: Any = eqx.field(default=10, static=True)
-    proximal: AbstractProximalMap | None = None
+    every: IntLike = eqx.field(default=10, static=True)
 
     def __check_init__(self):
         check_count(self.every, "every")
 
-    def enter(self, problem: Problem, z0: Array, result: Any) -> tuple["ADMM", Any]:
-        del z0
-        operator = problem.likelihood.operator
+    def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
+        operator, regulariser = problem.likelihood.operator, problem.regulariser
         penalty, result = prepare_parameter(self.penalty, operator, result, positive=True, name="penalty")
-        regulariser = problem.regulariser
-        proximal = None if regulariser is None else proximal_map(regulariser, problem.weight)
+        proximal = None if regulariser is None else regulariser.proximal_map(problem.weight)
         if proximal is None:
             raise ValueError(
                 f"`ADMM` needs a regulariser with a proximal map, TV(), L1(), Tikhonov() or Gaussian(prior); got "
                 f"{regulariser}. Smooth ones, and sums, are for `Plain()`."
             )
-        return ADMM(penalty, self.every, proximal), result
+        return problem.with_parameters(_Parameters(penalty, proximal)), result
 
-    def memory(self, problem: Problem) -> tuple[Array, Array, PyTree[Array], Array]:
-        assert self.proximal is not None
-        domain = problem.likelihood.operator.domain
-        nothing = jnp.zeros(domain.shape, domain.dtype)
-        # Before the first update there is no copy that the image could be drawn to.
-        return nothing, nothing, self.proximal.memory(nothing), jnp.zeros_like(self.penalty)
+    def init(self, problem: Problem, weights: dict[str, Array]) -> tuple[dict[str, Array], _Memory]:
+        domain, parameters = problem.likelihood.operator.domain, problem.parameters
+        zeros = jnp.zeros(domain.shape, domain.dtype)
+        return weights, _Memory(zeros, zeros, parameters.proximal.init(zeros), jnp.zeros_like(parameters.penalty))
 
     def loss(
-        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], z: Array, *, key: Key
+        self, problem: Problem, variables: dict[str, Array], memory: _Memory, z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
         del key
-        copy, dual, _, penalty = memory
         image = problem.image(variables, z)
         fit = problem.fit(image)
-        coupling = 0.5 * penalty * jnp.sum(jnp.abs(image - copy + dual) ** 2)
+        coupling = 0.5 * memory.penalty * jnp.sum(jnp.abs(image - memory.copy + memory.dual) ** 2)
         return fit + coupling, Evaluation(image, fit + problem.penalty(image))
 
-    def update(self, problem: Problem, memory: PyTree[Array], image: Array, index: Array) -> PyTree[Array]:
-        proximal = self.proximal
-        assert proximal is not None
+    def step(self, problem: Problem, memory: _Memory, image: Array, index: Array) -> _Memory:
+        penalty, proximal = problem.parameters
 
-        def moved() -> PyTree[Array]:
-            _, dual, state, _ = memory
-            copy, state = proximal(image + dual, 1 / self.penalty, state)
-            return copy, dual + image - copy, state, self.penalty
+        def update() -> _Memory:
+            copy, state = proximal(image + memory.dual, 1 / penalty, memory.proximal)
+            return _Memory(copy, memory.dual + image - copy, state, penalty)
 
-        return jax.lax.cond((index + 1) % self.every == 0, moved, lambda: memory)
+        return jax.lax.cond((index + 1) % self.every == 0, update, lambda: memory)

@@ -1,6 +1,7 @@
 """The uncertainty of a deep image prior, by its Jacobian."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -13,29 +14,29 @@ from .._conjugate_gradients import conjugate_gradients
 from .._keys import check_key
 from .._loop import all_finite
 from .._solution import RESULTS, Solution
-from .._types import Key, Scalar, State
+from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ._method import Problem
-from ._network import enter_network
+from ._network import prepare_network
 
 
-@verb
+@verb(traced=("prior_std", "rtol"))
 def linearised_posterior(
     likelihood: Likelihood,
-    network: Any,
+    network: Network,
     y: State,
     *,
     key: Key,
-    z0: Any,
+    z0: ArrayLike,
     prior_std: Scalar = 1.0,
-    num_samples: Any = 16,
+    num_samples: IntLike = 16,
     exact_std: bool = False,
-    frozen: Any = (),
-    max_steps: int = 500,
+    frozen: Checked[tuple[str, ...]] = (),
+    max_steps: IntLike = 500,
     rtol: Scalar = 1e-4,
 ) -> Solution:
-    """Samples and standard deviations of the image, from the network's Jacobian `J` in its weights.
+    """Draw samples and standard deviations of the image, from the network's Jacobian `J` in its weights.
 
     Around the weights that were found, `F_theta(z0) + J w` with `w ~ N(0, prior_std^2 I)` is a Gaussian prior on images
     with covariance `K = prior_std^2 J J^T`. Its posterior has the covariance `K - K A* (A K A* + S)^{-1} A K`, with `S`
@@ -50,16 +51,16 @@ def linearised_posterior(
     - `y`: the measurement.
     - `key`: a typed key; sample `i` depends on it and `i` alone.
     - `z0`: the input of the network, `solution.aux["input"]`.
-    - `prior_std`: of every weight, positive: the scale of the whole answer.
+    - `prior_std`: the standard deviation of every weight, positive: the scale of the whole answer.
     - `num_samples`: static.
     - `exact_std`: static; standard deviations by one linear solve for each pixel, in place of those of the samples.
-    - `frozen`: the weights whose names begin so are taken as certain.
+    - `frozen`: beginnings of names: the weights that are named so are taken as certain.
     - `max_steps`, `rtol`: of conjugate gradients, in units of the noise.
 
-    **Returns:** a `Solution` whose value is `(num_samples, *domain)`, around the network's image; `stats`: `std`, of
-    the shape of the image, and `num_steps` of the longest solve; `aux`: a dict of the `image` `F_theta(z0)` and the
-    `mean` of the posterior of the linearised network under weights `N(0, prior_std^2 I)`, which is the image where the
-    weights minimise `-log p(y | F_theta(z0)) + ||theta||^2 / (2 prior_std^2)`.
+    **Returns:** a `Solution` whose value is `(num_samples, *domain)`, around the network's image. Its `stats` are
+    `std`, with the shape of the image, and the `num_steps` of the longest solve. Its `aux` is a dict of the `image`
+    `F_theta(z0)` and the `mean` of the posterior of the linearised network under weights `N(0, prior_std^2 I)`, which
+    is the image where the weights minimise `-log p(y | F_theta(z0)) + ||theta||^2 / (2 prior_std^2)`.
 
     **Raises:** `ValueError` for a non-linear operator, or an input that is not the network's.
 
@@ -87,14 +88,14 @@ def linearised_posterior(
     operator = prepared.operator
     prior_std, result = prepare_parameter(prior_std, operator, result, positive=True, name="prior_std")
     rtol = jnp.asarray(rtol).astype(prior_std.dtype)
-    prior = enter_network(network, likelihood, frozen)
+    parts = prepare_network(network, likelihood, frozen)
     z0 = jnp.asarray(z0).astype(domain_dtype(operator))
-    if prior.input_shape not in (None, z0.shape):
-        raise ValueError(f"`z0` must be the input of the network, of shape {prior.input_shape}; got {z0.shape}.")
-    prior.check_image(z0, operator.domain)
+    if parts.input_shape not in (None, z0.shape):
+        raise ValueError(f"`z0` must be the input of the network, of shape {parts.input_shape}; got {z0.shape}.")
+    parts.check_image(z0, operator.domain)
     whitened, b = whiten(prepared, y, "linearised_posterior")
-    problem = Problem(prepared, y, None, prior_std, prior.rest, prior.frozen)
-    tangent = _Tangent(problem, whitened, prior.weights, z0, prior_std)
+    problem = Problem(prepared, y, None, prior_std, parts.rest, parts.frozen, z0)
+    tangent = _Tangent(problem, whitened, parts.weights, prior_std)
 
     solve = lambda r: conjugate_gradients(
         _gram, r, tangent, rtol=rtol, max_steps=max_steps, result=result, exhausted=RESULTS.max_steps_reached
@@ -102,24 +103,24 @@ def linearised_posterior(
 
     def draw(i: Array) -> tuple[Array, Array, Any]:
         weight_key, noise_key = (jax.random.fold_in(jax.random.fold_in(key, i), j) for j in range(2))
-        image = tangent.forward(_normal_like(prior.weights, weight_key))
+        image = tangent.forward(_normal_like(parts.weights, weight_key))
         noise = _normal_like(b, noise_key)
         solved = solve(jax.tree.map(jnp.add, whitened(image), noise))
         change = tangent.forward(tangent.backward(whitened.adjoint(solved.x)))
         return image - change, solved.num_steps, solved.result
 
-    image = problem.image(prior.weights, z0)
+    image = problem.image(parts.weights, z0)
     draws, steps, codes = jax.vmap(draw)(jnp.arange(num_samples))
     # The linearised network at weights 0, from which its mean departs.
-    origin = image - tangent.forward(jax.tree.map(lambda w: w / prior_std, prior.weights))
+    origin = image - tangent.forward(jax.tree.map(lambda w: w / prior_std, parts.weights))
     solved = solve(jax.tree.map(jnp.subtract, b, whitened(origin)))
     mean = origin + tangent.forward(tangent.backward(whitened.adjoint(solved.x)))
-    code = RESULTS.where(solved.result == RESULTS.successful, _worst(codes), solved.result)
+    code = RESULTS.where(solved.result == RESULTS.successful, _first_failure(codes), solved.result)
     steps = jnp.append(steps, solved.num_steps)
     std = jnp.sqrt(jnp.mean(jnp.abs(draws) ** 2, axis=0))
     if exact_std:
         std, more, codes = _exact_std(tangent, solve)
-        code = RESULTS.where(code == RESULTS.successful, _worst(codes), code)
+        code = RESULTS.where(code == RESULTS.successful, _first_failure(codes), code)
         steps = jnp.append(steps, more)
     usable = result == RESULTS.successful
     sound = usable & all_finite((draws, std, mean))
@@ -135,15 +136,14 @@ class _Tangent(eqx.Module):
     problem: Problem
     whitened: Whitened
     weights: dict[str, Array]
-    z0: Array
     prior_std: Array
 
     def forward(self, v: dict[str, Array]) -> Array:
         scaled = jax.tree.map(lambda leaf: self.prior_std * leaf, v)
-        return jax.jvp(lambda w: self.problem.image(w, self.z0), (self.weights,), (scaled,))[1]
+        return jax.jvp(lambda w: self.problem.image(w, self.problem.z0), (self.weights,), (scaled,))[1]
 
     def backward(self, image: Array) -> dict[str, Array]:
-        pull = jax.vjp(lambda w: self.problem.image(w, self.z0), self.weights)[1]
+        pull = jax.vjp(lambda w: self.problem.image(w, self.problem.z0), self.weights)[1]
         # The adjoint is conj . transpose . conj.
         back = pull(jnp.conj(image))[0]
         return jax.tree.map(lambda leaf: self.prior_std * jnp.conj(leaf), back)
@@ -155,14 +155,14 @@ def _gram(v: State, tangent: _Tangent) -> State:
     return jax.tree.map(jnp.add, tangent.whitened(image), v)
 
 
-def _worst(codes: Any) -> Any:
+def _first_failure(codes: RESULTS) -> RESULTS:
     """The first code of several that is not success, if there is one."""
-    worst = jnp.argmax(codes != RESULTS.successful)
-    return jax.tree.map(lambda leaf: leaf[worst], codes)
+    first = jnp.argmax(codes != RESULTS.successful)
+    return jax.tree.map(lambda leaf: leaf[first], codes)
 
 
-def _exact_std(tangent: _Tangent, solve: Any) -> tuple[Array, Array, Any]:
-    """The standard deviation of every pixel, and the steps and codes of their solves."""
+def _exact_std(tangent: _Tangent, solve: Callable[[State], Any]) -> tuple[Array, Array, RESULTS]:
+    """The standard deviation of every pixel, and the numbers of steps and the codes of their solves."""
     domain = tangent.problem.likelihood.operator.domain
     count = math.prod(domain.shape)
 

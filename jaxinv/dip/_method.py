@@ -1,13 +1,13 @@
-"""What a run of the deep image prior minimises."""
+"""The methods of the deep image prior: the interface of a loss and its variables, and the plain one."""
 
 import abc
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from .._solution import RESULTS
 from .._types import Key, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
@@ -17,8 +17,11 @@ from ..training._chunk import Split
 class Problem(eqx.Module):
     """A measurement, and a network whose weights are its unknowns.
 
-    - `likelihood`, `y`: what is fitted.
-    - `network`: without its weights; `frozen`: those that stay as they are.
+    - `likelihood`, `y`: what the image is to fit.
+    - `regulariser`, `weight`: the penalty on the image.
+    - `network`: the network without its weights; `frozen`: those of its weights that stay as they are.
+    - `z0`: the input of the network, without a batch axis.
+    - `parameters`: what the method's `prepare` adds for its own use.
     """
 
     likelihood: Likelihood
@@ -27,14 +30,26 @@ class Problem(eqx.Module):
     weight: Array
     network: Split
     frozen: dict[str, Array]
+    z0: Array
+    parameters: PyTree = None
+
+    def with_parameters(self, parameters: PyTree) -> "Problem":
+        """The problem with the parameters of a method."""
+        return Problem(
+            self.likelihood, self.y, self.regulariser, self.weight, self.network, self.frozen, self.z0, parameters
+        )
+
+    def merge(self, weights: dict[str, Array]) -> Any:
+        """The network with these weights."""
+        return self.network.merge({**self.frozen, **weights})
 
     def image(self, weights: dict[str, Array], z: Array) -> Array:
         """The image that the network makes of one input."""
         return self.images(weights, z[None])[0]
 
     def images(self, weights: dict[str, Array], z: Array) -> Array:
-        """The images that it makes of a batch of inputs."""
-        return self.network.merge({**self.frozen, **weights})(z).astype(self.likelihood.operator.domain.dtype)
+        """The images that the network makes of a batch of inputs."""
+        return self.merge(weights)(z).astype(self.likelihood.operator.domain.dtype)
 
     def fit(self, image: Array) -> Array:
         """`-log p(y | image)`."""
@@ -45,28 +60,10 @@ class Problem(eqx.Module):
         return jnp.zeros_like(self.weight) if self.regulariser is None else self.weight * self.regulariser(image)
 
 
-class Input(eqx.Module):
-    """What a network is fed, and the noise added to it in each step.
-
-    - `jitter`: the standard deviation of that noise.
-    """
-
-    z0: Array
-    jitter: Array
-
-    def draw(self, still: Array, *, key: Key) -> Array:
-        """The input of one step; where it is `still`, without noise."""
-        shape, dtype = self.z0.shape, self.z0.dtype
-        # A draw of the size of an image costs as much as a layer of a thin network.
-        added = lambda: self.z0 + self.jitter * jax.random.normal(key, shape, dtype)
-        noisy = jax.lax.cond(self.jitter > 0, added, lambda: self.z0 + self.jitter)
-        return jnp.where(still, self.z0, noisy)
-
-
 class Evaluation(NamedTuple):
-    """What a step finds at its variables.
+    """The outcome of one evaluation of the network.
 
-    - `image`: what the network makes.
+    - `image`: the image that the network makes.
     - `objective`: `-log p(y | image) + weight * R(image)`, whatever the method descends on.
     """
 
@@ -75,55 +72,113 @@ class Evaluation(NamedTuple):
 
 
 class AbstractMethod(eqx.Module):
-    """The variables of a run, and what is descended on."""
+    """The variables of a run and the loss that its optimiser descends on: the `method` of `dip.reconstruct`.
+
+    A method of your own implements these members. All of them act on one problem, never on a batch.
+    """
 
     @abc.abstractmethod
-    def enter(self, problem: Problem, z0: Array, result: Any) -> tuple["AbstractMethod", Any]:
-        """The method with its parameters in the dtype of the problem, and the code.
+    def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
+        """Check the options, and cast the numbers among them, once.
 
-        **Raises:** `ValueError` if it cannot solve such a problem.
+        **Arguments:**
+
+        - `problem`: the run, in the dtype of the solve.
+        - `result`: the code so far.
+
+        **Returns:** the problem, `problem.with_parameters(...)` where the method has numbers of its own; and the code:
+        `RESULTS.invalid_parameter` for a number out of its range, where `result` was successful.
+
+        **Raises:** `ValueError` if the method cannot solve such a problem.
         """
 
     @abc.abstractmethod
-    def variables(self, weights: dict[str, Array], z0: Array) -> PyTree[Array]:
-        """The variables at first."""
+    def init(self, problem: Problem, weights: dict[str, Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The first variables and the first memory.
 
-    @abc.abstractmethod
-    def weights(self, variables: PyTree[Array]) -> dict[str, Array]:
-        """The weights among the variables."""
+        **Arguments:**
 
-    @abc.abstractmethod
-    def input(self, variables: PyTree[Array], z0: Array) -> Array:
-        """The input of the network, which began as `z0`."""
+        - `problem`: as `prepare` made it.
+        - `weights`: those weights of the network that are tuned, by name.
 
-    @abc.abstractmethod
-    def memory(self, problem: Problem) -> PyTree[Array]:
-        """What is carried from step to step, at first."""
+        **Returns:** the variables, on which the optimiser acts; and the memory, which `step` changes: `None` for a
+        method without.
+        """
 
     @abc.abstractmethod
     def loss(
         self, problem: Problem, variables: PyTree[Array], memory: PyTree[Array], z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
-        """What is descended on, and what was found on the way, with `z` for the input of the network.
+        """The loss that the optimiser descends on.
 
-        The only place where a run evaluates the network: after the last step it is called once more, for its image.
+        It is the only place where a run evaluates the network: after the last step it is called once more, for its
+        image.
+
+        **Arguments:**
+
+        - `problem`, `variables`, `memory`: as `prepare`, the optimiser and `step` made them.
+        - `z`: the input of the network in this step, `problem.z0` with the run's jitter.
+        - `key`: for this step alone.
+
+        **Returns:** the loss, a real scalar, and the evaluation of the network.
         """
 
     @abc.abstractmethod
-    def update(self, problem: Problem, memory: PyTree[Array], image: Array, index: Array) -> PyTree[Array]:
-        """The memory after step number `index`, at which the network made `image`."""
+    def step(self, problem: Problem, memory: PyTree[Array], image: Array, index: Array) -> PyTree[Array]:
+        """The memory after a step of the optimiser.
+
+        **Arguments:**
+
+        - `problem`, `memory`: as above.
+        - `image`: the image that the network made in this step.
+        - `index`: the number of the step, from 0 on.
+
+        **Returns:** the next memory.
+        """
+
+    @abc.abstractmethod
+    def finish(self, problem: Problem, variables: PyTree[Array]) -> tuple[dict[str, Array], Array]:
+        """The network that the variables stand for.
+
+        **Arguments:**
+
+        - `problem`, `variables`: as above.
+
+        **Returns:** the tuned weights by name, and the input of the network.
+        """
 
 
-class AbstractOfWeights(AbstractMethod):
-    """The methods whose variables are the weights, and nothing else."""
+class AbstractWeightsMethod(AbstractMethod):
+    """A method whose only variables are the weights, and whose input stays as it is."""
 
-    def variables(self, weights: dict[str, Array], z0: Array) -> dict[str, Array]:
-        del z0
-        return weights
+    def finish(self, problem: Problem, variables: dict[str, Array]) -> tuple[dict[str, Array], Array]:
+        return variables, problem.z0
 
-    def weights(self, variables: dict[str, Array]) -> dict[str, Array]:
-        return variables
 
-    def input(self, variables: dict[str, Array], z0: Array) -> Array:
-        del variables
-        return z0
+class Plain(AbstractWeightsMethod):
+    """Descent on the objective in the weights: `min_theta -log p(y | F_theta(z0)) + weight * R(F_theta(z0))`.
+
+    A regulariser that is not smooth enters by a subgradient: where a difference is exactly 0, that of total variation
+    is 0.
+
+    **Reference:** Ulyanov, Vedaldi, Lempitsky, Deep Image Prior, 2018; Baguer, Leuschner, Schmidt, Computed tomography
+    reconstruction using deep image prior and learned reconstruction methods, 2020.
+    """
+
+    def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
+        return problem, result
+
+    def init(self, problem: Problem, weights: dict[str, Array]) -> tuple[dict[str, Array], None]:
+        del problem
+        return weights, None
+
+    def loss(
+        self, problem: Problem, variables: dict[str, Array], memory: PyTree[Array], z: Array, *, key: Key
+    ) -> tuple[Array, Evaluation]:
+        del memory, key
+        image = problem.image(variables, z)
+        objective = problem.fit(image) + problem.penalty(image)
+        return objective, Evaluation(image, objective)
+
+    def step(self, problem: Problem, memory: None, image: Array, index: Array) -> None:
+        del problem, memory, image, index

@@ -1,4 +1,4 @@
-"""The network of a deep image prior, taken apart."""
+"""The network of a deep image prior, taken apart into its weights and the rest."""
 
 from typing import Any
 
@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._types import Checked, Network, Struct
 from ..likelihood import Likelihood, domain_dtype
 from ..models._network import as_network
 from ..training._chunk import Split, split
 from ..training._options import check_weights
 
 
-class Prior(eqx.Module):
-    """A network: the weights that are tuned, those that are not, and the rest.
+class SplitNetwork(eqx.Module):
+    """A network, taken apart.
 
-    - `input_shape`: of `z0` without the batch axis, where the network says.
+    - `weights`: the weights that are tuned, by name; `frozen`: those that are not; `rest`: everything else.
+    - `input_shape`: the shape of `z0` without the batch axis, where the network states it.
     """
 
     weights: dict[str, Array]
@@ -25,10 +27,10 @@ class Prior(eqx.Module):
     input_shape: tuple[int, ...] | None = eqx.field(static=True)
 
     def merge(self, weights: dict[str, Array]) -> Any:
-        """The network with these weights."""
+        """The network with these tuned weights."""
         return self.rest.merge({**self.frozen, **weights})
 
-    def check_image(self, z0: Array, domain: Any) -> None:
+    def check_image(self, z0: Array, domain: Struct) -> None:
         """Raise unless the network makes an image of the domain from this input."""
         network = self.merge(self.weights)
         image = jax.eval_shape(lambda z: network(z), jax.ShapeDtypeStruct((1, *z0.shape), z0.dtype))
@@ -43,8 +45,8 @@ class Prior(eqx.Module):
             raise ValueError(f"The network makes a complex image; the operator takes one of dtype {domain.dtype}.")
 
 
-def enter_network(network: Any, likelihood: Likelihood, frozen: Any) -> Prior:
-    """The network in the dtype of the solve.
+def prepare_network(network: Network, likelihood: Likelihood, frozen: Checked[tuple[str, ...]]) -> SplitNetwork:
+    """Take a network apart, in the dtype of the solve.
 
     **Raises:** `ValueError` if it cannot be called, has no weights, or has none of a `frozen` name.
     """
@@ -59,11 +61,11 @@ def enter_network(network: Any, likelihood: Likelihood, frozen: Any) -> Prior:
     if isinstance(frozen, str) or not all(isinstance(name, str) for name in frozen):
         raise ValueError(f"`frozen` must be a tuple of beginnings of names, such as ('down',); got {frozen!r}.")
     missing = [beginning for beginning in frozen if not any(name.startswith(beginning) for name in weights)]
-    stays = {name: weight for name, weight in weights.items() if name.startswith(tuple(frozen))}
-    if missing or len(stays) == len(weights):
+    frozen_weights = {name: weight for name, weight in weights.items() if name.startswith(tuple(frozen))}
+    if missing or len(frozen_weights) == len(weights):
         raise ValueError(
             f"`frozen={tuple(frozen)}` must name some weights and leave others to tune; the network has "
             f"{', '.join(list(weights)[:8])}{' ...' if len(weights) > 8 else ''}."
         )
-    moves = {name: weight for name, weight in weights.items() if name not in stays}
-    return Prior(moves, stays, rest, None if shape is None else tuple(shape))
+    tuned = {name: weight for name, weight in weights.items() if name not in frozen_weights}
+    return SplitNetwork(tuned, frozen_weights, rest, None if shape is None else tuple(shape))

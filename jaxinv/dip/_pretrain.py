@@ -4,47 +4,49 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float
 
 from .. import data
 from .._checks import check_count
 from .._keys import check_key
-from .._types import Key
+from .._types import Checked, IntLike, Key, Network, Scalar
 from ..likelihood import Likelihood, prepare
 from ..models._network import check_floating
 from ..operators import FanBeam, ParallelBeam
 from ..operators._base import check_image_shape
 from ..training import fit
-from ._network import enter_network
+from ._network import prepare_network
 from ._start import AbstractStart, FromAdjoint, FromFBP, make_input
 
 
 def pretrain(
     likelihood: Likelihood,
-    network: Any,
+    network: Network,
     *,
     key: Key,
-    num_steps: Any,
-    batch_size: Any = 4,
-    start: Any = None,
-    images: Callable[..., Any] | None = None,
-    optimiser: Any = None,
-    learning_rate: Any = 1e-3,
-    ema: Any = None,
+    num_steps: IntLike,
+    batch_size: IntLike = 4,
+    start: Checked[AbstractStart | None] = None,
+    images: Callable[..., Array] | None = None,
+    optimiser: Checked[optax.GradientTransformation | None] = None,
+    learning_rate: Checked[Scalar | Callable[[Array], Array]] = 1e-3,
+    ema: Checked[float | None] = None,
     checkpoint: str | os.PathLike | None = None,
-    progress: Any = None,
-    chunk_size: Any = None,
+    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    chunk_size: Checked[int | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
-    """Teach a network to clean up simple reconstructions of synthetic images, before it meets a measurement.
+    """Train a network to clean up simple reconstructions of synthetic images, before it is fitted to a measurement.
 
     The educated deep image prior: `min_theta E ||F_theta(z0(y)) - x||^2 / d` over images `x`, their simulated
     measurements `y` and the inputs `z0(y)` that `start` makes of these, all drawn anew in every step. Then
     `reconstruct(likelihood, network, y, start=start, ...)` tunes all weights, or those of the decoder with
-    `frozen=("down",)`. Runs on the host.
+    `frozen=("down",)`. It runs on the host.
 
     **Arguments:**
 
@@ -52,7 +54,7 @@ def pretrain(
     - `network`: as in `reconstruct`; not changed.
     - `key`: a typed key.
     - `num_steps`, `batch_size`: static.
-    - `start`: `FromFBP()`, the default for `ParallelBeam` and `FanBeam`, or `FromAdjoint()`, that for others.
+    - `start`: `FromFBP()`, the default for `ParallelBeam` and `FanBeam`, or `FromAdjoint()`, the default for others.
     - `images`: `images(n, *, key) -> (n, *domain)`, traceable. Default: `data.ellipses`, cut to the size of the domain,
         in [0, 1]. Functions compare by identity: define it once.
     - `optimiser`, `learning_rate`, `ema`, `checkpoint`, `progress`, `chunk_size`: as in `training.fit`.
@@ -89,14 +91,14 @@ def pretrain(
         raise ValueError(f"`start` must be `FromFBP()` or `FromAdjoint()` of `jaxinv.dip`; got {start!r}.")
     if images is None:
         images = _Ellipses(check_image_shape(operator.domain.shape))
-    prior = enter_network(network, likelihood, ())
-    loss = _Supervised(likelihood, start, images, prior.input_shape, batch_size)
-    # The images are drawn in the loss; the batch itself says nothing.
-    nothing = jnp.zeros((batch_size, 1))
+    parts = prepare_network(network, likelihood, ())
+    loss = _Supervised(likelihood, start, images, parts.input_shape, batch_size)
+    # The loss draws its own images; the batch is a placeholder.
+    placeholder = jnp.zeros((batch_size, 1))
     return fit(
-        prior.merge(prior.weights),
+        parts.merge(parts.weights),
         loss,
-        nothing,
+        placeholder,
         key=key,
         optimiser=optimiser,
         learning_rate=learning_rate,
@@ -118,7 +120,7 @@ class _Supervised(eqx.Module):
     shape: tuple[int, ...] | None = eqx.field(static=True)
     count: int = eqx.field(static=True)
 
-    def __call__(self, network: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, network: Network, batch: Any, *, key: Key) -> Float[Array, ""]:
         del batch
         domain, count = self.likelihood.operator.domain, self.count
         image_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))

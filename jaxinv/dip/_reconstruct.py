@@ -1,46 +1,48 @@
 """Reconstruction by a network that is fitted to one measurement."""
 
-from typing import Any
-
 import diffrax
+import optax
 
-from .._differentiation import Implicit, check_differentiate
+from .._differentiation import Implicit, Unrolled, check_differentiate
 from .._solution import Solution
-from .._types import Key, Scalar, State
+from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood
-from ._enter import enter
-from ._run import advance, begin, finish
+from ..regularisers import AbstractRegulariser
+from ._method import AbstractMethod, Plain
+from ._run import advance, prepare_run, solution
+from ._start import AbstractStart, FromNoise
+from ._stopping import AbstractStopping, FixedSteps
 
 
-@verb
+@verb(traced=("weight", "learning_rate", "jitter", "ema"))
 def reconstruct(
     likelihood: Likelihood,
-    network: Any,
+    network: Network,
     y: State,
     *,
     key: Key,
-    num_steps: Any,
-    method: Any = None,
-    regulariser: Any = None,
+    num_steps: IntLike,
+    method: Checked[AbstractMethod] = Plain(),  # noqa: B008
+    regulariser: Checked[AbstractRegulariser | None] = None,
     weight: Scalar = 0.0,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | None] = None,
     learning_rate: Scalar = 1e-2,
-    start: Any = None,
-    stopping: Any = None,
+    start: Checked[AbstractStart] = FromNoise(),  # noqa: B008
+    stopping: Checked[AbstractStopping] = FixedSteps(),  # noqa: B008
     jitter: Scalar = 0.0,
     ema: Scalar = 0.0,
-    frozen: Any = (),
-    reference: Any = None,
-    stride: Any = 1,
-    differentiate: Any = None,
+    frozen: Checked[tuple[str, ...]] = (),
+    reference: ArrayLike | None = None,
+    stride: IntLike = 1,
+    differentiate: Checked[Unrolled | None] = None,
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Fit a network to one measurement: `min_theta -log p(y | F_theta(z0)) + weight * R(F_theta(z0))`.
 
-    The deep image prior, which needs no training data: a convolutional network fits an image before it fits noise, so
-    the run is to be stopped early, or regularised. Each step is one of the optimiser's, on all weights, from those that
-    `network` has.
+    The deep image prior needs no training data: a convolutional network fits an image before it fits noise, so the run
+    is to be stopped early, or regularised. Each step is a step of the optimiser on all weights, and the first weights
+    are those of `network`.
 
     **Arguments:**
 
@@ -48,35 +50,36 @@ def reconstruct(
     - `network`: one of `models.SkipUNet`, `models.ConvDecoder` and `models.DeepDecoder`, or any Flax or equinox network
         with the call `network(z0)`, `z0` of shape `(n, *input_shape)`. Not changed.
     - `y`: one measurement.
-    - `key`: for the input, its jitter and what is held out. The weights are the network's own.
+    - `key`: a typed key, for the input, its jitter and what is held out. The weights are the network's own.
     - `num_steps`: static.
-    - `method`: `Plain()`, the default, `ADMM(penalty)`, or `SelfGuided(weight)`.
-    - `regulariser`, `weight`: any of `jaxinv.regularisers`, and its weight, not negative. Default: none. One that is
-        not smooth enters by a subgradient; `TV(Smoothed(eps))` has a gradient everywhere.
-    - `optimiser`: of optax, on a dict of the weights by name; default Adam with `learning_rate`. `training.muon()` is
-        many times faster in tomography, with a regulariser; without one it fits noise as soon as the image. Create it
-        once: each new one compiles again, which another `learning_rate` does not.
-    - `start`: the input: `FromNoise()` (default), `FromAdjoint()`, `FromFBP()` or `From(image)`.
-    - `stopping`: `FixedSteps()` (default), `WindowedVariance()`, `Discrepancy()` or `HeldOut(fraction)`: when to stop,
-        and which image to keep.
-    - `jitter`: the standard deviation of fresh noise on the input in every step; 1/30 in the first reference, where
-        that of the input is as much: `start=FromNoise(std=0.03)`. So noise is fitted late, if at all. What is returned
-        without an average is made of the input itself.
-    - `ema`: the decay `d` of an average of the images, `average <- d average + (1 - d) image` from the first one on;
-        the average is then what is judged and returned. 0.99 in the first reference; 0 for none.
-    - `frozen`: the weights whose names begin so stay as they are: `("down",)` is the encoder of a `SkipUNet`.
+    - `method`: `Plain()`, `ADMM(penalty)` for a regulariser that is not smooth, or `SelfGuided(weight)`.
+    - `regulariser`, `weight`: any of `jaxinv.regularisers`, and its weight, not negative. Default: none. A regulariser
+        that is not smooth enters by a subgradient; `TV(Smoothed(eps))` is differentiable.
+    - `optimiser`: one of optax, on a dict of the weights by name; default Adam with `learning_rate`. `training.muon()`
+        is many times faster in tomography, with a regulariser; without one it fits noise as soon as the image. Create
+        it once: each new one compiles again, which another `learning_rate` does not.
+    - `start`: the input: `FromNoise()`, `FromAdjoint()`, `FromFBP()` or `From(image)`.
+    - `stopping`: when to stop, and which image to keep: `FixedSteps()`, `WindowedVariance()`, `Discrepancy()` or
+        `HeldOut(fraction)`.
+    - `jitter`: the standard deviation of fresh noise on the input in every step, which delays the fit of noise. The
+        first reference has 1/30, as much as the input itself: `start=FromNoise(std=0.03)`. An image that is returned
+        without an average is made of the input without noise.
+    - `ema`: the decay `d` of an average of the images, `average <- d average + (1 - d) image` from the first one on,
+        and 0 for none; the first reference has 0.99. The stopping rule then looks at the average, which is returned.
+    - `frozen`: beginnings of names: the weights that are named so stay as they are. `("down",)` is the encoder of a
+        `SkipUNet`.
     - `reference`: the true image, for the history; finite.
     - `stride`: static; the history has an entry for every so many steps.
     - `differentiate`: `None` or `Unrolled()`.
     - `progress`: a progress meter of diffrax.
 
-    **Returns:** a `Solution`, whose value after `t` steps and without a stopping rule is that of the network after `t`
-    steps of the optimiser. `stats`: `num_steps`; `objective`, and `step`, the number of steps, of the image that is
-    returned; `history`, a dict of `step`, `objective`, the figure of the stopping rule by its name, and `psnr` where a
-    reference is given (after an early stop the last entries repeat). `aux`: a dict of the `network` after the last
-    step, which is not that of an average or of an earlier image, its `input`, and its image `last`. Its result is
-    `max_steps_reached` where a stopping rule has not stopped the run, and where the objective diverges or is not
-    finite, the value is the image of the lowest objective.
+    **Returns:** a `Solution`. Its value after `t` steps and without a stopping rule is the image of the network after
+    `t` steps of the optimiser. Its `stats` are `num_steps`; the `objective` of the image that is returned, and `step`,
+    the number of steps before it; and `history`, a dict of `step`, `objective`, the criterion of the stopping rule by
+    its name, and `psnr` where a reference is given (after an early stop the last entries repeat). Its `aux` is a dict
+    of the `network` after the last step, which does not belong to an average or to an earlier image, its `input`, and
+    its image `last`. The result is `max_steps_reached` where a stopping rule has not stopped the run. Where the
+    objective diverges or is not finite, the value is the image with the lowest objective.
 
     **Raises:** `ValueError` for a network whose image does not fit the operator, or whose input is not that of `start`.
 
@@ -110,7 +113,7 @@ def reconstruct(
         raise ValueError(
             "`dip.reconstruct` stops before a minimum, which `Implicit()` would need; take `differentiate=Unrolled()`."
         )
-    run = enter(
+    run, problem = prepare_run(
         likelihood,
         network,
         y,
@@ -129,5 +132,5 @@ def reconstruct(
         reference=reference,
         stride=stride,
     )
-    state = advance(run, begin(run), 0, max_steps=run.num_steps, differentiate=differentiate, progress=progress)
-    return finish(run, state)
+    state = advance(run, problem, run.init(problem), key=key, differentiate=differentiate, progress=progress)
+    return solution(run, problem, state)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from .._keys import check_key
 from .._solution import Solution
-from .._types import Key, State
+from .._types import Checked, Key, Network, State
 from .._verb import verb
 from ..likelihood import Likelihood
 from ..models._network import as_network
@@ -17,11 +17,11 @@ from ._reconstruct import reconstruct
 @verb
 def reconstruct_many(
     likelihood: Likelihood,
-    network: Any,
+    network: Network,
     y: State,
     *,
     key: Key,
-    in_axes: Any = (None, None, 0),
+    in_axes: Checked[tuple[int | None, int | None, int | None]] = (None, None, 0),
     together: bool | None = None,
     num_problems: int | None = None,
     **options: Any,
@@ -30,10 +30,9 @@ def reconstruct_many(
 
     Problem `i` is `reconstruct(..., key=jax.random.fold_in(key, i))`, the same together as one after the other.
     Together is `jax.vmap`: as each network has weights of its own, products become batched products and convolutions
-    grouped ones. One after the other is `jax.lax.map`, where besides no problem waits for another to stop; on a
-    processor it is not the slower one (`benchmarks/dip_speed.py`).
-    For more problems than fit the memory, and for
-    several devices, give `reconstruct` to `scale.solve_many`.
+    grouped ones. One after the other is `jax.lax.map`, where no problem waits for another to stop; on a processor it
+    is not the slower one (`benchmarks/dip_speed.py`). For more problems than fit the memory, and for several devices,
+    give `reconstruct` to `scale.solve_many`.
 
     **Arguments:** as `reconstruct`, and
 
@@ -61,12 +60,12 @@ def reconstruct_many(
     """
     check_key(key)
     _check_axes(in_axes)
-    # What is mapped may hold nothing but arrays.
+    # Everything that is mapped must consist of arrays.
     given = (likelihood, as_network(network) if in_axes[1] == 0 else network, y)
     mapped = tuple(part for part, axis in zip(given, in_axes, strict=True) if axis == 0)
     count = _count(mapped, num_problems)
 
-    def one(problem: Any) -> Solution:
+    def solve(problem: Any) -> Solution:
         index, own = problem
         parts = iter(own)
         each = [next(parts) if axis == 0 else part for part, axis in zip(given, in_axes, strict=True)]
@@ -75,7 +74,7 @@ def reconstruct_many(
     problems = (jnp.arange(count), mapped)
     if together is None:
         together = jax.default_backend() != "cpu"
-    return jax.vmap(one)(problems) if together else jax.lax.map(one, problems)
+    return jax.vmap(solve)(problems) if together else jax.lax.map(solve, problems)
 
 
 def _check_axes(in_axes: Any) -> None:

@@ -1,10 +1,12 @@
 """Long runs, with a file from which they go on."""
 
+import inspect
 import os
 import warnings
 from collections.abc import Callable
 from typing import Any
 
+import diffrax
 import equinox as eqx
 import numpy as np
 from jaxtyping import Array
@@ -12,39 +14,39 @@ from jaxtyping import Array
 from .. import io
 from .._checks import check_count
 from .._solution import Solution
-from .._types import Key, State
+from .._types import Checked, IntLike, Key, Network, State
 from .._verb import verb
 from ..likelihood import Likelihood
 from ..models._network import as_network
 from ..training._data import fingerprint
 from ..training._options import check_chunk, check_host, check_progress
 from ..training._run_file import RunFile
-from ._enter import enter
-from ._run import Run, State as RunState, advance, begin, finish
+from ._reconstruct import reconstruct
+from ._run import Run, RunProblem, State as RunState, advance, prepare_run, solution
 
 
 def resume(
     likelihood: Likelihood,
-    network: Any,
+    network: Network,
     y: State,
     *,
     checkpoint: str | os.PathLike,
     key: Key,
-    num_steps: Any,
-    chunk_size: Any = None,
-    progress: Any = None,
+    num_steps: IntLike,
+    chunk_size: Checked[int | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
     report: Callable[[dict[str, float]], None] | None = None,
     **options: Any,
 ) -> Solution:
     """`reconstruct` in chunks, with a checkpoint: where there is one already, the run goes on from it.
 
-    A run that was killed and called again gives, to the last bit, what it gives undisturbed. Runs on the host.
+    A run that was killed and called again gives, to the last bit, what it gives undisturbed. It runs on the host.
 
     **Arguments:** as `reconstruct`, without `differentiate`, and
 
-    - `checkpoint`: a file. Written after chunks, atomically, so often that it takes at most 5 % of the time, and at the
-        end. It knows the problem, the weights of the network, the key and the options; an `optimiser` of your own
-        and what a network is besides its weights it cannot see.
+    - `checkpoint`: a file. It is written after chunks, atomically, so often that writing takes at most 5 % of the time,
+        and at the end. It knows the problem, the weights of the network, the key and the options; it knows neither an
+        `optimiser` of your own nor what a network is besides its weights.
     - `chunk_size`: steps per compiled call, static. Default: a 50th of `num_steps`, at most 1000.
     - `progress`: a diffrax progress meter, ticked after every chunk.
     - `report`: called on the host after every chunk with the newest entry of the history, a dict of numbers.
@@ -80,28 +82,31 @@ def resume(
         **_describe(options),
     }
     file = RunFile(checkpoint, settings, "dip.resume")
-    run = _begin(likelihood, network, y, key=key, num_steps=num_steps, **options)
-    state = begin(run)
+    run, problem = _prepare(
+        likelihood, network, y, key=key, num_steps=num_steps, pause_every=chunk_size, **(_defaults() | options)
+    )
+    state = run.init(problem)
     if file.read_progress() is not None:
         state = io.load(file.path, state)
     meter: Any = None if progress is None else progress.init()
-    # A problem that cannot be solved has ended before its first step, and has still to be looked at.
+    # A problem that cannot be solved has ended before its first step, and its image is still to be made.
     over = int(state.num_done) > 0 and bool(state.ended)
     try:
         while not over:
-            state = _advance(run, state, chunk_size)
-            # Waits for the steps, which are not to count as writing.
+            state = _advance(run, problem, state, key)
+            # This waits for the steps, whose time is not to count as that of writing.
             over = bool(state.ended)
             if over or file.due():
                 _write(file, state)
             if progress is not None:
                 meter = progress.step(meter, state.num_done / num_steps)
             if report is not None:
-                report({name: float(line[-1]) for name, line in run.watcher.summarise(state.watch).items()})
+                history = problem.monitor.history(state.monitor)
+                report({name: float(line[-1]) for name, line in history.items()})
     finally:
         if progress is not None:
             progress.close(meter)
-    return _finish(run, state)
+    return _solution(run, problem, state)
 
 
 def _write(file: RunFile, contents: Any) -> None:
@@ -112,21 +117,28 @@ def _write(file: RunFile, contents: Any) -> None:
         warnings.warn(f"{error}. The run goes on; a checkpoint from before is as it was.", stacklevel=3)
 
 
+def _defaults() -> dict[str, Any]:
+    """The options that `reconstruct` and `resume` share, with their defaults."""
+    parameters = inspect.signature(reconstruct).parameters.values()
+    own = ("differentiate", "progress")
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in own}
+
+
 @verb
-def _begin(likelihood: Likelihood, network: Any, y: State, **options: Any) -> Run:
-    return enter(likelihood, network, y, **options)
+def _prepare(likelihood: Likelihood, network: Network, y: State, **options: Any) -> tuple[Run, RunProblem]:
+    return prepare_run(likelihood, network, y, **options)
 
 
 @eqx.filter_jit
-def _advance(run: Run, state: RunState, chunk_size: int) -> RunState:
-    return advance(run, state, state.num_done, max_steps=chunk_size)
+def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunState:
+    return advance(run, problem, state, key=key, first=state.num_done)
 
 
-_finish = eqx.filter_jit(finish)
+_solution = eqx.filter_jit(solution)
 
 
 def _describe(options: dict[str, Any]) -> dict[str, str]:
-    """What tells one set of options from another, without the address of a function."""
+    """The options as strings that differ where the options do, and hold no address of a function."""
     given = {name: value for name, value in options.items() if name != "optimiser"}
     arrays = {name: fingerprint(value) for name, value in given.items()}
     plain = {name: "" if isinstance(value, Array | np.ndarray) else repr(value) for name, value in given.items()}

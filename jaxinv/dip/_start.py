@@ -1,7 +1,7 @@
-"""What the network of a deep image prior is fed."""
+"""The starts of a deep image prior: what its network takes for input."""
 
 import abc
-from typing import Any
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,37 +10,54 @@ from jaxtyping import Array
 
 from .._checks import check_count
 from .._conjugate_gradients import dot
-from .._types import Key, Scalar, State
+from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ..operators import AbstractLinearOperator
-from ..operators._base import as_parameter
+from ..operators._base import as_leaf
 
 
 class AbstractStart(eqx.Module):
-    """The input `z0` of the network."""
+    """The input `z0` of the network. A start of your own implements these members.
+
+    - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids.
+    """
+
+    uses_measurements: eqx.AbstractClassVar[bool]
 
     @abc.abstractmethod
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
-        """`z0`, without a batch axis, of a prepared measurement; `shape` is what the network takes, where it says."""
+        """The input.
+
+        **Arguments:**
+
+        - `likelihood`, `y`: as prepared for the solve: in its dtype, and finite.
+        - `shape`: the shape that the network takes, where it states one, without the batch axis.
+        - `key`: a typed key.
+
+        **Returns:** `z0`, without a batch axis.
+
+        **Raises:** `ValueError` where there is no such input for the problem.
+        """
 
 
 class FromNoise(AbstractStart):
     """Noise of independent normal values, drawn once.
 
-    - `channels`: of the input; needed only for a network without an `input_shape`, where the default is as many as the
-        image has.
-    - `std`: of the values.
+    - `channels`: the number of channels of the input. It is needed only for a network without an `input_shape`, where
+        the default is as many as the image has.
+    - `std`: the standard deviation of the values. Lower it, to that of the jitter, with `reconstruct(..., jitter=...)`.
 
     **Reference:** Ulyanov, Vedaldi, Lempitsky, Deep Image Prior, 2018.
     """
 
     channels: int | None = eqx.field(static=True)
-    std: Array
+    std: Array | float
+    uses_measurements: ClassVar[bool] = False
 
-    def __init__(self, channels: Any = None, std: Scalar = 0.1):
+    def __init__(self, channels: Checked[int | None] = None, std: Scalar = 0.1):
         self.channels = None if channels is None else check_count(channels, "channels")
-        self.std = as_parameter(std)
+        self.std = as_leaf(std)
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y
@@ -53,13 +70,13 @@ class FromNoise(AbstractStart):
                 f"Make it with `input_shape={(*shape[:-1], self.channels)}`, or leave the channels out here."
             )
         dtype = domain_dtype(likelihood.operator)
-        return self.std.astype(dtype) * jax.random.normal(key, shape, dtype)
+        return jnp.asarray(self.std).astype(dtype) * jax.random.normal(key, shape, dtype)
 
 
 class FromAdjoint(AbstractStart):
-    """The adjoint of the data in the unit of an image: `a A* y`, the first step of steepest descent from 0; its real
-    part.
-    """
+    """The real part of the adjoint of the data in the unit of an image, `a A* y`: a step of steepest descent from 0."""
+
+    uses_measurements: ClassVar[bool] = True
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
@@ -79,6 +96,8 @@ class FromAdjoint(AbstractStart):
 class FromFBP(AbstractStart):
     """The filtered back-projection of a sinogram."""
 
+    uses_measurements: ClassVar[bool] = True
+
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
         _, data = gaussian_approximation(likelihood, y)
@@ -88,10 +107,11 @@ class FromFBP(AbstractStart):
 class From(AbstractStart):
     """A given input, such as another method's reconstruction.
 
-    - `image`: of the shape that the network takes.
+    - `image`: an array of the shape that the network takes.
     """
 
     image: Array = eqx.field(converter=jnp.asarray)
+    uses_measurements: ClassVar[bool] = False
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y, shape, key
@@ -102,7 +122,7 @@ class From(AbstractStart):
 def make_input(
     start: AbstractStart, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key
 ) -> Array:
-    """`z0`, which must be of the shape that the network takes, where it says."""
+    """Make `z0`, which must have the shape that the network takes, where the network states it."""
     z0 = start.input(likelihood, y, shape, key=key)
     if shape is not None and z0.shape != shape:
         raise ValueError(

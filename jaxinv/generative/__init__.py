@@ -1,8 +1,10 @@
 """Generative models as priors, and reconstruction in their latent spaces."""
 
 from .._prior import AbstractGenerativePrior as AbstractGenerativePrior
+from .._proximal_map import AbstractProximalMap as AbstractProximalMap
 from ._algorithm import Alternating as Alternating
 from ._autoencoder import AutoencoderPrior as AutoencoderPrior, autoencoder_loss as autoencoder_loss
+from ._deviation import Relaxed as Relaxed, Soft as Soft
 from ._flow import FlowPrior as FlowPrior, flow_loss as flow_loss
 from ._function import FunctionPrior as FunctionPrior
 from ._gan import (
@@ -11,23 +13,23 @@ from ._gan import (
     nonsaturating_loss as nonsaturating_loss,
     wasserstein_loss as wasserstein_loss,
 )
-from ._hard import Hard as Hard
-from ._interpolate import (
+from ._gaussian_deviation import residual_gaussian as residual_gaussian
+from ._images import (
     AbstractPath as AbstractPath,
     Linear as Linear,
     Spherical as Spherical,
     interpolate as interpolate,
+    sample as sample,
 )
-from ._method import AbstractMethod as AbstractMethod
+from ._method import AbstractLatentMethod as AbstractLatentMethod, Hard as Hard
 from ._mode_coverage import ModeCoverage as ModeCoverage
 from ._pca_prior import PCAPrior as PCAPrior
 from ._project import encode as encode, project as project
 from ._reconstruct import reconstruct as reconstruct
-from ._relaxed import Relaxed as Relaxed
-from ._residual import residual_gaussian as residual_gaussian
-from ._sample import sample as sample
 from ._sample_posterior import sample_posterior as sample_posterior
-from ._soft import Soft as Soft
 from ._start import AbstractStart as AbstractStart, From as From, FromEncoder as FromEncoder, FromPrior as FromPrior
 from ._vae import VAEPrior as VAEPrior, vae_loss as vae_loss
 from ._weights import choose_weight as choose_weight
+
+# The name that `AbstractLatentMethod` had first.
+AbstractMethod = AbstractLatentMethod

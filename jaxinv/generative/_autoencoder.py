@@ -1,7 +1,5 @@
 """Autoencoders: the prior, whose energy is a Gaussian fit to the latents of the training data, and its loss."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior
-from .._types import Key
+from .._types import ArrayLike, Key, Network
 from ..models._network import as_network, check_floating, check_one
 from ..operators._base import is_concrete
 from ._vae import decoded_shape
@@ -51,7 +49,7 @@ class AutoencoderPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, model: Any, latents: Any):
+    def __init__(self, model: Network, latents: ArrayLike):
         latents = check_floating(jnp.asarray(latents), "`latents`", "AutoencoderPrior")
         if latents.ndim != 2:
             raise ValueError(
@@ -81,12 +79,12 @@ class AutoencoderPrior(AbstractGenerativePrior):
         self.latent_shape = (size,)
         self.image_shape = decoded_shape(self.model, self.latent_shape)
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "AutoencoderPrior")
         return self.model.decode(z[None])[0]
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 (z - m)^T C^-1 (z - m)`."""
         z = check_one(z, self.latent_shape, "a latent", "AutoencoderPrior")
         whitened = jax.scipy.linalg.solve_triangular(self.factor, z - self.mean, lower=True)
@@ -98,13 +96,13 @@ class AutoencoderPrior(AbstractGenerativePrior):
         noise = jax.random.normal(key, self.latent_shape, self.mean.dtype)
         return self.mean + jnp.matmul(self.factor, noise, precision=jax.lax.Precision.HIGHEST)
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The latent of `x`."""
         x = check_one(x, self.image_shape, "an image", "AutoencoderPrior")
         return self.model.encode(x[None])[0]
 
 
-def autoencoder_loss(model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+def autoencoder_loss(model: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
     """The squared error of decoding what was encoded, `||G(E(x)) - x||^2`, the mean over the batch.
 
     **Arguments:**

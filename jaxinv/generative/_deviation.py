@@ -1,17 +1,182 @@
-"""What the methods share that let the image leave the range of the generator."""
+"""The methods that let the image leave the range of the generator: `Relaxed` and `Soft`."""
 
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
-from ..likelihood import Likelihood, domain_dtype
-from ..regularisers import AbstractRegulariser
+from .._proximal_map import AbstractProximalMap
+from .._solution import RESULTS
+from .._types import Checked, Scalar, State
+from ..likelihood import Likelihood, domain_dtype, prepare_parameter
+from ..operators._base import as_factor
+from ..regularisers import L1, AbstractRegulariser, Tikhonov
+from ._gaussian_deviation import eliminate
+from ._method import AbstractLatentMethod
 
 
-def check_deviation(deviation: Any, name: str) -> AbstractRegulariser:
-    """`deviation`, which must be a regulariser."""
+class Relaxed(AbstractLatentMethod):
+    """The image deviates from the range of the generator by a penalised `u`: `x = G(z) + u` with
+
+    `min_{z, u} -log p(y | G(z) + u) + weight * energy(z) + method.weight * deviation(u)`.
+
+    - `deviation`: one of `jaxinv.regularisers`. `L1()`, the default, is for sparse deviations, as in the paper; `TV()`
+      for piecewise constant ones; `Tikhonov()` for short ones; `Gaussian(residual_gaussian(prior, images, rank=50))`
+      for those that the generator is known to miss. With a linear operator and Gaussian noise a Gaussian deviation is
+      eliminated in closed form, and only the latent is searched for.
+    - `weight`: a positive scalar; a wrong value sets the code of the problem.
+
+    Without an `optimiser`, Adam minimises a smooth objective and `Alternating()` any other.
+
+    **Raises:** `ValueError` if `deviation` is not a regulariser.
+
+    **Reference:** Dhar, Grover, Ermon, Modeling sparse deviations for compressed sensing using generative models, 2018;
+    Duff, Campbell, Ehrhardt, Regularising inverse problems with generative machine learning models, 2023.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian.from_factor(jnp.zeros((8, 8, 1)), jnp.ones((64, 2)) / 8).as_latent()
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((8, 8, 1)), jaxinv.noise.Gaussian(0.1))
+        y = jnp.ones((8, 8, 1)).at[3, 3].set(5.0)
+        method = jaxinv.generative.Relaxed(jaxinv.regularisers.L1(), 10.0)
+        solution = jaxinv.generative.reconstruct(likelihood, prior, y, key=jax.random.key(0), method=method)
+        spike = solution.aux["deviation"]
+        ```
+    """
+
+    deviation: AbstractRegulariser
+    weight: Array
+
+    def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar] = 1.0):  # noqa: B008
+        self.deviation = _check_deviation(L1() if deviation is None else deviation, "Relaxed")
+        self.weight = as_factor(weight)
+
+    @property
+    def is_smooth(self) -> bool:
+        return self.deviation.is_smooth
+
+    def prepare(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: RESULTS
+    ) -> tuple[AbstractLatentMethod, RESULTS]:
+        deviation, weight, result = _prepare_deviation(self, likelihood, prior, result)
+        eliminated = eliminate(likelihood, y, deviation, weight)
+        return (Relaxed(deviation, weight) if eliminated is None else eliminated), result
+
+    def init(self, prior: AbstractGenerativePrior, z: Array) -> tuple[Array, Array]:
+        return z, jnp.zeros(tuple(prior.image_shape), z.dtype)
+
+    def objective(
+        self,
+        likelihood: Likelihood,
+        prior: AbstractGenerativePrior,
+        y: State,
+        weight: Array,
+        variables: tuple[Array, Array],
+    ) -> tuple[Array, Array | float]:
+        fit = likelihood.negative_log_likelihood(self.image(prior, variables), y)
+        smooth, penalty = fit + weight * prior.energy(variables[0]), self.weight * self.deviation(variables[1])
+        return (smooth + penalty, 0.0) if self.proximal_map() is None else (smooth, penalty)
+
+    def proximal_map(self) -> AbstractProximalMap | None:
+        return self.deviation.proximal_map(self.weight)
+
+    def image(self, prior: AbstractGenerativePrior, variables: tuple[Array, Array]) -> Array:
+        return prior.decode(variables[0]) + variables[1]
+
+    def latent(self, variables: tuple[Array, Array]) -> Array:
+        return variables[0]
+
+    def scaled(self, factor: Array) -> "Relaxed":
+        return Relaxed(self.deviation, self.weight * factor.astype(self.weight.dtype))
+
+
+class Soft(AbstractLatentMethod):
+    """The image is free, and penalised by its distance to the range of the generator:
+
+    `min_{z, x} -log p(y | x) + weight * energy(z) + method.weight * deviation(x - G(z))`.
+
+    It has the objective of `Relaxed` with the same deviation, in other variables: here a step in `z` leaves the image
+    where it is, there it leaves the deviation.
+
+    - `deviation`: a smooth regulariser. `Tikhonov()`, the default, is half the squared distance, and
+      `Gaussian(residual_gaussian(prior, images, rank=50))` the distance by the covariance of what the generator is
+      known to miss, which is eliminated as in `Relaxed`.
+    - `weight`: a positive scalar. The `l` of `l ||G(z) - x||^2` is `weight = 2 l`.
+
+    **Raises:** `ValueError` if `deviation` is not a smooth regulariser.
+
+    **Reference:** Duff, Campbell, Ehrhardt, Regularising inverse problems with generative machine learning models,
+    2023.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian.from_factor(jnp.zeros((8, 8, 1)), jnp.ones((64, 2)) / 8).as_latent()
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((8, 8, 1)), jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(jnp.ones((8, 8, 1)), key=jax.random.key(0))
+        method = jaxinv.generative.Soft(weight=10.0)
+        image = jaxinv.generative.reconstruct(likelihood, prior, y, key=jax.random.key(1), method=method).value
+        ```
+    """
+
+    deviation: AbstractRegulariser
+    weight: Array
+
+    def __init__(self, deviation: Checked[AbstractRegulariser] = Tikhonov(), weight: Checked[Scalar] = 1.0):  # noqa: B008
+        self.deviation = _check_deviation(Tikhonov() if deviation is None else deviation, "Soft")
+        if not self.deviation.is_smooth:
+            raise ValueError(
+                f"Soft(deviation): {type(self.deviation).__name__} is not smooth, so the distance would not be smooth "
+                "in the latent. `Relaxed(deviation, weight)` has the same objective and takes it; or take Tikhonov(), "
+                "Gaussian(prior) or TV(Smoothed(eps))."
+            )
+        self.weight = as_factor(weight)
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
+
+    def prepare(
+        self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: RESULTS
+    ) -> tuple[AbstractLatentMethod, RESULTS]:
+        deviation, weight, result = _prepare_deviation(self, likelihood, prior, result)
+        eliminated = eliminate(likelihood, y, deviation, weight)
+        return (Soft(deviation, weight) if eliminated is None else eliminated), result
+
+    def init(self, prior: AbstractGenerativePrior, z: Array) -> tuple[Array, Array]:
+        return z, prior.decode(z)
+
+    def objective(
+        self,
+        likelihood: Likelihood,
+        prior: AbstractGenerativePrior,
+        y: State,
+        weight: Array,
+        variables: tuple[Array, Array],
+    ) -> tuple[Array, Array | float]:
+        z, x = variables
+        distance = self.deviation(x - prior.decode(z))
+        return likelihood.negative_log_likelihood(x, y) + weight * prior.energy(z) + self.weight * distance, 0.0
+
+    def proximal_map(self) -> None:
+        return None
+
+    def image(self, prior: AbstractGenerativePrior, variables: tuple[Array, Array]) -> Array:
+        del prior
+        return variables[1]
+
+    def latent(self, variables: tuple[Array, Array]) -> Array:
+        return variables[0]
+
+    def scaled(self, factor: Array) -> "Soft":
+        return Soft(self.deviation, self.weight * factor.astype(self.weight.dtype))
+
+
+def _check_deviation(deviation: Any, name: str) -> AbstractRegulariser:
+    """Return `deviation`, which must be a regulariser."""
     if not isinstance(deviation, AbstractRegulariser):
         raise ValueError(
             f"{name}(deviation, weight): `deviation` must be one of `jaxinv.regularisers`, such as L1() or "
@@ -20,19 +185,22 @@ def check_deviation(deviation: Any, name: str) -> AbstractRegulariser:
     return deviation
 
 
-def enter_deviation(
-    deviation: AbstractRegulariser, likelihood: Likelihood, prior: AbstractGenerativePrior, name: str
-) -> AbstractRegulariser:
-    """The regulariser in the dtype of the solve, once it is known to take an image of the prior."""
+def _prepare_deviation(
+    method: Relaxed | Soft, likelihood: Likelihood, prior: AbstractGenerativePrior, result: RESULTS
+) -> tuple[AbstractRegulariser, Array, RESULTS]:
+    """The deviation and its weight in the dtype of the solve, once the deviation is known to take an image."""
+    weight, result = prepare_parameter(
+        method.weight, likelihood.operator, result, positive=True, name="the weight of the method"
+    )
     real = domain_dtype(likelihood.operator)
     deviation = jax.tree.map(
-        lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, deviation
+        lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, method.deviation
     )
     struct = jax.ShapeDtypeStruct(tuple(prior.image_shape), real)
     value = jax.eval_shape(lambda u: deviation(u), struct)
     if value.shape != ():
         raise ValueError(
-            f"{name}(deviation): the regulariser must give a scalar for an image of shape {struct.shape}; it gives "
-            f"{value}."
+            f"{type(method).__name__}(deviation): the regulariser must give a scalar for an image of shape "
+            f"{struct.shape}; it gives {value}."
         )
-    return deviation
+    return deviation, weight, result

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from .._keys import check_key
 from .._linen import LinenNetwork
 from .._prior import AbstractGenerativePrior
-from .._types import Key
+from .._types import ArrayLike, Key, Network
 from ..models._network import PyTreeNetwork, as_network, check_one, weights_dtype
 from ..operators._base import check_shape
 
@@ -22,15 +22,14 @@ _LOG_TWO_PI = math.log(2 * math.pi)
 class FlowPrior(AbstractGenerativePrior):
     """The prior of a normalising flow: `x = G(z)` with `z` standard normal, energy `1/2 ||z||^2`.
 
-    Every image has exactly one latent, so nothing restricts a reconstruction to a range. The energy is that of the
-    latent; the density of the image itself, `log_prob`, has the volume term besides, and the two are not greatest at
-    the same image.
+    Every image has exactly one latent, so a reconstruction is not restricted to a range. The energy is that of the
+    latent. The density of the image itself, `log_prob`, includes the volume term, so that its maximum is another image.
 
     **Arguments:**
 
     - `flow`: `models.Flow`, or any Flax or equinox network or object with the same batched calls,
         `forward(x) -> (z, log_det)` and `inverse(z) -> x`.
-    - `image_shape`: asked for only where the flow has no `image_shape`.
+    - `image_shape`: needed only where the flow has no `image_shape`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent or one image.
 
@@ -54,7 +53,7 @@ class FlowPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, flow: Any, *, image_shape: tuple[int, ...] | None = None):
+    def __init__(self, flow: Network, *, image_shape: tuple[int, ...] | None = None):
         if image_shape is None:
             image_shape = getattr(flow, "image_shape", None)
             if image_shape is None:
@@ -66,12 +65,12 @@ class FlowPrior(AbstractGenerativePrior):
         self.model = as_network(flow)
         self.latent_shape = _latent_shape(self.model, self.image_shape)
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "FlowPrior")
         return _method(self.model, "inverse")(z[None])[0]
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
         z = check_one(z, self.latent_shape, "a latent", "FlowPrior")
         return 0.5 * jnp.sum(z**2)
@@ -81,23 +80,23 @@ class FlowPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, weights_dtype(self.model))
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The latent of `x`. A flow on `[0, 1]` first moves pixels that are outside to the inside."""
         x = check_one(x, self.image_shape, "an image", "FlowPrior")
         return _method(self.model, "forward")(x[None])[0][0]
 
-    def log_prob(self, x: Any) -> Float[Array, ""]:
-        """`log p(x)`, in nats, with all constants; of a flow on `[0, 1]`, minus infinity outside."""
+    def log_prob(self, x: ArrayLike) -> Float[Array, ""]:
+        """`log p(x)`, in nats, with all constants; a flow on `[0, 1]` has minus infinity outside."""
         x = check_one(x, self.image_shape, "an image", "FlowPrior")
         return _log_prob(self.model, x[None])[0]
 
 
-def flow_loss(model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+def flow_loss(model: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
     """The negative log-likelihood of dequantised 8-bit images, in nats per image, the mean over the batch.
 
     Images `k / 255` in `[0, 1]` become `(k + u) / 256`, with `u` uniform in `[0, 1)`, drawn anew at every call: on 256
     discrete values a density would grow without bound. `metrics.bits_per_dim(loss, image_shape)` gives the bits per
-    dimension, an upper bound of those of the discrete images. Data that are not 8-bit images in `[0, 1]` want no
+    dimension, an upper bound of those of the discrete images. Data that are not 8-bit images in `[0, 1]` need no
     dequantisation: their loss is the mean of `-FlowPrior(model).log_prob`.
 
     **Arguments:**
@@ -127,13 +126,13 @@ def flow_loss(model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
     return -jnp.mean(_log_prob(model, (255 * batch + noise) / 256))
 
 
-def _log_prob(model: Any, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
+def _log_prob(model: Network, x: Float[Array, "n ..."]) -> Float[Array, " n"]:
     z, log_det = _method(model, "forward")(x)
     z = z.reshape(z.shape[0], -1)
     return log_det - 0.5 * jnp.sum(z**2, axis=1) - 0.5 * z.shape[1] * _LOG_TWO_PI
 
 
-def _method(network: Any, name: str) -> Callable[[Array], Any]:
+def _method(network: Network, name: str) -> Callable[[Array], Any]:
     if isinstance(network, LinenNetwork):
         return lambda x: network.module.apply(network.variables, x, method=name)
     return getattr(network.whole() if isinstance(network, PyTreeNetwork) else network, name)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior, no_encoder
-from .._types import Key
+from .._types import ArrayLike, Checked, Key
 from ..models._network import as_network, check_one, weights_dtype
 from ..operators._base import check_shape
 
@@ -48,7 +48,12 @@ class FunctionPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, decode: Any, energy: Any, latent_shape: Any):
+    def __init__(
+        self,
+        decode: Checked[Callable[[Array], Array]],
+        energy: Checked[Callable[[Array], Array]],
+        latent_shape: Checked[tuple[int, ...]],
+    ):
         self.latent_shape = check_shape(latent_shape, "latent_shape")
         self.decoder, self.energy_function = _as_tree(decode, "decode"), _as_tree(energy, "energy")
         z = jax.ShapeDtypeStruct(self.latent_shape, weights_dtype((self.decoder, self.energy_function)))
@@ -59,11 +64,11 @@ class FunctionPrior(AbstractGenerativePrior):
             raise ValueError(f"`energy` must return a scalar for one latent of shape {z.shape}; it returns {value}.")
         self.image_shape = image.shape
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         return self.decoder(check_one(z, self.latent_shape, "a latent", "FunctionPrior"))
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`-log p(z)` up to a constant."""
         return self.energy_function(check_one(z, self.latent_shape, "a latent", "FunctionPrior"))
 
@@ -72,7 +77,7 @@ class FunctionPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, weights_dtype((self.decoder, self.energy_function)))
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """Raises: there is no encoder."""
         del x
         raise no_encoder("FunctionPrior")

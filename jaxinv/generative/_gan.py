@@ -1,7 +1,5 @@
 """Generative adversarial networks: the prior and the losses."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float, PyTree
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior, no_encoder
-from .._types import Key
+from .._types import ArrayLike, Checked, Key, Network, Scalar
 from ..models._generator import latent_shape_of
 from ..models._network import as_network, check_one, weights_dtype
 from ..operators._base import as_parameter, is_concrete
@@ -22,7 +20,7 @@ class GANPrior(AbstractGenerativePrior):
 
     - `generator`: `models.Generator`, or any Flax or equinox network or function with the same batched call,
         `generator(z) -> x`.
-    - `latent_shape`: asked for only where the generator has no `latent_size`.
+    - `latent_shape`: needed only where the generator has no `latent_size`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent, and `encode` always.
 
@@ -45,7 +43,7 @@ class GANPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, generator: Any, latent_shape: Any = None):
+    def __init__(self, generator: Network, latent_shape: Checked[tuple[int, ...] | None] = None):
         if not callable(generator):
             advice = " Its decoder alone is one: `GANPrior(model.decode, latent_shape)`."
             raise ValueError(
@@ -63,12 +61,12 @@ class GANPrior(AbstractGenerativePrior):
             )
         self.image_shape = images.shape[1:]
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "GANPrior")
         return self.generator(z[None])[0]
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
         z = check_one(z, self.latent_shape, "a latent", "GANPrior")
         return 0.5 * jnp.sum(z**2)
@@ -78,7 +76,7 @@ class GANPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, weights_dtype(self.generator))
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """Raises: there is no encoder."""
         del x
         raise no_encoder("GANPrior")
@@ -88,7 +86,7 @@ class MinimaxLoss(eqx.Module):
     """The loss that `minimax_loss` makes."""
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del key
         real, fake = logits(critic, images), logits(critic, generator(latents))
@@ -105,7 +103,7 @@ class NonsaturatingLoss(eqx.Module):
             _check_penalty(self.penalty)
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         del key
         real, fake = logits(critic, images), logits(critic, generator(latents))
@@ -124,24 +122,24 @@ class WassersteinLoss(eqx.Module):
         _check_penalty(self.penalty)
 
     def __call__(
-        self, generator: Any, critic: Any, images: Array, latents: Array, *, key: Key
+        self, generator: Network, critic: Network, images: Array, latents: Array, *, key: Key
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
         fakes = generator(latents)
         real, fake = logits(critic, images), logits(critic, fakes)
         share = jax.random.uniform(key, (images.shape[0],) + (1,) * (images.ndim - 1), images.dtype)
         squares = _squared_slopes(critic, share * images + (1 - share) * fakes)
-        # The root has no derivative at zero, where a critic that is constant is.
+        # The root has no derivative at zero, the slope of a constant critic.
         rising = squares > 0
         slopes = jnp.where(rising, jnp.sqrt(jnp.where(rising, squares, 1)), 0)
-        rest = self.penalty.astype(real.dtype) * jnp.mean((slopes - 1) ** 2)
-        return -jnp.mean(fake), jnp.mean(fake) - jnp.mean(real) + rest
+        penalty = self.penalty.astype(real.dtype) * jnp.mean((slopes - 1) ** 2)
+        return -jnp.mean(fake), jnp.mean(fake) - jnp.mean(real) + penalty
 
 
 def minimax_loss() -> MinimaxLoss:
     """The game `min_G max_D E log D(x) + E log(1 - D(G(z)))` with `D = sigmoid(critic)`.
 
     With the best critic its value is `2 JS(data, generated) - 2 log 2`, with the Jensen-Shannon divergence. Where the
-    critic is sure, the generator's gradient vanishes; `nonsaturating_loss` mends that.
+    critic is certain, the gradient of the generator vanishes; `nonsaturating_loss` avoids that.
 
     **Returns:** `loss(generator, critic, images, latents, *, key) -> (loss of the generator, loss of the critic)`, for
     `training.fit_adversarial`, which takes `minimax_loss` itself as well.
@@ -165,7 +163,7 @@ def minimax_loss() -> MinimaxLoss:
     return MinimaxLoss()
 
 
-def nonsaturating_loss(penalty: Any = None) -> NonsaturatingLoss:
+def nonsaturating_loss(penalty: Checked[Scalar | None] = None) -> NonsaturatingLoss:
     """The game whose generator minimises `-E log D(G(z))`, `D = sigmoid(critic)`, with a critic that may not be steep.
 
     The critic minimises `-E log D(x) - E log(1 - D(G(z))) + penalty / 2 E ||grad critic(x)||^2`, with `x` from the
@@ -202,11 +200,11 @@ def nonsaturating_loss(penalty: Any = None) -> NonsaturatingLoss:
     return NonsaturatingLoss(penalty)
 
 
-def wasserstein_loss(penalty: Any = 10.0) -> WassersteinLoss:
+def wasserstein_loss(penalty: Checked[Scalar] = 10.0) -> WassersteinLoss:
     """The Wasserstein game with gradient penalty: `min_G max_D E D(x) - E D(G(z)) - penalty E (||grad D(x')|| - 1)^2`.
 
     `D` is the critic itself, and `x'` is drawn uniformly between an image of the data and a generated one. The norm is
-    over the whole image, all rows, columns and channels. It wants several steps of the critic for one of the generator,
+    over all rows, columns and channels of an image. It needs several steps of the critic for one of the generator,
     `critic_steps=5`.
 
     **Arguments:**
@@ -238,8 +236,8 @@ def wasserstein_loss(penalty: Any = 10.0) -> WassersteinLoss:
     return WassersteinLoss(penalty)
 
 
-def logits(critic: Any, images: Array) -> Float[Array, " n"]:
-    """The logit of each image, of which a critic gives one."""
+def logits(critic: Network, images: Array) -> Float[Array, " n"]:
+    """The logits of a batch, one for each image."""
     values = jnp.asarray(critic(images))
     if values.shape != images.shape[:1]:
         raise ValueError(
@@ -254,8 +252,8 @@ def _cross_entropy(real: Float[Array, " n"], fake: Float[Array, " n"]) -> Float[
     return jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake))
 
 
-def _squared_slopes(critic: Any, images: Array) -> Float[Array, " n"]:
-    # The sum over the batch has each image's own gradient: no logit depends on another image.
+def _squared_slopes(critic: Network, images: Array) -> Float[Array, " n"]:
+    # No logit depends on another image, so the gradient of the sum holds the gradient of each logit.
     gradient = jax.grad(lambda x: jnp.sum(logits(critic, x)))(images)
     return jnp.sum(gradient**2, axis=tuple(range(1, images.ndim)))
 

@@ -1,6 +1,4 @@
-"""How much of the data a generator reaches."""
-
-from typing import Any
+"""A monitor of mode collapse: the share of the data that a generator reaches."""
 
 import equinox as eqx
 import jax
@@ -9,13 +7,14 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from .._keys import check_key
-from .._types import Key
+from .._types import Checked, IntLike, Key, Network
 from ..models._generator import latent_shape_of
 from ..models._network import weights_dtype
 from ..operators._base import check_shape
 from ..subspace import KMeans
 
-# A cluster counts as reached from this part of its share of the data on: a single stray sample reaches nothing.
+# A cluster is reached if its share of the samples is at least this part of its share of the data: a stray sample is
+# not enough.
 _REACHED = 0.1
 
 
@@ -31,7 +30,7 @@ class ModeCoverage(eqx.Module):
 
     - `clusters`: from `subspace.kmeans` on the training data, at least two.
     - `num_samples`: static.
-    - `latent_shape`: asked for only where the generator has no `latent_size`.
+    - `latent_shape`: needed only where the generator has no `latent_size`.
 
     **Raises:** `ValueError` for anything but clusters, or a single one; its call, for samples of another shape.
 
@@ -47,12 +46,12 @@ class ModeCoverage(eqx.Module):
         clusters = jaxinv.subspace.kmeans(images, 4, key=jax.random.key(1))
         monitor = jaxinv.generative.ModeCoverage(clusters, num_samples=100)
         generator = jaxinv.models.Generator((8, 8, 1), 2, rngs=nnx.Rngs(0))
-        seen = monitor(generator, key=jax.random.key(2))  # {"coverage": ..., "entropy": ...}
+        reached = monitor(generator, key=jax.random.key(2))  # {"coverage": ..., "entropy": ...}
         ```
     """
 
-    clusters: Any
-    num_samples: Any = eqx.field(static=True, default=1000)
+    clusters: Checked[KMeans]
+    num_samples: IntLike = eqx.field(static=True, default=1000)
     latent_shape: tuple[int, ...] | None = eqx.field(
         static=True, default=None, converter=lambda s: None if s is None else check_shape(s, "latent_shape")
     )
@@ -72,8 +71,8 @@ class ModeCoverage(eqx.Module):
         """The entropy of the data, to which that of the samples compares."""
         return _entropy(self._shares(self.clusters.labels))
 
-    def __call__(self, generator: Any, *, key: Key) -> dict[str, Array]:
-        """What `num_samples` images of the generator reach."""
+    def __call__(self, generator: Network, *, key: Key) -> dict[str, Array]:
+        """The coverage and the entropy of `num_samples` images of the generator."""
         check_key(key)
         shape = latent_shape_of(generator, self.latent_shape, "ModeCoverage(clusters, latent_shape=(k,))")
         latents = jax.random.normal(key, (self.num_samples, *shape), weights_dtype(generator))

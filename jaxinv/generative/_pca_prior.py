@@ -1,7 +1,5 @@
 """Principal components as a generative prior."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ from jaxtyping import Array, Float
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior
-from .._types import Key
+from .._types import ArrayLike, Checked, Key
 from ..models._network import check_one
 from ..subspace import PCA
 
@@ -49,7 +47,7 @@ class PCAPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, pca: Any):
+    def __init__(self, pca: Checked[PCA]):
         if not isinstance(pca, PCA):
             raise ValueError(
                 f"PCAPrior takes a `PCA`, made by `subspace.pca(data, rank=...)`; got {type(pca).__name__}."
@@ -63,13 +61,13 @@ class PCAPrior(AbstractGenerativePrior):
         self.mean, self.components, self.standard_deviations = pca.mean, pca.components, pca.standard_deviations
         self.latent_shape, self.image_shape = (pca.rank,), pca.image_shape
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "PCAPrior")
         flat = jnp.matmul(z * self.standard_deviations, self._flat(), precision=HIGHEST)
         return self.mean + flat.reshape(self.image_shape)
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
         z = check_one(z, self.latent_shape, "a latent", "PCAPrior")
         return 0.5 * jnp.sum(z**2)
@@ -79,7 +77,7 @@ class PCAPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, self.components.dtype)
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The latent whose image is nearest to `x`; 0 along components on which the data do not vary."""
         x = check_one(x, self.image_shape, "an image", "PCAPrior")
         coordinates = jnp.matmul(self._flat(), (x - self.mean).ravel(), precision=HIGHEST)

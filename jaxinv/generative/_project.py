@@ -3,45 +3,50 @@
 from typing import Any
 
 import jax.numpy as jnp
+import optax
 
+from .._differentiation import Implicit, Unrolled
+from .._prior import AbstractGenerativePrior, check_prior
 from .._solution import Solution
-from .._types import Key, Scalar
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from .._verb import verb
 from ..likelihood import Likelihood
 from ..noise import Gaussian
 from ..operators import Mask
 from ..operators._base import as_parameter
-from ._reconstruct import check_prior, reconstruct
+from ._algorithm import Alternating
+from ._reconstruct import reconstruct
+from ._start import AbstractStart, FromPrior
 
 
-@verb
+@verb(traced=("learning_rate", "rtol", "atol"))
 def project(
-    prior: Any,
-    x: Any,
+    prior: Checked[AbstractGenerativePrior],
+    x: ArrayLike,
     *,
     key: Key,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | Alternating | None] = None,
     learning_rate: Scalar = 0.05,
-    restarts: Any = 1,
-    start: Any = None,
-    max_steps: int = 1000,
+    restarts: IntLike = 1,
+    start: Checked[AbstractStart] = FromPrior(),  # noqa: B008
+    max_steps: IntLike = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
-    differentiate: Any = None,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> Solution:
-    """The image of the generator that is nearest to `x`: `G(z)` with `z = argmin ||G(z) - x||^2`.
+    """Find the image of the generator that is nearest to `x`: `G(z)` with `z = argmin ||G(z) - x||^2`.
 
-    How far the range of a generator is from images of its kind is the error that no reconstruction in it can beat.
+    Its distance to `x` is an error that no reconstruction in the range of the generator can beat.
 
     **Arguments:**
 
     - `prior`: a generative prior.
     - `x`: one image of `image_shape`, of a real floating dtype.
     - `key`, `optimiser`, `learning_rate`, `restarts`, `start`, `max_steps`, `rtol`, `atol`, `differentiate`: as
-      `reconstruct`, of which this is the case without operator, noise and energy.
+      in `reconstruct`, of which this is the case without operator, noise and energy.
 
-    **Returns:** a `Solution` as `reconstruct` has it: `value` is the image, `aux["latent"]` its latent. `stats` in
-    addition: `distance`, `||G(z) - x||`.
+    **Returns:** the `Solution` of `reconstruct`: `value` is the image, `aux["latent"]` its latent. Its `stats` hold in
+    addition the `distance`, `||G(z) - x||`.
 
     **Raises:** `ValueError` if the image does not fit the prior, and as `reconstruct`.
 
@@ -69,30 +74,30 @@ def project(
     )
 
 
-@verb
+@verb(traced=("weight", "learning_rate", "rtol", "atol"))
 def encode(
-    prior: Any,
-    x: Any,
+    prior: Checked[AbstractGenerativePrior],
+    x: ArrayLike,
     *,
     key: Key,
     weight: Scalar = 0.0,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | Alternating | None] = None,
     learning_rate: Scalar = 0.05,
-    restarts: Any = 1,
-    start: Any = None,
-    max_steps: int = 1000,
+    restarts: IntLike = 1,
+    start: Checked[AbstractStart] = FromPrior(),  # noqa: B008
+    max_steps: IntLike = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
-    differentiate: Any = None,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> Solution:
-    """The latent of an image by inversion of the generator: `argmin_z 1/2 ||G(z) - x||^2 + weight * energy(z)`.
+    """Find the latent of an image by inversion of the generator: `argmin_z 1/2 ||G(z) - x||^2 + weight * energy(z)`.
 
-    For priors without an encoder, a GAN say, and better than the encoder of one that has it, from where it may begin:
-    `start=From(prior.encode(x))`.
+    Use it for priors without an encoder, such as a GAN. It is also more accurate than an encoder, from whose latent it
+    can begin: `start=From(prior.encode(x))`.
 
     **Arguments:** as `project`, and
 
-    - `weight`: of the energy, not negative.
+    - `weight`: the weight of the energy, not negative. Raise it where latents far from the prior are of no use.
 
     **Returns:** a `Solution` whose `value` is the latent, of `latent_shape`; `aux["image"]` is what it decodes to;
     `stats` and the rest of `aux` as `project`.
@@ -127,6 +132,7 @@ def encode(
 
 
 def _invert(prior: Any, x: Any, **options: Any) -> Solution:
+    """The reconstruction from a measurement that is the image itself, without noise."""
     prior = check_prior(prior)
     x = as_parameter(x)
     shape = tuple(prior.image_shape)

@@ -3,45 +3,43 @@
 from typing import Any
 
 import diffrax
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
-from .._checks import check_count
-from .._differentiation import Implicit, attach_implicit, check_differentiate
+from .._checks import check_count, check_instance
+from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._keys import check_key
-from .._loop import ceiling, iterate, settled
+from .._loop import run
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Key, Scalar, State
+from .._types import Checked, IntLike, Key, Scalar, State as Measurement
 from .._verb import verb
-from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
-from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem
-from ._hard import Hard
-from ._method import AbstractMethod
+from ..likelihood import Likelihood
+from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
+from ._method import AbstractLatentMethod, Hard
 from ._start import AbstractStart, FromPrior
 
 
-@verb
+@verb(traced=("weight", "learning_rate", "rtol", "atol"))
 def reconstruct(
     likelihood: Likelihood,
-    prior: Any,
-    y: State,
+    prior: Checked[AbstractGenerativePrior],
+    y: Measurement,
     *,
     key: Key,
-    method: Any = None,
+    method: Checked[AbstractLatentMethod] = Hard(),  # noqa: B008
     weight: Scalar = 1.0,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | Alternating | None] = None,
     learning_rate: Scalar = 0.05,
-    restarts: Any = 1,
-    start: Any = None,
-    max_steps: int = 1000,
+    restarts: IntLike = 1,
+    start: Checked[AbstractStart] = FromPrior(),  # noqa: B008
+    max_steps: IntLike = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
-    differentiate: Any = None,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x` in the range of a generator, or near it, by descent.
@@ -57,15 +55,16 @@ def reconstruct(
     - `likelihood`: any differentiable operator, linear or not, and any noise.
     - `prior`: a generative prior, `VAEPrior(model)` for instance.
     - `y`: one measurement.
-    - `key`: for the starts.
-    - `method`: `Hard()`, the default, `Relaxed(deviation, weight)` or `Soft(deviation, weight)`.
-    - `weight`: of the energy, not negative. 1 is the maximum of the posterior density of `z`.
-    - `optimiser`: of optax, or `Alternating()`; `None` is Adam with `learning_rate`, and `Alternating()` where the
+    - `key`: a typed key, for the starts.
+    - `method`: `Hard()`; or `Relaxed(deviation, weight)` or `Soft(deviation, weight)` where the generator cannot make
+      the image exactly.
+    - `weight`: the weight of the energy, not negative. 1 gives the maximum of the posterior density of `z`.
+    - `optimiser`: one of optax, or `Alternating()`; `None` is Adam with `learning_rate`, and `Alternating()` where the
       deviation is not smooth. (There an optimiser of optax takes subgradients, and what should be 0 is only small.)
       Create an optimiser of optax once and reuse it: each new one compiles again, which `learning_rate` does not.
-    - `learning_rate`: a scalar, positive.
-    - `restarts`: static.
-    - `start`: `FromPrior()` (the default), `FromEncoder()`, or `From(z)`. Deviations start at 0.
+    - `learning_rate`: a positive scalar.
+    - `restarts`: static. More of them find a better minimum where the objective has several.
+    - `start`: `FromPrior()`, `FromEncoder()`, or `From(z)`. Deviations start at 0.
     - `max_steps`: static.
     - `rtol`, `atol`: a restart stops when a step changes both variables and objective by less than `atol + rtol *
       size`.
@@ -73,9 +72,9 @@ def reconstruct(
       local minimiser that was found, with the exact Hessian.
     - `progress`: a progress meter of diffrax.
 
-    **Returns:** a `Solution`; `stats`: `num_steps` and `objective` of the best restart, `restart` its number; `aux`: a
-    dict with its `latent` and `deviation`, `x - G(z)`, and with `latents`, `images`, `objectives` and `results` of all
-    restarts.
+    **Returns:** a `Solution`. Its `stats` are the `num_steps` and the `objective` of the best restart, and `restart`,
+    its number. Its `aux` is a dict with the `latent` and the `deviation`, `x - G(z)`, of that restart, and with the
+    `latents`, `images`, `objectives` and `results` of all restarts.
 
     **Raises:** `ValueError` if the generator's images do not fit the operator, a start does not fit the prior, or the
     deviation can be minimised neither by gradients nor by a proximal map.
@@ -98,62 +97,53 @@ def reconstruct(
     """
     check_key(key)
     check_differentiate(differentiate)
-    method = Hard() if method is None else method
-    start = FromPrior() if start is None else start
-    for name, value, kind in (("method", method, AbstractMethod), ("start", start, AbstractStart)):
-        if not isinstance(value, kind):
-            raise ValueError(
-                f"`{name}` must be an instance of a class of `jaxinv.generative`, such as `method=Hard()` or "
-                f"`start=FromPrior()`; got {value!r}."
-            )
-    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation | Alternating)):
-        raise ValueError(
-            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
-            f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
-        )
+    method = check_instance(method, AbstractLatentMethod, "method", Hard())
+    start = check_instance(start, AbstractStart, "start", FromPrior())
     check_count(restarts, "restarts")
-    if isinstance(differentiate, Implicit) and not method.is_smooth:
+    implicit = isinstance(differentiate, Implicit)
+    if implicit and not method.is_smooth:
         raise ValueError(
             f"`Implicit()` needs a smooth objective, and that of {method} is not smooth. Take a smooth deviation, such "
             "as TV(Smoothed(eps)) or Gaussian(prior), or `differentiate=Unrolled()`."
         )
-    inputs = (likelihood, prior, y, weight, method)
-    likelihood, y, result = prepare(likelihood, y)
-    prior = enter_prior(likelihood, prior)
-    weight, result = prepare_parameter(weight, likelihood.operator, result)
-    learning_rate, result = prepare_parameter(
-        learning_rate, likelihood.operator, result, positive=True, name="learning_rate"
+    algorithm = _choose(optimiser, method)
+    problem, result = algorithm.prepare(
+        likelihood, prior, y, method=method, weight=weight, learning_rate=learning_rate, rtol=rtol, atol=atol
     )
-    method, result = method.enter(likelihood, prior, y, result)
-    problem = Problem(likelihood, prior, y, weight, method)
-    algorithm = _choose(optimiser, method, learning_rate)
+    latents = start.latents(problem.likelihood, problem.prior, problem.y, restarts, key=key)
 
-    tolerances = (jnp.asarray(rtol).astype(weight.dtype), jnp.asarray(atol).astype(weight.dtype))
-    latents = start.latents(likelihood, prior, y, restarts, key=key).astype(weight.dtype)
-    solve = lambda z: _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, progress)
-    variables, objectives, num_steps, results = jax.vmap(solve)(latents)
+    def solve(z: Array) -> tuple[State, Array, RESULTS]:
+        frozen, z = jax.lax.stop_gradient((problem, z)) if implicit else (problem, z)
+        return run(
+            algorithm,
+            frozen,
+            algorithm.init(frozen, z),
+            result=result,
+            max_steps=max_steps,
+            differentiate=differentiate,
+            progress=progress,
+        )
 
+    states, num_steps, results = jax.vmap(solve)(latents.astype(problem.weight.dtype))
+    images, found = jax.vmap(lambda state: algorithm.finish(problem, state))(states)
+
+    objectives = found["objective"]
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
-    pick = lambda tree: jax.tree.map(lambda leaf: leaf[best], tree)
-    chosen, objective, code = pick(variables), objectives[best], pick(results)
+    state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, found, results))
     if isinstance(differentiate, Implicit):
-        chosen = _attach(differentiate, problem, chosen, code, inputs)
-        objective = problem(chosen)
-    images, latents = jax.vmap(lambda v: method.image(prior, v))(variables), jax.vmap(method.latent)(variables)
-    if isinstance(differentiate, Implicit):
-        # The chosen one alone has the derivative.
-        image, in_range = method.image(prior, chosen), prior.decode(method.latent(chosen))
-    else:
-        image, in_range = images[best], jax.vmap(prior.decode)(latents)[best]
-    failed = ~jnp.all(jnp.isfinite(image)) & ((code == RESULTS.successful) | (code == RESULTS.max_steps_reached))
+        # The restart that is returned gets a derivative, and no other.
+        inputs = (likelihood, prior, y, weight, method)
+        state = state._replace(variables=_attach(differentiate, problem, state.variables, code, inputs))
+        image, chosen = algorithm.finish(problem, state)
+    failed = ~jnp.all(jnp.isfinite(image)) & ~_is_flagged(code)
     code = RESULTS.where(failed, RESULTS.nonfinite, code)
     image = jnp.where(_is_flagged(code) & ~jnp.all(jnp.isfinite(image)), jnp.zeros_like(image), image)
     image = jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image))
-    stats = {"num_steps": num_steps[best], "objective": objective, "restart": best}
+    stats = {"num_steps": num_steps[best], "objective": chosen["objective"], "restart": best}
     aux = {
-        "latent": method.latent(chosen),
-        "deviation": image - in_range,
-        "latents": latents,
+        "latent": chosen["latent"],
+        "deviation": image - chosen["decoded"],
+        "latents": found["latent"],
         "images": images,
         "objectives": objectives,
         "results": results,
@@ -161,77 +151,28 @@ def reconstruct(
     return Solution(image, code, stats, aux)
 
 
-def check_prior(prior: Any) -> AbstractGenerativePrior:
-    """`prior`, which must be one."""
-    if not isinstance(prior, AbstractGenerativePrior):
+def _choose(optimiser: Any, method: AbstractLatentMethod) -> AbstractAlgorithm:
+    """The algorithm that the options name."""
+    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation | Alternating)):
         raise ValueError(
-            f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
-            f"got {type(prior).__name__}."
+            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
+            f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
         )
-    return prior
-
-
-def enter_prior(likelihood: Likelihood, prior: Any) -> AbstractGenerativePrior:
-    """The prior in the dtype of the solve.
-
-    **Raises:** `ValueError` if it is none, or its images do not fit the operator.
-    """
-    prior = check_prior(prior)
-    real = domain_dtype(likelihood.operator)
-    prior = jax.tree.map(lambda leaf: leaf.astype(real) if _is_real(leaf) else leaf, prior)
-    image = jax.eval_shape(lambda z: prior.decode(z), jax.ShapeDtypeStruct(tuple(prior.latent_shape), real))
-    domain = likelihood.operator.domain
-    if tuple(image.shape) != tuple(domain.shape):
+    if isinstance(optimiser, optax.GradientTransformation) or (optimiser is None and method.is_smooth):
+        return Descent(optimiser)
+    if not method.is_smooth and method.proximal_map() is None:
         raise ValueError(
-            f"The generator makes images of shape {tuple(image.shape)}; the operator takes images of shape "
-            f"{tuple(domain.shape)}."
+            f"The deviation of {method} is neither smooth nor has it a proximal map, as L1(), TV(), Tikhonov() and "
+            "Gaussian(prior) have; sums have none. Take one of these, a smooth one, or an `optimiser` of optax, "
+            "which takes subgradients."
         )
-    return prior
+    return Alternating() if optimiser is None else optimiser
 
 
-def _choose(optimiser: Any, method: AbstractMethod, learning_rate: Array) -> AbstractAlgorithm:
-    proximal = method.is_smooth or method.proximal_map() is not None
-    if isinstance(optimiser, Alternating) or (optimiser is None and not method.is_smooth):
-        if not proximal:
-            raise ValueError(
-                f"The deviation of {method} is neither smooth nor has it a proximal map, as L1(), TV(), Tikhonov() and "
-                "Gaussian(prior) have; sums have none. Take one of these, a smooth one, or an `optimiser` of optax, "
-                "which takes subgradients."
-            )
-        return Alternating() if optimiser is None else optimiser
-    return Descent(optax.adam(learning_rate) if optimiser is None else optimiser)
-
-
-def _solve(problem, z, algorithm, tolerances, result, max_steps, differentiate, progress):
-    implicit = isinstance(differentiate, Implicit)
-    frozen = jax.lax.stop_gradient(problem) if implicit else problem
-    variables = problem.method.variables(problem.prior, z)
-    variables = jax.lax.stop_gradient(variables) if implicit else variables
-
-    def step(index, state, args):
-        problem, (rtol, atol) = args
-        variables, memory, objective, most = state
-        moved, memory, value, whole = algorithm.step(problem, variables, memory)
-        most = jnp.where(index == 0, ceiling(value), most)
-        diverged = value > most
-        finished = (whole & settled(moved, variables, value, objective, rtol, atol)) | diverged
-        return (moved, memory, value, most), finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
-
-    first = jnp.asarray(jnp.finfo(tolerances[0].dtype).max)
-    state = (variables, algorithm.start(frozen, variables), first, first)
-    (variables, *_), num_steps, code = iterate(
-        step,
-        state,
-        (frozen, tolerances),
-        result=result,
-        max_steps=max_steps,
-        differentiate=differentiate,
-        progress=progress,
-    )
-    return variables, problem(variables), num_steps, code
-
-
-def _attach(implicit, problem, variables, code, inputs):
+def _attach(
+    implicit: Implicit, problem: Problem, variables: PyTree[Array], code: RESULTS, inputs: PyTree
+) -> PyTree[Array]:
+    """The variables with the derivative that the implicit function theorem gives them."""
     frozen = jax.lax.stop_gradient(problem)
     flat, unravel = ravel_pytree(variables)
     gradient = jax.grad(lambda v: problem(unravel(v)))
@@ -242,9 +183,5 @@ def _attach(implicit, problem, variables, code, inputs):
     return unravel(attach_implicit(implicit, flat, gradient, curvature, ~_is_flagged(code), inputs))
 
 
-def _is_flagged(code: Any) -> Array:
+def _is_flagged(code: RESULTS) -> Array:
     return (code != RESULTS.successful) & (code != RESULTS.max_steps_reached)
-
-
-def _is_real(leaf: Any) -> bool:
-    return eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)

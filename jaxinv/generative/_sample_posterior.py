@@ -1,47 +1,49 @@
 """Draws from the posterior of a latent, by the No-U-Turn sampler."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool, Float
 
 from .._checks import check_count
 from .._keys import check_key
-from .._loop import iterate
+from .._loop import run
+from .._method import AbstractMethod
+from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Key, Scalar, State
+from .._types import Checked, IntLike, Key, Scalar, State as Measurement
 from .._verb import verb
 from ..likelihood import Likelihood, prepare, prepare_parameter
-from ._chains import effective_sample_size, split_r_hat
-from ._reconstruct import enter_prior
+from ._algorithm import prepare_prior
 from ._start import AbstractStart, FromPrior
 
-# Beyond so many latents the adapted mass matrix is diagonal: a dense one would be estimated from too few draws.
+# Beyond this number of latents the mass matrix is diagonal: too few draws of the warm-up would determine a dense one.
 _DENSE = 100
-# Of the transitions; more of them, and the sampler has not seen the posterior.
+# A larger share of divergent transitions says that parts of the posterior were not reached.
 _MOST_DIVERGENT = 0.1
 
 
-@verb
+@verb(traced=("weight",))
 def sample_posterior(
     likelihood: Likelihood,
-    prior: Any,
-    y: State,
+    prior: Checked[AbstractGenerativePrior],
+    y: Measurement,
     *,
     key: Key,
-    num_samples: Any,
-    num_warmup: Any = 500,
-    num_chains: Any = 4,
+    num_samples: IntLike,
+    num_warmup: IntLike = 500,
+    num_chains: IntLike = 4,
     weight: Scalar = 1.0,
-    start: Any = None,
-    max_doublings: Any = 8,
+    start: Checked[AbstractStart] = FromPrior(),  # noqa: B008
+    max_doublings: IntLike = 8,
 ) -> Solution:
-    """Draws of `G(z)` with `z` from the posterior `p(z | y) ~ p(y | G(z)) exp(-weight * energy(z))`, by NUTS.
+    """Draw `G(z)` with `z` from the posterior `p(z | y) ~ p(y | G(z)) exp(-weight * energy(z))`, by NUTS.
 
     The No-U-Turn sampler of blackjax, with its window adaptation of step size and mass matrix during the warm-up, in
-    `num_chains` chains at once. Exact but for the correlation of the draws: no bias beyond the warm-up.
+    `num_chains` chains at once. Beyond the warm-up the draws have no bias; they are correlated.
 
     **Arguments:**
 
@@ -49,19 +51,20 @@ def sample_posterior(
     - `prior`: a generative prior. With `weight=1` its energy is the exact `-log p(z)`.
     - `y`: one measurement.
     - `key`: draw `i` depends on the key, `i` and the numbers of chains and of warm-up steps, not on `num_samples`.
-    - `num_samples`: static, over all chains, whose number divides it, and at least 4 per chain.
-    - `num_warmup`: static, steps of each chain that adapt it and are thrown away.
+    - `num_samples`: static, the number of draws of all chains together: a multiple of `num_chains`, and at least 4 per
+      chain.
+    - `num_warmup`: static, the steps of each chain that adapt it and are thrown away. Raise it where `r_hat` is large.
     - `num_chains`: static.
-    - `weight`: of the energy, not negative.
-    - `start`: of the chains, as in `reconstruct`: `FromPrior()` (the default), `FromEncoder()`, or `From(z)`.
+    - `weight`: the weight of the energy, not negative.
+    - `start`: of the chains, as in `reconstruct`: `FromPrior()`, `FromEncoder()`, or `From(z)`.
     - `max_doublings`: static; a trajectory has at most `2 ** max_doublings` steps.
 
-    **Returns:** a `Solution`; `value`: `(num_samples, *image_shape)`, the chains in turns. `aux`: a dict with
-    `latents`, `(num_samples, *latent_shape)`. `stats`: `r_hat` and `ess` (split-R-hat, which should be below 1.01, and
-    effective sample size, of each latent variable), `num_divergences`, `num_steps` (gradient evaluations after the
-    warm-up), and per chain `acceptance` and `step_size`. The result is `diverged` if more than a tenth of the
-    transitions were divergent, `nonfinite` if the density at a start is not finite; else it is `successful`, which does
-    not speak for the mixing of the chains: look at `r_hat`.
+    **Returns:** a `Solution` whose `value` is `(num_samples, *image_shape)`, the chains in turns. Its `aux` is a dict
+    with the `latents`, `(num_samples, *latent_shape)`. Its `stats` are `r_hat` and `ess` (split-R-hat, which should be
+    below 1.01, and effective sample size, of each latent variable), `num_divergences`, `num_steps` (gradient
+    evaluations after the warm-up), and per chain `acceptance` and `step_size`. The result is `diverged` if more than a
+    tenth of the transitions were divergent, and `nonfinite` if the density at a start is not finite; otherwise it is
+    `successful`, which says nothing about the mixing of the chains: look at `r_hat`.
 
     **Raises:** `ValueError` for numbers that do not fit each other, and as `reconstruct`; `ImportError` without
     blackjax.
@@ -86,26 +89,17 @@ def sample_posterior(
     start = FromPrior() if start is None else start
     if not isinstance(start, AbstractStart):
         raise ValueError(f"`start` must be FromPrior(), FromEncoder() or From(z); got {start!r}.")
-    likelihood, y, result = prepare(likelihood, y)
-    prior = enter_prior(likelihood, prior)
-    weight, result = prepare_parameter(weight, likelihood.operator, result)
-    real, shape = weight.dtype, tuple(prior.latent_shape)
-    # blackjax computes its step sizes and mass matrices in the default dtype, whatever that of the density.
-    default = jnp.result_type(float)
-
-    def log_density(z: Array) -> Array:
-        latent = z.reshape(shape).astype(real)
-        energy = likelihood.negative_log_likelihood(prior.decode(latent), y) + weight * prior.energy(latent)
-        return -energy.astype(default)
+    method = _NUTS(per_chain, num_warmup, max_doublings)
+    problem, result = method.prepare(likelihood, prior, y, weight=weight)
+    prior, shape, real = problem.prior, tuple(problem.prior.latent_shape), problem.weight.dtype
 
     starts_key, chains_key = (jax.random.fold_in(key, i) for i in range(2))
-    starts = start.latents(likelihood, prior, y, num_chains, key=starts_key).reshape(num_chains, -1).astype(default)
-    run = lambda i, z: _chain(
-        log_density, jax.random.fold_in(chains_key, i), z, per_chain, num_warmup, max_doublings, result
-    )
-    draws, codes, stats = jax.vmap(run)(jnp.arange(num_chains), starts)
+    starts = start.latents(problem.likelihood, prior, problem.y, num_chains, key=starts_key)
+    starts = starts.reshape(num_chains, -1).astype(jnp.result_type(float))
+    draws, codes, stats = jax.vmap(
+        lambda i, z: _run_chain(method, problem, z, result, key=jax.random.fold_in(chains_key, i))
+    )(jnp.arange(num_chains), starts)
 
-    draws = draws.astype(real)
     latents = jnp.swapaxes(draws, 0, 1).reshape(num_samples, *shape)
     images = jax.vmap(lambda z: prior.decode(z))(latents)
     divergences = jnp.sum(stats["num_divergences"], dtype=jnp.int32)
@@ -130,44 +124,116 @@ def sample_posterior(
     )
 
 
-def _chain(log_density, key, z, length, num_warmup, max_doublings, result):
-    blackjax = _blackjax()
-    # The library itself relies on the rank promotion that a user may have forbidden.
-    with jax.numpy_rank_promotion("allow"):
-        adaptation = blackjax.window_adaptation(
-            blackjax.nuts,
-            log_density,
-            is_mass_matrix_diagonal=z.size > _DENSE,
-            max_num_doublings=max_doublings,
-        )
-        (state, parameters), _ = adaptation.run(jax.random.fold_in(key, 0), z, num_steps=num_warmup)
-    kernel = blackjax.nuts.build_kernel()
+class _Density(eqx.Module):
+    """The posterior density of a latent, as a vector; called with it, the logarithm.
 
-    def step(index, state, args):
-        key, step_size, inverse_mass = args
-        chain, draws, stats = state
+    blackjax computes its step sizes and mass matrices in the default dtype, whatever that of the density.
+    """
+
+    likelihood: Likelihood
+    prior: AbstractGenerativePrior
+    y: Measurement
+    weight: Array
+
+    def __call__(self, z: Float[Array, " k"]) -> Array:
+        latent = self.latent(z)
+        energy = self.likelihood.negative_log_likelihood(self.prior.decode(latent), self.y)
+        return -(energy + self.weight * self.prior.energy(latent)).astype(z.dtype)
+
+    def latent(self, z: Float[Array, " k"]) -> Array:
+        """The latent in the shape and dtype of the prior."""
+        return z.reshape(tuple(self.prior.latent_shape)).astype(self.weight.dtype)
+
+
+class _State(NamedTuple):
+    """The state of one chain.
+
+    - `chain`: that of blackjax.
+    - `step_size`, `inverse_mass`: as the warm-up adapted them.
+    - `draws`: `(num_draws, k)`, those so far.
+    - `stats`: sums over the draws.
+    """
+
+    chain: Any
+    step_size: Array
+    inverse_mass: Array
+    draws: Float[Array, "n k"]
+    stats: dict[str, Array]
+
+
+class _NUTS(AbstractMethod[_Density, _State]):
+    """One chain of the No-U-Turn sampler, each step a draw; the warm-up is in `init`."""
+
+    num_draws: int = eqx.field(static=True)
+    num_warmup: int = eqx.field(static=True)
+    max_doublings: int = eqx.field(static=True)
+
+    def prepare(
+        self, likelihood: Likelihood, prior: Any, y: Measurement, *, weight: Scalar
+    ) -> tuple[_Density, RESULTS]:
+        likelihood, y, result = prepare(likelihood, y)
+        prior = prepare_prior(likelihood, prior)
+        weight, result = prepare_parameter(weight, likelihood.operator, result)
+        return _Density(likelihood, prior, y, weight), result
+
+    def init(self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None) -> _State:
+        blackjax = _blackjax()
+        # The library itself relies on the rank promotion that a user may have forbidden.
         with jax.numpy_rank_promotion("allow"):
-            chain, info = kernel(
-                jax.random.fold_in(key, index), chain, log_density, step_size, inverse_mass, max_doublings
+            adaptation = blackjax.window_adaptation(
+                blackjax.nuts,
+                problem,
+                is_mass_matrix_diagonal=z.size > _DENSE,
+                max_num_doublings=self.max_doublings,
+            )
+            (chain, parameters), _ = adaptation.run(key, z, num_steps=self.num_warmup)
+        zero = jnp.zeros((), jnp.int32)
+        stats = {"num_divergences": zero, "num_steps": zero, "acceptance": jnp.zeros((), z.dtype)}
+        draws = jnp.zeros((self.num_draws, z.size), z.dtype)
+        return _State(chain, parameters["step_size"], parameters["inverse_mass_matrix"], draws, stats)
+
+    def step(
+        self, problem: _Density, state: _State, index: Array, *, key: Key | None = None
+    ) -> tuple[_State, Bool[Array, ""], RESULTS]:
+        with jax.numpy_rank_promotion("allow"):
+            chain, info = _blackjax().nuts.build_kernel()(
+                key, state.chain, problem, state.step_size, state.inverse_mass, self.max_doublings
             )
         stats = {
-            "num_divergences": stats["num_divergences"] + info.is_divergent.astype(jnp.int32),
-            "num_steps": stats["num_steps"] + info.num_integration_steps.astype(jnp.int32),
-            "acceptance": stats["acceptance"] + info.acceptance_rate.astype(z.dtype),
+            "num_divergences": state.stats["num_divergences"] + info.is_divergent.astype(jnp.int32),
+            "num_steps": state.stats["num_steps"] + info.num_integration_steps.astype(jnp.int32),
+            "acceptance": state.stats["acceptance"] + info.acceptance_rate.astype(state.draws.dtype),
         }
-        return (chain, draws.at[index].set(chain.position), stats), jnp.zeros((), bool), RESULTS.successful
+        draws = state.draws.at[index].set(chain.position)
+        return state._replace(chain=chain, draws=draws, stats=stats), jnp.zeros((), bool), RESULTS.successful
 
-    none = jnp.zeros((), jnp.int32)
-    stats = {"num_divergences": none, "num_steps": none, "acceptance": jnp.zeros((), z.dtype)}
-    args = (jax.random.fold_in(key, 1), parameters["step_size"], parameters["inverse_mass_matrix"])
-    initial = (state, jnp.zeros((length, z.size), z.dtype), stats)
-    # A density that is not finite where the chain stands leaves it there for ever.
-    stuck = ~(jnp.isfinite(state.logdensity) & jnp.all(jnp.isfinite(state.logdensity_grad)))
-    usable = RESULTS.where((result == RESULTS.successful) & stuck, RESULTS.nonfinite, result)
-    (_, draws, stats), _, code = iterate(
-        step, initial, args, result=usable, max_steps=length, exhausted=RESULTS.successful
+    def finish(
+        self, problem: _Density, state: _State, *, key: Key | None = None
+    ) -> tuple[Float[Array, "n k"], dict[str, Array]]:
+        """The draws in the dtype of the solve, and the sums over them."""
+        del key
+        return state.draws.astype(problem.weight.dtype), state.stats | {"step_size": state.step_size}
+
+
+def _run_chain(
+    method: _NUTS, problem: _Density, z: Float[Array, " k"], result: RESULTS, *, key: Key
+) -> tuple[Float[Array, "n k"], RESULTS, dict[str, Array]]:
+    warmup_key, draw_key = (jax.random.fold_in(key, i) for i in range(2))
+    state = method.init(problem, z, key=warmup_key)
+    # A chain that stands where the density is not finite stays there for ever.
+    finite = jnp.isfinite(state.chain.logdensity) & jnp.all(jnp.isfinite(state.chain.logdensity_grad))
+    result = RESULTS.where((result == RESULTS.successful) & ~finite, RESULTS.nonfinite, result)
+    state, _, code = run(
+        method,
+        problem,
+        state,
+        key=draw_key,
+        result=result,
+        max_steps=method.num_draws,
+        exhausted=RESULTS.successful,
     )
-    return draws, code, stats | {"step_size": parameters["step_size"]}
+    draws, stats = method.finish(problem, state)
+    return draws, code, stats
 
 
 def _check_numbers(num_samples: Any, num_warmup: Any, num_chains: Any, max_doublings: Any) -> int:
@@ -189,7 +255,7 @@ def _check_numbers(num_samples: Any, num_warmup: Any, num_chains: Any, max_doubl
 
 
 def _blackjax() -> Any:
-    # Only here: nothing else needs it, and it takes a while to import.
+    # Nothing else needs blackjax, and it takes a while to import.
     try:
         import blackjax
     except ImportError as error:
@@ -197,3 +263,40 @@ def _blackjax() -> Any:
             "`sample_posterior` samples by blackjax, which is not installed: `pip install jaxinv[mcmc]`."
         ) from error
     return blackjax
+
+
+def split_r_hat(draws: Float[Array, "chains n k"]) -> Float[Array, " k"]:
+    """The potential scale reduction of the halves of the chains, for each variable; 1 for chains that agree."""
+    half = draws.shape[1] // 2
+    halves = jnp.concatenate([draws[:, :half], draws[:, half : 2 * half]])
+    within = jnp.mean(jnp.var(halves, axis=1, ddof=1), axis=0)
+    between = jnp.var(jnp.mean(halves, axis=1), axis=0, ddof=1)
+    ratio = between / jnp.where(within > 0, within, 1)
+    # Chains that stand still at different points are as far from agreement as can be.
+    return jnp.where(within > 0, jnp.sqrt((half - 1) / half + ratio), jnp.where(between > 0, jnp.inf, 1))
+
+
+def effective_sample_size(draws: Float[Array, "chains n k"]) -> Float[Array, " k"]:
+    """The number of independent draws whose mean is as good, for each variable.
+
+    By the autocorrelation of the chains around their common mean, summed over pairs of lags while these are positive,
+    and made monotone.
+
+    **Reference:** Geyer, Practical Markov chain Monte Carlo, 1992; Vehtari et al., 2021.
+    """
+    chains, length, _ = draws.shape
+    centred = draws - jnp.mean(draws, axis=1, keepdims=True)
+    spectrum = jnp.fft.rfft(centred, n=2 * length, axis=1)
+    covariance = jnp.fft.irfft(spectrum * jnp.conj(spectrum), n=2 * length, axis=1)[:, :length] / length
+    covariance = jnp.mean(covariance, axis=0)
+    within = covariance[0] * length / (length - 1)
+    between = jnp.var(jnp.mean(draws, axis=1), axis=0, ddof=1) if chains > 1 else jnp.zeros_like(within)
+    total = within * (length - 1) / length + between
+    moves = total > 0
+    correlation = 1 - (within[None] - covariance) / jnp.where(moves, total, 1)[None]
+    correlation = correlation.at[0].set(1.0)
+    pairs = correlation[: length // 2 * 2].reshape(length // 2, 2, -1).sum(axis=1)
+    positive = jnp.cumprod((pairs > 0).astype(draws.dtype), axis=0)
+    pairs = jax.lax.cummin(pairs, axis=0) * positive
+    time = jnp.maximum(2 * jnp.sum(pairs, axis=0) - 1, 1 / math.log10(chains * length))
+    return jnp.where(moves, chains * length / time, 0.0)

@@ -1,4 +1,4 @@
-"""Where a latent reconstruction starts."""
+"""The starts of a latent reconstruction."""
 
 import abc
 from typing import Any
@@ -16,13 +16,28 @@ from ..operators import AbstractLinearOperator
 
 
 class AbstractStart(eqx.Module):
-    """The latents that the restarts of a reconstruction begin with."""
+    """The latents that the restarts of a reconstruction, or the chains of a sampler, begin with.
+
+    A start of your own implements `latents`.
+    """
 
     @abc.abstractmethod
     def latents(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, restarts: int, *, key: Key
     ) -> Array:
-        """`(restarts, *latent_shape)`; the one of restart `i` depends on the key and `i`, not on `restarts`."""
+        """The first latents.
+
+        **Arguments:**
+
+        - `likelihood`, `prior`, `y`: as prepared for the solve: in its dtype, and finite.
+        - `restarts`: how many latents there are to be.
+        - `key`: a typed key.
+
+        **Returns:** an array `(restarts, *latent_shape)`. The latent of restart `i` depends on the key and `i`, not on
+        `restarts`.
+
+        **Raises:** `ValueError` where there is no such start for the problem.
+        """
 
 
 class FromPrior(AbstractStart):
@@ -38,7 +53,7 @@ class FromPrior(AbstractStart):
 class FromEncoder(AbstractStart):
     """Start from the latent of a linear reconstruction; further restarts from draws of the prior.
 
-    What is encoded is the Tikhonov reconstruction with weight 1, so the operator must be linear and the prior must have
+    The encoder takes the Tikhonov reconstruction with weight 1, so the operator must be linear and the prior must have
     an encoder.
     """
 
@@ -59,7 +74,7 @@ class FromEncoder(AbstractStart):
 class From(AbstractStart):
     """Start from given latents.
 
-    - `z`: `latent_shape` for one start, from which all restarts begin, or `(restarts, *latent_shape)`.
+    - `z`: an array of `latent_shape`, from which all restarts begin, or of `(restarts, *latent_shape)`.
     """
 
     z: Array = eqx.field(converter=jnp.asarray)

@@ -1,7 +1,5 @@
 """Variational autoencoders: the prior and its loss."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,9 +7,9 @@ from jaxtyping import Array, Float, PyTree
 
 from .._keys import check_key
 from .._prior import AbstractGenerativePrior
-from .._types import Key
-from ..models._likelihood import Gaussian
+from .._types import ArrayLike, Checked, Key, Network, Scalar
 from ..models._network import as_network, check_one, weights_dtype
+from ..models._vae import Gaussian
 from ..operators._base import as_parameter, check_shape, is_concrete
 
 
@@ -22,7 +20,7 @@ class VAEPrior(AbstractGenerativePrior):
 
     - `model`: `models.VAE`, or any Flax or equinox network or object with the same batched calls,
         `encode(x) -> (mean, log_std)` and `decode(z) -> x`.
-    - `latent_shape`: asked for only where the model has no `latent_size`.
+    - `latent_shape`: needed only where the model has no `latent_size`.
 
     **Raises:** `ValueError` if the shapes do not fit; its methods, for anything but one latent or one image.
 
@@ -44,7 +42,7 @@ class VAEPrior(AbstractGenerativePrior):
     latent_shape: tuple[int, ...] = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, model: Any, *, latent_shape: tuple[int, ...] | None = None):
+    def __init__(self, model: Network, *, latent_shape: tuple[int, ...] | None = None):
         if latent_shape is None:
             size = getattr(model, "latent_size", None)
             if size is None:
@@ -57,12 +55,12 @@ class VAEPrior(AbstractGenerativePrior):
         self.model = as_network(model)
         self.image_shape = decoded_shape(self.model, self.latent_shape)
 
-    def decode(self, z: Any) -> Array:
+    def decode(self, z: ArrayLike) -> Array:
         """The mean image of `z`."""
         z = check_one(z, self.latent_shape, "a latent", "VAEPrior")
         return self.model.decode(z[None])[0]
 
-    def energy(self, z: Any) -> Float[Array, ""]:
+    def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
         z = check_one(z, self.latent_shape, "a latent", "VAEPrior")
         return 0.5 * jnp.sum(z**2)
@@ -72,7 +70,7 @@ class VAEPrior(AbstractGenerativePrior):
         check_key(key)
         return jax.random.normal(key, self.latent_shape, weights_dtype(self.model))
 
-    def encode(self, x: Any) -> Array:
+    def encode(self, x: ArrayLike) -> Array:
         """The mean of `q(z | x)`."""
         x = check_one(x, self.image_shape, "an image", "VAEPrior")
         return _posterior(self.model, x[None])[0][0]
@@ -92,7 +90,7 @@ class VAELoss(eqx.Module):
             if is_concrete(value) and not 0 <= float(value) < float("inf"):
                 raise ValueError(f"`{name}` must be finite and not negative; got {float(value)}.")
 
-    def __call__(self, model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, model: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
         mean, log_std = _posterior(model, batch)
         z = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
         # KL(q(z|x) || N(0, I)) of each latent variable, the mean over the batch.
@@ -101,17 +99,18 @@ class VAELoss(eqx.Module):
         return jnp.mean(_negative_log_likelihood(model, batch, z)) + self.beta.astype(mean.dtype) * divergence
 
 
-def vae_loss(beta: Any = 1.0, free_bits: Any = 0.0) -> VAELoss:
+def vae_loss(beta: Checked[Scalar] = 1.0, free_bits: Checked[Scalar] = 0.0) -> VAELoss:
     """The negative evidence lower bound, `E_q[-log p(x | z)] + beta KL(q(z | x) || N(0, I))`, in nats per image.
 
-    One draw of `z` per image. `p(x | z)` is the model's own `likelihood`; of a model that has none, but has the calls
+    It draws one `z` per image. `p(x | z)` is the `likelihood` of the model; for a model without one, but with the calls
     of `models.VAE`, it is `models.Gaussian()` around `decode(z)`.
 
     **Arguments:**
 
-    - `beta`: weight of the KL term. An array leaf of the loss: another value does not retrace.
-    - `free_bits`: nats of KL that each latent variable has for free, against latents that die in training; compared
-        with its mean over the batch.
+    - `beta`: the weight of the KL term. Raise it for latents nearer to the prior. It is an array leaf of the loss, so
+        another value does not retrace.
+    - `free_bits`: nats of KL that cost nothing, for each latent variable, in the mean over the batch. Raise it against
+        latents that die in training.
 
     **Returns:** `loss(model, batch, *, key) -> scalar`, for `training.fit`; `batch` is `(n, h, w, c)`.
 
@@ -149,7 +148,7 @@ def decoded_shape(model: PyTree, latent_shape: tuple[int, ...]) -> tuple[int, ..
     return images.shape[1:]
 
 
-def _posterior(model: Any, batch: Array) -> tuple[Array, Array]:
+def _posterior(model: Network, batch: Array) -> tuple[Array, Array]:
     moments = model.encode(batch)
     if not isinstance(moments, tuple | list) or len(moments) != 2:
         raise ValueError(
@@ -159,7 +158,7 @@ def _posterior(model: Any, batch: Array) -> tuple[Array, Array]:
     return moments[0], moments[1]
 
 
-def _negative_log_likelihood(model: Any, batch: Array, z: Array) -> Float[Array, " n"]:
+def _negative_log_likelihood(model: Network, batch: Array, z: Array) -> Float[Array, " n"]:
     likelihood, logits = getattr(model, "likelihood", None), getattr(model, "decode_logits", None)
     if likelihood is None or logits is None:
         return jax.vmap(Gaussian().about)(batch, model.decode(z))

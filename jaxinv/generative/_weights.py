@@ -1,56 +1,56 @@
 """The choice of the weight by the discrepancy principle."""
 
-from typing import Any
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array
 
+from .._checks import check_instance
 from .._keys import check_key
+from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Key, Scalar, State
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar, State
 from .._verb import verb
 from ..likelihood import Likelihood, discrepancy, prepare, prepare_parameter
-from ._hard import Hard
+from ._algorithm import Alternating
+from ._method import AbstractLatentMethod, Hard
 from ._reconstruct import reconstruct
-from ._relaxed import Relaxed
-from ._soft import Soft
+from ._start import AbstractStart, FromPrior
 
 
-@verb
+@verb(traced=("factor", "learning_rate", "rtol", "atol"))
 def choose_weight(
     likelihood: Likelihood,
-    prior: Any,
+    prior: Checked[AbstractGenerativePrior],
     y: State,
     *,
     key: Key,
-    weights: Any,
+    weights: ArrayLike,
     factor: Scalar = 1.0,
-    method: Any = None,
-    optimiser: Any = None,
+    method: Checked[AbstractLatentMethod] = Hard(),  # noqa: B008
+    optimiser: Checked[optax.GradientTransformation | Alternating | None] = None,
     learning_rate: Scalar = 0.05,
-    restarts: Any = 1,
-    start: Any = None,
-    max_steps: int = 1000,
+    restarts: IntLike = 1,
+    start: Checked[AbstractStart] = FromPrior(),  # noqa: B008
+    max_steps: IntLike = 1000,
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
 ) -> Solution:
     """`reconstruct` with every weight of a grid, and the largest weight that fits the data: the discrepancy principle.
 
     A weight fits if `||W (y - A x)||^2 <= factor^2 m`, with `W` the whitening of the noise and `m` the number of real
-    measured values, which is what the noise alone amounts to. If none fits, the one that comes closest is taken. All
-    weights, and restarts, are one `jax.vmap`.
+    measured values: the noise alone has this size. If no weight fits, the result is that of the weight that comes
+    closest. All weights, and restarts, are one `jax.vmap`.
 
     **Arguments:** as `reconstruct`, and
 
-    - `weights`: `(n,)`, of the energy. The weight of a method of its own is multiplied by them, so that the balance of
+    - `weights`: `(n,)`, the weights of the energy. They multiply the weight of the method too, so that the balance of
       the two penalties stays: in the notation of the paper these are the `l` of `l m ||z||^2 + l ||u||_1`.
-    - `factor`: positive, the safety factor on the noise.
+    - `factor`: positive, the safety factor on the noise. Raise it where the noise level is uncertain.
 
-    **Returns:** the `Solution` with the chosen weight; `stats` in addition: `weight`, `fits` (whether any weight did),
-    and of all weights `discrepancies`, `||W (y - A x)||^2 / m`, and `objectives`. `aux` in addition: `grid`, the
-    solutions with all weights, as one batch.
+    **Returns:** the `Solution` with the chosen weight. Its `stats` hold in addition the `weight`, `fits` (whether any
+    weight fits), and for all weights the `discrepancies`, `||W (y - A x)||^2 / m`, and the `objectives`. Its `aux`
+    holds in addition `grid`, the solutions with all weights as one batch.
 
     **Raises:** `ValueError` as `reconstruct`, and if `weights` are not a list of numbers.
 
@@ -68,7 +68,7 @@ def choose_weight(
         ```
     """
     check_key(key)
-    method = Hard() if method is None else method
+    method = check_instance(method, AbstractLatentMethod, "method", Hard())
     weights = jnp.asarray(weights)
     if weights.ndim != 1 or weights.size == 0 or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(
@@ -77,15 +77,12 @@ def choose_weight(
         )
 
     def solve(weight: Array) -> Solution:
-        own = method
-        if isinstance(own, Relaxed | Soft):
-            own = eqx.tree_at(lambda m: m.weight, own, own.weight * weight.astype(own.weight.dtype))
         return reconstruct(
             likelihood,
             prior,
             y,
             key=key,
-            method=own,
+            method=method.scaled(weight),
             weight=weight,
             optimiser=optimiser,
             learning_rate=learning_rate,

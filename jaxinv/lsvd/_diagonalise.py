@@ -9,24 +9,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from ..models._mlp import MLP
+from .._types import ArrayLike, Checked
+from ..models._trunks import MLP
 from ..training._data import check_data
 from ._latent_map import Full, Spectrum
 from ._model import LSVD, Side
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# Examples that are encoded in one call: a convolutional network's features of a whole training set are too many.
+# The number of examples encoded in one call: the features of a whole training set would not fit the memory.
 _CHUNK = 1000
 
 
-def diagonalise(model: Any, images: Any, measurements: Any) -> LSVD:
-    """The same learned SVD in the bases of its latents that make it one: white latents, a spectrum, decreasing.
+def diagonalise(model: Checked[LSVD], images: ArrayLike, measurements: ArrayLike) -> LSVD:
+    """Change the bases of the latents of a learned SVD so that they are white and their map is a decreasing spectrum.
 
     The latents of either side are only determined up to a change of basis, which the dense layers beside them absorb.
-    Here it is chosen such that over the data all latents have mean 0 and covariance I, and the map between them is
-    `z -> s * z + offset` with `s` decreasing and not negative. A value near 1 says that the measurement determines this
-    component of the image's latent, one near 0 that it does not; that is what filters of the spectrum act on. The
-    function `D_x S E_y` is the same, as are both autoencoders.
+    Here the bases are chosen such that over the data all latents have mean 0 and covariance I, and the map between them
+    is `z -> s * z + offset` with `s` decreasing and not negative. A value near 1 says that the measurement determines
+    this component of the image's latent, a value near 0 that it does not; filters of the spectrum act on these values.
+    The function `D_x S E_y` stays the same, as do both autoencoders.
 
     **Arguments:**
 
@@ -58,9 +59,9 @@ def diagonalise(model: Any, images: Any, measurements: Any) -> LSVD:
 
 
 def match(model: LSVD, images: Any, measurements: Any) -> LSVD:
-    """The model with the latent map of least squares between the latents of pairs.
+    """The model with the latent map that is the least-squares fit between the latents of pairs.
 
-    If it is diagonal, its spectrum are the canonical correlations of the latents of the two sides.
+    If the map is diagonal, its spectrum consists of the canonical correlations of the latents of the two sides.
     """
     of_images, of_measurements = latents_of(model.image, images), latents_of(model.measurement, measurements)
     image, measurement = _white(of_images), _white(of_measurements)

@@ -1,15 +1,112 @@
-"""The map from the latents of measurements to the latents of images."""
+"""The map from the latents of measurements to those of images, and the filters of its spectrum."""
 
-from typing import Any
+import abc
+from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from ._filter import filtered
+from .._types import ArrayLike, Checked
+from ..operators._base import is_concrete
 
 HIGHEST = jax.lax.Precision.HIGHEST
+# An `AbstractFilter`, or any function of the spectrum.
+SpectralFilter = Checked[Callable[[Array], Array]]
+
+
+class AbstractFilter(eqx.Module):
+    """A change of the spectrum before it is used, `(k,) -> (k,)`. A filter of your own implements these members."""
+
+    @abc.abstractmethod
+    def __call__(self, spectrum: Array) -> Array:
+        """Filter a spectrum.
+
+        **Arguments:**
+
+        - `spectrum`: `(k,)`.
+
+        **Returns:** the filtered spectrum, of the same shape and dtype.
+        """
+
+    @abc.abstractmethod
+    def invalid(self) -> Bool[Array, ""]:
+        """Whether a parameter is out of its range.
+
+        **Returns:** a boolean scalar; where it is true, the result of `lsvd.reconstruct` is `invalid_parameter`.
+        """
+
+
+class Tikhonov(AbstractFilter):
+    """`s -> s * s^2 / (s^2 + weight)`, which damps components that the measurement says little about.
+
+    - `weight`: a scalar, not negative; the square of the value below which a component counts as small.
+
+    **Raises:** `ValueError` for anything but a scalar that is not negative, where its value is known.
+    """
+
+    weight: Array = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        if self.weight.ndim == 0 and is_concrete(self.weight) and not self.invalid():
+            return
+        if self.weight.ndim != 0 or is_concrete(self.weight):
+            raise ValueError(f"`weight` must be a scalar that is finite and not negative; got {self.weight}.")
+
+    def __call__(self, spectrum: Array) -> Array:
+        square = spectrum**2
+        total = square + self.weight.astype(spectrum.dtype)
+        return jnp.where(total > 0, spectrum * square / jnp.where(total > 0, total, 1), 0)
+
+    def invalid(self) -> Bool[Array, ""]:
+        return ~(jnp.isfinite(self.weight) & (self.weight >= 0))
+
+
+class Truncation(AbstractFilter):
+    """Keep the `rank` components of largest modulus, as the truncated singular value decomposition does.
+
+    - `rank`: an integer, or an integer array, so that `jax.vmap` maps over ranks. A rank above the number of
+        components keeps all of them.
+
+    **Raises:** `ValueError` for anything but a scalar integer of at least 1, where its value is known.
+    """
+
+    rank: Array = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        integer = self.rank.ndim == 0 and jnp.issubdtype(self.rank.dtype, jnp.integer)
+        if not integer or (is_concrete(self.rank) and bool(self.invalid())):
+            raise ValueError(f"`rank` must be an integer of at least 1; got {self.rank} of dtype {self.rank.dtype}.")
+
+    def __call__(self, spectrum: Array) -> Array:
+        order = jnp.argsort(jnp.argsort(jnp.abs(spectrum), descending=True))
+        return jnp.where(order < self.rank, spectrum, 0)
+
+    def invalid(self) -> Bool[Array, ""]:
+        return self.rank < 1
+
+
+def filtered(spectrum: Array, spectral_filter: SpectralFilter | None) -> Array:
+    """The spectrum, filtered if there is a filter.
+
+    **Raises:** `ValueError` if the filter is not a function, or does not give an array of the same shape.
+    """
+    if spectral_filter is None:
+        return spectrum
+    if not callable(spectral_filter):
+        raise ValueError(
+            "`filter` must be `Tikhonov(weight)`, `Truncation(rank)`, or a function of the spectrum; got "
+            f"{type(spectral_filter).__name__}."
+        )
+    new = jnp.asarray(spectral_filter(spectrum))
+    if new.shape != spectrum.shape or not jnp.issubdtype(new.dtype, jnp.floating):
+        raise ValueError(
+            f"`filter` must take a spectrum of shape {spectrum.shape} to another; it gave {new.dtype} of shape "
+            f"{new.shape}."
+        )
+    return new.astype(spectrum.dtype)
 
 
 class Spectrum(nnx.Module):
@@ -18,11 +115,11 @@ class Spectrum(nnx.Module):
     - `values`, `offset`: `(k,)`, trained.
     """
 
-    def __init__(self, values: Any, offset: Any):
+    def __init__(self, values: ArrayLike, offset: ArrayLike):
         self.values, self.offset = nnx.Param(jnp.asarray(values)), nnx.Param(jnp.asarray(offset))
 
-    def __call__(self, z: Float[Array, "n k"], filter: Any = None) -> Float[Array, "n k"]:
-        """The latents of images; the filter acts on `values`."""
+    def __call__(self, z: Float[Array, "n k"], filter: SpectralFilter | None = None) -> Float[Array, "n k"]:
+        """Map latents of measurements to latents of images; the filter acts on `values`."""
         values = filtered(self.values[...], filter)
         return z * values[None] + self.offset[...][None]
 
@@ -37,11 +134,11 @@ class Full(nnx.Module):
     - `matrix`: `(k, k)`, `offset`: `(k,)`, trained.
     """
 
-    def __init__(self, matrix: Any, offset: Any):
+    def __init__(self, matrix: ArrayLike, offset: ArrayLike):
         self.matrix, self.offset = nnx.Param(jnp.asarray(matrix)), nnx.Param(jnp.asarray(offset))
 
-    def __call__(self, z: Float[Array, "n k"], filter: Any = None) -> Float[Array, "n k"]:
-        """The latents of images.
+    def __call__(self, z: Float[Array, "n k"], filter: SpectralFilter | None = None) -> Float[Array, "n k"]:
+        """Map latents of measurements to latents of images.
 
         **Raises:** `ValueError` for a filter: a full matrix has no spectrum to filter.
         """

@@ -1,18 +1,21 @@
-"""What a learned SVD is trained on."""
-
-from typing import Any
+"""The losses of a learned SVD."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._types import Key, Scalar
+from .._types import Checked, Key, Network, Scalar
 from ..likelihood import Likelihood, simulate_each
 
 
 def joint_loss(
-    model: Any, batch: Any, *, key: Key, image_weight: Scalar = 1.0, measurement_weight: Scalar = 1.0
+    model: Network,
+    batch: Checked[tuple[Array, Array]],
+    *,
+    key: Key,
+    image_weight: Scalar = 1.0,
+    measurement_weight: Scalar = 1.0,
 ) -> Float[Array, ""]:
     """`||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the mean over the batch.
 
@@ -53,20 +56,20 @@ def joint_loss(
     return reconstruction + weigh(image_weight, image) + weigh(measurement_weight, measurement)
 
 
-def autoencoding_loss(side: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+def autoencoding_loss(side: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
     """The squared error of one of the two autoencoders, the mean over the batch."""
     del key
     return _error(side.decode(side.encode(batch)), batch)
 
 
 class Simulated(eqx.Module):
-    """The joint loss on images alone, of which every step draws new measurements."""
+    """The joint loss on images alone: every step draws new measurements of them."""
 
     likelihood: Likelihood
     image_weight: Array
     measurement_weight: Array
 
-    def __call__(self, model: Any, batch: Array, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, model: Network, batch: Array, *, key: Key) -> Float[Array, ""]:
         pairs = (batch, simulate_each(self.likelihood, batch, key=key))
         return joint_loss(
             model, pairs, key=key, image_weight=self.image_weight, measurement_weight=self.measurement_weight

@@ -1,18 +1,33 @@
-"""The learned SVD, a network."""
+"""The learned SVD, a network, and the trunk of its linear version."""
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._types import ArrayLike, Checked, IntLike
 from ..models import AbstractTrunk, Convolutional, Dense
 from ..models._network import check_batch, check_sizes
+from ..models._trunks import MLP, Activation
 from ..operators._base import check_shape
-from ._latent_map import Full, Spectrum
+from ._latent_map import Full, SpectralFilter, Spectrum
+
+
+class Linear(AbstractTrunk):
+    """Networks without hidden layers: affine maps.
+
+    With them the learned SVD is a reduced-rank regression, trained by stochastic gradients.
+    """
+
+    def encoder(self, image_shape: tuple[int, ...], size: int, *, activation: Activation, rngs: nnx.Rngs) -> nnx.Module:
+        return MLP((math.prod(image_shape), size), activation=activation, rngs=rngs)
+
+    def decoder(self, size: int, image_shape: tuple[int, ...], *, activation: Activation, rngs: nnx.Rngs) -> nnx.Module:
+        return MLP((size, math.prod(image_shape)), activation=activation, rngs=rngs)
 
 
 class LSVD(nnx.Module):
@@ -27,13 +42,13 @@ class LSVD(nnx.Module):
     - `measurement_shape`: of one measurement, `(angles, detectors, c)` or any other.
     - `latent_size`: `k`, the number of latent variables on either side, which bounds the rank.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `trunk`: of all four networks, `models.Dense(widths)`, the default, `models.Convolutional(channels)`, or
-        `lsvd.Linear()`.
-    - `measurement_trunk`: another one for the measurements.
-    - `activation`: between the layers.
+    - `trunk`: how all four networks are built: `models.Dense(widths)`, `models.Convolutional(channels)` for images of
+        more than a few thousand pixels, or `lsvd.Linear()`.
+    - `measurement_trunk`: another trunk for the two networks of the measurements. Default: `trunk`.
+    - `activation`: the function between the layers.
     - `diagonal`: whether the latent map is diagonal, which restricts nothing as long as the autoencoders are trained
       with it, since their own dense layers can rotate the latents.
-    - `output`: applied to decoded images: `jax.nn.sigmoid` for images in [0, 1]. Default: nothing.
+    - `output`: a function of decoded images: `jax.nn.sigmoid` for images in [0, 1]. Default: none.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its calls, for anything but a batch.
 
@@ -51,22 +66,25 @@ class LSVD(nnx.Module):
         ```
     """
 
+    # `lsvd.reconstruct` passes a filter to the call, and reads the latent from `encode`.
+    takes_filter: ClassVar[bool] = True
+
     def __init__(
         self,
-        image_shape: Any,
-        measurement_shape: Any,
-        latent_size: Any,
+        image_shape: Checked[tuple[int, int, int]],
+        measurement_shape: Checked[tuple[int, ...]],
+        latent_size: IntLike,
         *,
-        rngs: Any,
-        trunk: Any = None,
-        measurement_trunk: Any = None,
+        rngs: Checked[nnx.Rngs],
+        trunk: Checked[AbstractTrunk] = Dense(),  # noqa: B008
+        measurement_trunk: Checked[AbstractTrunk | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
         diagonal: bool = True,
         output: Callable[[Array], Array] | None = None,
     ):
         image_shape, size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
         measurement_shape = check_shape(measurement_shape, "measurement_shape")
-        trunk = Dense() if trunk is None else _check_trunk(trunk, "trunk")
+        trunk = _check_trunk(Dense() if trunk is None else trunk, "trunk")
         other = trunk if measurement_trunk is None else _check_trunk(measurement_trunk, "measurement_trunk")
         if isinstance(other, Convolutional) and len(measurement_shape) != 3:
             raise ValueError(
@@ -79,7 +97,11 @@ class LSVD(nnx.Module):
         self.latent_map = Spectrum(jnp.ones_like(offset), offset) if diagonal else Full(jnp.diag(offset + 1), offset)
         self.image_shape, self.measurement_shape, self.latent_size = image_shape, measurement_shape, size
 
-    def __call__(self, y: Any, filter: Any = None) -> Float[Array, "n h w c"]:
+    def encode(self, y: ArrayLike) -> Float[Array, "n k"]:
+        """The latents `E_y(y)` of measurements `(n, *measurement_shape)`."""
+        return self.measurement.encode(y)
+
+    def __call__(self, y: ArrayLike, filter: SpectralFilter | None = None) -> Float[Array, "n h w c"]:
         """The reconstructions `D_x S E_y(y)` of measurements `(n, *measurement_shape)`.
 
         - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`.
@@ -88,7 +110,7 @@ class LSVD(nnx.Module):
 
 
 class Side(nnx.Module):
-    """One of the two autoencoders."""
+    """One of the two autoencoders, for images or for measurements of the given `shape`."""
 
     def __init__(
         self,
@@ -102,17 +124,17 @@ class Side(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.shape, self.latent_size, self.what, self.output = shape, latent_size, what, output
-        # Networks are made for images; measurements of another rank come to them as one column.
+        # The networks are made for images; measurements of another rank enter them as one column of pixels.
         self.grid = (shape[0], shape[1], shape[2]) if len(shape) == 3 else (math.prod(shape), 1, 1)
         self.encoder: Any = trunk.encoder(self.grid, latent_size, activation=activation, rngs=rngs)
         self.decoder: Any = trunk.decoder(latent_size, self.grid, activation=activation, rngs=rngs)
 
-    def encode(self, x: Any) -> Float[Array, "n k"]:
+    def encode(self, x: ArrayLike) -> Float[Array, "n k"]:
         """The latents of `(n, *shape)`."""
         x = check_batch(x, self.shape, self.what, "LSVD")
         return self.encoder(x.reshape(x.shape[0], *self.grid))
 
-    def decode(self, z: Any) -> Float[Array, "n ..."]:
+    def decode(self, z: ArrayLike) -> Float[Array, "n ..."]:
         """The images or measurements of latents `(n, k)`."""
         z = check_batch(z, (self.latent_size,), "latents", "LSVD")
         x = self.decoder(z).reshape(z.shape[0], *self.shape)

@@ -3,29 +3,30 @@
 from typing import Any
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from .._solution import RESULTS, Solution
-from .._types import State
+from .._types import Network, State
 from .._verb import verb
 from ..models._network import as_network, weights_dtype
 from ..operators._base import is_complex
-from ._filter import AbstractFilter
-from ._model import LSVD
-from ._reduced_rank import ReducedRankRegression
+from ._latent_map import AbstractFilter, SpectralFilter
 
 
-@verb
-def reconstruct(model: Any, y: State, *, filter: Any = None) -> Solution:
-    """`D_x S E_y(y)`, the reconstruction of one measurement by a learned SVD; map many with `jax.vmap`.
+@verb(traced=())
+def reconstruct(model: Network, y: State, *, filter: SpectralFilter | None = None) -> Solution:
+    """Reconstruct one measurement by a learned SVD, `D_x S E_y(y)`; map many with `jax.vmap`.
 
     **Arguments:**
 
-    - `model`: an `LSVD`, a `ReducedRankRegression`, or any network from measurements to images with batched calls.
+    - `model`: an `LSVD`, a `ReducedRankRegression`, or any network from measurements to images with batched calls. A
+        model of your own takes a filter if it has `takes_filter = True`, the call `model(y, filter)`, and `encode(y)`.
     - `y`: one measurement, of the shape that the model was made for.
     - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`. Create a function
         once and reuse it: each new one compiles again.
 
-    **Returns:** a `Solution`; `aux`: the `latent` of the measurement, `(k,)`, or `None` for other networks.
+    **Returns:** a `Solution`. Its `aux` is a dict of the `latent` of the measurement, `(k,)`; `None` for networks that
+    take no filter.
 
     **Raises:** `ValueError` for a measurement of another shape, a complex one, or a filter where there is no spectrum.
 
@@ -41,10 +42,10 @@ def reconstruct(model: Any, y: State, *, filter: Any = None) -> Solution:
         solution = lsvd.reconstruct(model, measurements[0], filter=lsvd.Truncation(4))
         ```
     """
-    ours = isinstance(model, LSVD | ReducedRankRegression)
-    if filter is not None and not ours:
+    takes_filter = getattr(model, "takes_filter", False)
+    if filter is not None and not takes_filter:
         raise ValueError(f"`filter` acts on the spectrum of an `LSVD`; {type(model).__name__} has none.")
-    network = model if ours else as_network(model)
+    network = model if takes_filter else as_network(model)
     y = _check_measurement(y, getattr(model, "measurement_shape", None)).astype(weights_dtype(network))
     finite = jnp.all(jnp.isfinite(y))
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
@@ -52,17 +53,14 @@ def reconstruct(model: Any, y: State, *, filter: Any = None) -> Solution:
         invalid = filter.invalid() & finite
         result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
     batch = jnp.where(finite, y, jnp.zeros_like(y))[None]
-    image = network(batch, filter)[0] if ours else network(batch)[0]
-    aux = None
-    if isinstance(model, LSVD | ReducedRankRegression):
-        encode = model.measurement.encode if isinstance(model, LSVD) else model.encode
-        aux = {"latent": encode(batch)[0]}
+    image = network(batch, filter)[0] if takes_filter else network(batch)[0]
+    aux = {"latent": model.encode(batch)[0]} if takes_filter else None
     broken = ~jnp.all(jnp.isfinite(image)) & (result == RESULTS.successful)
     result = RESULTS.where(broken, RESULTS.nonfinite, result)
     return Solution(jnp.where(result == RESULTS.successful, image, jnp.zeros_like(image)), result, {}, aux)
 
 
-def _check_measurement(y: Any, shape: Any) -> Any:
+def _check_measurement(y: Any, shape: tuple[int, ...] | None) -> Array:
     if isinstance(y, tuple | list | dict):
         raise ValueError(
             f"The model takes a measurement as one array; got {type(y).__name__}. Give the parts of a stack as "

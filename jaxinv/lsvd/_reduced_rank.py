@@ -1,7 +1,7 @@
 """Reduced-rank regression: the best learned SVD there is with linear maps."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -11,14 +11,14 @@ from jaxtyping import Array, Float
 
 from .._checks import check_count
 from .._solution import RESULTS
-from .._types import Struct
+from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
 from ..models._network import check_floating
 from ..noise import AbstractGaussianNoise
 from ..operators._base import is_complex, is_concrete
 from ..oracles import Gaussian
 from ..subspace._check import check_data
-from ._filter import filtered
+from ._latent_map import SpectralFilter, filtered
 
 HIGHEST = jax.lax.Precision.HIGHEST
 
@@ -45,12 +45,16 @@ class ReducedRankRegression(eqx.Module):
     rank: int = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
     measurement_shape: tuple[int, ...] = eqx.field(static=True)
+    # `lsvd.reconstruct` passes a filter to the call, and reads the latent from `encode`.
+    takes_filter: ClassVar[bool] = True
 
     @staticmethod
-    def from_prior(likelihood: Any, prior: Any, rank: Any = None) -> "ReducedRankRegression":
-        """The exact one, of an image with a known mean and covariance, a linear operator and Gaussian noise.
+    def from_prior(
+        likelihood: Checked[Likelihood], prior: Checked[Gaussian], rank: Checked[int | None] = None
+    ) -> "ReducedRankRegression":
+        """Make the exact regression for a known mean and covariance of images, a linear operator and Gaussian noise.
 
-        Of full rank it is the posterior mean of `classical.gaussian`.
+        With the full rank it is the posterior mean of `classical.gaussian`.
 
         **Arguments:**
 
@@ -72,7 +76,7 @@ class ReducedRankRegression(eqx.Module):
         """
         return _from_prior(likelihood, prior, rank)
 
-    def encode(self, y: Any) -> Array:
+    def encode(self, y: ArrayLike) -> Array:
         """The latents of a measurement, `(rank,)`; of a batch `(n, ...)`, `(n, rank)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
@@ -81,7 +85,7 @@ class ReducedRankRegression(eqx.Module):
         deviation = (y - jnp.broadcast_to(self.measurement_mean, y.shape)).reshape(*y.shape[: _lead(y, self)], -1)
         return jnp.matmul(deviation, self.encoder.reshape(self.rank, -1).T, precision=HIGHEST)
 
-    def decode(self, z: Any, filter: Any = None) -> Array:
+    def decode(self, z: ArrayLike, filter: SpectralFilter | None = None) -> Array:
         """The image `mean + sum_i s_i z_i d_i` of latents `(rank,)`; of a batch `(n, rank)`, `(n, ...)`.
 
         - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(rank,) -> (rank,)`.
@@ -93,29 +97,33 @@ class ReducedRankRegression(eqx.Module):
         images = jnp.matmul(z, matrix, precision=HIGHEST).reshape(*z.shape[:-1], *self.image_shape)
         return images + jnp.broadcast_to(self.image_mean, images.shape)
 
-    def __call__(self, y: Any, filter: Any = None) -> Array:
+    def __call__(self, y: ArrayLike, filter: SpectralFilter | None = None) -> Array:
         """The reconstruction of a measurement, or of a batch of them."""
         return self.decode(self.encode(y), filter)
 
 
 def reduced_rank_regression(
-    images: Any, measurements: Any, rank: Any = None, *, noise: Any = None
+    images: ArrayLike,
+    measurements: ArrayLike,
+    rank: Checked[int | None] = None,
+    *,
+    noise: Checked[AbstractGaussianNoise | None] = None,
 ) -> ReducedRankRegression:
-    """The best affine map of given rank from measurements to images: `min sum_i ||x_i - B y_i - b||^2, rank B <= r`.
+    """Fit the best affine map of rank `r` from measurements to images: `min sum_i ||x_i - B y_i - b||^2, rank B <= r`.
 
     With the covariances of the pairs, `B = P_r P_r^T C_xy C_yy^{-1}`, where the columns of `P_r` are the leading left
-    singular vectors of `C_xy C_yy^{-1/2}`. It is what a learned SVD with linear networks and weights `a_x = a_y = 0`
-    converges to, in closed form, and the linear minimum mean squared error estimator if the rank is full. Never are
-    covariances formed, so their condition is not squared; directions in which the measurements vary by rounding only
-    are left out. For known covariances see `ReducedRankRegression.from_prior`.
+    singular vectors of `C_xy C_yy^{-1/2}`. It is the limit, in closed form, of a learned SVD with linear networks and
+    weights `a_x = a_y = 0`, and the linear minimum mean squared error estimator if the rank is full. No covariance is
+    formed, so no condition number is squared; directions in which the measurements vary by rounding only are dropped.
+    For known covariances see `ReducedRankRegression.from_prior`.
 
     **Arguments:**
 
     - `images`: `(n, ...)`, of a real floating dtype.
     - `measurements`: `(n, ...)`, one of each image.
     - `rank`: static; at most n - 1 and the numbers of pixels and of entries of a measurement, which is the default.
-    - `noise`: a Gaussian noise of `jaxinv.noise`, for measurements that were simulated without: its covariance is added
-        to theirs, which is exact where a draw of it would be one sample.
+    - `noise`: a Gaussian noise of `jaxinv.noise`, for measurements that were simulated without noise: its covariance is
+        added to theirs, which is exact where drawn noise would be one sample.
 
     **Returns:** a `ReducedRankRegression`: `model(y)`, `model.encode`, `model.decode`, `model.spectrum`.
 
@@ -148,8 +156,8 @@ def reduced_rank_regression(
     most = min(len(x) - 1, x[0].size, y[0].size)
     count = most if rank is None else _check_rank(rank, most, f"{len(x)} pairs")
     if noise is not None:
-        noise = jax.tree.map(lambda leaf: leaf.astype(dtype), noise)
-        invalid = noise.invalid(jnp.ones((1,) * (y.ndim - 1), dtype))
+        cast: AbstractGaussianNoise = jax.tree.map(lambda leaf: leaf.astype(dtype), noise)
+        noise, invalid = cast, cast.invalid(jnp.ones((1,) * (y.ndim - 1), dtype))
         if is_concrete(invalid) and bool(invalid):
             raise ValueError("`noise` must be positive; without noise in the measurements leave it out.")
     return _checked(_from_samples(x.astype(dtype), y.astype(dtype), count, noise), rank)

@@ -1,5 +1,6 @@
 """The training of a learned SVD."""
 
+import abc
 import os
 from typing import Any
 
@@ -11,9 +12,9 @@ from jaxtyping import Array
 
 from .._keys import check_key
 from .._solution import RESULTS
-from .._types import Key
+from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
-from ..operators._base import is_concrete
+from ..operators._base import as_leaf, is_concrete
 from ..training import fit
 from ._diagonalise import check_model, diagonalise, has_ends, match
 from ._latent_map import Spectrum
@@ -21,43 +22,141 @@ from ._loss import Simulated, autoencoding_loss, joint_loss
 from ._model import LSVD
 
 
-class Joint(eqx.Module):
-    """Everything at once, by `joint_loss`. Needs pairs of images and measurements throughout.
+class AbstractTraining(eqx.Module):
+    """A way to train a learned SVD: the `method` of `lsvd.train`."""
+
+    @abc.abstractmethod
+    def train(
+        self,
+        model: LSVD,
+        images: Array | np.ndarray,
+        measurements: Array | np.ndarray | Likelihood,
+        *,
+        key: Key,
+        pairs: Any,
+        validation: Any,
+        options: dict[str, Any],
+    ) -> tuple[LSVD, dict[str, Any]]:
+        """Train a model.
+
+        **Arguments:**
+
+        - `model`, `images`, `measurements`, `pairs`, `validation`: as in `lsvd.train`; shapes fit the model.
+        - `key`: a typed key.
+        - `options`: of `training.fit`, with `num_steps` and `batch_size`.
+
+        **Returns:** the trained model, a new one, and the history.
+
+        **Raises:** `ValueError` for data that are not paired where they must be.
+        """
+
+
+class Joint(AbstractTraining):
+    """Train everything at once, by `joint_loss`, on pairs of images and measurements.
 
     - `image_weight`, `measurement_weight`: `a_x`, `a_y`, scalars, not negative.
 
     **Raises:** `ValueError` for anything else, where its value is known.
     """
 
-    image_weight: Array = eqx.field(converter=jnp.asarray, default=1.0)
-    measurement_weight: Array = eqx.field(converter=jnp.asarray, default=1.0)
+    image_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
+    measurement_weight: Array | float = eqx.field(converter=as_leaf, default=1.0)
 
     def __check_init__(self):
         for name in ("image_weight", "measurement_weight"):
             value = getattr(self, name)
-            if value.ndim != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+            if jnp.ndim(value) != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
                 raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
 
+    def train(
+        self,
+        model: LSVD,
+        images: Array | np.ndarray,
+        measurements: Array | np.ndarray | Likelihood,
+        *,
+        key: Key,
+        pairs: Any,
+        validation: Any,
+        options: dict[str, Any],
+    ) -> tuple[LSVD, dict[str, Any]]:
+        if pairs is not None:
+            raise ValueError(
+                "`Joint()` needs pairs throughout, as `images` and `measurements`; `pairs` is for `Separate()`."
+            )
+        weights = (jnp.asarray(self.image_weight), jnp.asarray(self.measurement_weight))
+        if isinstance(measurements, Likelihood):
+            data, loss = images, Simulated(measurements, *weights)
+        else:
+            _check_paired(images, measurements, "`Joint()`, or use `Separate()` with `pairs=(...)`")
+            data = (images, measurements)
+            loss = jax.tree_util.Partial(joint_loss, image_weight=weights[0], measurement_weight=weights[1])
+            if validation is not None:
+                _check_validation(validation)
+        model, history = fit(model, loss, data, key=key, validation=validation, **options)
+        return _normalised(model, images, measurements, key), history
 
-class Separate(eqx.Module):
-    """The autoencoders each by itself, on data that need not be paired; then the latent map, by least squares on pairs.
 
-    The last step is exact: there is nothing to tune. Its spectrum are the canonical correlations between the latents
-    of the two sides.
+class Separate(AbstractTraining):
+    """Train each autoencoder by itself, on data that need not be paired; then fit the latent map to pairs.
+
+    The last step is an exact least-squares fit: there is nothing to tune. Its spectrum consists of the canonical
+    correlations between the latents of the two sides.
     """
+
+    def train(
+        self,
+        model: LSVD,
+        images: Array | np.ndarray,
+        measurements: Array | np.ndarray | Likelihood,
+        *,
+        key: Key,
+        pairs: Any,
+        validation: Any,
+        options: dict[str, Any],
+    ) -> tuple[LSVD, dict[str, Any]]:
+        likelihood = measurements if isinstance(measurements, Likelihood) else None
+        draw = lambda x, i: jax.jit(simulate_each)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
+        if likelihood is not None:
+            measurements = draw(images, 2)
+            validation = None if validation is None else (validation, draw(validation, 3))
+        if pairs is None:
+            _check_paired(images, measurements, "`Separate()` without `pairs`, which takes them for pairs")
+        elif len(pairs) != 2 or len(pairs[0]) != len(pairs[1]):
+            raise ValueError("`pairs` must be a tuple (images, measurements) of as many measurements as images.")
+        validation_data: Any = (None, None) if validation is None else _check_validation(validation)
+        checkpoint = options.pop("checkpoint", None)
+        model = jax.tree.map(lambda leaf: leaf, model)
+        history: dict[str, Any] = {}
+        sides = (("image", images, validation_data[0]), ("measurement", measurements, validation_data[1]))
+        for i, (name, data, held_out) in enumerate(sides):
+            file = None if checkpoint is None else f"{os.fspath(checkpoint)}.{name}"
+            side, history[name] = fit(
+                getattr(model, name),
+                autoencoding_loss,
+                data,
+                key=jax.random.fold_in(key, i),
+                validation=held_out,
+                checkpoint=file,
+                **options,
+            )
+            setattr(model, name, side)
+        good = all(history[name]["result"] == RESULTS.successful for name, _, _ in sides)
+        history["seconds"] = sum(history[name]["seconds"] for name, _, _ in sides)
+        history["result"] = RESULTS.successful if good else RESULTS.nonfinite
+        return match(model, *((images, measurements) if pairs is None else pairs)), history
 
 
 def train(
-    model: Any,
-    images: Any,
-    measurements: Any,
+    model: Checked[LSVD],
+    images: ArrayLike,
+    measurements: Checked[Array | np.ndarray | Likelihood],
     *,
     key: Key,
-    method: Any = None,
-    pairs: Any = None,
-    num_steps: Any,
-    batch_size: Any,
-    validation: Any = None,
+    method: Checked[AbstractTraining] = Joint(),  # noqa: B008
+    pairs: Checked[tuple[Array | np.ndarray, Array | np.ndarray] | None] = None,
+    num_steps: IntLike,
+    batch_size: IntLike,
+    validation: Checked[Array | np.ndarray | tuple | None] = None,
     **options: Any,
 ) -> tuple[LSVD, dict[str, Any]]:
     """Train a learned SVD, and bring it to the bases in which its latent map is a spectrum.
@@ -65,16 +164,16 @@ def train(
     `Joint()` minimises `||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the loss of the
     paper, and needs pairs `(x, y)` throughout. `Separate()` trains the autoencoders `D_x E_x` and `D_y E_y` on
     images and on measurements that have nothing to do with each other, and needs pairs for the latent map only: as many
-    as determine `k x k` numbers. Runs on the host, on `training.fit`.
+    as determine `k x k` numbers. It runs on the host, on `training.fit`.
 
     **Arguments:**
 
-    - `model`: an `LSVD`. Not changed.
+    - `model`: an `LSVD`, which is not changed.
     - `images`: `(n, h, w, c)`, of a floating dtype.
     - `measurements`: `(n, ...)`, one of each image; or a `Likelihood`, by which they are simulated, anew at every step
-        of `Joint()`: the model then never sees the same noise twice.
+        of `Joint()`: no noise then comes twice.
     - `key`: a typed key.
-    - `method`: `Joint(image_weight=1.0, measurement_weight=1.0)`, the default, or `Separate()`.
+    - `method`: `Joint(image_weight, measurement_weight)`, or `Separate()` where few of the data are paired.
     - `pairs`: for `Separate()`, `(images, measurements)` that belong together. By default `images` and `measurements`
         do; with `pairs` they need not, and may differ in number.
     - `num_steps`, `batch_size`: as in `training.fit`; of each of the autoencoders for `Separate()`.
@@ -110,7 +209,7 @@ def train(
     check_key(key)
     check_model(model)
     method = Joint() if method is None else method
-    if not isinstance(method, Joint | Separate):
+    if not isinstance(method, AbstractTraining):
         raise ValueError(f"`method` must be `Joint(...)` or `Separate()` of `jaxinv.lsvd`; got {method!r}.")
     likelihood = measurements if isinstance(measurements, Likelihood) else None
     for data in (images, *([] if likelihood is not None else [measurements]), *(pairs or ())):
@@ -125,58 +224,7 @@ def train(
         _check_shape(measurements, model.measurement_shape, "measurements")
     _check_shape(images, model.image_shape, "images")
     options = {"num_steps": num_steps, "batch_size": batch_size, **options}
-    if isinstance(method, Separate):
-        return _separately(model, images, measurements, pairs, validation, key, options)
-    if pairs is not None:
-        raise ValueError(
-            "`Joint()` needs pairs throughout, as `images` and `measurements`; `pairs` is for `Separate()`."
-        )
-    data, loss = images, None
-    if likelihood is not None:
-        loss = Simulated(likelihood, method.image_weight, method.measurement_weight)
-    else:
-        _check_paired(images, measurements, "`Joint()`, or use `Separate()` with `pairs=(...)`")
-        data = (images, measurements)
-        loss = jax.tree_util.Partial(
-            joint_loss, image_weight=method.image_weight, measurement_weight=method.measurement_weight
-        )
-        if validation is not None:
-            _check_validation(validation)
-    model, history = fit(model, loss, data, key=key, validation=validation, **options)
-    return _normalised(model, images, measurements, key), history
-
-
-def _separately(model, images, measurements, pairs, validation, key, options):
-    likelihood = measurements if isinstance(measurements, Likelihood) else None
-    draw = lambda x, i: jax.jit(simulate_each)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
-    if likelihood is not None:
-        measurements = draw(images, 2)
-        validation = None if validation is None else (validation, draw(validation, 3))
-    if pairs is None:
-        _check_paired(images, measurements, "`Separate()` without `pairs`, which takes them for pairs")
-    elif len(pairs) != 2 or len(pairs[0]) != len(pairs[1]):
-        raise ValueError("`pairs` must be a tuple (images, measurements) of as many measurements as images.")
-    judged: Any = (None, None) if validation is None else _check_validation(validation)
-    checkpoint = options.pop("checkpoint", None)
-    model = jax.tree.map(lambda leaf: leaf, model)
-    history: dict[str, Any] = {}
-    sides = (("image", images, judged[0]), ("measurement", measurements, judged[1]))
-    for i, (name, data, validation) in enumerate(sides):
-        file = None if checkpoint is None else f"{os.fspath(checkpoint)}.{name}"
-        side, history[name] = fit(
-            getattr(model, name),
-            autoencoding_loss,
-            data,
-            key=jax.random.fold_in(key, i),
-            validation=validation,
-            checkpoint=file,
-            **options,
-        )
-        setattr(model, name, side)
-    good = all(history[name]["result"] == RESULTS.successful for name, _, _ in sides)
-    history["seconds"] = sum(history[name]["seconds"] for name, _, _ in sides)
-    history["result"] = RESULTS.successful if good else RESULTS.nonfinite
-    return match(model, *((images, measurements) if pairs is None else pairs)), history
+    return method.train(model, images, measurements, key=key, pairs=pairs, validation=validation, options=options)
 
 
 def _normalised(model: LSVD, images: Any, measurements: Any, key: Key) -> LSVD:

@@ -10,8 +10,7 @@ from jaxtyping import Array, Float
 
 from ._convolutional import convolution
 from ._coupling import Partition, extent, flat
-from ._mlp import MLP
-from ._trunks import Convolutional, Dense
+from ._trunks import MLP, Convolutional, Dense
 
 
 def conditioners(

@@ -1,4 +1,4 @@
-"""What couplings of a normalising flow share: how an image is cut into two halves, and the step that changes one half.
+"""The couplings of a normalising flow: affine maps and splines, and the step that changes one half of an image.
 
 An image is kept as its parts: the pixels of one parity of row and column (and, of several channels, of one half of the
 channels). Every half is a union of parts, so that cutting and joining are strided slices, which are as cheap backwards
@@ -10,7 +10,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -21,6 +21,11 @@ from jaxtyping import Array, Float
 # The parity of the row, that of the column, and which half of the channels.
 Part = tuple[int, int, int]
 Parts = dict[Part, Array]
+
+# The values of the paper for splines: the least width and height of a bin, as a fraction of the interval, and the
+# least slope at a knot.
+_LEAST_BIN = 1e-3
+_LEAST_SLOPE = 1e-3
 
 _PATTERNS: tuple[Callable[[Part], int], ...] = (
     lambda part: sum(part) % 2,  # a checkerboard
@@ -33,7 +38,8 @@ _PATTERNS: tuple[Callable[[Part], int], ...] = (
 class AbstractCoupling(eqx.Module):
     """An increasing map of the line onto itself, a different one for every entry, with parameters from a network.
 
-    Parameters that are all zero make it the identity, with which a flow starts.
+    Parameters that are all zero make it the identity, with which a flow starts. A coupling of your own implements these
+    members.
     """
 
     @property
@@ -45,11 +51,171 @@ class AbstractCoupling(eqx.Module):
     def forward(
         self, x: Float[Array, "n m"], parameters: Float[Array, "n p m"]
     ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
-        """The values, and the logarithms of the slopes."""
+        """Map entries forwards.
+
+        **Arguments:**
+
+        - `x`: `(n, m)`, a batch of entries.
+        - `parameters`: `(n, p, m)`, as the network made them.
+
+        **Returns:** the values, and the logarithms of the slopes there.
+        """
 
     @abc.abstractmethod
     def inverse(self, y: Float[Array, "n m"], parameters: Float[Array, "n p m"]) -> Float[Array, "n m"]:
-        """The entries that have the values `y`."""
+        """Map values backwards.
+
+        **Arguments:**
+
+        - `y`: `(n, m)`, a batch of values.
+        - `parameters`: `(n, p, m)`, as the network made them.
+
+        **Returns:** the entries that have these values.
+        """
+
+
+class Affine(AbstractCoupling):
+    """Affine couplings, `y = x exp(s) + t`, with `|s| < bound`.
+
+    `s = bound tanh(s' / bound)`, of what the network gives, keeps the inverse well-conditioned.
+
+    **Arguments:**
+
+    - `bound`: of the logarithm of the scale. Static.
+
+    **Raises:** `ValueError` if it is not a positive number.
+
+    !!! cite "Reference"
+        Dinh, Sohl-Dickstein, Bengio, Density estimation using Real NVP, 2017
+    """
+
+    bound: Any = eqx.field(default=2.0, static=True)
+
+    def __check_init__(self):
+        check_bound(self.bound)
+
+    @property
+    def num_parameters(self) -> int:
+        return 2
+
+    def forward(
+        self, x: Float[Array, "n m"], parameters: Float[Array, "n p m"]
+    ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+        log_scale = self._log_scale(parameters)
+        return x * jnp.exp(log_scale) + parameters[:, 1], log_scale
+
+    def inverse(self, y: Float[Array, "n m"], parameters: Float[Array, "n p m"]) -> Float[Array, "n m"]:
+        return (y - parameters[:, 1]) * jnp.exp(-self._log_scale(parameters))
+
+    def _log_scale(self, parameters: Float[Array, "n p m"]) -> Float[Array, "n m"]:
+        return self.bound * jnp.tanh(parameters[:, 0] / self.bound)
+
+
+class RationalQuadratic(AbstractCoupling):
+    """Monotone rational-quadratic splines on `[-bound, bound]`, and the identity outside.
+
+    More flexible than `Affine`, and slower: the network gives `3 bins - 1` parameters for each entry, the widths and
+    heights of the bins and the slopes at the knots between them.
+
+    **Arguments:**
+
+    - `bins`: `K`, at least 2. Static.
+    - `bound`: of the interval, in the unit of the latents. Static.
+
+    **Raises:** `ValueError` if these are not such numbers.
+
+    !!! cite "Reference"
+        Durkan, Bekasov, Murray, Papamakarios, Neural Spline Flows, 2019
+    """
+
+    bins: Any = eqx.field(default=8, static=True)
+    bound: Any = eqx.field(default=4.0, static=True)
+
+    def __check_init__(self):
+        if isinstance(self.bins, bool) or not isinstance(self.bins, int) or not 2 <= self.bins <= 500:
+            raise ValueError(f"`bins` must be a static integer from 2 to 500; got {self.bins!r}.")
+        check_bound(self.bound)
+
+    @property
+    def num_parameters(self) -> int:
+        return 3 * self.bins - 1
+
+    def forward(
+        self, x: Float[Array, "n m"], parameters: Float[Array, "n p m"]
+    ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
+        inside = jnp.abs(x) < self.bound
+        # The spline is evaluated at 0 instead of outside, so that no gradient of what is not selected can be NaN.
+        within = jnp.where(inside, x, 0)
+        b = self._bin(within, parameters, inverse=False)
+        t = (within - b.left) / b.width
+        s = b.height / b.width
+        denominator = s + (b.slope_right + b.slope_left - 2 * s) * t * (1 - t)
+        y = b.bottom + b.height * (s * t**2 + b.slope_left * t * (1 - t)) / denominator
+        slope = b.slope_right * t**2 + 2 * s * t * (1 - t) + b.slope_left * (1 - t) ** 2
+        log_slope = 2 * jnp.log(s) + jnp.log(slope) - 2 * jnp.log(denominator)
+        return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0)
+
+    def inverse(self, y: Float[Array, "n m"], parameters: Float[Array, "n p m"]) -> Float[Array, "n m"]:
+        inside = jnp.abs(y) < self.bound
+        within = jnp.where(inside, y, 0)
+        b = self._bin(within, parameters, inverse=True)
+        s, v = b.height / b.width, within - b.bottom
+        bend = b.slope_right + b.slope_left - 2 * s
+        quadratic = b.height * (s - b.slope_left) + v * bend
+        linear = b.height * b.slope_left - v * bend
+        constant = -s * v
+        # The root in [0, 1], written for either sign of the linear coefficient so that nothing cancels. Of a monotone
+        # spline it is simple, so the discriminant is positive but for rounding.
+        least = jnp.finfo(y.dtype).tiny
+        size = jnp.abs(linear) + jnp.sqrt(jnp.maximum(linear**2 - 4 * quadratic * constant, least))
+        falling = linear < 0
+        t = jnp.where(falling, size / (2 * jnp.where(falling, quadratic, 1)), -2 * constant / size)
+        return jnp.where(inside, b.left + b.width * t, y)
+
+    def _bin(self, at: Float[Array, "n m"], parameters: Float[Array, "n p m"], *, inverse: bool) -> "_Bin":
+        """The bin of the interval in which each entry lies: of the heights if `inverse`, else of the widths."""
+        bins = self.bins
+        widths, lefts = self._knots(parameters[:, :bins])
+        heights, bottoms = self._knots(parameters[:, bins : 2 * bins])
+        # A parameter of 0 is a slope of 1, that of the identity outside.
+        shift = math.log(math.expm1(1 - _LEAST_SLOPE))
+        inner = _LEAST_SLOPE + jax.nn.softplus(parameters[:, 2 * bins :] + shift)
+        one = jnp.ones_like(inner[:, :1])
+        ends = bottoms if inverse else lefts
+        index = jnp.sum(at[:, None] >= ends[:, 1:], axis=1)
+        here = index[:, None] == jnp.arange(bins)[None, :, None]
+        # A sum over few bins vectorises, forwards and backwards, where a gather does not.
+        pick = lambda values: jnp.sum(jnp.where(here, values, 0), axis=1)
+        return _Bin(
+            left=pick(lefts),
+            width=pick(widths),
+            bottom=pick(bottoms),
+            height=pick(heights),
+            slope_left=pick(jnp.concatenate([one, inner], axis=1)),
+            slope_right=pick(jnp.concatenate([inner, one], axis=1)),
+        )
+
+    def _knots(self, raw: Float[Array, "n k m"]) -> tuple[Float[Array, "n k m"], Float[Array, "n k m"]]:
+        """The sizes of the bins, which fill the interval, and their lower ends."""
+        fractions = _LEAST_BIN + (1 - _LEAST_BIN * self.bins) * jax.nn.softmax(raw, axis=1)
+        lower = jnp.cumsum(fractions[:, :-1], axis=1)
+        lower = jnp.concatenate([jnp.zeros_like(raw[:, :1]), lower], axis=1)
+        return 2 * self.bound * fractions, 2 * self.bound * lower - self.bound
+
+
+class _Bin(NamedTuple):
+    left: Array
+    width: Array
+    bottom: Array
+    height: Array
+    slope_left: Array
+    slope_right: Array
+
+
+def check_bound(bound: Any) -> None:
+    """Raise unless `bound`, a field of a coupling, is a positive Python number."""
+    if isinstance(bound, bool) or not isinstance(bound, numbers.Real) or not 0 < float(bound) < math.inf:
+        raise ValueError(f"`bound` must be a positive Python number (it is static); got {bound!r}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +268,7 @@ class Coupling(nnx.Module):
 
 
 def partitions(image_shape: tuple[int, int, int], count: int) -> list[Partition]:
-    """Of the couplings of a flow: each pattern that divides the image is used twice, once with each half kept."""
+    """The partitions of a flow: each pattern that divides the image is used twice, once with each half kept."""
     every = [(a, b, g) for a in (0, 1) for b in (0, 1) for g in (0, 1) if math.prod(extent((a, b, g), image_shape))]
     patterns = []
     for pattern in _PATTERNS:
@@ -154,9 +320,3 @@ def join(parts: Parts, image_shape: tuple[int, int, int]) -> Float[Array, "n h w
 def flat(part: Float[Array, "n h w c"]) -> Float[Array, "n m"]:
     """Every image of a part as a vector."""
     return part.reshape(part.shape[0], -1)
-
-
-def check_bound(bound: Any) -> None:
-    """Raise unless `bound`, a field of a coupling, is a positive Python number."""
-    if isinstance(bound, bool) or not isinstance(bound, numbers.Real) or not 0 < float(bound) < math.inf:
-        raise ValueError(f"`bound` must be a positive Python number (it is static); got {bound!r}.")

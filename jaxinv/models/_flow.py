@@ -9,9 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._checks import check_count
-from ._affine import Affine
 from ._conditioner import conditioners
-from ._coupling import AbstractCoupling, Coupling, Parts, cut, join, partitions
+from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, partitions
 from ._network import check_batch, check_sizes
 from ._trunks import Dense
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_count
 from ..likelihood import domain_dtype
@@ -84,7 +84,7 @@ class LearnedGradient(nnx.Module):
     def __call__(self, y: Any) -> Array:
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, of a stack a tuple of such."""
         operator = self.operator.get_value()
-        y = check_measurements(y, operator, "LearnedGradient")
+        y = self.prepare_measurements(y)
         # The operator is divided by its norm, and so is what it measured.
         y = jax.tree.map(lambda leaf: operator.factor * leaf, y)
         n = jax.tree.leaves(y)[0].shape[0]
@@ -93,6 +93,19 @@ class LearnedGradient(nnx.Module):
         for k in range(self.num_layers):
             x, memory = self.layer(k, (x, memory), y)
         return x
+
+    def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
+        """A batch of measurements as the network takes them.
+
+        **Arguments:**
+
+        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+
+        **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
+
+        **Raises:** `ValueError` for measurements of another shape.
+        """
+        return check_measurements(y, self.operator.get_value(), "LearnedGradient")
 
     def layer(self, k: int, state: tuple[Array, Array], y: Any) -> tuple[Array, Float[Array, "n h w memory"]]:
         """One layer: images and memory, and measurements that are divided by the norm of the operator."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from .._checks import check_count
 from ..likelihood import domain_dtype
@@ -84,7 +84,7 @@ class LearnedPrimalDual(nnx.Module):
     def __call__(self, y: Any) -> Array:
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`."""
         operator = self.operator.get_value()
-        y = check_measurements(y, operator, "LearnedPrimalDual")
+        y = self.prepare_measurements(y)
         # The operator is divided by its norm, and so is what it measured.
         y = to_grid(operator.factor * y, operator.codomain, self.dual)
         start = lambda grid, count: jnp.zeros((y.shape[0], *grid[:2], count * grid[2]), domain_dtype(operator))
@@ -92,6 +92,19 @@ class LearnedPrimalDual(nnx.Module):
         for k in range(self.num_layers):
             state = self.layer(k, state, y)
         return from_grid(_part(state[0], 0, self.primal), operator.domain)
+
+    def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
+        """A batch of measurements as the network takes them.
+
+        **Arguments:**
+
+        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+
+        **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
+
+        **Raises:** `ValueError` for measurements of another shape.
+        """
+        return check_measurements(y, self.operator.get_value(), "LearnedPrimalDual")
 
     def layer(self, k: int, state: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
         """One layer: `f` and `h`, and measurements, all as channels and divided by the norm of the operator."""

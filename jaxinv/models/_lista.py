@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from .._checks import check_count
 from ..likelihood import domain_dtype
@@ -81,6 +81,19 @@ class LISTA(nnx.Module):
         """The images after each layer, `(num_layers, n, *domain)`; `y` as for a call."""
         return jnp.stack(self._images(y))
 
+    def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
+        """A batch of measurements as the network takes them.
+
+        **Arguments:**
+
+        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+
+        **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
+
+        **Raises:** `ValueError` for measurements of another shape.
+        """
+        return check_measurements(y, self.operator.get_value(), "LISTA")
+
     def untied(self) -> "LISTA":
         """A copy in which every layer has weights of its own, equal to those it shared. Train these from there."""
         model = nnx.clone(self)
@@ -91,7 +104,7 @@ class LISTA(nnx.Module):
 
     def _images(self, y: Any) -> list[Array]:
         operator = self.operator.get_value()
-        y = self.factor[...] * check_measurements(y, operator, "LISTA")
+        y = self.factor[...] * self.prepare_measurements(y)
         n, shape = y.shape[0], operator.domain.shape
         y = y.reshape(n, math.prod(operator.codomain.shape))
         x = jnp.zeros((n, math.prod(shape)), y.dtype)

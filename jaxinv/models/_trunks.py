@@ -6,33 +6,66 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from ..operators._base import check_shape
 from ._convolutional import convolution
-from ._mlp import MLP
 
-# Of the convolutions that halve an image: even, so that every pixel meets as many weights as any other.
+# The kernel of the convolutions that halve an image is even, so that every pixel meets as many weights as any other.
 _KERNEL = 4
 
 Activation = Callable[[Array], Array]
 
 
+class MLP(nnx.Module):
+    """Dense layers with an activation between them, `(n, sizes[0]) -> (n, sizes[-1])`; images are flattened."""
+
+    def __init__(self, sizes: Sequence[int], *, activation: Callable[[Array], Array] = jax.nn.silu, rngs: nnx.Rngs):
+        self.activation = activation
+        pairs = zip(sizes[:-1], sizes[1:], strict=True)
+        self.layers = nnx.List([nnx.Linear(into, out, rngs=rngs) for into, out in pairs])
+
+    def __call__(self, x: Float[Array, "n ..."]) -> Float[Array, "n out"]:
+        x = x.reshape(x.shape[0], math.prod(x.shape[1:]))
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+
 class AbstractTrunk(eqx.Module):
-    """A way to build a network from images to numbers, and one back."""
+    """A way to build a network from images to numbers, and one back. A trunk of your own implements these members."""
 
     @abc.abstractmethod
     def encoder(
         self, image_shape: tuple[int, int, int], size: int, *, activation: Activation, rngs: nnx.Rngs
     ) -> nnx.Module:
-        """A network `(n, h, w, c) -> (n, size)`."""
+        """The network from images to numbers.
+
+        **Arguments:**
+
+        - `image_shape`: `(h, w, c)`.
+        - `size`: the number of outputs.
+        - `activation`: the function between the layers.
+        - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+
+        **Returns:** a network `(n, h, w, c) -> (n, size)`.
+        """
 
     @abc.abstractmethod
     def decoder(
         self, size: int, image_shape: tuple[int, int, int], *, activation: Activation, rngs: nnx.Rngs
     ) -> nnx.Module:
-        """A network `(n, size) -> (n, h, w, c)`, possibly flattened."""
+        """The network from numbers to images.
+
+        **Arguments:**
+
+        - `size`: the number of inputs.
+        - `image_shape`, `activation`, `rngs`: as for `encoder`.
+
+        **Returns:** a network `(n, size) -> (n, h, w, c)`; images may be flattened.
+        """
 
 
 class Dense(AbstractTrunk):

@@ -259,6 +259,15 @@ def as_factor(value: Any) -> Array:
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
 
 
+def as_leaf(value: Any) -> Array | float:
+    """A number that stays a Python number, so that a default instance can stand in a signature; or an array leaf.
+
+    An array would start the backend at import. `verb` makes arrays of the numbers that are given to it, so that another
+    number does not compile again.
+    """
+    return float(value) if type(value) in (int, float) else as_parameter(value)
+
+
 def is_concrete(*arrays: Any) -> bool:
     """Whether the values are known, so that they can be checked at construction."""
     return not any(isinstance(array, jax.core.Tracer) for array in arrays)

@@ -84,7 +84,7 @@ def pca(
     norm: Any = None,
     centre: bool = True,
     method: Any = None,
-    key: Key = None,
+    key: Key | None = None,
 ) -> PCA:
     """The affine subspace of a given dimension that is nearest to a set of images, in the sum of squares.
 
@@ -176,7 +176,7 @@ def _check_tolerance(data: Array, tolerance: Any) -> None:
 
 
 @eqx.filter_jit
-def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition, key: Key) -> PCA:
+def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition, key: Any) -> PCA:
     shape = data.shape[1:]
     matrix = data.reshape(data.shape[0], -1)
     finite = jnp.all(jnp.isfinite(matrix))

@@ -8,16 +8,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from .._types import State
+from .._types import Checked, State
 from .._verb import verb
 
 
 class AdjointStates(eqx.Module):
-    """What `adjoint_states` returns, of a network of `K` layers.
+    """The states, adjoint states and gradients of a network of `K` layers, as `adjoint_states` returns them.
 
     - `states`: `z_0, ..., z_K`.
     - `adjoints`: `p_0, ..., p_K`, each of the shapes of its state; `p_0` is the gradient in `z_0`.
-    - `gradients`: in the parameters of each layer, `g_0, ..., g_(K-1)`; `None` for what is not a floating array.
+    - `gradients`: in the parameters of each layer, `g_0, ..., g_(K-1)`; `None` in place of a leaf that is no floating
+        array.
     """
 
     states: tuple[PyTree, ...]
@@ -25,9 +26,14 @@ class AdjointStates(eqx.Module):
     gradients: tuple[PyTree, ...]
 
 
-@verb
-def adjoint_states(layers: Any, parameters: Any, z0: State, residual: Any) -> AdjointStates:
-    """The adjoint states of a layered network, and with them the gradients in its parameters.
+@verb(traced=())
+def adjoint_states(
+    layers: Checked[Sequence[Callable[[PyTree, PyTree], PyTree]]],
+    parameters: Checked[Sequence[PyTree]],
+    z0: State,
+    residual: Checked[PyTree | Callable[[PyTree], PyTree]],
+) -> AdjointStates:
+    """Compute the adjoint states of a layered network, and with them the gradients in its parameters.
 
     The states run forwards, `z_(k+1) = f_k(theta_k, z_k)`. The data residual is the last adjoint state, and they run
     backwards, `p_k = (df_k / dz_k)^* p_(k+1)`; the gradient in the parameters of a layer is
@@ -38,9 +44,9 @@ def adjoint_states(layers: Any, parameters: Any, z0: State, residual: Any) -> Ad
 
     **Arguments:**
 
-    - `layers`: the functions `f_k(theta_k, z_k)`, a sequence of `K`. Define them once: new ones compile again. What
-        they close over is constant from then on: what changes belongs to the parameters.
-    - `parameters`: the pytrees `theta_k`, a sequence of `K`.
+    - `layers`: the functions `f_k(theta_k, z_k)`, a tuple or list of `K`. Define them once: new ones compile again.
+        Arrays that they close over are constants of the compiled program: put into the parameters what changes.
+    - `parameters`: the pytrees `theta_k`, a tuple or list of `K`.
     - `z0`: the first state, a pytree of floating arrays: one of any shape, or a batch, if the layers take one.
     - `residual`: `p_K`, of the shapes of the last state; or a function from the last state to it, such as
         `lambda z: operator.adjoint(operator(z) - y)`, which is like the layers: defined anew, it compiles anew.

@@ -1,17 +1,15 @@
-"""What unrolled networks are trained on: pairs of images and measurements."""
-
-from typing import Any
+"""The losses of unrolled networks, on pairs of images and measurements."""
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from .._types import Key
+from .._types import Checked, Key, Network
 from ..likelihood import Likelihood, simulate_each
 
 
-def supervised_loss(model: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
+def supervised_loss(model: Network, batch: Checked[tuple[Array, PyTree[Array]]], *, key: Key) -> Float[Array, ""]:
     """`||model(y) - x||^2`, the mean over the batch.
 
     **Arguments:**
@@ -44,7 +42,7 @@ def supervised_loss(model: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
 
 
 class SimulatedLoss(eqx.Module):
-    """`supervised_loss` on images alone: every step simulates new measurements of its batch, so no noise is seen twice.
+    """`supervised_loss` on images alone: every step simulates new measurements, so no noise comes twice.
 
     - `likelihood`: the operator and the noise.
 
@@ -64,7 +62,7 @@ class SimulatedLoss(eqx.Module):
 
     likelihood: Likelihood
 
-    def __call__(self, model: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
+    def __call__(self, model: Network, batch: Checked[Array], *, key: Key) -> Float[Array, ""]:
         if not isinstance(batch, jax.Array):
             raise ValueError(
                 "`SimulatedLoss` takes images alone, as `validation` too, and simulates their measurements; got "
@@ -77,8 +75,8 @@ def squared_error(images: Array, truth: Array) -> Float[Array, ""]:
     """The squared error of a batch, summed over an image."""
     if images.shape != truth.shape:
         raise ValueError(
-            f"The model makes images of shape {images.shape}; those of the data are {truth.shape}, from which it "
-            "cannot be told how far they are."
+            f"The model makes images of shape {images.shape}; those of the data are {truth.shape}, so "
+            "they cannot be compared."
         )
     error = images - truth
     return jnp.sum((jnp.conj(error) * error).real) / truth.shape[0]

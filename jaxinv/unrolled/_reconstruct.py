@@ -8,25 +8,24 @@ from jaxtyping import PyTree
 
 from .._loop import all_finite
 from .._solution import RESULTS, Solution
-from .._types import State
+from .._types import Network, State
 from .._verb import verb
-from ..models import LISTA, LearnedGradient, LearnedPrimalDual
-from ..models._measurements import check_measurements
 from ..models._network import as_network
 
 
-@verb
-def reconstruct(network: Any, y: State) -> Solution:
-    """The image that a network makes of one measurement, with a code; map many with `jax.vmap`.
+@verb(traced=())
+def reconstruct(network: Network, y: State) -> Solution:
+    """Reconstruct the image of one measurement by a network; map many with `jax.vmap`.
 
     **Arguments:**
 
     - `network`: one from batches of measurements to batches of images: `models.LISTA`, `models.LearnedGradient`,
-        `models.LearnedPrimalDual`, or another with the same call.
-    - `y`: one measurement, of a stack a tuple of arrays.
+        `models.LearnedPrimalDual`, or another with the same call. A network that has `prepare_measurements(y)`, as
+        these do, gets the batch as that method returns it.
+    - `y`: one measurement; for a stack, a tuple of arrays.
 
-    **Returns:** a `Solution`: `nonfinite_measurement` where `y` holds NaN or infinity (for the networks named above:
-    where it is measured), `nonfinite` where the image does; the image is then zero.
+    **Returns:** a `Solution`. Its result is `nonfinite_measurement` where `y` holds NaN or infinity (for the networks
+    named above: where it is measured), and `nonfinite` where the image does; the image is then zero.
 
     **Raises:** `ValueError` for a measurement of another shape than the network takes.
 
@@ -39,7 +38,7 @@ def reconstruct(network: Any, y: State) -> Solution:
         image = unrolled.reconstruct(network, jnp.ones((4, 4, 1))).check().value
         ```
     """
-    # As a network it may have lost its class.
+    # `as_network` may wrap it, and hide its methods.
     given, network = network, as_network(network)
     batch = _batch(given, y)
     finite = all_finite(batch)
@@ -51,12 +50,11 @@ def reconstruct(network: Any, y: State) -> Solution:
     return Solution(jnp.where(good, image, jnp.zeros_like(image)), result, {})
 
 
-def _batch(network: Any, y: State) -> PyTree:
-    """A batch of one; for a network that holds its operator, zero where nothing is measured."""
+def _batch(network: Network, y: State) -> PyTree:
+    """A batch of one measurement, as the network takes it."""
     batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], y)
-    if not isinstance(network, LISTA | LearnedGradient | LearnedPrimalDual):
-        return batch
-    return check_measurements(batch, network.operator.get_value(), type(network).__name__)
+    prepare = getattr(network, "prepare_measurements", None)
+    return batch if prepare is None else prepare(batch)
 
 
 def _only(images: PyTree) -> Any:

@@ -1,5 +1,6 @@
 """The training of LISTA."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -10,40 +11,41 @@ import optax
 from jaxtyping import Array
 
 from .._keys import check_key
-from .._types import Key
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ..likelihood import Likelihood
 from ..models import LISTA
 from ..operators._base import shapes
 from ..training import fit
 from ._loss import SimulatedLoss, supervised_loss
 
-# Of Adam, where it starts, and which share of that is left where it ends. Untied weights diverge at the rate of tied.
+# The first learning rate of Adam, by whether the weights are tied (untied ones diverge at the rate of tied ones), and
+# the share of it at the end.
 _RATES = {True: 6e-3, False: 6e-4}
-_LEFT = 0.01
+_FINAL_SHARE = 0.01
 
 
 def train_lista(
-    model: Any,
-    images: Any,
-    measurements: Any,
+    model: Checked[LISTA],
+    images: ArrayLike,
+    measurements: Checked[Array | np.ndarray | Likelihood],
     *,
     key: Key,
-    num_steps: Any,
-    batch_size: Any,
-    optimiser: Any = None,
-    learning_rate: Any = None,
-    validation: Any = None,
+    num_steps: IntLike,
+    batch_size: IntLike,
+    optimiser: Checked[optax.GradientTransformation | None] = None,
+    learning_rate: Checked[Scalar | Callable[[Array], Array] | None] = None,
+    validation: Checked[Array | np.ndarray | tuple | None] = None,
     **options: Any,
 ) -> tuple[LISTA, dict[str, Any]]:
     """Train LISTA to recover sparse images: minimise `||model(y) - x||^2`, the mean over pairs.
 
-    Weights, thresholds, slopes and momenta of all layers at once, from where they are: from ISTA, if the model is new.
-    Runs on the host, on `training.fit`. Untied weights are better trained from tied ones that have been trained,
-    `model.untied()`.
+    It trains weights, thresholds, slopes and momenta of all layers at once, from the values that the model has: those
+    of ISTA, if it is new. It runs on the host, on `training.fit`. Train untied weights from tied ones that have been
+    trained, `model.untied()`.
 
     **Arguments:**
 
-    - `model`: a `models.LISTA`. Not changed.
+    - `model`: a `models.LISTA`, which is not changed.
     - `images`: `(n, *domain)`, sparse, of a floating dtype.
     - `measurements`: `(n, *codomain)`, one of each image; or a `Likelihood`, by which they are simulated, anew at every
         step. Without noise: `Likelihood(operator, noise.Gaussian(0.0))`.
@@ -89,10 +91,10 @@ def train_lista(
     operator = model.operator.get_value()
     _check(images, operator.domain.shape, "images")
     if isinstance(measurements, Likelihood):
-        theirs = measurements.operator
-        if (shapes(theirs.domain), shapes(theirs.codomain)) != (shapes(operator.domain), shapes(operator.codomain)):
+        other = measurements.operator
+        if (shapes(other.domain), shapes(other.codomain)) != (shapes(operator.domain), shapes(operator.codomain)):
             raise ValueError(
-                f"The operator of the likelihood takes {shapes(theirs.domain)} to {shapes(theirs.codomain)}; that of "
+                f"The operator of the likelihood takes {shapes(other.domain)} to {shapes(other.codomain)}; that of "
                 f"the model {shapes(operator.domain)} to {shapes(operator.codomain)}."
             )
         data, loss = images, SimulatedLoss(measurements)
@@ -118,13 +120,13 @@ def train_lista(
 
 
 class _Decay(eqx.Module):
-    """A learning rate that falls by a cosine. A module, so that a checkpoint knows it again."""
+    """A learning rate that falls by a cosine. It is a module, so that a checkpoint recognises it."""
 
     num_steps: int = eqx.field(static=True)
     rate: float = eqx.field(static=True)
 
     def __call__(self, count: Array) -> Array:
-        return jnp.asarray(optax.cosine_decay_schedule(self.rate, self.num_steps, _LEFT)(count))
+        return jnp.asarray(optax.cosine_decay_schedule(self.rate, self.num_steps, _FINAL_SHARE)(count))
 
 
 def _check(data: Any, shape: tuple[int, ...], name: str) -> None:

@@ -59,9 +59,9 @@ class Traced(Exception):
 
 
 def test_resume(monkeypatch, tmp_path):
-    def advance(run, state, chunk_size):
-        found.append(sites(lambda state: _resume.advance(run, state, state.num_done, max_steps=chunk_size), state))
-        found.append(sites(lambda state: _resume.finish(run, state), state))
+    def advance(run, problem, state, key):
+        found.append(sites(lambda state: _resume.advance(run, problem, state, key=key, first=state.num_done), state))
+        found.append(sites(lambda state: _resume.solution(run, problem, state), state))
         raise Traced
 
     found = []

@@ -358,3 +358,48 @@ def test_vmap_equals_a_loop(name):
         assert str(codes(lane.result)) == str(codes(alone.result))
         np.testing.assert_allclose(lane.value, alone.value, rtol=0, atol=1e-10)
         np.testing.assert_allclose(lane.stats["objective"], alone.stats["objective"], rtol=1e-10)
+
+
+class Doubled(generative.AbstractLatentMethod):
+    """A method from outside the package: the image is twice the generator's."""
+
+    is_smooth = True
+
+    def prepare(self, likelihood, prior, y, result):
+        return self, result
+
+    def init(self, prior, z):
+        return z
+
+    def objective(self, likelihood, prior, y, weight, variables):
+        fit = likelihood.negative_log_likelihood(self.image(prior, variables), y)
+        return fit + weight * prior.energy(variables), 0.0
+
+    def proximal_map(self):
+        return None
+
+    def image(self, prior, variables):
+        return 2 * prior.decode(variables)
+
+    def latent(self, variables):
+        return variables
+
+    def scaled(self, factor):
+        return self
+
+
+def test_a_method_from_outside(x64):
+    likelihood, prior = linear()
+    doubled = oracles.Gaussian.from_factor(2 * MEAN, 2 * FACTOR).as_latent()
+    options = {"key": KEY, "start": From(jnp.zeros(4)), "optimiser": LBFGS}
+    expected = reconstruct(likelihood, doubled, Y, **options)
+    found = reconstruct(likelihood, prior, Y, method=Doubled(), **options)
+    # Both are the minimiser up to the default tolerance.
+    np.testing.assert_allclose(found.value, expected.value, rtol=1e-3)
+
+
+def test_no_method_stands_for_the_default():
+    likelihood, prior = linear()
+    options = {"key": KEY, "max_steps": 3}
+    found = reconstruct(likelihood, prior, Y, method=None, start=None, **options)
+    np.testing.assert_array_equal(found.value, reconstruct(likelihood, prior, Y, **options).value)

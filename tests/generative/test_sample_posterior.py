@@ -8,7 +8,7 @@ from verbs import SHAPE, SIZE, codes, rng_of, square, tanh_prior
 
 from jaxinv import Likelihood, noise, operators, oracles
 from jaxinv.generative import FunctionPrior, sample_posterior
-from jaxinv.generative._chains import effective_sample_size as plain_size, split_r_hat as plain_r_hat
+from jaxinv.generative._sample_posterior import effective_sample_size as plain_size, split_r_hat as plain_r_hat
 
 effective_sample_size, split_r_hat = jax.jit(plain_size), jax.jit(plain_r_hat)
 KEY = jax.random.key(0)

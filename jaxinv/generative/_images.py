@@ -1,25 +1,62 @@
-"""Images between two latents."""
+"""Images made by a generative prior: random ones, and those between two latents."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._types import Scalar
+from .._checks import check_count
+from .._keys import check_key
+from .._prior import AbstractGenerativePrior, check_prior
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from .._verb import verb
 from ..operators._base import as_parameter
-from ._reconstruct import check_prior
+
+
+@verb
+def sample(prior: Checked[AbstractGenerativePrior], n: IntLike, *, key: Key) -> Array:
+    """Draw images `G(z)`, with latents from the prior.
+
+    **Arguments:**
+
+    - `prior`: a generative prior.
+    - `n`: static, the number of images.
+    - `key`: a typed key; image `i` depends on the key and `i` only.
+
+    **Returns:** `(n, *image_shape)`.
+
+    **Raises:** `ValueError` unless `n` is a positive integer.
+
+    !!! example
+        ```python
+        import jax, jax.numpy as jnp, jaxinv
+        prior = jaxinv.oracles.Gaussian.from_factor(jnp.zeros((8, 8, 1)), jnp.eye(64)[:, :5]).as_latent()
+        images = jaxinv.generative.sample(prior, 16, key=jax.random.key(0))
+        ```
+    """
+    check_key(key)
+    prior = check_prior(prior)
+    check_count(n, "n")
+    draw = lambda i: prior.decode(prior.sample_latent(key=jax.random.fold_in(key, i)))
+    return jax.vmap(draw)(jnp.arange(n))
 
 
 class AbstractPath(eqx.Module):
-    """A path from one latent to another."""
+    """A path from one latent to another. A path of your own implements the call."""
 
     @abc.abstractmethod
     def __call__(self, z0: Array, z1: Array, t: Scalar) -> Array:
-        """The latent at `t` in `[0, 1]`."""
+        """The latent at `t`.
+
+        **Arguments:**
+
+        - `z0`, `z1`: the ends, two latents of one shape and dtype.
+        - `t`: a scalar in `[0, 1]`.
+
+        **Returns:** a latent: `z0` at 0, `z1` at 1.
+        """
 
 
 class Linear(AbstractPath):
@@ -30,10 +67,10 @@ class Linear(AbstractPath):
 
 
 class Spherical(AbstractPath):
-    """The great arc, with the norm in between: `(sin((1 - t) a) z0 + sin(t a) z1) / sin(a)`, `a` the angle of the two.
+    """The great arc between two latents, `(sin((1 - t) a) z0 + sin(t a) z1) / sin(a)`, where `a` is their angle.
 
-    Standard normal latents of many dimensions lie near a sphere, which the straight line leaves. For latents of nearly
-    the same or the opposite direction, or 0, it is the straight line.
+    Standard normal latents of many dimensions lie near a sphere, which the straight line leaves. Where the latents have
+    nearly the same or the opposite direction, or one is 0, the path is the straight line.
 
     **Reference:** Shoemake, Animating rotation with quaternion curves, 1985; White, Sampling generative networks, 2016.
     """
@@ -41,7 +78,7 @@ class Spherical(AbstractPath):
     def __call__(self, z0: Array, z1: Array, t: Scalar) -> Array:
         squares = jnp.sum(z0**2) * jnp.sum(z1**2)
         cosine = jnp.sum(z0 * z1) / jnp.sqrt(jnp.where(squares > 0, squares, 1))
-        # Below this sine the angle is not known to half of the digits.
+        # Below this sine, rounding leaves the angle with less than half of its digits.
         curved = (squares > 0) & (1 - cosine**2 > jnp.finfo(z0.dtype).eps)
         angle = jnp.arccos(jnp.where(curved, cosine, 0))
         first, second = jnp.sin((1 - t) * angle) / jnp.sin(angle), jnp.sin(t * angle) / jnp.sin(angle)
@@ -49,15 +86,22 @@ class Spherical(AbstractPath):
 
 
 @verb
-def interpolate(prior: Any, z0: Any, z1: Any, num: Any, *, kind: Any = None) -> Array:
-    """Images on a path between two latents, `G(z(t))` at `num` equidistant `t` from 0 to 1.
+def interpolate(
+    prior: Checked[AbstractGenerativePrior],
+    z0: ArrayLike,
+    z1: ArrayLike,
+    num: IntLike,
+    *,
+    kind: Checked[AbstractPath] = Linear(),  # noqa: B008
+) -> Array:
+    """Make images on a path between two latents, `G(z(t))` at `num` equidistant `t` from 0 to 1.
 
     **Arguments:**
 
     - `prior`: a generative prior.
     - `z0`, `z1`: latents, of `latent_shape`.
     - `num`: static, at least 2: both ends are included.
-    - `kind`: `Linear()`, the default, or `Spherical()`; `kind(z0, z1, t)` is the latent itself.
+    - `kind`: `Linear()`, or `Spherical()` where latents are standard normal; `kind(z0, z1, t)` is the latent itself.
 
     **Returns:** `(num, *image_shape)`.
 
