@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxinv
-from jaxinv import RESULTS, Solution, noise, operators, regularisers, testing
+from jaxinv import RESULTS, Solution, diffusion, noise, operators, regularisers, testing
 from jaxinv.generative import AbstractGenerativePrior
 
 KEY = jax.random.key(0)
@@ -493,3 +493,152 @@ def test_a_solver_needs_two_problems():
 def test_keys_are_keys():
     with pytest.raises(ValueError, match="typed key"):
         testing.check_linear_operator(Right(MATRIX), key=jax.random.PRNGKey(0))
+
+
+class Ball(diffusion.AbstractScore):
+    """The score of a standard normal, with something wrong."""
+
+    process: diffusion.AbstractProcess
+    wrong: str = eqx.field(static=True, default="")
+
+    def predict(self, t, x):
+        scale, std = self.process.marginal(t)
+        total = scale**2 + std**2
+        image, noise = scale / total * x, std / total * x
+        if self.wrong == "parts":
+            noise = 1.001 * noise
+        if self.wrong == "shape":
+            image = image[None]
+        if self.wrong == "one":
+            return image
+        if self.wrong == "nan":
+            image = jnp.where(x > 10, jnp.sqrt(x - 10), image)
+        if self.wrong == "vmap":
+            return doubled_in_batches(image), noise
+        return image, noise
+
+    def __call__(self, t, x):
+        return (-1.01 if self.wrong == "score" else 1.0) * super().__call__(t, x)
+
+    def denoiser(self, t, x):
+        return (1.01 if self.wrong == "denoiser" else 1.0) * super().denoiser(t, x)
+
+    def noise(self, t, x):
+        return (1.01 if self.wrong == "noise" else 1.0) * super().noise(t, x)
+
+    def velocity(self, t, x):
+        return (1.01 if self.wrong == "velocity" else 1.0) * super().velocity(t, x)
+
+
+SCORE = {
+    "parts": "do not make up the state",
+    "shape": "both must agree",
+    "one": "a tuple of two",
+    "nan": "derivative that is not finite",
+    "vmap": "jax.vmap",
+    "score": "not `-noise / std`",
+    "denoiser": "denoiser",
+    "noise": "`noise` is not",
+    "velocity": "`velocity` is not",
+}
+
+
+@pytest.mark.parametrize("wrong", SCORE)
+def test_scores(wrong):
+    testing.check_score(Ball(diffusion.VE()), (3, 1, 1), key=KEY)
+    with pytest.raises(AssertionError, match=SCORE[wrong]):
+        testing.check_score(Ball(diffusion.VE(), wrong), (3, 1, 1), key=KEY)
+
+
+def changed(verb, monkeypatch, change):
+    """A verb of `diffusion` whose solution is changed by `change(solution, num_samples)`."""
+    original = getattr(diffusion, verb)
+
+    def wrapper(*args, num_samples=None, **kwargs):
+        if num_samples is None:
+            return change(original(*args, **kwargs), num_samples)
+        return change(original(*args, num_samples=num_samples, **kwargs), num_samples)
+
+    monkeypatch.setattr(diffusion, verb, wrapper)
+
+
+def with_value(solution, value):
+    return Solution(value, solution.result, solution.stats, solution.aux)
+
+
+def narrow(solution, number):
+    """Without some of the variance."""
+    if not number or number < 10:
+        return solution
+    mean = jnp.mean(solution.value, axis=0, keepdims=True)
+    return with_value(solution, mean + 0.8 * (solution.value - mean))
+
+
+def of_their_number(solution, number):
+    return with_value(solution, solution.value * (1.001 if number == 3 else 1))
+
+
+def all_the_same(solution, number):
+    first = jax.tree.map(lambda leaf: leaf[:1], solution.value) if number else solution.value
+    return (
+        with_value(solution, jnp.broadcast_to(first, solution.value.shape)) if number == 2 or number == 3 else solution
+    )
+
+
+def in_a_batch(solution, number):
+    return with_value(solution, doubled_in_batches(solution.value))
+
+
+def never_flagged(solution, number):
+    result = jax.tree.map(lambda good, code: jnp.broadcast_to(good, code.shape), RESULTS.successful, solution.result)
+    return Solution(solution.value, result, solution.stats, solution.aux)
+
+
+def nan_where_flagged(solution, number):
+    # The code of one sample, or of all.
+    bad = ~(solution.result == RESULTS.successful)
+    return with_value(solution, jnp.where(bad, jnp.nan, solution.value) if bad.ndim == 0 else solution.value)
+
+
+SAMPLER = {
+    narrow: "covariance of the samples",
+    of_their_number: "with the number of samples",
+    all_the_same: "same sample twice",
+    in_a_batch: "in a batch",
+    never_flagged: "whose score is NaN",
+    nan_where_flagged: "not finite where the score is NaN",
+}
+
+
+@pytest.mark.parametrize("wrong", SAMPLER)
+def test_samplers(wrong, monkeypatch):
+    changed("sample", monkeypatch, wrong)
+    with pytest.raises(AssertionError, match=SAMPLER[wrong]):
+        testing.check_sampler(diffusion.DPMSolver(20), key=KEY, num_samples=1000)
+
+
+def test_samplers_with_too_few_steps():
+    with pytest.raises(AssertionError, match="covariance of the samples|mean of the samples"):
+        testing.check_sampler(diffusion.DDIM(3), key=KEY)
+
+
+POSTERIOR = {
+    narrow: "covariance of the samples",
+    of_their_number: "with the number of samples",
+    in_a_batch: "in a batch",
+    never_flagged: "does not flag a measurement",
+    nan_where_flagged: "not finite for a measurement",
+}
+
+
+@pytest.mark.parametrize("wrong", POSTERIOR)
+def test_posterior_methods(wrong, monkeypatch):
+    changed("posterior_sample", monkeypatch, wrong)
+    with pytest.raises(AssertionError, match=POSTERIOR[wrong]):
+        testing.check_posterior_method(diffusion.PiGDM(), key=KEY, num_samples=500)
+
+
+def test_posterior_methods_that_are_right_or_biased():
+    testing.check_posterior_method(diffusion.PiGDM(), key=KEY, num_samples=500)
+    with pytest.raises(AssertionError, match="of the samples of DPS"):
+        testing.check_posterior_method(diffusion.DPS(), key=KEY, num_samples=500)

@@ -1,4 +1,4 @@
-"""Checks for operators, noise models, priors and solvers of your own: those that this package runs on itself.
+"""Checks for operators, priors, samplers and solvers of your own: those that this package runs on itself.
 
 Each is a function that returns `None`, or raises an `AssertionError` which says what was measured, what is allowed and
 what to do. Call them from a test.
@@ -6,8 +6,11 @@ what to do. Call them from a test.
 
 from ._noise import check_noise as check_noise
 from ._operators import check_linear_operator as check_linear_operator, check_operator as check_operator
+from ._posterior_method import check_posterior_method as check_posterior_method
 from ._priors import check_generative_prior as check_generative_prior
 from ._regularisers import check_regulariser as check_regulariser
+from ._sampler import check_sampler as check_sampler
+from ._score import check_score as check_score
 from ._solver import check_solver as check_solver
 
 __all__ = [
@@ -15,6 +18,9 @@ __all__ = [
     "check_linear_operator",
     "check_noise",
     "check_operator",
+    "check_posterior_method",
     "check_regulariser",
+    "check_sampler",
+    "check_score",
     "check_solver",
 ]
