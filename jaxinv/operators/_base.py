@@ -1,4 +1,4 @@
-"""The interface of operators, and their algebra."""
+"""The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
 from operator import index
@@ -18,8 +18,9 @@ from .._types import State, Struct
 class AbstractOperator(Module):
     """A forward operator: one image in, one measurement out, never a batch axis.
 
-    A subclass has `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of them),
-    and `__call__`. Its parameters are array leaves, so that `jax.vmap` maps over them. Map over images with `jax.vmap`.
+    A subclass defines `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of
+    them), and `__call__`. Its parameters are array leaves, so that `jax.vmap` maps over them. Map over images with
+    `jax.vmap`.
     """
 
     domain: eqx.AbstractVar[Struct]
@@ -27,11 +28,25 @@ class AbstractOperator(Module):
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:
-        """The noiseless measurement of the image `x`."""
+        """The noiseless measurement of one image.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of `domain`.
+
+        **Returns:** a measurement of the shape of `codomain`.
+        """
 
     @abc.abstractmethod
     def linearise(self, x: State) -> "AbstractLinearOperator":
-        """The derivative of the operator at `x`, a linear operator."""
+        """The derivative of the operator at one image.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of `domain`.
+
+        **Returns:** a linear operator with the same domain and codomain.
+        """
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -51,7 +66,14 @@ class AbstractLinearOperator(AbstractOperator):
 
     @abc.abstractmethod
     def adjoint(self, y: State) -> State:
-        """`A* y`, the adjoint (the conjugate transpose, not the transpose)."""
+        """`A* y`, the adjoint (the conjugate transpose, not the transpose).
+
+        **Arguments:**
+
+        - `y`: a measurement of the shape of `codomain`.
+
+        **Returns:** an image of the shape of `domain`.
+        """
 
     def linearise(self, x: State) -> "AbstractLinearOperator":
         """The operator itself."""
@@ -197,7 +219,7 @@ class Scaled(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        # i times the embedding of the reals is still defined on the reals.
+        # An operator from real images to complex measurements keeps its real domain under a complex factor.
         factor = self.factor.real if into_complex(self.operator) else self.factor
         return jax.tree.map(lambda s: _promoted(s, factor), self.operator.domain)
 
@@ -294,7 +316,7 @@ def onto_reals(x: State, operator: AbstractOperator) -> State:
 
 
 def varying_like(x: State, *others: Any) -> State:
-    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transposition demands equal types."""
+    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transpose requires equal types."""
     flag = jnp.zeros((), bool)
     for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(others)):
         flag = flag | jnp.zeros_like(leaf, shape=(), dtype=bool)
@@ -302,7 +324,7 @@ def varying_like(x: State, *others: Any) -> State:
 
 
 def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
-    """What the operator makes of an image like `struct`, whose dtype may differ from that of its domain."""
+    """The struct of the measurement of an image like `struct`, whose dtype may differ from that of the domain."""
     if jax.tree.map(lambda s: s.dtype, struct) == jax.tree.map(lambda s: s.dtype, operator.domain):
         return operator.codomain
     out = jax.eval_shape(lambda x: operator(x), struct)
@@ -310,7 +332,10 @@ def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
 
 
 def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
-    """`shape` as a tuple of positive integers, which it must be: shapes are static."""
+    """`shape` as a tuple of positive integers; shapes are static.
+
+    **Raises:** `ValueError` if it is anything else.
+    """
     try:
         shape = tuple(index(n) for n in shape)
     except TypeError as error:
@@ -321,7 +346,10 @@ def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
 
 
 def check_image_shape(shape: Any) -> tuple[int, int, int]:
-    """`shape` as `(h, w, c)`."""
+    """`shape` as `(h, w, c)`.
+
+    **Raises:** `ValueError` if it does not have three positive entries.
+    """
     shape = check_shape(shape)
     if len(shape) != 3:
         raise ValueError(
@@ -331,9 +359,9 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
-    """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
+    """`x` as arrays that have the shapes of `struct` and an inexact dtype.
 
-    **Raises:** `ValueError` that names what came and what `operator` expects.
+    **Raises:** `ValueError` that names the shape or dtype of `x` and the one that `operator` expects.
     """
     if isinstance(struct, tuple):
         if not isinstance(x, tuple | list) or len(x) != len(struct):
@@ -363,7 +391,7 @@ def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct)
 
 
 def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct:
-    # A real operator acts on complex images too, and does before one that has a complex domain.
+    # A real operator accepts complex images too, so before an operator with a complex domain its domain is complex.
     if not is_complex(outer.domain) or is_complex(inner.codomain) or not isinstance(inner, AbstractLinearOperator):
         return inner.domain
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.result_type(s.dtype, jnp.complex64)), inner.domain)
