@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors files, keyed by the path of each leaf. Nothing in them can execute."""
+"""Reading and writing of pytrees as safetensors files, keyed by the path of each leaf; they hold no executable code."""
 
 import json
 import os
@@ -30,8 +30,8 @@ _DTYPES = {
     "F8_E4M3": jnp.float8_e4m3fn,
     "F8_E5M2": jnp.float8_e5m2,
 }
-# What safetensors has no name for (complex128, keys, Python numbers) is written as an array that it has, and the header
-# says what it was.
+# Kinds that safetensors does not have (complex128, keys, Python numbers) are written as arrays that it has, and this
+# entry of the header records them.
 _KINDS = "jaxinv.kinds"
 _SHOWN = 5
 
@@ -39,14 +39,14 @@ _SHOWN = 5
 def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
-    The file appears whole or not at all: it is written beside its place, flushed to the disk and moved. Random keys and
-    Python numbers are stored too; other leaves (functions, strings) are not, and `load` takes them from its `like`.
+    The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. Random keys and Python
+    numbers are stored too; other leaves (functions, strings) are not, and `load` copies them from its `like`.
 
     **Arguments:**
 
-    - `path`: the file. Its folder must exist.
+    - `path`: the path of the file, whose folder must exist.
     - `tree`: any pytree: a network (Flax NNX or equinox), a state, a dict of arrays.
-    - `metadata`: strings to keep with it; `read_metadata` gives them back.
+    - `metadata`: a dict of strings to store in the file; `read_metadata` returns them.
 
     **Raises:** `ValueError` if the folder cannot be written to, or a leaf has a dtype that the format cannot hold.
 
@@ -78,7 +78,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file, whole or not at all: beside its place, flushed to the disk, and moved.
+    """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
 
     **Raises:** `ValueError` if the folder cannot be written to; `OSError` if the disk is full.
 
@@ -92,7 +92,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     path = os.fspath(path)
     temporary = _temporary_beside(path)
     try:
-        # A temporary file is for its owner only; the finished one has the permissions of any new file.
+        # Only the owner can read a temporary file; give the finished one the permissions of a new file.
         mask = os.umask(0)
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
@@ -103,7 +103,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         os.replace(temporary, path)
     except OSError as error:
         os.unlink(temporary)
-        # Without the path nobody knows which file it was.
+        # The original error may not name the file.
         raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
     except BaseException:
         os.unlink(temporary)
@@ -115,14 +115,15 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
 
     **Arguments:**
 
-    - `path`: the file.
-    - `like`: a pytree of the structure, shapes and dtypes that are expected: a freshly made network, say. Its values
-        are not used, except those of leaves that a file does not hold (functions, strings).
+    - `path`: the path of the file.
+    - `like`: a pytree with the expected structure, shapes and dtypes, such as a new network. Its values are not used,
+        except those of leaves that a file does not hold (functions, strings).
 
-    **Returns:** a tree like `like`, with the values of the file: numpy arrays where `like` has them, else jax arrays.
+    **Returns:** a tree like `like` with the values of the file, as NumPy arrays where `like` has them and as JAX arrays
+    otherwise.
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated, and that names the first leaves
-    that are missing, not expected, or of another shape or dtype.
+    that are missing, unexpected, or of another shape or dtype.
 
     !!! example
         ```python
@@ -158,7 +159,7 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
 
 
 def read_metadata(path: str | os.PathLike) -> dict[str, str]:
-    """The strings that `save` was given as `metadata`.
+    """The `metadata` that `save` stored in a file.
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
     """
@@ -166,9 +167,9 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
 
 
 def check_writable(path: str | os.PathLike) -> None:
-    """Raise unless a file can be written at `path`: to be called before the work whose result goes there.
+    """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
 
-    **Raises:** `ValueError` that says what is wrong with the path.
+    **Raises:** `ValueError` that describes the problem with the path.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -191,7 +192,7 @@ def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
 
 
 def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
-    # The kind of a leaf, and the array that stands for it in the file (None: it is not stored).
+    # The kind of a leaf, and the array that represents it in the file (None: it is not stored).
     if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
         kind = f"Python {type(leaf).__name__}"
         array = np.asarray(leaf)
@@ -205,7 +206,7 @@ def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
         return type(leaf).__name__, None
     if array.dtype == np.complex128:
         array = np.stack([np.real(array), np.imag(array)], axis=-1)
-    # A copy in C order: safetensors writes the buffer as it lies in memory.
+    # Copy in C order, since safetensors writes the buffer in its order in memory.
     return kind, np.array(array, order="C")
 
 
@@ -218,7 +219,7 @@ def _decode(array: np.ndarray, like: Any) -> Any:
         return np.array(array)
     if isinstance(like, bool | int | float | complex):
         return type(like)(array.item())
-    # A copy: jax may otherwise share the memory of the file's bytes, and a donated buffer would be written to.
+    # Copy, since jax may otherwise share the memory of the file's bytes, and would write to it as a donated buffer.
     return jnp.array(array)
 
 

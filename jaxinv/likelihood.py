@@ -1,4 +1,4 @@
-"""The likelihood: an operator and its noise."""
+"""The likelihood, which pairs an operator with its noise, and its preparation, with which every verb begins."""
 
 from typing import Any
 
@@ -18,8 +18,8 @@ from .operators import AbstractLinearOperator, AbstractOperator
 class Likelihood(Module):
     """`p(y | x)`: the noise around the measurement `A x`.
 
-    - `operator`: `A`, one of `jaxinv.operators` or the user's own.
-    - `noise`: one of `jaxinv.noise`.
+    - `operator`: `A`, an operator of `jaxinv.operators` or the user's own.
+    - `noise`: a noise model of `jaxinv.noise`.
 
     !!! example
         ```python
@@ -54,34 +54,42 @@ class Likelihood(Module):
         return isinstance(self.operator, AbstractLinearOperator) and isinstance(self.noise, AbstractGaussianNoise)
 
     def negative_log_likelihood(self, x: State, y: State) -> Array:
-        """`-log p(y | x)`, with all constants, over the measured entries only; a scalar.
+        """`-log p(y | x)`, with all constants, over the measured entries only.
 
         **Arguments:**
 
         - `x`: an image of the shape of the operator's domain.
         - `y`: a measurement of the shape of its codomain.
+
+        **Returns:** a scalar.
         """
         y = check_state(y, self.operator.codomain, "the measurement", self.operator)
         return self.noise.negative_log_likelihood(self.operator(x), y, self.operator.measured)
 
     def simulate(self, x: State, *, key: Key) -> State:
-        """A draw of `y` given `x`; entries that are not measured are 0.
+        """Draw a measurement of an image.
 
         **Arguments:**
 
         - `x`: an image of the shape of the operator's domain.
         - `key`: a typed key.
+
+        **Returns:** a draw of `y` given `x`, of the shape of the codomain; entries that are not measured are 0.
         """
         check_key(key)
         return _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
 
 
 def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
-    """What every verb does first: check the measurement, cast to the verb's dtype, flag what cannot be solved.
+    """Check the measurement, cast to the verb's dtype, and give a code to problems that cannot be solved.
+
+    Every verb begins with this function.
 
     **Returns:** the likelihood with its noise in the real dtype of the operator's domain; the measurement in the dtype
     of the codomain and zero where nothing is measured; and a code. Where the code is not `RESULTS.successful` the
-    measurement is zero and the noise is of unit size, so that what is computed for such a problem stays finite.
+    measurement is zero and the noise has unit parameters, so that the computations for such a problem stay finite.
+
+    **Raises:** `ValueError` for a `likelihood` that is none, and for a measurement of the wrong shape or dtype.
     """
     if not isinstance(likelihood, Likelihood):
         raise ValueError(
@@ -100,7 +108,7 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     usable = finite & ~invalid
     y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
-    # By the noise alone: what is factored or normed for a batch of measurements with one noise is then done once.
+    # The condition is that of the noise alone, so that a batch of measurements with one noise factors it only once.
     noise = jax.tree.map(lambda leaf, unit: jnp.where(invalid, unit, leaf), noise, noise.unit())
     return Likelihood(operator, noise), y, result
 
@@ -108,9 +116,9 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
 def prepare_parameter(
     value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False, name: str = "weight"
 ) -> tuple[Array, Any]:
-    """A scalar parameter of a verb in the verb's dtype, and the code: `invalid_parameter` where it is out of range.
+    """A scalar parameter in the verb's dtype, and the code: a value out of range becomes 1 and `invalid_parameter`.
 
-    Where it is out of range it is replaced by 1.
+    **Raises:** `ValueError` if it is not a real scalar.
     """
     value = jnp.asarray(value)
     if value.ndim != 0 or jnp.iscomplexobj(value):
@@ -125,7 +133,7 @@ def prepare_parameter(
 
 
 def domain_dtype(operator: AbstractOperator) -> Any:
-    """The real dtype that a verb computes in."""
+    """The real dtype in which a verb computes."""
     return real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain))))
 
 
@@ -153,7 +161,7 @@ class Whitened(AbstractLinearOperator):
         return self.whiten(self.operator(x))
 
     def whiten(self, prediction: State) -> State:
-        """`W` of the prediction `A x`, or of a difference of predictions."""
+        """`W` applied to the prediction `A x`, or to a difference of predictions."""
         return self.noise.whiten(_measured_only(self.operator.measured, prediction))
 
     def adjoint(self, y: State) -> State:
@@ -163,9 +171,9 @@ class Whitened(AbstractLinearOperator):
 def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State]:
     """The least-squares problem `1/2 ||B x - b||^2` of a prepared likelihood, with `B` linear.
 
-    Photon noise enters by its Gaussian approximation, `noise.linearise`: penalised weighted least squares.
+    Photon noise is replaced by its Gaussian approximation, `noise.linearise`: penalised weighted least squares.
 
-    **Raises:** `ValueError` if the operator is not linear; `name` is the verb that says so.
+    **Raises:** `ValueError` if the operator is not linear; the message names the verb `name`.
     """
     operator = likelihood.operator
     if not isinstance(operator, AbstractLinearOperator):
@@ -182,7 +190,7 @@ def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State
 def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood, State]:
     """The likelihood and data with Gaussian noise that approximate photon noise, by `noise.linearise(y)`.
 
-    A likelihood whose noise is Gaussian already comes back as it is.
+    A likelihood with Gaussian noise is returned unchanged.
 
     **Reference:** Sauer, Bouman, A local update strategy for iterative reconstruction from projections, 1993.
     """
@@ -190,7 +198,7 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
     if isinstance(noise, AbstractGaussianNoise):
         return likelihood, y
     data, std = noise.linearise(y)
-    # Built under a trace or not, a standard deviation from counts is positive: nothing to check.
+    # A standard deviation from counts is positive, so this skips the checks of the constructor.
     gaussian = eqx.tree_at(lambda n: n.std, Gaussian(1.0), std)
     return Likelihood(operator, gaussian), _measured_only(operator.measured, data)
 
@@ -204,7 +212,8 @@ def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
 def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
     """`||W (y - A x)||^2 / m`, with `W` the whitening of the noise and `m` the number of real measured values.
 
-    Of a prepared likelihood; photon noise enters by its Gaussian approximation. Around 1 for the true image.
+    It is around 1 for the true image. The likelihood must be prepared; photon noise is replaced by its Gaussian
+    approximation.
     """
     operator = likelihood.operator
     likelihood, y = gaussian_approximation(likelihood, y)
@@ -224,8 +233,8 @@ def _measured_only(measured: State, y: State) -> State:
 
 
 def _matching(dtype: Any, codomain: Any) -> Any:
-    # A complex measurement of an operator with a real domain and codomain (a real blur of a complex image, say) is an
-    # error, not something to cut the imaginary part off.
+    # Casting a complex measurement to a real codomain (of a real blur of a complex image, say) would silently drop the
+    # imaginary part.
     if jnp.issubdtype(dtype, jnp.complexfloating) and not jnp.issubdtype(codomain, jnp.complexfloating):
         raise ValueError(
             f"the measurement is complex ({dtype}), the operator's codomain is real ({codomain}). Reconstruct real and "

@@ -1,4 +1,4 @@
-"""Noise models: the law of a measurement `y` given the noiseless one, `A x`.
+"""Noise models: the law of a measurement `y` given the noiseless one, `A x`. `Likelihood` pairs one with an operator.
 
 A measurement is an array, or for `operators.stack` a tuple of arrays. Parameters are array leaves that broadcast to a
 measurement (a scalar, or an array of its rank), so a sweep over noise levels or doses is one `jax.vmap`.
@@ -23,23 +23,57 @@ class AbstractNoise(Module):
 
     @abc.abstractmethod
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
-        """`-log p(y | A x)`, normalised, over the entries with `measured > 0`; `prediction` is `A x`. A scalar."""
+        """`-log p(y | A x)` with all constants, over the measured entries.
+
+        **Arguments:**
+
+        - `prediction`: the noiseless measurement `A x`.
+        - `y`: the measurement, of the same shape.
+        - `measured`: the weights of `operator.measured`; an entry counts where its weight is positive.
+
+        **Returns:** a scalar.
+        """
 
     @abc.abstractmethod
     def simulate(self, prediction: State, *, key: Key) -> State:
-        """A draw of `y`; `prediction` is `A x`."""
+        """Draw a measurement.
+
+        **Arguments:**
+
+        - `prediction`: the noiseless measurement `A x`.
+        - `key`: a typed key.
+
+        **Returns:** a draw of `y`, of the shape of `prediction`.
+        """
 
     @abc.abstractmethod
     def linearise(self, y: State) -> tuple[State, State]:
-        """`(data, std)` such that `data` is roughly Gaussian around `A x` with this standard deviation."""
+        """The Gaussian approximation of the noise at a measurement.
+
+        **Arguments:**
+
+        - `y`: the measurement.
+
+        **Returns:** `(data, std)` such that `data` is roughly Gaussian around `A x` with standard deviation `std`.
+        """
 
     @abc.abstractmethod
     def invalid(self, measured: State) -> Array:
-        """Whether a parameter is out of its range where something is measured, a boolean scalar."""
+        """Whether a parameter is out of its range at a measured entry.
+
+        **Arguments:**
+
+        - `measured`: the weights of `operator.measured`.
+
+        **Returns:** a boolean scalar.
+        """
 
     @abc.abstractmethod
     def unit(self) -> "AbstractNoise":
-        """The same noise with harmless parameters, for a problem that is flagged and not solved."""
+        """The same noise with valid parameters, for a problem that has a code and is not solved.
+
+        **Returns:** a noise model of the same class and shapes.
+        """
 
 
 class AbstractGaussianNoise(AbstractNoise):
@@ -47,24 +81,47 @@ class AbstractGaussianNoise(AbstractNoise):
 
     @abc.abstractmethod
     def whiten(self, residual: State) -> State:
-        """`W r` with `W* W` the inverse covariance."""
+        """`W r` with `W* W` the inverse covariance.
+
+        **Arguments:**
+
+        - `residual`: `r`, of the shape of a measurement.
+
+        **Returns:** the whitened residual, of the same shape.
+        """
 
     @abc.abstractmethod
     def whiten_adjoint(self, residual: State) -> State:
-        """`W* r`."""
+        """`W* r`, the adjoint of `whiten`.
+
+        **Arguments:**
+
+        - `residual`: `r`, of the shape of a measurement.
+
+        **Returns:** an array of the same shape, or a tuple of arrays for a stack.
+        """
 
     @abc.abstractmethod
     def restrict(self, measured: State, struct: Any) -> "AbstractGaussianNoise":
-        """The noise of the entries with `measured > 0`, once `y - A x` is zero elsewhere."""
+        """The noise of the measured entries alone; `y - A x` must be zero at the others.
+
+        **Arguments:**
+
+        - `measured`: the weights of `operator.measured`.
+        - `struct`: the codomain of the operator.
+
+        **Returns:** the noise whose whitening ignores the other entries.
+        """
 
 
 class Gaussian(AbstractGaussianNoise):
     """`y = A x + std * n`, `n` standard normal; for complex `y` in real and imaginary part each.
 
-    - `std`: in the unit of `y`; a scalar, an array of the rank of `y`, or for a stack also a tuple of these.
+    - `std`: the standard deviation, in the unit of `y`; a scalar, an array of the rank of `y`, or for a stack also a
+      tuple of these.
 
-    **Raises:** `ValueError` if it is negative or not finite, where its value is known. (Zero is allowed here; what
-    divides by it flags the problem with `RESULTS.invalid_parameter`.)
+    **Raises:** `ValueError` if it is negative or not finite, where its value is known. (Zero is allowed here, for
+    simulation; a verb that divides by it returns the code `RESULTS.invalid_parameter`.)
 
     !!! example
         ```python
@@ -118,10 +175,10 @@ class Gaussian(AbstractGaussianNoise):
 class CorrelatedGaussian(AbstractGaussianNoise):
     """`ravel(y) = ravel(A x) + factor @ n`, `n` standard normal: covariance `factor factor^T`.
 
-    - `factor`: `(m, m)`, real and invertible, for a measurement (one array) of `m` entries; a Cholesky factor, say. It
-      is kept as the lower triangular factor of the same covariance.
+    - `factor`: a real, invertible factor of the covariance, `(m, m)`, such as its Cholesky factor, for a measurement
+      (one array) of `m` entries. It is stored as the lower triangular factor of the same covariance.
 
-    **Raises:** `ValueError` if it is not square, complex, or not finite.
+    **Raises:** `ValueError` if it is complex, not square, or not finite.
 
     !!! example
         ```python
@@ -174,7 +231,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         return self._solve(residual, transpose=True)
 
     def restrict(self, measured: State, struct: Any) -> "CorrelatedGaussian":
-        """The noise of the measured entries: its factor is lower triangular, and the identity on the others."""
+        """The noise of the measured entries, with a lower triangular factor that is the identity on the others."""
         self._check_size(struct)
         if measured.size == 1:
             return self
@@ -215,10 +272,10 @@ class CorrelatedGaussian(AbstractGaussianNoise):
 class Poisson(AbstractNoise):
     """Photon counts `y ~ Poisson(gain * A x)`, for emission and for low-light images.
 
-    - `gain`: expected counts per unit of `A x`, positive.
+    The negative log-likelihood is exact where at least 1e-12 counts are expected, and continues along its tangent
+    below, so an `A x` that is not positive gets a penalty whose gradient leads back. (Without a count it is 0.)
 
-    The negative log-likelihood is exact where at least 1e-12 counts are expected, and goes on along its tangent below,
-    so that an `A x` that is not positive is penalised with a gradient that leads back. (Without a count it is 0.)
+    - `gain`: the expected counts per unit of `A x`, positive; a scalar, or an array of the rank of `y`.
 
     **Raises:** `ValueError` if `gain` is not positive, where its value is known.
 
@@ -243,7 +300,7 @@ class Poisson(AbstractNoise):
         return jax.tree.map(draw, prediction, spread(self.gain, prediction), _keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:
-        """The intensities `y / gain`, and their standard deviations by counts of at least .5."""
+        """The intensities `y / gain`, and their standard deviations, computed from counts of at least .5."""
         gains = spread(self.gain, y)
         intensities = jax.tree.map(lambda leaf, gain: leaf / _fit(gain, leaf, "gain"), y, gains)
         stds = jax.tree.map(lambda leaf, g: jnp.sqrt(jnp.maximum(leaf, 0.5)) / _fit(g, leaf, "gain"), y, gains)
@@ -259,7 +316,8 @@ class Poisson(AbstractNoise):
 class TransmissionPoisson(AbstractNoise):
     """Photon counts behind an absorber, `y ~ Poisson(photons * exp(-A x))`: X-ray tomography at low dose.
 
-    - `photons`: expected counts per detector bin without the object, positive; the dose.
+    - `photons`: the dose, that is the expected counts per detector bin without the object, positive; a scalar, or an
+      array of the rank of `y`.
 
     **Raises:** `ValueError` if `photons` is not positive, where its value is known.
 
@@ -286,7 +344,7 @@ class TransmissionPoisson(AbstractNoise):
         return jax.tree.map(draw, prediction, spread(self.photons, prediction), _keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:
-        """The line integrals `-log(y / photons)`, and their standard deviations; counts are taken as at least .5."""
+        """The line integrals `-log(y / photons)`, and their standard deviations; counts below .5 count as .5."""
         counts = jax.tree.map(lambda leaf: jnp.maximum(leaf, 0.5), y)
         photons = spread(self.photons, y)
         line_integrals = jax.tree.map(lambda c, n: jnp.log(_fit(n, c, "photons")) - jnp.log(c), counts, photons)
@@ -300,7 +358,10 @@ class TransmissionPoisson(AbstractNoise):
 
 
 def spread(parameter: PyTree[Array], like: State) -> PyTree[Array]:
-    """One parameter for every part of a stacked measurement, unless there is a tuple of them already."""
+    """The parameter for each part of a stacked measurement: a single one is repeated, a tuple stays as it is.
+
+    **Raises:** `ValueError` for a tuple that does not match the parts.
+    """
     if jax.tree.structure(parameter) == jax.tree.structure(like):
         return parameter
     if jax.tree.structure(parameter) != jax.tree.structure(0):
@@ -359,7 +420,7 @@ def _not_positive(parameter: PyTree[Array], measured: State) -> Array:
 def _keys(key: Key, like: State) -> PyTree[Array]:
     check_key(key)
     leaves, treedef = jax.tree.flatten(like)
-    # A measurement that is one array draws with the key itself, so that its values do not depend on there being stacks.
+    # A single array draws with the key itself; only the parts of a stack fold it.
     keys = [key] if len(leaves) == 1 else [jax.random.fold_in(key, i) for i in range(len(leaves))]
     return treedef.unflatten(keys)
 
@@ -374,7 +435,7 @@ def _standard_normal(key: Key, like: Array) -> Array:
 def _draw_counts(key: Key, mean: Array) -> Array:
     _check_real(mean)
     mean = jnp.maximum(mean, 0)
-    # Counts are drawn as 32-bit integers; at 1e9 a Gaussian differs from Poisson's law by less than float32 resolves.
+    # `jax.random.poisson` draws 32-bit integers; at 1e9 a Gaussian differs from it by less than float32 resolves.
     many = mean > 1e9
     counts = jax.random.poisson(key, jnp.where(many, 0, mean)).astype(mean.dtype)
     gaussian = jnp.round(mean + jnp.sqrt(mean) * jax.random.normal(key, mean.shape, mean.dtype))
@@ -382,14 +443,14 @@ def _draw_counts(key: Key, mean: Array) -> Array:
 
 
 def _triangular(factor: Array) -> Array:
-    # The lower triangular L with L L^T = F F^T, from a QR decomposition of F^T: its condition is not squared.
+    # The lower triangular L with L L^T = F F^T, from a QR decomposition of F^T, which does not square the condition.
     upper = jnp.linalg.qr(factor.T, mode="r")
     return upper.T * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0).astype(upper.dtype)[None, :]
 
 
 def _poisson(mean: Array, y: Array, measured: Array) -> Array:
     _check_real(mean, y)
-    # Inputs are selected, not outputs: what a branch that is not taken would give reaches the gradient as 0 * NaN.
+    # Select the inputs and not the outputs: a NaN of the unselected branch would reach the gradient as 0 * NaN.
     mean, y = (jnp.where(measured > 0, v, jnp.ones((), v.dtype)) for v in (mean, y))
     counted = y > 0
     count, tangent = jnp.where(counted, y, 1), jnp.minimum(mean - _FEWEST, 0)
@@ -398,13 +459,13 @@ def _poisson(mean: Array, y: Array, measured: Array) -> Array:
     return jnp.sum(_where_measured(measured, jnp.where(counted, surprise, jnp.maximum(mean, 0))))
 
 
-# Below this many expected counts the negative log-likelihood of a positive count goes on along its tangent: finite,
-# convex, and with a gradient that leads back.
+# Below this number of expected counts the negative log-likelihood of a positive count continues along its tangent, so
+# that it is finite and convex, and its gradient leads back.
 _FEWEST = 1e-12
 
 
 def _deviance(mean: Array, count: Array) -> Array:
-    # mean - count - count log(mean / count) = count (u - log(1 + u)), in forms that do not cancel.
+    # mean - count - count log(mean / count) = count (u - log(1 + u)), in forms without cancellation.
     u = (mean - count) / count
     small, large = jnp.abs(u) < 1e-2, jnp.abs(u) > 0.5
     tiny = jnp.where(small, u, 0)

@@ -1,4 +1,4 @@
-"""What must be fast: primitives with a form for each platform, behind the operators and the networks."""
+"""Fast primitives behind the operators and the networks, with an implementation for each platform."""
 
 from ._beams import FanRays as FanRays, ParallelRays as ParallelRays
 from ._convolution import conv_general_dilated as conv_general_dilated, conv_transpose as conv_transpose

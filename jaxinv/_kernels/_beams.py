@@ -1,13 +1,13 @@
-"""The static geometry of the two tomographs: where their rays run, and how far they are from the pixels.
+"""The static geometry of the two tomographs: the paths of their rays, and the distances of rays and pixels.
 
-Images are `(h, w)`, views `(angles, detectors)`. `t` is the angle of a view, `offset` where the middle of its detector
-lies: the forward projection and its adjoint get the rays of bins from one function of them, and so agree to rounding.
+Images are `(h, w)`, views `(angles, detectors)`. `t` is the angle of a view, `offset` the position of the middle of its
+detector: the forward projection and its adjoint compute rays by the same function of them, and so agree to rounding.
 
-Where a pixel or ray falls decides which entries are read, and with which weights. XLA computes such a position anew in
-each kernel that uses it, and LLVM rounds `a * b + c` once in one kernel and twice in another: at a position that is
-exactly an integer, the entries that are read and their weights would then belong to neighbours. Therefore positions are
-sums and quotients of numbers that are in memory or `rounded`: these have one value wherever they are computed.
-`benchmarks/two_roundings.py` shows it in a program without this library.
+The position of a pixel or ray decides which entries are read, and with which weights. XLA computes such a position anew
+in each kernel that uses it, and LLVM rounds `a * b + c` once in one kernel and twice in another: at a position that is
+exactly an integer, the indices of the entries and their weights could then belong to neighbouring positions. Therefore
+positions are sums and quotients of numbers that are in memory or `rounded`, which have the same value in every kernel.
+`benchmarks/two_roundings.py` shows the effect in a program without this library.
 """
 
 import dataclasses
@@ -21,16 +21,18 @@ from jaxtyping import Array
 
 from .._workarounds import rounded
 
-# At exact odd multiples of pi/4 rounding would decide between rows and columns, differently in each program and dtype.
+# Without this factor, rounding would decide between rows and columns at odd multiples of pi/4, differently in each
+# program and dtype.
 _STEEP = 1 - 1e-4
 
 
 class Rays(eqx.Module):
     """Rays in units of pixels; the fields broadcast against each other.
 
-    - `steep`: whether the ray steps along rows, `i` being the row and `j` the column; else they change places.
-    - `origin`, `step`: it crosses line `i` at pixel `j = origin + step * i`, where both count from the middle
-      `(n - 1) / 2`: of small numbers float32 resolves more.
+    - `steep`: whether the ray steps from row to row, with row `i` and column `j`; otherwise it steps from column to
+      column, with column `i` and row `j`.
+    - `origin`, `step`: the ray crosses line `i` at pixel `j = origin + step * i`, where both count from the middle
+      `(n - 1) / 2`, since float32 resolves small numbers better.
     - `weight`: the length of a step, in the unit of `pixel_size`.
     """
 
@@ -40,7 +42,7 @@ class Rays(eqx.Module):
     weight: Array
 
     def crossing(self, line: Array) -> Array:
-        """At which pixel the rays cross a line; both directions of the projection take it from here."""
+        """The pixel at which the rays cross a line; both directions of the projection use this function."""
         return self.origin + rounded(self.step * line)
 
 
@@ -59,12 +61,12 @@ class ParallelRays:
         return _make_rays((jnp.cos(t), jnp.sin(t)), jnp.ones_like(t), s / self.pixel_size, self.pixel_size)
 
     def shadows(self, angles: Array, offsets: Array) -> "Shadows":
-        """Where the pixels fall in all views."""
+        """The positions of the pixels on the detector in all views."""
         return _shadows(self, angles, offsets, magnification=1.0)
 
     @property
     def half_width(self) -> float:
-        """How far on the detector, in bins, the rays reach that pass within one pixel of a pixel, at most."""
+        """The largest distance on the detector, in bins, of a pixel and a ray that passes within one pixel of it."""
         return self.pixel_size / self.detector_spacing
 
 
@@ -82,14 +84,14 @@ class FanRays:
     def rays(self, bins: Array, t: Array, offset: Array) -> Rays:
         """The rays to `bins`, counted from number `num_detectors // 2`."""
         s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
-        # The ray has direction s (cos, sin) + (-sin, cos), and passes the origin at the distance source_origin * s.
+        # The ray has direction s (cos, sin) + (-sin, cos), and its distance from the origin is source_origin * s.
         s = s / self._source_detector
         cos, sin = jnp.cos(t), jnp.sin(t)
         distance = (self.source_origin / self.pixel_size) * s
         return _make_rays((cos + s * sin, sin - s * cos), jnp.sqrt(1 + s**2), distance, self.pixel_size)
 
     def shadows(self, angles: Array, offsets: Array) -> "Shadows":
-        """Where the pixels fall in all views; a depth is in units of `source_origin`."""
+        """The positions of the pixels on the detector in all views; a depth is in units of `source_origin`."""
         x, y = _pixel_positions(self.shape, self.pixel_size / self.source_origin, angles.dtype)
         cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
         depth = 1 - rounded(x * sin), rounded(y * cos)
@@ -97,7 +99,7 @@ class FanRays:
 
     @property
     def half_width(self) -> float:
-        """How far on the detector, in bins, the rays reach that pass within one pixel of a pixel, at most.
+        """The largest distance on the detector, in bins, of a pixel and a ray that passes within one pixel of it.
 
         Two rays that cross a row or column one pixel apart are `SDD / (L cos gamma)` pixels apart on the detector; `L`
         is the depth of the crossing, `gamma` the angle of the ray with the central one. The largest such value over the
@@ -118,12 +120,14 @@ Beam = ParallelRays | FanRays
 
 
 class Shadows(eqx.Module):
-    """Where pixels fall on the detector, from one number for each column and one for each row; `views` go in front.
+    """The positions of pixels on the detector, from one number for each column and one for each row.
+
+    All fields may have a leading axis of views.
 
     - `column`, `row`: `(w,)` and `(h,)`; their sum is the place of a pixel of depth 1, in bins.
-    - `shift`: where place 0 lies, in bins from number `num_detectors // 2`.
-    - `depth`: the numbers of columns and rows whose sum is how far a pixel is from the source along the central ray;
-      `None` for parallel rays.
+    - `shift`: the position of place 0, in bins from number `num_detectors // 2`.
+    - `depth`: the numbers of columns and rows whose sum is the distance of a pixel from the source along the central
+      ray; `None` for parallel rays.
     """
 
     column: Array
@@ -132,7 +136,7 @@ class Shadows(eqx.Module):
     depth: tuple[Array, Array] | None
 
     def place(self) -> Array:
-        """Where each pixel falls in one view, in bins from number `num_detectors // 2`, `(h, w)`."""
+        """The position of each pixel in one view, in bins from number `num_detectors // 2`, `(h, w)`."""
         place = self.column[None, :] + self.row[:, None]
         return (place if self.depth is None else place / self.distance()) + self.shift
 
@@ -153,10 +157,10 @@ def _shadows(
 
 
 def num_taps(beam: Beam) -> int:
-    """How many rays of one view, at most, pass within one pixel of a pixel.
+    """The largest number of rays of one view that pass within one pixel of a pixel.
 
-    So many integers fit in an open interval of twice the half width; less a little, lest rounding add one. Where
-    rounding moves the interval, the ray that is left out has a weight of the size of rounding.
+    This is the largest number of integers in an open interval of twice the half width, with a small reduction so that
+    rounding does not add one. If rounding moves the interval, the omitted ray has a weight of the size of rounding.
     """
     return math.ceil(2 * beam.half_width * (1 - 1e-6))
 
@@ -172,7 +176,7 @@ def all_bins(num_detectors: int, dtype: Any) -> Array:
 
 
 def detector_positions(bins: Array, num_detectors: int, spacing: float) -> Array:
-    """How far `bins`, counted from number `num_detectors // 2`, are from the middle of the detector."""
+    """The positions of `bins`, counted from number `num_detectors // 2`, relative to the middle of the detector."""
     return (bins - half_step(num_detectors)) * spacing
 
 
@@ -195,7 +199,7 @@ def _pixel_positions(shape: tuple[int, int], pixel_size: float, dtype: Any) -> t
 
 
 def half_step(count: int) -> float:
-    """The middle of so many pixels or bins, counted from number `count // 2` of them: 0 or -1/2."""
+    """The middle of `count` pixels or bins, counted from number `count // 2`: 0 or -1/2."""
     return (count - 1) / 2 - count // 2
 
 
@@ -204,9 +208,9 @@ def _make_rays(normal: tuple[Array, Array], length: Array, distance: Array, pixe
     normal_x, normal_y = normal
     steep = jnp.abs(normal_x) >= _STEEP * jnp.abs(normal_y)
     inverse = 1 / jnp.where(steep, normal_x, normal_y)
-    # Rows count downwards, against y.
+    # Rows count downwards, opposite to y.
     start = jnp.where(steep, distance, -distance)
-    # Not a second `where`: at 18 or 20 angles LLVM never finishes with the two of them on a sine and a cosine.
+    # Avoid a second `where`: at 18 or 20 angles LLVM never finishes with both of them on a sine and a cosine.
     is_steep = steep.astype(normal_x.dtype)
     slope = is_steep * normal_y + (1 - is_steep) * normal_x
     return Rays(steep, start * inverse, slope * inverse, pixel_size * length * jnp.abs(inverse))

@@ -1,10 +1,10 @@
-"""Convolutions that are as fast inside a loop as outside, and so are their gradients.
+"""Convolutions that are as fast inside a loop as outside, as are their gradients; the networks use them.
 
-XLA on a processor calls its fast convolution only for the layout `NHWC, HWIO -> NHWC`. It brings others into that
-layout in the outermost computation, never inside a loop (https://github.com/jax-ml/jax/issues/12868): there the
-gradients of `jax.lax.conv_general_dilated`, whose layouts are others, are 50 times slower. Here a bilinear primitive
-keeps the layout as a parameter down to the lowering, which transposes on a processor, and elsewhere gives XLA what
-`jax.lax` would have given it.
+XLA on a CPU calls its fast convolution only for the layout `NHWC, HWIO -> NHWC`. It converts other layouts to this one
+in the outermost computation, but never inside a loop (https://github.com/jax-ml/jax/issues/12868), where the gradients
+of `jax.lax.conv_general_dilated`, which have other layouts, are 50 times slower. Here a bilinear primitive keeps the
+layout as a parameter down to the lowering, which transposes on a CPU, and on other platforms passes to XLA what
+`jax.lax` would pass.
 """
 
 import dataclasses
@@ -23,13 +23,12 @@ from . import _winograd as winograd
 from ._shard_map import same_varying
 from ._weight_gradient import Axis, weight_gradient
 
-# On a processor a gradient in the weights is, as a convolution whose kernel is as large as an image, 1.5 to 20 times
-# slower than the products of matrices that it can be written as; so it is written, for up to so many weights per
-# channel.
+# On a CPU a gradient in the weights, as a convolution whose kernel is as large as an image, is 1.5 to 20 times slower
+# than as products of matrices, which replace it for up to this number of weights per channel.
 _MANY_TAPS = 64
-# On a processor Winograd's form is 1.2 to 2.2 times faster from here on, and no faster, or slower, for less. It takes
-# three times as long to compile. A gradient in the weights of 32 channels or more is 2.5 to 14 times faster on a
-# processor without AVX-512, and .8 to 1.9 times with it.
+# On a CPU Winograd's form is 1.2 to 2.2 times faster from this number of channels and this amount of work on, and no
+# faster, or slower, below. It takes three times as long to compile. A gradient in the weights of 32 channels or more is
+# 2.5 to 14 times faster on a CPU without AVX-512, and .8 to 1.9 times with it.
 _MANY_CHANNELS = 48
 _GRADIENT_CHANNELS = 32
 _MUCH_WORK = 1.5e7
@@ -51,11 +50,11 @@ def conv_general_dilated(
 ) -> Array:
     """`jax.lax.conv_general_dilated`, argument for argument, for `flax.nnx.Conv(conv_general_dilated=...)`.
 
-    Its first and all further derivatives are convolutions of the same kind. Mapped by `jax.vmap` over `lhs` it is one
-    convolution with more images, over `rhs` one with more output channels, and over both, on a processor, one problem
-    after the other, which is 4 times faster than the grouped convolution that `jax.lax` has for it.
+    All its derivatives are convolutions of the same kind. Under `jax.vmap` over `lhs` it is one convolution with more
+    images, over `rhs` one with more output channels, and over both, on a CPU, a loop over the problems, which is 4
+    times faster than the grouped convolution of `jax.lax`.
 
-    Groups, complex or integer arrays, and a sharding of the output are left to `jax.lax`, gradients included.
+    For groups, complex or integer arrays, and a sharding of the output it calls `jax.lax`, gradients included.
     """
     lhs, rhs = jnp.asarray(lhs), jnp.asarray(rhs)
     spatial = lhs.ndim - 2
@@ -67,7 +66,7 @@ def conv_general_dilated(
         or lhs.dtype != rhs.dtype
         or not jnp.issubdtype(lhs.dtype, jnp.floating)
         or lhs.ndim != rhs.ndim
-        or (isinstance(padding, str) and dilated)  # jax.lax says what is wrong
+        or (isinstance(padding, str) and dilated)  # jax.lax raises the error.
     ):
         return jax.lax.conv_general_dilated(
             lhs,
@@ -147,7 +146,7 @@ def _transposed_padding(kernel: int, stride: int, same: bool) -> tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class ConvSpec:
-    """The static side of a convolution; `layout` has the axes of the batch (of the output channels) first."""
+    """The static parameters of a convolution; `layout` names the axis of the batch, or of output channels, first."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -171,7 +170,7 @@ class ConvSpec:
         )
 
 
-# Both operands have one axis more than a convolution, in front: problems, each with its own image and its own kernel.
+# Both operands have a further leading axis of problems, each with its own image and its own kernel.
 _primitive = Primitive("jaxinv_convolution")
 
 
@@ -189,8 +188,8 @@ _primitive.def_impl(functools.partial(xla.apply_primitive, _primitive))
 
 
 # Differentiation. In each axis, position k of the output sums, over the taps j of the kernel,
-# `image[(stride k + rhs_dilation j - low) / lhs_dilation] kernel[j]`, a relation of three positions that is read off
-# for the image and for the kernel.
+# `image[(stride k + rhs_dilation j - low) / lhs_dilation] kernel[j]`. Solving this relation of three positions for that
+# of the image, or of the kernel, gives the two transposes.
 def _transpose_lhs(cotangent: Array, lhs: Any, rhs: Array, *, spec: ConvSpec) -> Array:
     layout = spec.layout
     padding = []
@@ -224,7 +223,7 @@ def _transpose_rhs(cotangent: Array, lhs: Array, rhs: Any, *, spec: ConvSpec) ->
 
 
 def _bind_promoted(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
-    # With `preferred_element_type` a cotangent has another dtype than what it meets.
+    # With `preferred_element_type` a cotangent has another dtype than the other operand.
     dtype = jnp.result_type(lhs, rhs)
     return _bind(lhs.astype(dtype), rhs.astype(dtype), spec)
 
@@ -238,7 +237,7 @@ def _dilated(length: int, dilation: int) -> int:
 
 
 def _lengths(lhs: Any, rhs: Any, out: Any, spec: ConvSpec) -> list[tuple[int, int, int, int, int]]:
-    """Per spatial axis: the lengths of image, kernel and output with their holes, and the padding."""
+    """For each spatial axis, the lengths of image, kernel and output with their holes, and the padding."""
     arrays = zip((lhs, rhs, out), spec.layout, strict=True)
     image, kernel, result = ([array.shape[1 + axis] for axis in spec[2:]] for array, spec in arrays)
     return [
@@ -265,7 +264,7 @@ def _batch(operands: Any, axes: Any, *, spec: ConvSpec) -> tuple[Array, int]:
 
 
 def _merge(array: Array, axis: int, into: int) -> Array:
-    """The mapped axis becomes the slower part of the axis that is number `into` without it."""
+    """Merge the mapped axis into axis `into` of the other axes, as its slower part."""
     array = jnp.moveaxis(array, axis, into)
     shape = array.shape
     return array.reshape(*shape[:into], shape[into] * shape[into + 1], *shape[into + 2 :])
@@ -275,14 +274,14 @@ batching.primitive_batchers[_primitive] = _batch
 
 
 def _plain(lhs: Array, rhs: Array, *, spec: ConvSpec) -> Array:
-    """What `jax.lax` does: many problems are one convolution in groups."""
+    """The form of `jax.lax`: many problems are one convolution in groups."""
     if lhs.shape[0] == 1:
         return spec(lhs[0], rhs[0])[None]
     return jax.vmap(spec)(lhs, rhs)
 
 
 def _on_processor(lhs: Array, rhs: Array, *, spec: ConvSpec) -> Array:
-    """One problem after the other, each in the layout of the fast path."""
+    """The form on a CPU: a loop over the problems, each in the layout of the fast path."""
     layout = spec.layout
     images = (layout.lhs_spec[0], *layout.lhs_spec[2:], layout.lhs_spec[1])
     kernels = (*layout.rhs_spec[2:], layout.rhs_spec[1], layout.rhs_spec[0])
@@ -303,7 +302,7 @@ def _canonical(rank: int) -> Any:
 
 
 def _fast(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
-    """A convolution in the canonical layout; if its kernel is large (a gradient in the weights), in another form."""
+    """A convolution in the canonical layout; a large kernel (in a gradient in the weights) has another form."""
     image, kernel = lhs.shape[1:-1], rhs.shape[:-2]
     shape = jax.eval_shape(spec, lhs, rhs).shape
     out = shape[1:-1]
@@ -317,7 +316,7 @@ def _fast(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
         return made.transpose(2, 0, 1, 3)
     trivial = {*out, *spec.lhs_dilation, *spec.rhs_dilation} == {1} and not any(map(any, spec.padding))
     if trivial and image == kernel:
-        # The kernel was 1 x 1: one sum over all pixels.
+        # The gradient in a 1 x 1 kernel is one sum over all pixels.
         axes = (tuple(range(1, lhs.ndim)), tuple(range(lhs.ndim - 1)))
         options = {"precision": spec.precision, "preferred_element_type": spec.dtype}
         return jax.lax.dot_general(lhs, rhs, (axes, ((), ())), **options).reshape(shape)
@@ -327,7 +326,7 @@ def _fast(lhs: Array, rhs: Array, spec: ConvSpec) -> Array:
 
 
 def _by_taps(lhs: Array, rhs: Array, spec: ConvSpec, out: tuple[int, ...]) -> Array:
-    """Products of matrices, one axis of which is of taps and channels, of the operand of which there is less."""
+    """The gradient as products of matrices; taps and channels of the smaller operand form one axis."""
     images, others = jnp.swapaxes(lhs, 0, -1), jnp.moveaxis(rhs, -2, 0)
     fields = (spec.strides, spec.lhs_dilation, spec.rhs_dilation, spec.padding)
     settings = list(zip(out, *fields, strict=True))
@@ -353,11 +352,11 @@ def _holes(rank: int, dilation: Sequence[int]) -> list[tuple[int, int, int]]:
 
 
 def _suits_winograd(lhs: Array, channels: tuple[int, ...], spec: ConvSpec, fewest: int) -> bool:
-    """Whether a 3 x 3 convolution between so many channels, or the gradient in its weights, is one for Winograd."""
+    """Whether Winograd's form suits a 3 x 3 convolution between `channels`, or the gradient in its weights."""
     holes = {*spec.strides, *spec.lhs_dilation, *spec.rhs_dilation}
     if holes != {1} or any(low < 0 or high < 0 for low, high in spec.padding):
         return False
-    # Sums of data lose digits that half precision does not have.
+    # Winograd's sums of data lose digits, which half precision cannot spare.
     if jnp.finfo(lhs.dtype).bits < 32:
         return False
     return min(channels) >= fewest and math.prod(lhs.shape) * channels[1] >= _MUCH_WORK

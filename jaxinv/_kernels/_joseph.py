@@ -1,11 +1,11 @@
-"""Joseph's line integrals and their exact adjoint, both as gathers, fast.
+"""The fast form of Joseph's line integrals and their exact adjoint, both as gathers.
 
 P. M. Joseph, "An Improved Algorithm for Reprojecting Rays through Pixel Images", 1982.
 
-A ray steps from one row of pixels to the next if it is steep, else from column to column, and interpolates linearly
-between the two pixels that it passes between: it sees the image, continued by zero, through hat functions. Forward,
-line after line of the image serves all rays at once; adjoint, view after view serves all pixels at once, each of which
-gathers the few rays that pass within one pixel of it. What one step works on stays in the cache.
+A ray steps from one row of pixels to the next if it is steep, and otherwise from column to column, and interpolates
+linearly between its two neighbouring pixels: it weighs the image, continued by zero, by hat functions. The forward
+projection loops over the lines of the image, each for all rays at once; the adjoint loops over the views, each for all
+pixels at once, and a pixel gathers the few rays that pass within one pixel of it. The data of one step fit the cache.
 """
 
 import dataclasses
@@ -18,8 +18,8 @@ from . import _joseph_reference
 from ._beams import Beam, ParallelRays, Shadows, all_rays, half_step, num_taps
 from ._linear_map import UNROLL, accumulate, apply, gather
 
-# Forward, one term in a pass is as fast as `UNROLL` of them from the large batch on; adjoint, also up to the small one,
-# and always for fans.
+# Forward, one term in a pass is as fast as `UNROLL` terms from the large batch on; for the adjoint this also holds up
+# to the small batch, and always for fans.
 _LARGE_BATCH = 64
 _SMALL_BATCH = 4
 
@@ -51,12 +51,12 @@ class _Joseph:
         h, w, batch = x.shape
         rays = all_rays(self.beam, angles, offsets)
         length = max(h, w)
-        # Line i holds row i, then column i, each between two pairs of zeros that stand for all outside the image.
+        # Line i holds row i, then column i, each between two pairs of zeros that represent the outside of the image.
         margins = lambda this, other: ((0, length - this), (2, 2 + length - other), (0, 0))
         rows = jnp.pad(x, margins(h, w))
         columns = jnp.pad(jnp.swapaxes(x, 0, 1), margins(w, h))
         lines = jnp.concatenate([rows, columns], axis=1)
-        # Where pixel `w // 2` of a row, or `h // 2` of a column, is in a line.
+        # The index of pixel `w // 2` of a row, or `h // 2` of a column, in a line.
         middle = jnp.where(rays.steep, w // 2, length + 4 + h // 2) + 2
         low = jnp.where(rays.steep, 0, length + 4)
         half = jnp.where(rays.steep, half_step(w), half_step(h))
@@ -67,7 +67,7 @@ class _Joseph:
             line, along_rows, along_columns = item
             j = rays.crossing(jnp.where(rays.steep, along_rows, along_columns))
             lower = jnp.floor(j)
-            # Clipped as an integer, which NaN is not beyond.
+            # Clip the integer, since clipping a NaN would not bound it.
             index = jnp.clip(middle + lower.astype(low.dtype), low, low + length + 2)
             pixel, beside = gather(line, index), gather(line, index + 1)
             return pixel + (j - lower)[..., None] * (beside - pixel)

@@ -1,7 +1,8 @@
 """Joseph's line integrals and their adjoint in a form that JAX differentiates in the geometry.
 
-The oracle of the tests of the fast form, and its derivative in angles and offsets. Both directions get the weight of a
-ray at a pixel from the same expression for the crossing point, so they match to rounding.
+This form gives the derivatives of the fast form in angles and offsets, and tests compare the fast form with it. Both
+directions compute the weight of a ray at a pixel by the same expression for the crossing point, so they match to
+rounding.
 """
 
 import dataclasses
@@ -13,20 +14,20 @@ from jaxtyping import Array
 from .._workarounds import rounded
 from ._beams import Beam, Rays, Shadows, all_rays, half_step, num_taps
 
-# Entries of the index arrays that are worked on at once: few steps of the loop, and memory that stays bounded.
+# Entries of the index arrays in one step of the loop, for few steps and bounded memory.
 _CHUNK = 2**20
-# Widens, in detector bins, the window of rays that a pixel looks at, against rounding in the position of the window.
+# The margin, in detector bins, of the window of rays of a pixel, against rounding in the position of the window.
 _GUARD = 0.05
 
 
 def project(beam: Beam, x: Array, angles: Array, offsets: Array) -> Array:
     """The line integrals of an image `(h, w, c)`: a sinogram `(angles, detectors, c)`."""
     h, w, c = x.shape
-    # A ring of zeros stands for all that is outside the image, so that no access needs a mask.
+    # A ring of zeros represents the outside of the image, so that no access needs a mask.
     padded = jnp.pad(x, ((1, 1), (1, 1), (0, 0))).reshape(-1, c)
     line = jnp.arange(max(h, w))[:, None]
 
-    # Rematerialised, so that differentiation keeps the rays and not every index and weight of every angle.
+    # Rematerialise, so that differentiation stores the rays and not every index and weight of every angle.
     @jax.checkpoint
     def view(ray: Rays) -> Array:
         steep = ray.steep[None]

@@ -1,8 +1,8 @@
-"""A primitive for linear maps whose arrays carry the batch on the trailing axis.
+"""A primitive for linear maps whose arrays have the batch on the trailing axis; the projectors are such maps.
 
-One computation of indices and weights then serves a whole batch, and the batch is what the processor reads in one go.
-`jax.linear_call` has no batching rule and `jax.custom_batching.custom_vmap` no transpose, hence a primitive: linear in
-its array, with the matched transpose for a partner, and batched by moving the mapped axis behind all others.
+One computation of indices and weights then serves a whole batch, whose entries are contiguous in memory.
+`jax.linear_call` has no batching rule and `jax.custom_batching.custom_vmap` no transpose, so this is a primitive: it is
+linear in its array, has the matched transpose, and batches by moving the mapped axis behind all others.
 """
 
 import functools
@@ -23,8 +23,8 @@ from ._shard_map import same_varying
 class LinearMap(Protocol):
     """A family of linear maps, one for each value of its parameters; static, so hashable and compared by value.
 
-    All arrays have the batch behind their other axes. `wide` asks for few large operations, for accelerators, in place
-    of many small ones that stay in cache, for processors.
+    All arrays have the batch behind their other axes. `wide` selects few large operations, for accelerators, in place
+    of many small ones that fit the cache, for CPUs.
     """
 
     @property
@@ -50,7 +50,7 @@ class LinearMap(Protocol):
 
     @property
     def reference_transpose(self) -> Callable[..., Array]:
-        """`reference_transpose(y, *parameters)`, likewise."""
+        """`reference_transpose(y, *parameters)`: `transpose` in a form that JAX can differentiate in the parameters."""
         ...
 
 
@@ -120,7 +120,7 @@ def _batch(operands: Any, axes: Any, *, linear_map: LinearMap, transposed: bool)
         *space, channels, count = x.shape
         merged = _bind(linear_map, transposed, x.reshape(*space, channels * count), *operands[1:])
         return merged.reshape(*merged.shape[:-1], channels, count), merged.ndim
-    # Other parameters mean other indices and weights: nothing to share, so one after the other.
+    # Other parameters mean other indices and weights, so nothing is shared: loop over them.
     mapped = [jnp.moveaxis(o, axis, 0) for o, axis in zip(operands, axes, strict=True) if axis is not None]
 
     def one(row: list[Array]) -> Array:
@@ -136,24 +136,24 @@ ad.primitive_transposes[_primitive] = _transpose
 batching.primitive_batchers[_primitive] = _batch
 
 
-# Terms added up in one pass over the sum, on a processor. Measured from 1 to 16 on twelve sizes of the projectors: more
-# terms mean fewer passes over memory, which pays in small batches (up to 3 times at 16 images of 128 x 128). XLA makes
-# slower code of 2 to 6 terms than of one.
+# The number of terms in one pass over the sum, on a CPU. Measured from 1 to 16 on twelve sizes of the projectors: more
+# terms mean fewer passes over memory, which is faster in small batches (up to 3 times at 16 images of 128 x 128). XLA
+# makes slower code of 2 to 6 terms than of one.
 UNROLL = 8
-# Entries, batch included, of what is computed in one operation on an accelerator.
+# Entries, batch included, of the result of one operation on an accelerator.
 _WIDE = 2**27
 
 
 def accumulate(body: Any, init: Array, items: tuple[Any, ...], *, unroll: int, wide: bool) -> Array:
     """`init + sum_i body(items[i])`.
 
-    On a processor the terms are added up one by one, up to `unroll` of them in one pass over the sum; `wide` computes
-    as many at once as are wise, for the compiler to fuse with their sum. `body` is linear in the first array.
+    On a CPU it adds the terms one by one, up to `unroll` of them in one pass over the sum; `wide` computes up to
+    `_WIDE` entries at once, which the compiler fuses with their sum. `body` is linear in the first array.
     """
     count = jax.tree.leaves(items)[0].shape[0]
     if not wide:
-        # At least two passes, of equal size: XLA dissolves a loop of one, and what `body` reads from memory, where it
-        # has one value, would be computed in `body` (see `_beams`).
+        # Use at least two passes, of equal size: XLA inlines a loop of one, and would then compute inside `body` the
+        # positions that `body` must read from memory to have one value (see `_beams`).
         passes = max(2, -(-count // unroll))
         terms = -(-count // passes)
         missing = passes * terms - count
@@ -174,5 +174,5 @@ def _behind(array: Array, count: int) -> list[tuple[int, int]]:
 
 
 def gather(table: Array, index: Array) -> Array:
-    """`table[index]`, where no index is beyond the table."""
+    """`table[index]` without bounds checks: every index must be in the table."""
     return table.at[index].get(mode="promise_in_bounds")

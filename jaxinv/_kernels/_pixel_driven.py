@@ -1,4 +1,4 @@
-"""The pixel-driven back-projection, with linear interpolation in each view, that filtered back-projection needs."""
+"""The pixel-driven back-projection with linear interpolation in each view, for filtered back-projection."""
 
 import dataclasses
 
@@ -11,9 +11,9 @@ from ._linear_map import UNROLL, accumulate, apply, gather
 
 
 def back_project_views(beam: Beam, views: Array, angles: Array, offsets: Array) -> Array:
-    """The sum over the views `(angles, detectors, c)` of what each pixel sees of them, `(h, w, c)`.
+    """The sum over the views `(angles, detectors, c)` of their values at the position of each pixel, `(h, w, c)`.
 
-    A view of a fan beam counts as `(source_origin / depth)^2`. Beyond the detector a view counts as zero.
+    A view of a fan beam has the weight `(source_origin / depth)^2`. Beyond the detector a view is zero.
     """
     return apply(_PixelDriven(beam, angles.shape[0]), views, angles, offsets)
 
@@ -35,7 +35,7 @@ class _PixelDriven:
         beam, last = self.beam, self.beam.num_detectors
         padded = jnp.pad(x, ((0, 0), (2, 2), (0, 0)))
 
-        # Rematerialised, so that differentiation keeps no index and weight of any view.
+        # Rematerialise, so that differentiation does not store the indices and weights of all views.
         @jax.checkpoint
         def contribution(item: tuple[Array, Shadows]) -> Array:
             view, shadows = item

@@ -1,4 +1,4 @@
-"""The gradient of a convolution in its weights, as products of matrices."""
+"""The gradient of a convolution in its weights, as products of matrices, for `_convolution.py` on a CPU."""
 
 import itertools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 
 class Axis(NamedTuple):
-    """Along one axis: `taps`, the number of sums; `dilation`, between two taps; `step`, between two terms of a sum."""
+    """One axis: `taps`, the number of sums; `dilation`, the distance of taps; `step`, that of the terms of a sum."""
 
     taps: int
     dilation: int
@@ -27,8 +27,8 @@ def weight_gradient(
 ) -> Array:
     """`out[j] = sum_{n, k} images[n, dilation j + step k]^T others[n, k]` over all positions `k` of `others`.
 
-    `images` are padded first. The taps along the last axis become channels; for each of the other axes there is one
-    product of matrices.
+    It first pads `images`. The taps along the last axis become channels; those along the other axes are separate
+    products of matrices.
     """
     padded = jax.lax.pad(
         images, jnp.zeros((), images.dtype), [(0, 0, 0), *((*axis.padding, 0) for axis in axes), (0, 0, 0)]

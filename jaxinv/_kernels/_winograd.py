@@ -1,4 +1,5 @@
-"""Winograd's minimal filtering: a 3 x 3 convolution by 4 products for every 9 of its definition."""
+"""Winograd's minimal filtering, for `_convolution.py`: a 3 x 3 convolution by 4 products for every 9 of its definition.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-# F(2, 3): two neighbours of what a filter g of three taps makes come from four data d, as B ((G g) * (D d)).
+# F(2, 3): two neighbouring outputs of a filter g of three taps are B ((G g) * (D d)), from four data d.
 _DATA = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
 _FILTER = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 _BACK = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
@@ -21,10 +22,10 @@ def convolve(
     precision: Any,
     dtype: Any,
 ) -> Float[Array, "n hh ww out"]:
-    """`jax.lax.conv_general_dilated` of the layout `NHWC, HWIO -> NHWC`, without strides.
+    """`jax.lax.conv_general_dilated` in the layout `NHWC, HWIO -> NHWC`, without strides.
 
-    Blocks of 2 x 2 outputs are made from 4 x 4 inputs. Each of the 16 places of a transformed block is one matrix
-    product over all blocks. It rounds as the definition does: all factors are 1 and 1/2.
+    It computes blocks of 2 x 2 outputs from 4 x 4 inputs. Each of the 16 places of a transformed block is one matrix
+    product over all blocks. Its rounding is that of the definition, since all factors are 1 and 1/2.
 
     **Reference:** Lavin, Gray, Fast algorithms for convolutional neural networks, 2016.
     """
@@ -56,7 +57,7 @@ def kernel_gradient(
     tiles, into = (n, -(-hh // 2), -(-ww // 2)), images.shape[-1]
     images = _padded(images, [(low, high + size % 2) for (low, high), size in zip(padding, (hh, ww), strict=True)])
     cotangent = _padded(cotangent, [(0, hh % 2), (0, ww % 2)])
-    # The sums over blocks, of each of the 4 x 4 places, as one product of matrices.
+    # One product of matrices for each of the 4 x 4 places sums over the blocks.
     multiply = lambda block, part: jax.lax.dot_general(
         block.reshape(-1, into),
         part.reshape(-1, out),
@@ -87,7 +88,7 @@ def _transformed(kernel: Float[Array, "3 3 into out"]) -> list[list[Array]]:
 
 
 def _phases(images: Array, axis: int, count: int) -> list[Array]:
-    """The first entries of all blocks of four along an axis, the second, ...; a block begins at every second place."""
+    """The first entries of all blocks of four along an axis, then the second, and so on; blocks overlap by two."""
     stop = 2 * (count - 1) + 1
     return [jax.lax.slice_in_dim(images, i, i + stop, 2, axis) for i in range(4)]
 

@@ -1,4 +1,4 @@
-"""Real and synthetic images and measurements."""
+"""Real and synthetic images and measurements, for examples, tests and training."""
 
 from ._dequantise import dequantise as dequantise
 from ._digits import digits as digits

@@ -1,4 +1,4 @@
-"""What the readers and the generators check of their arguments."""
+"""Checks of the arguments that the readers and generators of data share."""
 
 import operator
 import os
@@ -7,7 +7,10 @@ from typing import Any
 
 
 def check_count(value: Any, what: str) -> int:
-    """`value` as a positive integer, which it must be: shapes are static."""
+    """`value` as a positive integer; shapes are static.
+
+    **Raises:** `ValueError` if it is anything else.
+    """
     try:
         count = operator.index(value)
     except TypeError as error:
@@ -18,10 +21,13 @@ def check_count(value: Any, what: str) -> int:
 
 
 def check_file(path: Any, what: str) -> Path:
-    """`path` as the path of a file that exists."""
+    """`path` as the path of an existing file.
+
+    **Raises:** `ValueError` if there is no such file.
+    """
     if not isinstance(path, str | os.PathLike):
         raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
-    # bytes are what a file opened by its descriptor's name would give; `Path` refuses them with a TypeError
+    # A path-like object may return bytes, which `Path` refuses with a TypeError.
     path = Path(os.fsdecode(path)).expanduser()
     if not path.exists():
         raise ValueError(f"`path` must be the path of {what}; there is no file {path}.")

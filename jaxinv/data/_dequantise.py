@@ -1,4 +1,4 @@
-"""Grey values turned into densities."""
+"""Dequantisation, which turns grey values into images that have a density."""
 
 import jax
 import jax.core
@@ -13,21 +13,21 @@ from ._checks import check_count
 def dequantise(images: ArrayLike, *, key: Key, levels: IntLike = 256) -> Array:
     """Grey values with uniform noise within each, `(images + u) / levels` in [0, 1], `u` uniform in [0, 1).
 
-    Integers have no density, and a model of them that had one would be rewarded for infinitely sharp peaks. The
-    log-density of a dequantised image is, in the mean over `u`, a lower bound of the log-probability of the grey
-    values: see `metrics.bits_per_dim`. Images in [-1, 1] are `2 * dequantise(...) - 1`.
+    Integers have no density, and training a density on them would reward infinitely sharp peaks. The log-density of a
+    dequantised image is, in the mean over `u`, a lower bound of the log-probability of the grey values: see
+    `metrics.bits_per_dim`. For images in [-1, 1] use `2 * dequantise(...) - 1`.
 
     **Arguments:**
 
     - `images`: integers from 0 to `levels - 1`, of any shape.
-    - `key`: of the noise.
+    - `key`: a typed key for the noise.
     - `levels`: the number of grey values: 256 for 8 bits, 17 for `digits`.
 
     **Returns:** an array of the shape of `images`, of the default floating dtype.
 
-    **Raises:** `ValueError` for images that are no integers, or of more grey values, where their values are known.
+    **Raises:** `ValueError` for images that are no integers, or, where their values are known, of more grey values.
 
-    Theis, van den Oord, Bethge, A Note on the Evaluation of Generative Models, 2016.
+    **Reference:** Theis, van den Oord, Bethge, A Note on the Evaluation of Generative Models, 2016.
 
     !!! example
         ```python

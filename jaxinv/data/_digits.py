@@ -13,19 +13,19 @@ from ._checks import check_count
 def digits(size: IntLike = 28) -> tuple[np.ndarray, np.ndarray]:
     """The 1797 handwritten digits of scikit-learn, which need no download.
 
-    They are 8 x 8 images of 17 grey levels, divided by 16. Other sizes are made by cubic interpolation (smoothed first
-    where `size` is below 8), clipped to [0, 1]; the default is the size of MNIST.
+    They are 8 x 8 images of 17 grey levels, divided by 16. Other sizes result from cubic interpolation (with smoothing
+    first if `size` is below 8), clipped to [0, 1]; the default is the size of MNIST.
 
     **Arguments:**
 
-    - `size`: the number of pixels along each side; 8 gives the images as they are.
+    - `size`: the number of pixels along each side; 8 gives the original images.
 
     **Returns:** the images, float32 in [0, 1], of shape `(1797, size, size, 1)`, and the labels 0 to 9, int32, of shape
     `(1797,)`.
 
     **Raises:** `ValueError` if `size` is not a positive integer or scikit-learn is not installed.
 
-    Alpaydin, Kaynak, Optical Recognition of Handwritten Digits (UCI Machine Learning Repository), 1998.
+    **Reference:** Alpaydin, Kaynak, Optical Recognition of Handwritten Digits (UCI Machine Learning Repository), 1998.
 
     !!! example
         ```python

@@ -1,4 +1,4 @@
-"""Where data files are looked for, and how they are downloaded."""
+"""The search for data files in folders, and their download."""
 
 import contextlib
 import importlib.util
@@ -9,36 +9,36 @@ from typing import Any
 
 
 def cache_folder() -> Path:
-    """The folder that downloads are kept in."""
+    """The folder for downloads."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "jaxinv"
 
 
 def checkout() -> Path | None:
-    """The checkout that this package lies in; `None` for an installed package."""
+    """The checkout that contains this package; `None` for an installed package."""
     root = Path(__file__).resolve().parents[2]
     return root if (root / "pyproject.toml").is_file() and (root / "tests").is_dir() else None
 
 
 def shared_folder() -> Path | None:
-    """`../shared/data` beside the checkout, for those who work on jaxinv; `None` for an installed package."""
+    """`../shared/data` beside the checkout, for developers of jaxinv; `None` for an installed package."""
     root = checkout()
     return None if root is None else root.parent / "shared" / "data"
 
 
 def folders() -> list[Path]:
-    """The folders that data files are looked for in, the first one that holds a file winning."""
+    """The folders that are searched for data files, in this order."""
     chosen = os.environ.get("JAXINV_DATA")
     candidates = [Path(chosen).expanduser() if chosen else None, shared_folder(), cache_folder()]
     return [folder for folder in candidates if folder is not None]
 
 
 def fetch(name: str, *, folder: str, mirrors: Sequence[str], sha256: str) -> Path:
-    """The path of the file `name`, which is `name` or `folder/name` in one of `folders()`, or is downloaded.
+    """The path of `name` or `folder/name` in one of `folders()`; a file that is in none of them is downloaded.
 
-    The file may also lie there unpacked, without its `.gz`.
+    The file may also be there unpacked, without its `.gz`.
 
-    **Raises:** `ValueError` that names the ways to have the file.
+    **Raises:** `ValueError` that names the ways to obtain the file.
     """
     for root in folders():
         for parent in (root / folder, root):
@@ -56,13 +56,13 @@ def _download(name: str, *, folder: str, mirrors: Sequence[str], sha256: str) ->
         raise ValueError(_ways(name, folder, [reason])) from error
 
     target = cache_folder() / folder
-    # Any: the annotations of pooch's downloaders and of its `retrieve` disagree about parameter names
+    # The type is Any because the annotations of pooch's downloaders and of its `retrieve` have other parameter names.
     downloader: Any = pooch.HTTPDownloader(progressbar=importlib.util.find_spec("tqdm") is not None, timeout=20)
     reasons, last = [], None
     try:
         for mirror in mirrors:
             try:
-                # pooch writes beside the target under another name, and renames once the checksum agrees.
+                # pooch writes to a temporary file in the same folder, and renames it once the checksum agrees.
                 found = pooch.retrieve(
                     mirror + name, known_hash=f"sha256:{sha256}", fname=name, path=target, downloader=downloader
                 )
@@ -71,7 +71,7 @@ def _download(name: str, *, folder: str, mirrors: Sequence[str], sha256: str) ->
                 reasons.append(f"{mirror} failed ({type(error).__name__}: {str(error)[:200]})")
                 last = error
     finally:
-        # Only empty folders go: an interrupted download leaves nothing at all.
+        # Remove the folders if they are empty, so that an interrupted download leaves nothing.
         with contextlib.suppress(OSError):
             target.rmdir()
             target.parent.rmdir()

@@ -13,32 +13,32 @@ from .._types import Checked
 from ._checks import check_file
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
-# types of the elements of a MATLAB file
+# The types of the elements of a MATLAB file.
 _MATRIX, _COMPRESSED = 14, 15
 
 
 def htc2022(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
     """A sinogram of the Helsinki Tomography Challenge 2022, real X-rays through an acrylic disc, and its geometry.
 
-    The file (`htc2022_ta_full.mat`, say, from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is after
-    flat field, logarithm and the correction of the rotation centre. Its first angle is measured twice, at 0 and at 360
-    degrees; the second time is left out. That scanner's angle `a` has the source at `(cos a, sin a)`; ours has it at
-    `(sin t, -cos t)`, so `t = a + pi/2`.
+    The file (such as `htc2022_ta_full.mat` from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is data
+    after flat field, logarithm and the correction of the rotation centre. It has the first angle twice, at 0 and at 360
+    degrees; the second one is omitted. At an angle `a` of that scanner the source is at `(cos a, sin a)`, and at an
+    angle `t` of `FanBeam` at `(sin t, -cos t)`, so `t = a + pi/2`.
 
-    The challenge's own reconstruction (`reconFullFbp` in `..._recon_fbp.mat`) has its axes swapped and y going down,
+    The reconstruction of the challenge (`reconFullFbp` in `..._recon_fbp.mat`) has swapped axes with y pointing down,
     and holds attenuation per effective pixel of .1483 mm: `reconFullFbp.T[::-1] / .1483` is the image per mm here.
 
     **Arguments:**
 
-    - `path`: the `.mat` file.
+    - `path`: the path of the `.mat` file.
 
     **Returns:** the sinogram, float64, of shape `(angles, detectors, 1)`: `(720, 560, 1)` for a full turn; and a
     dictionary of the keyword arguments `angles` (radians), `num_detectors`, `detector_spacing`, `source_origin` and
-    `origin_detector` (mm) of `jaxinv.operators.FanBeam`, whose `shape` and `pixel_size` (mm) are yours to choose.
+    `origin_detector` (mm) of `jaxinv.operators.FanBeam`, whose `shape` and `pixel_size` (mm) the caller chooses.
 
-    **Raises:** `ValueError` that names the file and says what is wrong with it.
+    **Raises:** `ValueError` that names the file and its fault.
 
-    Meaney, Silva de Moura, Siltanen, Helsinki Tomography Challenge 2022 Open Tomographic Dataset, 2022.
+    **Reference:** Meaney, Silva de Moura, Siltanen, Helsinki Tomography Challenge 2022 Open Tomographic Dataset, 2022.
 
     !!! example
         ```python
@@ -107,7 +107,7 @@ def _load(path: Path) -> dict[str, Any]:
         struct.error,
         zlib.error,
     ) as error:
-        # a variable that is not compressed has no checksum, and scipy raises what comes to hand at the damaged place
+        # An uncompressed variable has no checksum, so scipy may raise any exception at the damaged place.
         raise ValueError(
             f"{path} is not a MATLAB file, or it is truncated or corrupt ({type(error).__name__}: {error}). "
             "Fetch it again."
@@ -126,9 +126,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_elements(raw: bytes) -> None:
-    """Raise a `ValueError` or `zlib.error` unless the elements of this MATLAB file of version 5 are whole.
+    """Raise a `ValueError` or `zlib.error` unless the elements of this MATLAB file of version 5 are intact.
 
-    scipy's reader does not look at the checksums of compressed variables (those of the challenge's files are), and
+    scipy's reader ignores the checksums of compressed variables, such as those in the files of the challenge, and
     damage can make it crash the process.
     """
     order = {b"IM": "<", b"MI": ">"}.get(raw[126:128])

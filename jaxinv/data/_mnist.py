@@ -1,4 +1,4 @@
-"""MNIST."""
+"""The data set MNIST, from local files or a download."""
 
 import gzip
 import math
@@ -23,12 +23,12 @@ _PREFIX = {"train": "train", "test": "t10k"}
 
 
 def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """The handwritten digits of MNIST: 60 000 to train with and 10 000 to test with.
+    """The handwritten digits of MNIST, 60 000 for training and 10 000 for testing.
 
-    The four original files, `train-images-idx3-ubyte.gz` and so on (or unpacked, without `.gz`), are looked for in
-    the folder that the environment variable `JAXINV_DATA` names and in the user cache (`~/.cache/jaxinv`, or below
+    `mnist` searches for the four original files, `train-images-idx3-ubyte.gz` and so on (or unpacked, without `.gz`),
+    in the folder that the environment variable `JAXINV_DATA` names and in the user cache (`~/.cache/jaxinv`, or below
     `XDG_CACHE_HOME`), each time in the folder's `mnist` and in the folder itself; in a checkout of jaxinv also in
-    `../shared/data` beside it. Else they are downloaded into the user cache, and their checksums compared.
+    `../shared/data` beside it. Otherwise it downloads them into the user cache, and compares their checksums.
 
     **Arguments:**
 
@@ -37,10 +37,10 @@ def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     **Returns:** the images, uint8 from 0 to 255, of shape `(n, 28, 28, 1)`, and the labels 0 to 9, int32, of shape
     `(n,)`.
 
-    **Raises:** `ValueError` if `split` is another one, if a file is in none of these places (the message names
-    them), or if it is truncated or corrupt (the message names the file).
+    **Raises:** `ValueError` for another `split`, if a file is in none of these places (the message names them), or if
+    it is truncated or corrupt (the message names the file).
 
-    LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998.
+    **Reference:** LeCun, Bottou, Bengio, Haffner, Gradient-Based Learning Applied to Document Recognition, 1998.
 
     !!! example
         ```python
@@ -72,9 +72,9 @@ _AGAIN = "Delete it and fetch it again."
 
 
 def read_idx(path: Path, ndim: int) -> np.ndarray:
-    """The array of bytes with `ndim` axes that the idx file `path` holds, packed by gzip or not.
+    """The array of bytes with `ndim` axes in the idx file `path`, which may be packed by gzip.
 
-    **Raises:** `ValueError` that names the file and says what is wrong with it.
+    **Raises:** `ValueError` that names the file and its fault.
     """
     try:
         raw = path.read_bytes()
@@ -86,7 +86,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path} is truncated or corrupt: gzip says {error!s}. {_AGAIN}") from error
     header = 4 + 4 * ndim
-    # two zero bytes, the type (8 is uint8), the number of axes
+    # An idx file begins with two zero bytes, the type (8 is uint8), and the number of axes.
     if raw[:4] != bytes([0, 0, 8, ndim]):
         raise ValueError(
             f"{path} is not an idx file of bytes with {ndim} axes, or it is corrupt: it must begin with "

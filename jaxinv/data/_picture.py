@@ -1,4 +1,4 @@
-"""Pictures from files."""
+"""The reader of pictures from PNG and `.npy` files."""
 
 import os
 from typing import Any
@@ -12,17 +12,18 @@ from ._checks import check_file
 def picture(path: Checked[str | os.PathLike]) -> np.ndarray:
     """The image in a PNG file, or in a `.npy` file.
 
-    A PNG becomes grey or RGB, whatever it is stored as; what is transparent shows as it is beneath. An array of
-    `numpy.save` is `(h, w)`, or `(h, w, c)` with one or three channels, and holds numbers, never objects.
+    A PNG of any kind becomes grey or RGB; transparency is ignored. An array of `numpy.save` must be `(h, w)`, or
+    `(h, w, c)` with one or three channels, and must hold numbers and not objects.
 
     **Arguments:**
 
-    - `path`: the file.
+    - `path`: the path of the file.
 
-    **Returns:** float32, of shape `(h, w, c)`; in [0, 1] if the file holds 8 or 16 bits, else with the values there.
+    **Returns:** the image, float32, of shape `(h, w, c)`; its values are in [0, 1] if the file holds 8 or 16 bits, and
+    otherwise those of the file.
 
-    **Raises:** `ValueError` that names the file and says what is wrong with it, or if a PNG is to be read and Pillow,
-    which comes with matplotlib, is not installed.
+    **Raises:** `ValueError` that names the file and its fault, or if the file is a PNG and Pillow, which matplotlib
+    installs, is missing.
 
     !!! example
         ```python
@@ -70,6 +71,6 @@ def _read_png(path: Any) -> np.ndarray:
             if file.mode.startswith("I"):
                 return np.asarray(file).astype(np.uint16)
             return np.asarray(file.convert("L" if file.mode in ("1", "L", "LA") else "RGB"))
-    # What Pillow raises at a damaged place is any of these.
+    # Pillow may raise any of these at a damaged place.
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a PNG, or it is damaged ({type(error).__name__}: {error}).") from error

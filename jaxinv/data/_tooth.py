@@ -17,27 +17,27 @@ def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]
 
     The file (`tooth.h5`, from the sources of TomoPy) holds counts: `data` with the tooth, `data_white` without, and
     `data_dark` with the beam off. The sinogram is `-log((data - dark) / (white - dark))` with the mean white and the
-    mean dark field, where differences below half a count are taken for half a count.
+    mean dark field, where differences below half a count become half a count.
 
-    The axis of rotation does not hit the middle of the detector, so the geometry has a `centre_offset`. It comes from
-    the data: half a turn after the first angle, the first row appears mirrored about the axis. The mirror for which it
-    fits the last rows best, continued to that angle by a straight line in the angle, is found to a fraction of a bin.
-    Where the angles do not come within one and a half steps of half a turn there is no such pair of rows and no
-    `centre_offset`. Neither the handedness of the rotation nor the side from which the detector is read is recorded, so
-    that a reconstruction may be the mirror image of the tooth.
+    The axis of rotation does not project to the middle of the detector, so the geometry has a `centre_offset`, which is
+    estimated from the data: half a turn after the first angle, the first row appears mirrored about the axis. The
+    estimate is the mirror, to a fraction of a bin, for which the first row fits best the last rows, extrapolated
+    linearly in the angle to half a turn. If the angles do not reach within one and a half steps of half a turn, there
+    is no such pair of rows and no `centre_offset`. The file records neither the sense of the rotation nor the side from
+    which the detector is read, so a reconstruction may be the mirror image of the tooth.
 
     **Arguments:**
 
-    - `path`: the `.h5` file, or any other in the Data Exchange layout.
+    - `path`: the path of the `.h5` file, or of any other in the Data Exchange layout.
 
     **Returns:** the sinograms, float32, of shape `(slices, angles, detectors, 1)`, for the tooth `(2, 181, 640, 1)`,
     and a dictionary of the keyword arguments `angles` (radians), `num_detectors` and `centre_offset` (in detector bins,
     for the default `detector_spacing=1.0`) of `jaxinv.operators.ParallelBeam`.
 
-    **Raises:** `ValueError` that names the file and says what is wrong with it, or if h5py is not installed.
+    **Raises:** `ValueError` that names the file and its fault, or if h5py is not installed.
 
-    De Carlo et al., Scientific Data Exchange: a schema for HDF5-based storage of raw and analyzed data, 2014; the
-    logarithm, Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988.
+    **Reference:** De Carlo et al., Scientific Data Exchange: a schema for HDF5-based storage of raw and analyzed data,
+    2014; Kak, Slaney, Principles of Computerized Tomographic Imaging, 1988 (the logarithm).
 
     !!! example
         ```python
@@ -76,7 +76,7 @@ def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]
 
 
 def _rotation_centre(sinogram: np.ndarray, angles: np.ndarray) -> float | None:
-    """The bin, a fraction, that the axis of rotation projects to, or None where the angles do not tell."""
+    """The fractional bin to which the axis of rotation projects, or `None` if the angles do not reach half a turn."""
     size = sinogram.shape[2]
     if len(angles) < 3 or size < 8:
         return None
@@ -99,7 +99,7 @@ def _rotation_centre(sinogram: np.ndarray, angles: np.ndarray) -> float | None:
         return None
     left, middle, right = misfits[best - 1 : best + 2]
     curvature = left - 2 * middle + right
-    # the vertex of the parabola through three neighbours
+    # The correction is to the vertex of the parabola through three neighbours.
     correction = 0.5 * (left - right) / curvature if curvature > 0 else 0.0
     return (sums[best] + correction) / 2
 

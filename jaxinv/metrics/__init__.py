@@ -1,6 +1,6 @@
-"""How good reconstructions and samplers are.
+"""Metrics of reconstructions, samplers and densities.
 
-Metrics of images take one image at a time, those of samplers one set of samples, or two: map over more with `jax.vmap`.
+A metric of images takes one image, and a metric of samplers one or two sets of samples: map over more with `jax.vmap`.
 """
 
 from ._calibration import calibration_ranks as calibration_ranks, coverage as coverage

@@ -1,4 +1,4 @@
-"""Is the spread of posterior samples that of the truth?"""
+"""Tests of the calibration of posterior samples against true images; `plotting.calibration` draws their histograms."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +27,8 @@ def coverage(samples: State, truth: State, *, level: Scalar = 0.9) -> Float[Arra
 
     **Arguments:**
 
-    - `samples`: of the posterior of one problem, `(n, *shape)`, real.
-    - `truth`: the image that the measurement was made of, `shape`.
+    - `samples`: samples of the posterior of one problem, `(n, *shape)`, real.
+    - `truth`: the true image of that problem, of shape `shape`.
     - `level`: the probability of the interval, between 0 and 1.
 
     **Returns:** a scalar between 0 and 1; NaN if a sample or the truth is not finite.
@@ -64,25 +64,26 @@ def calibration_ranks(
     """The rank of a true image among posterior samples: how many of `n` have a smaller value of a test quantity.
 
     Over many problems, whose truths are draws of the prior, `jax.vmap(calibration_ranks)(samples, truths)` is uniform
-    on `0, ..., n` for exact posteriors with independent samples: draw its histogram. Heaped in the middle, the
-    posterior is too wide; at both ends, too narrow; at one end, biased. Samples of a chain are to be thinned first.
+    on `0, ..., n` for exact posteriors with independent samples: draw its histogram. A peak in the middle indicates a
+    posterior that is too wide, peaks at both ends one that is too narrow, and a peak at one end a bias. Thin the
+    samples of a chain first.
 
     **Arguments:**
 
-    - `samples`: of the posterior of one problem, `(n, *shape)`, real.
-    - `truth`: the image that the measurement was made of, `shape`.
+    - `samples`: samples of the posterior of one problem, `(n, *shape)`, real.
+    - `truth`: the true image of that problem, of shape `shape`.
     - `quantity`: a function of one image, to a scalar or an array; by default the image itself, with a rank for each
-      entry. One entry sees little of how entries depend on each other: take also `jnp.sum`, the energy of the prior,
-      and `lambda x: likelihood.negative_log_likelihood(x, y)`, which finds a posterior that ignores the data.
+      entry. Single entries test little of the dependence between entries: use also `jnp.sum`, the energy of the prior,
+      and `lambda x: likelihood.negative_log_likelihood(x, y)`, which detects a posterior that ignores the data.
 
     **Returns:** integers between 0 and `n`, of the shape of the quantity; -1 where the truth or a sample is not
     finite. Samples equal to the truth count as not smaller.
 
     **Raises:** `ValueError` if the shapes do not match, or for complex numbers or integers.
 
-    Talts, Betancourt, Simpson, Vehtari, Gelman, Validating Bayesian Inference Algorithms with Simulation-Based
-    Calibration, 2018; Modrák et al., Simulation-Based Calibration Checking for Bayesian Computation: The Choice of Test
-    Quantities Shapes Sensitivity, 2023.
+    **Reference:** Talts, Betancourt, Simpson, Vehtari, Gelman, Validating Bayesian Inference Algorithms with
+    Simulation-Based Calibration, 2018; Modrák et al., Simulation-Based Calibration Checking for Bayesian Computation:
+    The Choice of Test Quantities Shapes Sensitivity, 2023.
 
     !!! example
         ```python

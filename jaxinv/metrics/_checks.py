@@ -1,4 +1,4 @@
-"""What every metric demands of its arguments."""
+"""Checks of the arguments that the metrics share."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from jaxtyping import Array
 
 
 def check_images(x: Any, reference: Any, metric: str) -> tuple[Array, Array]:
-    """Both images as arrays of one dtype, float32 at least, which must be inexact and of the same shape."""
+    """Both images as arrays of one dtype, float32 at least.
+
+    **Raises:** `ValueError` if they are not of the same shape, or not inexact.
+    """
     x, reference = jnp.asarray(x), jnp.asarray(reference)
     if x.shape != reference.shape:
         raise ValueError(
@@ -23,13 +26,13 @@ def check_images(x: Any, reference: Any, metric: str) -> tuple[Array, Array]:
                 f"`{metric}` expects floating-point images; got {what} of dtype {array.dtype}. Convert it: "
                 "`x.astype(float)`, divided by 255 for an 8-bit image."
             )
-    # Sums of half-precision squares would overflow, or lose every digit.
+    # Sums of squares in half precision would overflow, or lose all digits.
     dtype = jnp.promote_types(jnp.result_type(x, reference), jnp.float32)
     return x.astype(dtype), reference.astype(dtype)
 
 
 def check_positive(value: Any, dtype: Any, what: str) -> Array:
-    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced one is not looked at."""
+    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced value is not checked."""
     if jnp.ndim(value) != 0:
         raise ValueError(
             f"`{what}` must be one number; got shape {jnp.shape(value)}. Map over several with `jax.vmap`."
@@ -53,7 +56,7 @@ def _advice(shape: tuple[int, ...], reference: tuple[int, ...]) -> str:
 
 
 def check_sets(a: Any, b: Any, metric: str, names: tuple[str, str], least: int = 1) -> tuple[Array, Array]:
-    """Both sets as `(n, d)` and `(m, d)` of one dtype, float32 at least; real, of `least` samples each."""
+    """Both sets as real arrays `(n, d)` and `(m, d)` of one dtype, float32 at least, with at least `least` samples."""
     a, b = jnp.asarray(a), jnp.asarray(b)
     what = f"`{metric}` compares two sets, `{names[0]}` of shape (n, ...) and `{names[1]}` of shape (m, ...)"
     if a.ndim < 1 or b.ndim < 1 or a.shape[1:] != b.shape[1:]:
@@ -65,7 +68,7 @@ def check_sets(a: Any, b: Any, metric: str, names: tuple[str, str], least: int =
 
 
 def check_samples(samples: Any, truth: Any, metric: str) -> tuple[Array, Array]:
-    """Samples `(n, *shape)` and the truth `shape`, of one dtype, float32 at least; real."""
+    """Samples `(n, *shape)` and the truth `shape` as real arrays of one dtype, float32 at least."""
     samples, truth = jnp.asarray(samples), jnp.asarray(truth)
     if samples.ndim < 1 or samples.shape[1:] != truth.shape or samples.size == 0:
         hint = ""
@@ -80,7 +83,7 @@ def check_samples(samples: Any, truth: Any, metric: str) -> tuple[Array, Array]:
 
 
 def real_dtype_of(metric: str, *arrays: Array) -> Any:
-    """The common dtype, float32 at least, of arrays which must be real and inexact."""
+    """The common dtype, float32 at least, of arrays that must be real and inexact."""
     for array in arrays:
         if jnp.iscomplexobj(array):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Metrics of one image, or of a set of them, against a reference."""
+"""Metrics of one image against a reference; `_samples.py` has those of sets of samples."""
 
 import abc
 from typing import Any
@@ -17,8 +17,8 @@ from ._checks import check_images, check_positive, squared_modulus
 def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, ""]:
     """The peak signal-to-noise ratio of one image, in decibels: `10 log10(data_range^2 / mean |x - reference|^2)`.
 
-    Nothing is clipped, neither the image nor the result. Of a set of images it is the mean of their PSNRs, and not the
-    PSNR of the whole array.
+    Neither the image nor the result is clipped. For a set of images it is the mean of their PSNRs, and not the PSNR of
+    the whole array.
 
     **Arguments:**
 
@@ -27,7 +27,7 @@ def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, "
     - `reference`: the true image, of the same shape.
     - `data_range`: the difference between the largest and the smallest value that an image may have, in its unit.
 
-    **Returns:** a scalar. Of identical images it is infinite, with gradient zero.
+    **Returns:** a scalar; for identical images it is infinite, with gradient zero.
 
     **Raises:** `ValueError` if the shapes differ, if an image holds integers, or if `data_range` is not positive.
 
@@ -43,7 +43,7 @@ def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, "
     """
     x, reference = check_images(x, reference, "psnr")
     data_range = check_positive(data_range, x.dtype, "data_range")
-    # Divided before squaring, so that images in a tiny or a huge unit neither underflow nor overflow.
+    # Divide before squaring, so that images in a tiny or a huge unit neither underflow nor overflow.
     square = squared_modulus((x - reference) / data_range)
     mean_square = jnp.mean(square, axis=tuple(range(max(square.ndim - 3, 0), square.ndim)))
     identical = mean_square == 0
@@ -59,7 +59,7 @@ def nrmse(x: State, reference: State) -> Float[Array, ""]:
     - `x`: the image, of any shape, real or complex.
     - `reference`: the true image, of the same shape.
 
-    **Returns:** a scalar. Of identical images it is 0, with gradient zero, even if they are zero; of any other image
+    **Returns:** a scalar. For identical images it is 0, with gradient zero, even if they are zero; for any other image
     with a reference of zero it is infinite.
 
     **Raises:** `ValueError` if the shapes differ, or if an image holds integers.
@@ -75,7 +75,7 @@ def nrmse(x: State, reference: State) -> Float[Array, ""]:
     x, reference = check_images(x, reference, "nrmse")
     error, size = jnp.mean(squared_modulus(x - reference)), jnp.mean(squared_modulus(reference))
     identical, empty = error == 0, size == 0
-    # Both roots and the quotient see 1 where they would see 0: a `where` around them alone leaves gradients of NaN.
+    # Replace 0 by 1 in both roots and the quotient, since a `where` around them alone leaves gradients of NaN.
     ratio = jnp.sqrt(jnp.where(identical, 1, error)) / jnp.sqrt(jnp.where(empty, 1, size))
     return jnp.where(identical, 0, jnp.where(empty, jnp.inf, ratio))
 
@@ -92,7 +92,7 @@ def _as_float(number: Any) -> Array:
 
 
 class AbstractWindow(eqx.Module):
-    """The window in which `ssim` takes its local means and covariances, the same along both axes."""
+    """The window of the local means and covariances of `ssim`, the same along both axes."""
 
     size: eqx.AbstractVar[int]
 
@@ -103,7 +103,10 @@ class AbstractWindow(eqx.Module):
     @property
     @abc.abstractmethod
     def correction(self) -> float:
-        """The factor that local covariances are multiplied by."""
+        """The factor by which local covariances are multiplied.
+
+        **Returns:** a Python number.
+        """
 
 
 class UniformWindow(AbstractWindow):
@@ -111,8 +114,8 @@ class UniformWindow(AbstractWindow):
 
     **Arguments:**
 
-    - `size`: odd, in pixels.
-    - `sample_covariance`: whether covariances are divided by the number of pixels less 1, as scikit-image does.
+    - `size`: the side of the window in pixels, odd.
+    - `sample_covariance`: whether to divide covariances by the number of pixels minus 1, as scikit-image does.
 
     !!! example
         ```python
@@ -138,12 +141,12 @@ class UniformWindow(AbstractWindow):
 
 
 class GaussianWindow(AbstractWindow):
-    """Gaussian weights, cut off to `size x size` pixels; the defaults are those of Wang et al. 2004.
+    """Gaussian weights, truncated to `size x size` pixels; the defaults are those of Wang et al. 2004.
 
     **Arguments:**
 
     - `sigma`: the standard deviation, in pixels.
-    - `size`: odd, in pixels; seven times `sigma` or more keeps the whole bell.
+    - `size`: the side of the window in pixels, odd; from seven times `sigma` on, the truncation is negligible.
 
     !!! example
         ```python
@@ -189,8 +192,8 @@ def ssim(
 
     with local means m and covariances s, `c1 = (k1 data_range)^2` and `c2 = (k2 data_range)^2`. The default equals the
     default of `skimage.metrics.structural_similarity`; `window=GaussianWindow()` equals that of the paper, and of
-    scikit-image with `gaussian_weights=True, use_sample_covariance=False`. The two differ by some hundredths, so say
-    which one you quote. Over a set, quote the mean of `jax.vmap(ssim)`.
+    scikit-image with `gaussian_weights=True, use_sample_covariance=False`. The two differ by some hundredths, so state
+    the window with the value. For a set of images, report the mean of `jax.vmap(ssim)`.
 
     **Arguments:**
 
@@ -205,7 +208,8 @@ def ssim(
     **Raises:** `ValueError` if the shapes differ or are not `(h, w, c)`, if an image is smaller than the window, is
     complex or holds integers, or if a constant is not positive.
 
-    Wang, Bovik, Sheikh and Simoncelli, Image Quality Assessment: From Error Visibility to Structural Similarity, 2004.
+    **Reference:** Wang, Bovik, Sheikh, Simoncelli, Image Quality Assessment: From Error Visibility to Structural
+    Similarity, 2004.
 
     !!! example
         ```python
@@ -230,7 +234,7 @@ def ssim(
         )
     data_range = check_positive(data_range, x.dtype, "data_range")
     c1, c2 = check_positive(k1, x.dtype, "k1") ** 2, check_positive(k2, x.dtype, "k2") ** 2
-    # The similarity has no unit. In that of `data_range`, products of four pixels do not overflow.
+    # The similarity has no unit; in the unit of `data_range`, products of four pixels do not overflow.
     mean_x, mean_r, var_x, var_r, cov = _moments(x / data_range, reference / data_range, window.weights(x.dtype))
     luminance = (2 * mean_x * mean_r + c1) / (mean_x**2 + mean_r**2 + c1)
     structure = (2 * window.correction * cov + c2) / (window.correction * (var_x + var_r) + c2)
@@ -238,9 +242,9 @@ def ssim(
 
 
 def _moments(x: Array, y: Array, weights: Array) -> Array:
-    # The law of total covariance, one axis after the other: the covariance of a window is the mean of those of its
-    # columns plus the covariance of their means. Sums of squared deviations only: the usual E[x y] - E[x] E[y] cancels,
-    # in float32 down to the size of c2 in a bright, flat region.
+    # Use the law of total covariance, one axis after the other: the covariance of a window is the mean of those of its
+    # columns plus the covariance of their means. It sums squared deviations only, while the usual E[x y] - E[x] E[y]
+    # cancels, in float32 down to the size of c2 in a bright, flat region.
     means, covariances = jnp.stack([x, y]), jnp.zeros((3, *x.shape), x.dtype)
     average = lambda shifted: jnp.tensordot(weights, shifted, axes=1, precision=jax.lax.Precision.HIGHEST)
     for axis in (1, 2):

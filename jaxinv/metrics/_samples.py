@@ -1,4 +1,4 @@
-"""Metrics of samples against other samples, against modes, and of densities."""
+"""Metrics of sets of samples, against other samples or against modes, and of densities."""
 
 import math
 
@@ -25,18 +25,18 @@ def sliced_wasserstein(
 
     **Arguments:**
 
-    - `a`: samples, `(n, ...)`, real.
-    - `b`: samples, `(m, ...)`, of the same shape each.
-    - `key`: a typed key, for the directions; paired comparisons take the same.
+    - `a`: the first set of samples, `(n, ...)`, real.
+    - `b`: the second set, `(m, ...)`, with samples of the same shape.
+    - `key`: a typed key for the directions; use the same one in paired comparisons.
     - `num_slices`: the number of directions; static.
     - `p`: the order, at least 1; a Python number.
 
-    **Returns:** a scalar, in the unit of the samples. Of a set and itself it is 0.
+    **Returns:** a scalar, in the unit of the samples; it is 0 for a set and itself.
 
     **Raises:** `ValueError` if the samples differ in shape, are complex or integers, if `num_slices` is not a positive
     integer, or if `p` is less than 1.
 
-    Rabin, Peyré, Delon, Bernot, Wasserstein Barycenter and Its Application to Texture Mixing, 2011.
+    **Reference:** Rabin, Peyré, Delon, Bernot, Wasserstein Barycenter and Its Application to Texture Mixing, 2011.
 
     !!! example
         ```python
@@ -59,7 +59,7 @@ def sliced_wasserstein(
     gaps = jnp.abs(project(a)[of_a] - project(b)[of_b])
     if p == 1:
         return jnp.mean(jnp.sum(gaps * jnp.asarray(widths, a.dtype)[:, None], axis=0))
-    # In units of the largest gap, whose power may overflow.
+    # Compute in units of the largest gap, whose power may overflow.
     unit = jax.lax.stop_gradient(jnp.max(gaps))
     unit = jnp.where(unit == 0, 1, unit)
     power = jnp.mean(jnp.sum((gaps / unit) ** p * jnp.asarray(widths, a.dtype)[:, None], axis=0))
@@ -68,8 +68,8 @@ def sliced_wasserstein(
 
 
 def _steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # Both quantile functions are steps, of widths 1/n and 1/m: between the jumps of either, in units of 1/(n m), which
-    # are integers, both are constant.
+    # Both quantile functions are steps, of widths 1/n and 1/m. Both are constant between the jumps of either, which are
+    # integers in units of 1/(n m).
     starts = np.unique(np.concatenate([np.arange(n, dtype=np.int64) * m, np.arange(m, dtype=np.int64) * n]))
     widths = np.diff(starts, append=n * m) / (n * m)
     return starts // m, starts // n, widths
@@ -85,18 +85,18 @@ def mmd(a: State, b: State, *, bandwidth: Scalar | None = None) -> Float[Array, 
 
     **Arguments:**
 
-    - `a`: samples, `(n, ...)`, real, at least two.
-    - `b`: samples, `(m, ...)`, of the same shape each, at least two.
-    - `bandwidth`: in the unit of the samples. By default the median heuristic: `bandwidth^2` is the median of the
-      squared Euclidean distances between all `(n + m)(n + m - 1) / 2` pairs of the pooled samples (of which the
-      derivative is not taken). Give one to compare several pairs of sets.
+    - `a`: the first set of at least two samples, `(n, ...)`, real.
+    - `b`: the second set of at least two, `(m, ...)`, with samples of the same shape.
+    - `bandwidth`: the bandwidth of the kernel, in the unit of the samples. By default the median heuristic:
+      `bandwidth^2` is the median of the squared Euclidean distances between all `(n + m)(n + m - 1) / 2` pairs of the
+      pooled samples (and is not differentiated). Pass a value to compare several pairs of sets.
 
     **Returns:** a scalar.
 
     **Raises:** `ValueError` if the samples differ in shape, are complex or integers, if there are fewer than two, or
     if `bandwidth` is not positive.
 
-    Gretton, Borgwardt, Rasch, Schölkopf, Smola, A Kernel Two-Sample Test, 2012.
+    **Reference:** Gretton, Borgwardt, Rasch, Schölkopf, Smola, A Kernel Two-Sample Test, 2012.
 
     !!! example
         ```python
@@ -109,7 +109,7 @@ def mmd(a: State, b: State, *, bandwidth: Scalar | None = None) -> Float[Array, 
     a, b = check_sets(a, b, "mmd", ("a", "b"), least=2)
     n = len(a)
     both = jnp.concatenate([a, b])
-    # Around their mean: |x|^2 + |y|^2 - 2 <x, y> loses the digits that |x| has before |x - y|.
+    # Centre the samples, since |x|^2 + |y|^2 - 2 <x, y> loses digits if |x| is large compared with |x - y|.
     both = both - jnp.mean(both, axis=0, keepdims=True)
     lengths = jnp.sum(both**2, axis=1)
     products = jnp.matmul(both, both.T, precision=jax.lax.Precision.HIGHEST)
@@ -146,11 +146,11 @@ def mode_weights(samples: State, means: State) -> Float[Array, " k"]:
 
     **Arguments:**
 
-    - `samples`: `(n, ...)`, real.
-    - `means`: `(k, ...)`, of the shape of the samples each.
+    - `samples`: the samples, `(n, ...)`, real.
+    - `means`: the means of the modes, `(k, ...)`, each of the shape of a sample.
 
-    **Returns:** shares of sum 1, `(k,)`; NaN if a sample or a mean is not finite. Of means at the same distance the
-    first counts.
+    **Returns:** shares with sum 1, `(k,)`; NaN if a sample or a mean is not finite. Among means at the same distance
+    the first one counts.
 
     **Raises:** `ValueError` if the shapes differ, or for complex numbers or integers.
 
@@ -179,24 +179,24 @@ def bits_per_dim(
     data_range: Checked[Scalar] = 1.0,
     levels: IntLike = 256,
 ) -> Float[Array, "..."]:
-    """A negative log-likelihood of dequantised images, in bits a dimension: `nll / (size log 2) + log2(levels / r)`.
+    """A negative log-likelihood of dequantised images, in bits per dimension: `nll / (size log 2) + log2(levels / r)`.
 
-    A density on images of the range `r` becomes one on the grey values by the second term: for images of 8 bits that is
-    8 in [0, 1], 7 in [-1, 1]. Where the images were dequantised by uniform noise (`data.dequantise`), the mean over
+    The second term converts a density on images of the range `r` to one on the grey values: for images of 8 bits it is
+    8 in [0, 1] and 7 in [-1, 1]. If the images were dequantised by uniform noise (`data.dequantise`), the mean over
     them is an upper bound of the bits per dimension of the discrete images. The uniform density has 8.
 
     **Arguments:**
 
-    - `negative_log_likelihood`: in nats per image, of the density of images in their own unit; of any shape.
+    - `negative_log_likelihood`: in nats per image, for the density of images in their own unit; of any shape.
     - `size`: the number of entries of one image, `h w c`, or its shape.
-    - `levels`: how many grey values there were. A Python integer.
-    - `data_range`: `r`, that of the images: 1 for [0, 1], 2 for [-1, 1]. A Python number.
+    - `levels`: the number of grey values, a Python integer.
+    - `data_range`: `r`, the range of the images: 1 for [0, 1], 2 for [-1, 1]; a Python number.
 
     **Returns:** bits per dimension, of the shape of `negative_log_likelihood`.
 
     **Raises:** `ValueError` if `size`, `data_range` or `levels` is not positive.
 
-    Theis, van den Oord, Bethge, A Note on the Evaluation of Generative Models, 2016.
+    **Reference:** Theis, van den Oord, Bethge, A Note on the Evaluation of Generative Models, 2016.
 
     !!! example
         ```python

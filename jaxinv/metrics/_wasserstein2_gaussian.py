@@ -1,4 +1,4 @@
-"""The Wasserstein-2 distance of two Gaussians."""
+"""The Wasserstein-2 distance of two Gaussians, in closed form."""
 
 from typing import Any
 
@@ -18,21 +18,21 @@ def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: Sta
 
         W^2 = |mean_a - mean_b|^2 + tr(cov_a + cov_b - 2 (cov_a^{1/2} cov_b cov_a^{1/2})^{1/2})
 
-    The trace is computed as the least `|cov_a^{1/2} - cov_b^{1/2} Q|^2` over orthogonal `Q`, which it equals: the
-    three traces cancel for laws that are close, and would leave of the distance half of the digits.
+    The trace is computed as the minimum of `|cov_a^{1/2} - cov_b^{1/2} Q|^2` over orthogonal `Q`, which it equals: the
+    three traces cancel for laws that are close, and would lose half of the digits of the distance.
 
     **Arguments:**
 
-    - `mean_a`, `mean_b`: of one shape, of `d` entries, real.
-    - `cov_a`, `cov_b`: `(d, d)`, symmetric, positive semi-definite; they may be singular.
+    - `mean_a`, `mean_b`: the means, real, of one shape with `d` entries.
+    - `cov_a`, `cov_b`: the covariances, `(d, d)`, symmetric and positive semi-definite; they may be singular.
 
-    **Returns:** a scalar, in the unit of the means. Of a law and itself it is 0 up to rounding, `eps` times the root
-    of the trace. It can be differentiated where both covariances are invertible.
+    **Returns:** a scalar, in the unit of the means. For a law and itself it is 0 up to rounding, `eps` times the root
+    of the trace. It is differentiable where both covariances are invertible.
 
     **Raises:** `ValueError` if the shapes do not match, or, where values are known, for a covariance that is not
     symmetric or has a negative eigenvalue beyond rounding.
 
-    Dowson, Landau, The Fréchet Distance between Multivariate Normal Distributions, 1982.
+    **Reference:** Dowson, Landau, The Fréchet Distance between Multivariate Normal Distributions, 1982.
 
     !!! example
         ```python
@@ -60,7 +60,7 @@ def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: Sta
 @eqx.filter_jit
 def _distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> Array:
     root_a, root_b = _root(cov_a), _root(cov_b)
-    # At the minimum the derivative in Q is zero, so that none of the decomposition is needed.
+    # At the minimum the derivative in Q is zero, so the decomposition need not be differentiated.
     cross = jax.lax.stop_gradient(jnp.matmul(root_b, root_a, precision=HIGHEST))
     left, _, right = jnp.linalg.svd(cross)
     turned = jnp.matmul(root_b, jnp.matmul(left, right, precision=HIGHEST), precision=HIGHEST)
@@ -77,7 +77,7 @@ def _root(covariance: Array) -> Array:
 
 @_root.defjvp
 def _root_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    # The root is smooth where eigenvalues are equal; the eigenvectors that JAX would differentiate are not.
+    # Unlike the eigenvectors, which JAX would differentiate, the root is smooth where eigenvalues are equal.
     values, vectors = _spectrum(primals[0])
     stds = jnp.sqrt(values)
     sums = stds[:, None] + stds[None, :]

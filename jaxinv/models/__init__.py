@@ -1,4 +1,4 @@
-"""Networks, and nothing but networks: always batched, stateless Flax NNX modules."""
+"""Network architectures only, as batched, stateless Flax NNX modules; the other modules train and use them."""
 
 from ._autoencoders import VAE as VAE, Autoencoder as Autoencoder, Bernoulli as Bernoulli, Gaussian as Gaussian
 from ._convolutional import AbstractUpsampling as AbstractUpsampling, Bilinear as Bilinear, Nearest as Nearest

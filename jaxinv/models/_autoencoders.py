@@ -1,4 +1,4 @@
-"""Autoencoders, plain and variational."""
+"""Autoencoders, plain and variational, and the laws of the pixels of the latter; `generative` trains them."""
 
 import math
 import numbers
@@ -23,14 +23,16 @@ class Autoencoder(nnx.Module):
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `latent_size`: `k`, the number of latent variables.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `trunk`: `Dense(widths)`, the default, or `Convolutional(channels)`.
-    - `widths`: of the hidden layers of the encoder; the decoder has them in reverse. Short for `trunk=Dense(widths)`.
-    - `activation`: between the layers. The default is smooth, so a decoded image has second derivatives in `z`.
+    - `widths`: the widths of the hidden layers of the encoder, which the decoder has in reverse; a short form of
+      `trunk=Dense(widths)`.
+    - `activation`: the function between the layers. The default is smooth, so a decoded image has second derivatives
+      in `z`.
 
-    **Raises:** `ValueError` for sizes that are not positive integers; its calls, for anything but a batch.
+    **Raises:** `ValueError` for sizes that are not positive integers; its methods, for anything but a batch.
 
     !!! cite "Reference"
         Hinton, Salakhutdinov, Reducing the dimensionality of data with neural networks, 2006
@@ -79,7 +81,7 @@ class Gaussian(eqx.Module):
 
     **Arguments:**
 
-    - `std`: in units of the pixels. Static: it is not trained.
+    - `std`: the standard deviation, in the unit of the pixels. It is static, and so not trained.
 
     **Raises:** `ValueError` if `std` is not a positive number.
     """
@@ -99,7 +101,7 @@ class Gaussian(eqx.Module):
         return self.about(x, self.mean(logits))
 
     def about(self, x: Float[Array, "*image"], mean: Float[Array, "*image"]) -> Float[Array, ""]:
-        """The same, for a mean image that is given itself."""
+        """`-log p(x)` of one image around a given mean image, in nats, constants included."""
         constant = x.size * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
         return 0.5 * jnp.sum((x - mean) ** 2) / self.std**2 + constant
 
@@ -107,7 +109,7 @@ class Gaussian(eqx.Module):
 class Bernoulli(eqx.Module):
     """Pixels are Bernoulli with probability `sigmoid(logits)`; for grey values in `[0, 1]`, the cross-entropy.
 
-    The better choice where faint structure counts: an error near 0 or 1 costs more than one near 1/2.
+    Choose it where faint structure counts, since an error near 0 or 1 costs more than one near 1/2.
     """
 
     def mean(self, logits: Float[Array, "*image"]) -> Float[Array, "*image"]:
@@ -126,15 +128,17 @@ class VAE(nnx.Module):
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `latent_size`: `k`, the number of latent variables; their prior is standard normal.
     - `likelihood`: `Gaussian(std)` or `Bernoulli()`, the distribution of the pixels around the decoded image.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `trunk`: `Dense(widths)`, the default, or `Convolutional(channels)`.
-    - `widths`: of the hidden layers of the encoder; the decoder has them in reverse. Short for `trunk=Dense(widths)`.
-    - `activation`: between the layers. The default is smooth, so a decoded image has second derivatives in `z`.
+    - `widths`: the widths of the hidden layers of the encoder, which the decoder has in reverse; a short form of
+      `trunk=Dense(widths)`.
+    - `activation`: the function between the layers. The default is smooth, so a decoded image has second derivatives
+      in `z`.
 
-    **Raises:** `ValueError` for sizes that are not positive integers; its calls, for anything but a batch.
+    **Raises:** `ValueError` for sizes that are not positive integers; its methods, for anything but a batch.
 
     !!! cite "Reference"
         Kingma, Welling, Auto-Encoding Variational Bayes, 2014

@@ -1,4 +1,4 @@
-"""The networks of the couplings of a normalising flow: what is kept of an image to parameters of what changes."""
+"""The networks in the couplings of a normalising flow, from the kept half of an image to parameters of the other."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def conditioners(
     if isinstance(trunk, Dense):
         return [_Dense(partition, num_parameters, trunk.widths, rngs=rngs) for partition in partitions]
     if isinstance(trunk, Convolutional):
-        # The first couplings see the image at the finest level, the last ones at the coarsest.
+        # The first couplings use the finest level, the last ones the coarsest.
         count, levels = len(partitions), len(trunk.channels)
         return [
             _Convolutional(partition, num_parameters, trunk.channels[level], level, rngs=rngs)
@@ -57,7 +57,7 @@ class _Convolutional(nnx.Module):
 
     def __call__(self, kept: list[Array]) -> Float[Array, "n p m"]:
         h, w, _ = self.partition.image_shape
-        # Parts of an odd image differ by a row or a column: all are filled up to whole cells, and cut in the end.
+        # Parts of an odd image differ by a row or a column, so all are padded to whole cells, and cropped at the end.
         rows, columns = (-(-size // (2 * self.factor)) for size in (h, w))
         x = jnp.concatenate([self._filled(part, rows, columns) for part in kept], axis=3)
         n, f = x.shape[0], self.factor

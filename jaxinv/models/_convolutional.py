@@ -1,4 +1,4 @@
-"""Convolutions, down- and upsampling, from which the networks are built."""
+"""The layers from which the convolutional networks are built: convolutions, resampling, normalisations, residuals."""
 
 import abc
 import math
@@ -19,7 +19,16 @@ class AbstractUpsampling(eqx.Module):
 
     @abc.abstractmethod
     def along(self, x: Float[Array, "n h w c"], axis: int, out: int) -> Float[Array, "n hh ww c"]:
-        """`x` with `out` entries along an axis."""
+        """Enlarge along one axis.
+
+        **Arguments:**
+
+        - `x`: images, `(n, h, w, c)`.
+        - `axis`: the axis along which to enlarge, 1 or 2.
+        - `out`: the number of entries along it, a Python integer.
+
+        **Returns:** the images with `out` entries along `axis`.
+        """
 
     def __call__(self, x: Float[Array, "n h w c"], size: tuple[int, int]) -> Float[Array, "n hh ww c"]:
         for axis, out in zip((1, 2), size, strict=True):
@@ -27,10 +36,10 @@ class AbstractUpsampling(eqx.Module):
         return x
 
 
-# Gathers of whole rows and columns, at positions that are known: 4 times faster than products with matrices on a
-# processor, their transposes included.
+# Both gather whole rows and columns at static positions, which on a CPU is 4 times faster than products with matrices,
+# transposes included.
 class Nearest(AbstractUpsampling):
-    """Every pixel takes the value of the nearest."""
+    """Nearest-neighbour interpolation."""
 
     def along(self, x: Float[Array, "n h w c"], axis: int, out: int) -> Float[Array, "n hh ww c"]:
         return jnp.take(x, np.arange(out) * x.shape[axis] // out, axis=axis, mode="clip")
@@ -50,7 +59,7 @@ class Bilinear(AbstractUpsampling):
 
 
 def check_upsampling(upsampling: Any) -> AbstractUpsampling:
-    """`upsampling`, which must be one of the above."""
+    """`upsampling`, which must be an `AbstractUpsampling`."""
     if not isinstance(upsampling, AbstractUpsampling):
         raise ValueError(f"`upsampling` must be `models.Nearest()` or `models.Bilinear()`; got {upsampling!r}.")
     return upsampling
@@ -65,7 +74,7 @@ def growing_sizes(first: tuple[int, int], last: tuple[int, int], steps: int) -> 
     return list(zip(*along, strict=True))
 
 
-# Of a group normalisation, where the width allows.
+# The number of groups of a group normalisation, or its greatest common divisor with the width.
 _GROUPS = 8
 # The largest angular frequency of a time embedding, for times in [0, 1]; the smallest is 1.
 _FASTEST = 1000.0
@@ -76,8 +85,8 @@ def convolution(
 ) -> nnx.Conv:
     """A `size x size` convolution, `(n, h, w, into) -> (n, ceil(h / stride), ceil(w / stride), out)`.
 
-    - `zero`: starts from weights that are zero.
-    - `options`: of `flax.nnx.Conv`; the padding is `"SAME"` unless they say otherwise.
+    - `zero`: whether all weights start as zero.
+    - `options`: further options of `flax.nnx.Conv`; the padding is `"SAME"` by default.
     """
     if zero:
         options["kernel_init"] = nnx.initializers.zeros_init()
@@ -96,7 +105,7 @@ class Downsampling(nnx.Module):
 
 
 class Upsampling(nnx.Module):
-    """Every pixel four times, cut to `size`, and a 3 x 3 convolution: `(n, h, w, into) -> (n, *size, out)`."""
+    """Repeat every pixel 2 x 2 times, crop to `size`, and convolve 3 x 3: `(n, h, w, into) -> (n, *size, out)`."""
 
     def __init__(self, into: int, out: int, *, rngs: nnx.Rngs):
         self.layer = convolution(into, out, rngs=rngs)
@@ -121,10 +130,10 @@ class TimeEmbedding(nnx.Module):
 
 
 class ResidualBlock(nnx.Module):
-    """Two 3 x 3 convolutions beside a short cut, `(n, h, w, into) -> (n, h, w, out)`.
+    """Two 3 x 3 convolutions with a skip connection, `(n, h, w, into) -> (n, h, w, out)`.
 
-    Each after a group normalisation and SiLU; the second normalisation is scaled and shifted by the embedding of time,
-    `(n, embedded)`.
+    A group normalisation and SiLU precede each; the embedding of time, `(n, embedded)`, scales and shifts the second
+    normalisation.
     """
 
     def __init__(self, into: int, out: int, embedded: int, *, rngs: nnx.Rngs):
@@ -141,10 +150,10 @@ class ResidualBlock(nnx.Module):
 
 
 def normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """A group normalisation of `width` channels: no statistic is kept, none is taken over the batch."""
+    """A group normalisation of `width` channels, without statistics over the batch or between calls."""
     return nnx.GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
 
 
 def channel_normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
-    """A normalisation of every channel of every image: for one image what batch normalisation is in training."""
+    """A normalisation of every channel of every image; for one image it equals batch normalisation in training."""
     return nnx.GroupNorm(width, num_groups=width, rngs=rngs)

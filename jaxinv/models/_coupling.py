@@ -1,8 +1,8 @@
 """The couplings of a normalising flow: affine maps and splines, and the step that changes one half of an image.
 
-An image is kept as its parts: the pixels of one parity of row and column (and, of several channels, of one half of the
-channels). Every half is a union of parts, so that cutting and joining are strided slices, which are as cheap backwards
-as forwards; the gathers of an arbitrary mask are not.
+An image is stored as its parts: the pixels of one parity of row and column (and, with several channels, of one half of
+the channels). Every half is a union of parts, so that cutting and joining are strided slices, whose transposes are as
+cheap as they are; those of the gathers of an arbitrary mask are not.
 """
 
 import abc
@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-# The parity of the row, that of the column, and which half of the channels.
+# The parity of the row, the parity of the column, and the half of the channels.
 Part = tuple[int, int, int]
 Parts = dict[Part, Array]
 
-# The values of the paper for splines: the least width and height of a bin, as a fraction of the interval, and the
-# least slope at a knot.
+# The values of the paper on splines: the smallest width and height of a bin, as a fraction of the interval, and the
+# smallest slope at a knot.
 _LEAST_BIN = 1e-3
 _LEAST_SLOPE = 1e-3
 
@@ -38,14 +38,17 @@ _PATTERNS: tuple[Callable[[Part], int], ...] = (
 class AbstractCoupling(eqx.Module):
     """An increasing map of the line onto itself, a different one for every entry, with parameters from a network.
 
-    Parameters that are all zero make it the identity, with which a flow starts. A coupling of your own implements these
-    members.
+    Parameters that are all zero make it the identity, with which a flow starts. To define a coupling, implement these
+    three members.
     """
 
     @property
     @abc.abstractmethod
     def num_parameters(self) -> int:
-        """`p`, the number of parameters of each entry."""
+        """`p`, the number of parameters of each entry.
+
+        **Returns:** a positive Python integer.
+        """
 
     @abc.abstractmethod
     def forward(
@@ -55,10 +58,10 @@ class AbstractCoupling(eqx.Module):
 
         **Arguments:**
 
-        - `x`: `(n, m)`, a batch of entries.
-        - `parameters`: `(n, p, m)`, as the network made them.
+        - `x`: a batch of entries, `(n, m)`.
+        - `parameters`: the output of the network, `(n, p, m)`.
 
-        **Returns:** the values, and the logarithms of the slopes there.
+        **Returns:** the values, and the logarithms of the slopes there, both `(n, m)`.
         """
 
     @abc.abstractmethod
@@ -67,21 +70,21 @@ class AbstractCoupling(eqx.Module):
 
         **Arguments:**
 
-        - `y`: `(n, m)`, a batch of values.
-        - `parameters`: `(n, p, m)`, as the network made them.
+        - `y`: a batch of values, `(n, m)`.
+        - `parameters`: the output of the network, `(n, p, m)`.
 
-        **Returns:** the entries that have these values.
+        **Returns:** the entries that have these values, `(n, m)`.
         """
 
 
 class Affine(AbstractCoupling):
     """Affine couplings, `y = x exp(s) + t`, with `|s| < bound`.
 
-    `s = bound tanh(s' / bound)`, of what the network gives, keeps the inverse well-conditioned.
+    `s = bound tanh(s' / bound)`, with the output `s'` of the network, keeps the inverse well-conditioned.
 
     **Arguments:**
 
-    - `bound`: of the logarithm of the scale. Static.
+    - `bound`: the bound of the logarithm of the scale, a positive number, static.
 
     **Raises:** `ValueError` if it is not a positive number.
 
@@ -114,15 +117,15 @@ class Affine(AbstractCoupling):
 class RationalQuadratic(AbstractCoupling):
     """Monotone rational-quadratic splines on `[-bound, bound]`, and the identity outside.
 
-    More flexible than `Affine`, and slower: the network gives `3 bins - 1` parameters for each entry, the widths and
-    heights of the bins and the slopes at the knots between them.
+    They are more flexible than `Affine`, and slower: the network gives `3 bins - 1` parameters for each entry, the
+    widths and heights of the bins and the slopes at the knots between them.
 
     **Arguments:**
 
-    - `bins`: `K`, at least 2. Static.
-    - `bound`: of the interval, in the unit of the latents. Static.
+    - `bins`: the number of bins, at least 2, static.
+    - `bound`: the bound of the interval, in the unit of the latents, static.
 
-    **Raises:** `ValueError` if these are not such numbers.
+    **Raises:** `ValueError` if `bins` is not such an integer or `bound` not a positive number.
 
     !!! cite "Reference"
         Durkan, Bekasov, Murray, Papamakarios, Neural Spline Flows, 2019
@@ -144,7 +147,7 @@ class RationalQuadratic(AbstractCoupling):
         self, x: Float[Array, "n m"], parameters: Float[Array, "n p m"]
     ) -> tuple[Float[Array, "n m"], Float[Array, "n m"]]:
         inside = jnp.abs(x) < self.bound
-        # The spline is evaluated at 0 instead of outside, so that no gradient of what is not selected can be NaN.
+        # Outside entries are replaced by 0, so that the gradient of the unselected branch cannot be NaN.
         within = jnp.where(inside, x, 0)
         b = self._bin(within, parameters, inverse=False)
         t = (within - b.left) / b.width
@@ -164,8 +167,8 @@ class RationalQuadratic(AbstractCoupling):
         quadratic = b.height * (s - b.slope_left) + v * bend
         linear = b.height * b.slope_left - v * bend
         constant = -s * v
-        # The root in [0, 1], written for either sign of the linear coefficient so that nothing cancels. Of a monotone
-        # spline it is simple, so the discriminant is positive but for rounding.
+        # The root in [0, 1], in a form without cancellation for either sign of the linear coefficient. It is simple for
+        # a monotone spline, so the discriminant is positive up to rounding.
         least = jnp.finfo(y.dtype).tiny
         size = jnp.abs(linear) + jnp.sqrt(jnp.maximum(linear**2 - 4 * quadratic * constant, least))
         falling = linear < 0
@@ -173,7 +176,7 @@ class RationalQuadratic(AbstractCoupling):
         return jnp.where(inside, b.left + b.width * t, y)
 
     def _bin(self, at: Float[Array, "n m"], parameters: Float[Array, "n p m"], *, inverse: bool) -> "_Bin":
-        """The bin of the interval in which each entry lies: of the heights if `inverse`, else of the widths."""
+        """The bin in which each entry lies, along the heights if `inverse`, else along the widths."""
         bins = self.bins
         widths, lefts = self._knots(parameters[:, :bins])
         heights, bottoms = self._knots(parameters[:, bins : 2 * bins])
@@ -184,7 +187,7 @@ class RationalQuadratic(AbstractCoupling):
         ends = bottoms if inverse else lefts
         index = jnp.sum(at[:, None] >= ends[:, 1:], axis=1)
         here = index[:, None] == jnp.arange(bins)[None, :, None]
-        # A sum over few bins vectorises, forwards and backwards, where a gather does not.
+        # A sum over the few bins vectorises, forwards and backwards, while a gather does not.
         pick = lambda values: jnp.sum(jnp.where(here, values, 0), axis=1)
         return _Bin(
             left=pick(lefts),
@@ -238,7 +241,7 @@ class Partition:
 
 
 class Coupling(nnx.Module):
-    """One step of a flow: half of the entries are mapped, with parameters that a network makes of the other half."""
+    """One step of a flow: it maps half of the entries, with parameters that a network computes from the other half."""
 
     def __init__(self, partition: Partition, transform: AbstractCoupling, network: nnx.Module):
         self.partition, self.transform, self.network = partition, transform, network
@@ -289,7 +292,7 @@ def extent(part: Part, image_shape: tuple[int, int, int]) -> tuple[int, int, int
 
 
 def cut(x: Float[Array, "n h w c"]) -> Parts:
-    """The parts of images."""
+    """Cut images into their parts."""
     _, h, w, c = x.shape
     first = c - c // 2
     every = [(a, b, g) for a in (0, 1) for b in (0, 1) for g in (0, 1)]
@@ -301,7 +304,7 @@ def cut(x: Float[Array, "n h w c"]) -> Parts:
 
 
 def join(parts: Parts, image_shape: tuple[int, int, int]) -> Float[Array, "n h w c"]:
-    """The images that have these parts."""
+    """Join parts to images; the inverse of `cut`."""
     h, w, c = image_shape
     first = c - c // 2
     spread = []
@@ -318,5 +321,5 @@ def join(parts: Parts, image_shape: tuple[int, int, int]) -> Float[Array, "n h w
 
 
 def flat(part: Float[Array, "n h w c"]) -> Float[Array, "n m"]:
-    """Every image of a part as a vector."""
+    """Flatten every image of a part to a vector."""
     return part.reshape(part.shape[0], -1)

@@ -19,17 +19,17 @@ START = 4
 class ConvDecoder(nnx.Module):
     """The convolutional decoder, `network(z0)`: images from a small array of noise, enlarged step by step.
 
-    All but the last of `layers` blocks enlarge by a constant factor, each pixel taking the value of the nearest, so
-    that any image size will do; each has a 3 x 3 convolution, a ReLU and a normalisation of every channel. A 1 x 1
-    convolution ends it: images are not bounded. With the default sizes it has .26 M weights.
+    All but the last of `layers` blocks enlarge by a constant factor, with nearest-neighbour interpolation, so that any
+    image size is possible; each block has a 3 x 3 convolution, a ReLU and a normalisation of every channel. The last
+    layer is a 1 x 1 convolution, so images are not bounded. With the default sizes it has .26 M weights.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
-    - `input_shape`: of `z0`, `(h0, w0, k)`; default 4 x 4 with `channels`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
+    - `input_shape`: the shape of `z0`, `(h0, w0, k)`; by default 4 x 4 pixels with `channels` channels.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `layers`: of convolutions, at least 2.
-    - `channels`: of each.
+    - `layers`: the number of blocks, at least 2.
+    - `channels`: the number of channels of each block.
 
     **Raises:** `ValueError` for sizes that are not positive integers, or an input that is larger than the image; its
     call, for anything but a batch.
@@ -79,7 +79,10 @@ class ConvDecoder(nnx.Module):
 
 
 def check_decoder_input(shape: Any, image_shape: tuple[int, int, int]) -> tuple[int, ...]:
-    """The shape of an input that is not larger than the image."""
+    """The shape of the input of a decoder.
+
+    **Raises:** `ValueError` if it is not `(h0, w0, k)`, or is larger than the image.
+    """
     shape = check_input_shape(shape)
     if shape[0] > image_shape[0] or shape[1] > image_shape[1]:
         raise ValueError(
@@ -92,19 +95,19 @@ def check_decoder_input(shape: Any, image_shape: tuple[int, int, int]) -> tuple[
 class DeepDecoder(nnx.Module):
     """The deep decoder, `network(z0)`: 1 x 1 convolutions between bilinear enlargements of a small array of noise.
 
-    Few weights, which alone keep it from fitting noise: with the default sizes 17 000. Each layer mixes channels,
-    enlarges, takes the ReLU and normalises every channel. A 1 x 1 convolution is a matrix product, and for many
-    networks at once, under `jax.vmap` over weights, one batched product: the network for many problems at a time.
+    It has few weights, 17 000 with the default sizes, and this alone keeps it from fitting noise. Each layer mixes
+    channels, enlarges, applies the ReLU and normalises every channel. A 1 x 1 convolution is a matrix product, and for
+    many networks at once, under `jax.vmap` over weights, one batched product: choose it to solve many problems at once.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`, of any size.
-    - `input_shape`: of `z0`, `(h0, w0, k)`; default `channels` of the image halved once for each of `layers`, but of at
-        least 4 x 4 pixels.
+    - `image_shape`: the shape of an image, `(h, w, c)`, of any size.
+    - `input_shape`: the shape of `z0`, `(h0, w0, k)`; by default `channels` channels on the image size halved once for
+        each of `layers`, but at least 4 x 4 pixels.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `layers`: how often the input is enlarged.
-    - `channels`: of each layer; they decide how much detail there can be.
-    - `output`: applied to the last layer. The default keeps images in `[0, 1]`.
+    - `layers`: the number of enlargements.
+    - `channels`: the number of channels of each layer; more of them allow more detail.
+    - `output`: the function applied to the last layer. The default keeps images in `[0, 1]`.
 
     **Raises:** `ValueError` for sizes that are not positive integers, or an input that is larger than the image; its
     call, for anything but a batch.

@@ -1,4 +1,4 @@
-"""Normalising flows."""
+"""The normalising flow, a sequence of the couplings of `_coupling.py`."""
 
 import math
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, par
 from ._network import check_batch, check_sizes
 from ._trunks import AbstractTrunk, Dense
 
-# The latents of pixels in [0, 1] are logits divided by this, which brings them from +-14 to the size of a latent.
+# Dividing the logits of pixels in [0, 1] by this brings them from +-14 to the size of a latent.
 _LOGIT_SCALE = 4.0
-# Half a grey level of 256. Dequantised images lie that far from 0 and 1, so 0 itself is far from all that a flow has
-# seen: its latent may be a hundred times as large.
+# Half a grey level of 256. Dequantised images lie that far from 0 and 1 on average, so 0 itself is far from all
+# training images: its latent may be a hundred times as large.
 _MARGIN = 1 / 512
 
 
@@ -27,30 +27,32 @@ class Flow(nnx.Module):
 
         log p(x) = log N(z; 0, I) + log |det dz/dx|,  z = flow.forward(x).
 
-    Images in `[0, 1]` go through the logit of `alpha + (1 - 2 alpha) x`, so that the density lives there; then each
-    coupling maps half of the entries with parameters that a network makes of the other half, in a checkerboard, in rows
-    and in columns (with several channels, between the channels too). All weights at their start make it the identity.
+    Images in `[0, 1]` pass through the logit of `alpha + (1 - 2 alpha) x`, so that the density is supported there; then
+    each coupling maps half of the entries with parameters that a network computes from the other half, in a
+    checkerboard, in rows and in columns (with several channels, between the channels too). The initial weights make all
+    couplings the identity.
 
     At 28 x 28 pixels it has 2.9 M weights by default, and .15 M with `Convolutional((32,))`: slower steps, but on MNIST
-    the better density by far after the same time of training. Further levels, as in `Convolutional((32, 32))`, reach
-    further in large images: a network sees 7 x 7 of its cells.
+    the better density by far after the same time of training. For large images add levels, as in
+    `Convolutional((32, 32))`, since the receptive field of a network is 7 x 7 of its cells.
 
-    Trained by `generative.flow_loss`, a flow knows dequantised images, `(255 x + u) / 256`. Exact zeros and ones, as of
-    an image that was not dequantised, are far from them: encode `(255 x + .5) / 256`.
+    `generative.flow_loss` trains a flow on dequantised images, `(255 x + u) / 256`. Exact zeros and ones, as in an
+    image that was not dequantised, are far from those: encode `(255 x + .5) / 256`.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`; `d = h w c`, at least 2, is the size of the latents.
+    - `image_shape`: the shape of an image, `(h, w, c)`; `d = h w c`, at least 2, is the size of the latents.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `coupling`: `Affine()`, the default, or `RationalQuadratic(bins=8)`.
-    - `trunk`: of the networks of the couplings: `Dense((256, 256))`, the default, or `Convolutional(channels)`: the
-        couplings are spread over its levels, from the finest, each on a grid of cells of `2^level x 2^level` pixels.
-    - `num_couplings`: at least 2; with fewer, half of the entries stay as they are.
-    - `alpha`: how far the logit stays off 0 and 1, positive and below .5; or `None` for images on the whole real line,
-        which are then not transformed. Static.
+    - `trunk`: the trunk of the networks in the couplings: `Dense((256, 256))`, the default, or
+        `Convolutional(channels)`, which distributes the couplings over its levels, from the finest, each on a grid of
+        cells of `2^level x 2^level` pixels.
+    - `num_couplings`: the number of couplings, at least 2, since one coupling leaves half of the entries unchanged.
+    - `alpha`: the distance of the argument of the logit from 0 and 1, positive and below .5, static; `None` for images
+        on the whole real line, which are then not transformed.
 
-    **Raises:** `ValueError` for sizes that are not positive integers, and other wrong options; its calls, for anything
-    but a batch.
+    **Raises:** `ValueError` for sizes that are not positive integers, and other wrong options; its methods, for
+    anything but a batch.
 
     !!! cite "Reference"
         Dinh, Sohl-Dickstein, Bengio, Density estimation using Real NVP, 2017; Durkan, Bekasov, Murray, Papamakarios,
@@ -100,7 +102,7 @@ class Flow(nnx.Module):
         """The latents of images `x` of shape `(n, h, w, c)`, in the order of the pixels, and `log |det dz/dx|`.
 
         With `alpha`, an image with pixels outside `[-alpha, 1 + alpha]`, about, has no latent: its `log_det` is minus
-        infinity, and its latent that of the image with those pixels moved to half a grey level inside `[0, 1]`.
+        infinity, and its latent is that of the image with those pixels moved to half a grey level inside `[0, 1]`.
         """
         x, log_det = self._unbounded(check_batch(x, self.image_shape, "images", "Flow"))
         parts = cut(x)

@@ -1,4 +1,4 @@
-"""The generator and the critic of a GAN."""
+"""The generator and the critic of a GAN, which `training.fit_adversarial` trains."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,18 +16,18 @@ from ._trunks import AbstractTrunk, check_trunk
 class Generator(nnx.Module):
     """A generator, `generator(z) -> x`: images in `[0, 1]` from latents.
 
-    With 8 latents and at 28 x 28 pixels it has .54 M weights by default, and 33 000 with `Convolutional()`. No
-    statistic is taken over the batch, and none is kept.
+    With 8 latents and at 28 x 28 pixels it has .54 M weights by default, and 33 000 with `Convolutional()`. It has no
+    statistics over the batch or between calls.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `latent_size`: `k`, the number of latent variables.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `trunk`: `Dense(widths)`, the default, or `Convolutional(channels)`.
-    - `widths`: of the hidden layers, from the image to the latents, as the encoder of an autoencoder has them. Short
-        for `trunk=Dense(widths)`.
-    - `activation`: between the layers. The default is smooth, so an image has second derivatives in `z`.
+    - `widths`: the widths of the hidden layers, in the order of the encoder of an autoencoder, from the image to the
+        latents; a short form of `trunk=Dense(widths)`.
+    - `activation`: the function between the layers. The default is smooth, so an image has second derivatives in `z`.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its call, for anything but a batch.
 
@@ -67,7 +67,7 @@ class Generator(nnx.Module):
 def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
     """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
 
-    - `call`: how to give it, for the message.
+    - `call`: the call with a shape, for the error message.
     """
     if latent_shape is None:
         size = getattr(generator, "latent_size", None)
@@ -84,16 +84,16 @@ def _leaky(x: Array) -> Array:
 class Critic(nnx.Module):
     """A critic, or discriminator, `critic(x) -> (n,)`: the logit of each image being one of the data.
 
-    At 28 x 28 pixels it has .53 M weights by default, and 10 000 with `Convolutional()`. No statistic is taken over
-    the batch, so the gradient of one image's logit is that image's alone, which gradient penalties rest on.
+    At 28 x 28 pixels it has .53 M weights by default, and 10 000 with `Convolutional()`. It has no statistics over the
+    batch, so an image's logit depends on that image alone, as gradient penalties require.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `trunk`: `Dense(widths)`, the default, or `Convolutional(channels)`.
-    - `widths`: of the hidden layers. Short for `trunk=Dense(widths)`.
-    - `activation`: between the layers. Default: leaky ReLU of slope .2.
+    - `widths`: the widths of the hidden layers; a short form of `trunk=Dense(widths)`.
+    - `activation`: the function between the layers, by default leaky ReLU of slope .2.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its call, for anything but a batch.
 

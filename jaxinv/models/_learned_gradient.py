@@ -1,4 +1,4 @@
-"""Learned gradient descent."""
+"""Learned gradient descent, an unrolled network; `unrolled` has its losses."""
 
 from collections.abc import Callable
 
@@ -20,23 +20,23 @@ class LearnedGradient(nnx.Module):
 
     `(dx, r) = Lambda_k(x, g_k, s)`, `x <- x - t_k g_k + dx`, `s <- activation(r)`, with `g_k = K* (K x - y / ||A||)`
     for `K = A / ||A||`, and a memory `s` of a few channels, from `x = 0`, `s = 0`. Untrained, with `t_k = 1` and
-    `Lambda_k` zero, it is gradient descent on `1/2 ||A x - y||^2`; in the reference the step is `dx` alone, and
-    `Lambda_k` sees the gradient of a regulariser too. Trained on pairs, by `training.fit` with
+    `Lambda_k` zero, it is gradient descent on `1/2 ||A x - y||^2`; in the reference the step is `dx` alone, and an
+    input of `Lambda_k` is the gradient of a regulariser too. Train it on pairs, by `training.fit` with
     `unrolled.supervised_loss`, or `unrolled.SimulatedLoss`.
 
     The operator is part of the network, and is not trained.
 
     **Arguments:**
 
-    - `operator`: `A`, linear. Its images may be complex (real and imaginary part are then channels of the
-        convolutions), its measurements anything, a stack too.
+    - `operator`: `A`, a linear operator. Its images may be complex (real and imaginary part are then channels of the
+        convolutions); its measurements may be of any kind, including a stack.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `num_layers`: of gradient steps.
+    - `num_layers`: the number of gradient steps.
     - `tied`: whether all layers share one network `Lambda`, as in the reference.
     - `width`: the number of channels between the three convolutions of a `Lambda_k`.
     - `memory`: the number of channels of `s`.
-    - `activation`: between the convolutions.
-    - `norm`: of the operator, where it is known; else it is found by power iteration.
+    - `activation`: the function between the convolutions.
+    - `norm`: the norm of the operator, if it is known; by default power iteration computes it.
 
     **Raises:** `ValueError` for an operator that is not linear, or sizes that are not positive integers; its call, for
     anything but a batch of measurements.
@@ -86,7 +86,7 @@ class LearnedGradient(nnx.Module):
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, of a stack a tuple of such."""
         operator = self.operator.get_value()
         y = self.prepare_measurements(y)
-        # The operator is divided by its norm, and so is what it measured.
+        # The operator is divided by its norm, so the measurements are too.
         y = jax.tree.map(lambda leaf: operator.factor * leaf, y)
         n = jax.tree.leaves(y)[0].shape[0]
         x = jnp.zeros((n, *operator.domain.shape), operator.domain.dtype)
@@ -96,11 +96,11 @@ class LearnedGradient(nnx.Module):
         return x
 
     def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
-        """A batch of measurements as the network takes them.
+        """A batch of measurements as the network expects them.
 
         **Arguments:**
 
-        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+        - `y`: the measurements, `(n, *codomain)`, or a tuple of such for a stack.
 
         **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
 

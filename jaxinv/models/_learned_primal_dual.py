@@ -1,4 +1,4 @@
-"""The learned primal-dual reconstruction."""
+"""The learned primal-dual reconstruction, an unrolled network; `unrolled` has its losses."""
 
 from collections.abc import Callable
 
@@ -19,22 +19,23 @@ class LearnedPrimalDual(nnx.Module):
     """An unrolled primal-dual method whose proximal maps are convolutional networks, on images and on measurements.
 
     `h <- h + Gamma_k(h, K f_2, y / ||A||)`, `f <- f + Lambda_k(f, K* h_1)` with `K = A / ||A||`, from zero. `f` and `h`
-    are several images and measurements, side by side as channels: `f_2` is the second of `f`, `h_1` the first of `h`,
-    and `f_1` at the end is the reconstruction. The `Lambda_k` start as zero, and with them the image. Trained on pairs,
-    by `training.fit` with `unrolled.supervised_loss`, or `unrolled.SimulatedLoss`.
+    are several images and measurements, stacked as channels: `f_2` is the second of `f`, `h_1` the first of `h`, and
+    the final `f_1` is the reconstruction. The `Lambda_k` start as zero, and so does the image. Train it on pairs, by
+    `training.fit` with `unrolled.supervised_loss`, or `unrolled.SimulatedLoss`.
 
     The operator is part of the network, and is not trained.
 
     **Arguments:**
 
-    - `operator`: `A`, linear, of one image to one measurement (not a stack). Real and imaginary part of complex ones
-        are channels of the convolutions; what is not of shape `(h, w, c)` is one column to them.
+    - `operator`: `A`, a linear operator whose measurement is one array (not a stack). Real and imaginary part of
+        complex images or measurements are channels of the convolutions; an array of another shape than `(h, w, c)` is
+        one column to them.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `num_layers`: of pairs of a dual and a primal step.
+    - `num_layers`: the number of pairs of a dual and a primal step.
     - `width`: the number of channels between the three convolutions of a `Gamma_k` or `Lambda_k`.
-    - `num_primal`, `num_dual`: how many images `f` and measurements `h` are; of images at least two.
-    - `activation`: between the convolutions.
-    - `norm`: of the operator, where it is known; else it is found by power iteration.
+    - `num_primal`, `num_dual`: the numbers of images in `f`, at least two, and of measurements in `h`.
+    - `activation`: the function between the convolutions.
+    - `norm`: the norm of the operator, if it is known; by default power iteration computes it.
 
     **Raises:** `ValueError` for an operator that is not linear or has a stack of measurements, or sizes that are not
     positive integers; its call, for anything but a batch of measurements.
@@ -86,7 +87,7 @@ class LearnedPrimalDual(nnx.Module):
         """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`."""
         operator = self.operator.get_value()
         y = self.prepare_measurements(y)
-        # The operator is divided by its norm, and so is what it measured.
+        # The operator is divided by its norm, so the measurements are too.
         y = to_grid(operator.factor * y, operator.codomain, self.dual)
         start = lambda grid, count: jnp.zeros((y.shape[0], *grid[:2], count * grid[2]), domain_dtype(operator))
         state = start(self.primal, self.num_primal), start(self.dual, self.num_dual)
@@ -95,11 +96,11 @@ class LearnedPrimalDual(nnx.Module):
         return from_grid(_part(state[0], 0, self.primal), operator.domain)
 
     def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
-        """A batch of measurements as the network takes them.
+        """A batch of measurements as the network expects them.
 
         **Arguments:**
 
-        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+        - `y`: the measurements, `(n, *codomain)`.
 
         **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
 
@@ -108,7 +109,7 @@ class LearnedPrimalDual(nnx.Module):
         return check_measurements(y, self.operator.get_value(), "LearnedPrimalDual")
 
     def layer(self, k: int, state: tuple[Array, Array], y: Array) -> tuple[Array, Array]:
-        """One layer: `f` and `h`, and measurements, all as channels and divided by the norm of the operator."""
+        """Apply one layer to `f` and `h`; they and `y` are channels, and `y` is divided by the norm of the operator."""
         (f, h), operator = state, self.operator.get_value()
         image = from_grid(_part(f, 1, self.primal), operator.domain)
         seen = to_grid(jax.vmap(operator)(image), operator.codomain, self.dual)
@@ -119,5 +120,5 @@ class LearnedPrimalDual(nnx.Module):
 
 
 def _part(stack: Array, index: int, grid: tuple[int, int, int]) -> Array:
-    """One of several images or measurements that are side by side."""
+    """One of several images or measurements that are stacked as channels."""
     return stack[..., index * grid[-1] : (index + 1) * grid[-1]]

@@ -1,4 +1,4 @@
-"""The learned iterative shrinkage-thresholding algorithm."""
+"""The learned iterative shrinkage-thresholding algorithm, an unrolled network; `unrolled.train_lista` trains it."""
 
 import math
 from typing import Any
@@ -22,8 +22,8 @@ class LISTA(nnx.Module):
     """Unrolled iterative shrinkage-thresholding, with learned weights, thresholds, slopes and momenta.
 
     `x_(k+1) = S_k(x_k + W_k^T (y / ||A|| - K x_k) + b_k (x_k - x_(k-1)))` with `K = A / ||A||`, and
-    `S_k(u) = sign(u) min(s_k max(|u| - theta_k, 0), |u|)`: soft thresholding for a slope `s_k = 1`; with a larger one
-    large entries are left as they are. Of a threshold that training makes negative the modulus counts. Untrained, with
+    `S_k(u) = sign(u) min(s_k max(|u| - theta_k, 0), |u|)`: soft thresholding for a slope `s_k = 1`; a larger slope
+    keeps large entries unchanged. A threshold that training makes negative acts by its modulus. Untrained, with
     `W_k = K`, `theta_k = weight / ||A||^2`, `s_k = 1` and `b_k = 0`, it is `num_layers` steps of `classical.ista` for
     `1/2 ||A x - y||^2 + weight ||x||_1`. Train it on sparse images by `unrolled.train_lista`.
 
@@ -31,14 +31,14 @@ class LISTA(nnx.Module):
 
     **Arguments:**
 
-    - `operator`: `A`, linear, from real images of `n` entries to `m` real measurements.
-    - `num_layers`: static.
-    - `tied`: whether all layers share one `W`. Thresholds, slopes and momenta are each layer's own.
-    - `weight`: of the 1-norm, where it starts; a scalar, not negative.
-    - `norm`: of the operator, where it is known; else it is found by power iteration, as in `classical.ista`.
+    - `operator`: `A`, a linear operator from real images of `n` entries to `m` real measurements.
+    - `num_layers`: the number of layers, static.
+    - `tied`: whether all layers share one `W`. Each layer has its own threshold, slope and momentum.
+    - `weight`: the initial weight of the 1-norm, a scalar, not negative.
+    - `norm`: the norm of the operator, if it is known; by default power iteration computes it, as in `classical.ista`.
 
     **Raises:** `ValueError` for an operator that is not linear, or complex, or has a stack of measurements, and for a
-    weight that is not a scalar; its calls, for anything but a batch of measurements.
+    weight that is not a scalar; its methods, for anything but a batch of measurements.
 
     !!! cite "Reference"
         Gregor, LeCun, Learning fast approximations of sparse coding, 2010; Chen, Liu, Wang, Yin, Theoretical linear
@@ -88,11 +88,11 @@ class LISTA(nnx.Module):
         return jnp.stack(self._images(y))
 
     def prepare_measurements(self, y: PyTree[Array]) -> PyTree[Array]:
-        """A batch of measurements as the network takes them.
+        """A batch of measurements as the network expects them.
 
         **Arguments:**
 
-        - `y`: `(n, *codomain)`, or a tuple of such where the operator is a stack.
+        - `y`: the measurements, `(n, *codomain)`.
 
         **Returns:** the batch in the dtype of the codomain, and zero where nothing is measured.
 
@@ -101,7 +101,7 @@ class LISTA(nnx.Module):
         return check_measurements(y, self.operator.get_value(), "LISTA")
 
     def untied(self) -> "LISTA":
-        """A copy in which every layer has weights of its own, equal to those it shared. Train these from there."""
+        """A copy in which every layer has its own weights, equal to the shared ones, as a start for their training."""
         model = nnx.clone(self)
         model.tied = False
         shared = self.weights[...]
@@ -133,13 +133,13 @@ class LISTA(nnx.Module):
 def shrink(u: Array, threshold: Array, slope: Array) -> Array:
     """`sign(u) min(slope max(|u| - |threshold|, 0), |u|)`, entry by entry."""
     modulus = jnp.abs(u)
-    # Below 0 a threshold would have no gradient, and stay there; at 0 that of the modulus must not vanish either.
+    # A threshold below 0 would have no gradient, and stay there. Unlike that of `abs`, the gradient at 0 is not 0.
     threshold = jnp.where(threshold < 0, -threshold, threshold)
     return jnp.sign(u) * jnp.minimum(slope * jnp.maximum(modulus - threshold, 0), modulus)
 
 
 def _stored(operator: AbstractLinearOperator) -> Materialised:
-    """The operator as a matrix, by columns or by rows: whichever takes fewer applications."""
+    """The operator as a matrix, computed by columns or by rows, whichever needs fewer applications."""
     domain, codomain = operator.domain, operator.codomain
     if math.prod(codomain.shape) < math.prod(domain.shape):
         return Materialised(materialise(operator.H).matrix.T, operator.measured, domain, codomain)

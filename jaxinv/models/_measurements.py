@@ -1,4 +1,4 @@
-"""What unrolled networks share: the operator that they hold, batches of its measurements, and states as channels."""
+"""Helpers of the unrolled networks: their operator, batches of its measurements, and complex states as channels."""
 
 import math
 from collections.abc import Callable
@@ -32,27 +32,27 @@ def normalised(operator: Checked[AbstractOperator], norm: Checked[Scalar | None]
     measured = measured_part(operator, name)
     if norm is not None:
         check_scalar(norm, "norm")
-        # On the host: inside a trace, jax.numpy makes tracers even of numbers that are known.
+        # Use NumPy: inside a trace, jax.numpy makes tracers even of concrete numbers.
         if is_concrete(norm) and not 0 < float(np.asarray(norm)) < math.inf:
             raise ValueError(f"`norm` must be positive and finite; got {norm}.")
     return measured / norm_bound(measured, norm)
 
 
 def check_scalar(value: Any, name: str) -> None:
-    """Raise unless it is one real number, known or traced."""
+    """Raise unless `value` is one real number, concrete or traced."""
     if jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
         raise ValueError(f"`{name}` must be a real scalar; got {value!r}.")
 
 
 def input_shape(operator: AbstractLinearOperator) -> tuple[int, ...] | None:
-    """The shape of one measurement, as every network states that of its input; none of a stack."""
+    """The shape of one measurement, which every network has as that of its input; `None` for a stack."""
     return None if isinstance(operator.codomain, tuple) else tuple(operator.codomain.shape)
 
 
 def check_measurements(y: Any, operator: AbstractLinearOperator, name: str) -> PyTree[Array]:
-    """`y` as a batch of measurements `(n, *codomain)`, of the dtype of the codomain and zero where nothing is measured.
+    """`y` as a batch of measurements `(n, *codomain)`, in the dtype of the codomain and zero where nothing is measured.
 
-    **Raises:** `ValueError` that names what came and what is expected.
+    **Raises:** `ValueError` that names the shape of `y` and the expected one.
     """
     codomain = operator.codomain
     if isinstance(codomain, tuple) and not (isinstance(y, tuple | list) and len(y) == len(codomain)):
@@ -86,9 +86,9 @@ def _check_batch(y: Any, struct: jax.ShapeDtypeStruct, name: str) -> Array:
 
 
 def grid_of(struct: Struct, name: str) -> tuple[int, int, int]:
-    """Height, width and channels of one real image or measurement as convolutions see it.
+    """Height, width and channels of one image or measurement as an input of convolutions.
 
-    Real and imaginary part are channels of their own. What is not of shape `(h, w, c)` is one column of pixels.
+    Real and imaginary part are separate channels. An array of another shape than `(h, w, c)` is one column of pixels.
     """
     if isinstance(struct, tuple):
         raise ValueError(
@@ -120,7 +120,7 @@ def from_grid(z: Float[Array, "n h w c"], struct: jax.ShapeDtypeStruct) -> Array
 class Block(nnx.Module):
     """Three 3 x 3 convolutions with activations between them, `(n, h, w, into) -> (n, h, w, out)`.
 
-    - `zero`: starts as zero.
+    - `zero`: whether the last convolution starts as zero.
     """
 
     def __init__(

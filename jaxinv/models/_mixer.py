@@ -1,4 +1,4 @@
-"""A patch mixer for scores."""
+"""A patch mixer for images and times, an alternative to `UNet` without convolutions."""
 
 import math
 from collections.abc import Sequence
@@ -18,19 +18,19 @@ from ._unet import check_batch_times
 class Mixer(nnx.Module):
     """A mixer of patches for images and times, `network(x, t)`, which starts as zero, in place of a `UNet`.
 
-    Cuts the image, padded by zeros to whole patches, into tokens; each block has a dense network across the tokens and
-    one across the channels. With the default sizes it has .74 M weights at 28 x 28; those across the tokens grow with
-    the number of pixels. Dense layers only: no convolution, no statistic over the batch.
+    It cuts the image, padded by zeros to whole patches, into tokens; each block has a dense network across the tokens
+    and one across the channels. With the default sizes it has .74 M weights at 28 x 28; those across the tokens grow
+    with the number of pixels. It has dense layers only, without convolutions or statistics over the batch.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `patch_size`: the side of a patch in pixels.
     - `width`: the number of channels of a token.
-    - `num_blocks`: of mixing across the tokens and then the channels.
-    - `token_width`, `channel_width`: of the hidden layer of the two.
-    - `embedding_size`: of the embedding of time, which scales and shifts every block.
+    - `num_blocks`: the number of blocks, each of which mixes across the tokens and then across the channels.
+    - `token_width`, `channel_width`: the widths of the hidden layers of the two networks of a block.
+    - `embedding_size`: the size of the embedding of time, which scales and shifts every block.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its call, for anything but a batch with a time
     for each image.
@@ -90,7 +90,7 @@ class Mixer(nnx.Module):
 class _Block(nnx.Module):
     """Mixing across the tokens, then across the channels, `(n, tokens, width) -> (n, tokens, width)`.
 
-    Each beside a short cut and after a layer normalisation, which is scaled and shifted by the embedding of time.
+    Each has a skip connection and follows a layer normalisation that the embedding of time scales and shifts.
     """
 
     def __init__(self, tokens: int, width: int, across: int, along: int, embedded: int, *, rngs: nnx.Rngs):
@@ -110,12 +110,12 @@ class _Block(nnx.Module):
 
 
 def patch_counts(height: int, width: int, size: int) -> tuple[int, int]:
-    """How many patches of `size x size` pixels cover an image: rows and columns of them."""
+    """The numbers of rows and columns of patches of `size x size` pixels that cover an image."""
     return -(-height // size), -(-width // size)
 
 
 def cut(x: Float[Array, "n h w c"], size: int) -> Float[Array, "n rows columns pixels"]:
-    """The patches of images, which are padded by zeros to whole ones; `pixels = size^2 c`."""
+    """The patches of images, padded by zeros to whole patches; `pixels = size^2 c`."""
     n, h, w, c = x.shape
     rows, columns = patch_counts(h, w, size)
     x = jnp.pad(x, ((0, 0), (0, rows * size - h), (0, columns * size - w), (0, 0)))
@@ -124,7 +124,7 @@ def cut(x: Float[Array, "n h w c"], size: int) -> Float[Array, "n rows columns p
 
 
 def join(patches: Float[Array, "n rows columns pixels"], shape: tuple[int, int, int]) -> Float[Array, "n h w c"]:
-    """The images of shape `(n, *shape)` that `cut` cut."""
+    """The images of shape `(n, *shape)`; the inverse of `cut`."""
     n, rows, columns, pixels = patches.shape
     h, w, c = shape
     size = round((pixels // c) ** 0.5)

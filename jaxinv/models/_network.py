@@ -1,4 +1,4 @@
-"""What networks and the priors that wrap them share: shape checks, and networks of other libraries."""
+"""Checks that networks and the priors around them share, and adapters for networks of other libraries."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ from .._linen import unbind_linen
 
 
 class PyTreeNetwork(eqx.Module):
-    """A network, taken apart into its arrays and the rest: a pytree of nothing but arrays, which every transform takes.
+    """A network as a pytree whose leaves are all arrays, as `jax.jit` requires; its other leaves are static.
 
-    Equinox networks have functions among their leaves; a plain object is one leaf and no array.
+    Equinox networks have functions among their leaves; a plain object is one leaf that is no array.
     """
 
     arrays: list[Array]
@@ -46,8 +46,8 @@ _ARRAY = "<array>"
 def as_network(model: Any) -> Any:
     """`model` as a pytree whose leaves are all arrays, with the same calls.
 
-    A Flax NNX network is one already. Accepted besides: a bound linen module, an equinox network, any object or
-    function (its arrays are then constants of the compiled program).
+    A Flax NNX network is one already. A bound linen module and an equinox network work too, and so does any other
+    object or function, whose arrays become constants of the compiled program.
     """
     if isinstance(model, nn.Module):
         return unbind_linen(model)
@@ -67,13 +67,13 @@ def as_network(model: Any) -> Any:
 
 
 def weights_dtype(model: PyTree) -> Any:
-    """The real dtype of what the network computes in: that of its weights."""
+    """The real dtype in which a network computes, that of its weights."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
 
 
 def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
-    """`x` as an array of shape `(n, *shape)` and floating dtype, which a network demands."""
+    """`x` as an array of shape `(n, *shape)` and floating dtype, as a network expects it."""
     x = jnp.asarray(x)
     letters = "(n, h, w, c)" if len(shape) == 3 else "(n, k)"
     expected = f"(n, {', '.join(map(str, shape))})"
@@ -90,7 +90,7 @@ def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
 
 
 def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> tuple[tuple[int, int, int], int, tuple]:
-    """The static sizes of a network, checked."""
+    """Check the static sizes of a network, and return them as integers."""
     image_shape = check_shape(image_shape, "image_shape")
     if len(image_shape) != 3:
         raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
@@ -100,6 +100,6 @@ def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> t
 
 
 def check_rngs(rngs: Any) -> None:
-    """Raise unless it is what the weights of a network can be drawn from."""
+    """Raise unless `rngs` is a `flax.nnx.Rngs`, from which weights can be drawn."""
     if not isinstance(rngs, nnx.Rngs):
         raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")

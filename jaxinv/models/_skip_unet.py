@@ -20,22 +20,23 @@ _SLOPE = 0.2
 class SkipUNet(nnx.Module):
     """The skip network of the deep image prior, `network(z0)`: images from a noise image, or from a reconstruction.
 
-    Each scale halves the image, rounding up, so that any height and width will do; what comes up again is joined by a
-    few channels that skip the coarser scales. Group normalisation in place of batch normalisation: the same for one
-    image at a time, and no statistic is kept. With the default sizes it has .14 M weights. The papers have 128 channels
-    at every scale, 16 times the work.
+    Each scale halves the image, rounding up, so that any height and width are possible; on the way up, a few channels
+    that skip the coarser scales are concatenated. Group normalisation replaces batch normalisation, so each image is
+    independent of the batch and no statistics are stored. With the default sizes it has .14 M weights. The papers have
+    128 channels at every scale, 16 times the work.
+
+    The weights on the way down are named `down...`: `dip.reconstruct(..., frozen=("down",))` tunes the others only.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
-    - `input_shape`: of `z0`, `(h, w, k)`; default `image_shape`, which suits noise, an adjoint and an FBP alike.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
+    - `input_shape`: the shape of `z0`, `(h, w, k)`; by default `image_shape`, which suits noise, an adjoint and an FBP.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
-    - `scales`: how often the image is halved.
-    - `channels`, `skip_channels`: at every scale, one number or one for each scale from the finest; a skip may have 0.
-    - `upsampling`: `Bilinear()` (default) or `Nearest()`.
-    - `output`: applied to the last layer. The default keeps images in `[0, 1]`.
-
-    The weights on the way down are named `down...`: `dip.reconstruct(..., frozen=("down",))` tunes the others only.
+    - `scales`: the number of times that the image is halved.
+    - `channels`, `skip_channels`: the numbers of channels, one for all scales or one for each scale from the finest; a
+        skip may have 0.
+    - `upsampling`: `Bilinear()` (the default) or `Nearest()`.
+    - `output`: the function applied to the last layer. The default keeps images in `[0, 1]`.
 
     **Raises:** `ValueError` for sizes that are not positive integers, or an input of another height or width than the
     image; its call, for anything but a batch.
@@ -76,7 +77,7 @@ class SkipUNet(nnx.Module):
         widths = per_scale(channels, scales, "channels", 1)
         skips = per_scale(skip_channels, scales, "skip_channels", 0)
         into = (self.input_shape[-1], *widths[:-1])
-        # What comes up from the scale below, which at the coarsest is what went down.
+        # The widths of what the next coarser scale returns; at the coarsest it is the encoder's output.
         below = (*widths[1:], widths[-1])
         self.upsampling, self.output = check_upsampling(upsampling), output
         self.down = nnx.List(
@@ -129,7 +130,7 @@ class _Layer(nnx.Module):
 
 
 def check_input_shape(shape: Any) -> tuple[int, ...]:
-    """The shape of one input of a network of images."""
+    """The shape of one input of a network of images, `(h, w, k)`."""
     shape = check_shape(shape, "input_shape")
     if len(shape) != 3:
         raise ValueError(f"`input_shape` must be (height, width, channels); got {shape}.")

@@ -1,4 +1,4 @@
-"""How the encoders and decoders of images are built: of dense layers, or of convolutions."""
+"""Trunks, which build the encoders and decoders of autoencoders and GANs from dense layers or from convolutions."""
 
 import abc
 import math
@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from .._arrays import check_shape
 from ._convolutional import convolution
 
-# The kernel of the convolutions that halve an image is even, so that every pixel meets as many weights as any other.
+# The convolutions that halve an image have an even kernel, so that every pixel enters with equally many weights.
 _KERNEL = 4
 
 Activation = Callable[[Array], Array]
@@ -35,7 +35,7 @@ class MLP(nnx.Module):
 
 
 class AbstractTrunk(eqx.Module):
-    """A way to build a network from images to numbers, and one back. A trunk of your own implements these members."""
+    """The way to build a network from images to numbers, and one back. To define a trunk, implement both methods."""
 
     @abc.abstractmethod
     def encoder(
@@ -45,7 +45,7 @@ class AbstractTrunk(eqx.Module):
 
         **Arguments:**
 
-        - `image_shape`: `(h, w, c)`.
+        - `image_shape`: the shape of an image, `(h, w, c)`.
         - `size`: the number of outputs.
         - `activation`: the function between the layers.
         - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
@@ -73,7 +73,7 @@ class Dense(AbstractTrunk):
 
     **Arguments:**
 
-    - `widths`: of the hidden layers, from the image on; a decoder has them in reverse.
+    - `widths`: the widths of the hidden layers, from the image on; a decoder has them in reverse.
 
     **Raises:** `ValueError` for widths that are not positive integers.
     """
@@ -94,12 +94,12 @@ class Dense(AbstractTrunk):
 class Convolutional(AbstractTrunk):
     """Convolutions that halve the image once for each entry of `channels`, and a dense layer; a decoder doubles it.
 
-    The defaults are thin, for 28 x 28 pixels on a few cores. Larger images want further halvings, such as
-    `(16, 32, 64, 64)` for 128 x 128: the dense layer sees what is left, `h / 2^m x w / 2^m`, rounded up.
+    The defaults are thin, for 28 x 28 pixels on a few cores. Larger images need more halvings, such as
+    `(16, 32, 64, 64)` for 128 x 128, since the input of the dense layer is `h / 2^m x w / 2^m`, rounded up.
 
     **Arguments:**
 
-    - `channels`: after each halving, from the finest.
+    - `channels`: the number of channels after each halving, from the finest level.
 
     **Raises:** `ValueError` for numbers of channels that are not positive integers.
 
@@ -163,14 +163,15 @@ class _Decoder(nnx.Module):
     def __call__(self, z: Float[Array, "n size"]) -> Float[Array, "n h w c"]:
         x = self.first(z).reshape(z.shape[0], *self.coarsest)
         for layer, (h, w) in zip(self.layers, self.levels, strict=True):
-            # An odd image was halved rounding up.
+            # Halving an odd size rounded up, so crop.
             x = _spread(layer(self.activation(x)))[:, :h, :w]
         return x
 
 
 def _spread(x: Float[Array, "n h w four_c"]) -> Float[Array, "n hh ww c"]:
-    """Four channels become the four pixels of a cell. With the convolution before it, it is a transposed one of stride
-    2, whose gradient is slow on a processor.
+    """Rearrange four channels as the four pixels of a cell.
+
+    After a convolution this equals a transposed convolution of stride 2, whose gradient is slow on a CPU.
     """
     n, h, w, c = x.shape
     return x.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, c // 4)
@@ -183,7 +184,7 @@ def _levels(image_shape: tuple[int, int, int], channels: Sequence[int]) -> list[
 
 
 def check_trunk(trunk: Any, widths: Any) -> AbstractTrunk:
-    """`trunk`, or `Dense(widths)` where there is none."""
+    """`trunk`, or `Dense(widths)` if it is `None`."""
     if trunk is None:
         return Dense() if widths is None else Dense(widths)
     if not isinstance(trunk, AbstractTrunk):

@@ -1,4 +1,4 @@
-"""A score U-Net."""
+"""The U-Net for images and times, a network for the scores of `diffusion`."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,16 +24,16 @@ from ._network import check_batch, check_sizes
 class UNet(nnx.Module):
     """A thin U-Net for images and times, `network(x, t)`, which starts as zero: noise, score, velocity or denoiser.
 
-    Each level halves the image, rounding up, so that any height and width will do. With the default widths it has .21 M
-    weights, at 28 x 28 as at any number of pixels. No statistic is taken over the batch, and none is kept.
+    Each level halves the image, rounding up, so that any height and width are possible. With the default widths it has
+    .21 M weights, at any number of pixels. It has no statistics over the batch or between calls.
 
     **Arguments:**
 
-    - `image_shape`: `(h, w, c)`.
+    - `image_shape`: the shape of an image, `(h, w, c)`.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `widths`: the number of channels at each level, from the finest.
-    - `num_blocks`: of residual blocks at each level, on the way down and on the way up.
-    - `embedding_size`: of the embedding of time, which scales and shifts every block.
+    - `num_blocks`: the number of residual blocks at each level, on the way down and on the way up.
+    - `embedding_size`: the size of the embedding of time, which scales and shifts every block.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its call, for anything but a batch with a time
     for each image.

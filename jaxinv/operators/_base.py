@@ -1,4 +1,4 @@
-"""The interface of operators, and their algebra."""
+"""The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
 from typing import Any
@@ -17,8 +17,9 @@ from .._types import State, Struct
 class AbstractOperator(Module):
     """A forward operator: one image in, one measurement out, never a batch axis.
 
-    A subclass has `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of them),
-    and `__call__`. Its parameters are array leaves, so that `jax.vmap` maps over them. Map over images with `jax.vmap`.
+    A subclass defines `domain` and `codomain`, static `jax.ShapeDtypeStruct`s (the codomain of a stack is a tuple of
+    them), and `__call__`. Its parameters are array leaves, so that `jax.vmap` maps over them. Map over images with
+    `jax.vmap`.
     """
 
     domain: eqx.AbstractVar[Struct]
@@ -26,11 +27,25 @@ class AbstractOperator(Module):
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:
-        """The noiseless measurement of the image `x`."""
+        """The noiseless measurement of one image.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of `domain`.
+
+        **Returns:** a measurement of the shape of `codomain`.
+        """
 
     @abc.abstractmethod
     def linearise(self, x: State) -> "AbstractLinearOperator":
-        """The derivative of the operator at `x`, a linear operator."""
+        """The derivative of the operator at one image.
+
+        **Arguments:**
+
+        - `x`: an image of the shape of `domain`.
+
+        **Returns:** a linear operator with the same domain and codomain.
+        """
 
     @property
     def measured(self) -> PyTree[Array]:
@@ -50,7 +65,14 @@ class AbstractLinearOperator(AbstractOperator):
 
     @abc.abstractmethod
     def adjoint(self, y: State) -> State:
-        """`A* y`, the adjoint (the conjugate transpose, not the transpose)."""
+        """`A* y`, the adjoint (the conjugate transpose, not the transpose).
+
+        **Arguments:**
+
+        - `y`: a measurement of the shape of `codomain`.
+
+        **Returns:** an image of the shape of `domain`.
+        """
 
     def linearise(self, x: State) -> "AbstractLinearOperator":
         """The operator itself."""
@@ -196,7 +218,7 @@ class Scaled(AbstractLinearOperator):
 
     @property
     def domain(self) -> Struct:
-        # i times the embedding of the reals is still defined on the reals.
+        # An operator from real images to complex measurements keeps its real domain under a complex factor.
         factor = self.factor.real if into_complex(self.operator) else self.factor
         return jax.tree.map(lambda s: _promoted(s, factor), self.operator.domain)
 
@@ -247,7 +269,7 @@ def onto_reals(x: State, operator: AbstractOperator) -> State:
 
 
 def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
-    """What the operator makes of an image like `struct`, whose dtype may differ from that of its domain."""
+    """The struct of the measurement of an image like `struct`, whose dtype may differ from that of the domain."""
     if jax.tree.map(lambda s: s.dtype, struct) == jax.tree.map(lambda s: s.dtype, operator.domain):
         return operator.codomain
     out = jax.eval_shape(lambda x: operator(x), struct)
@@ -259,7 +281,7 @@ def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct)
 
 
 def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct:
-    # A real operator acts on complex images too, and does before one that has a complex domain.
+    # A real operator accepts complex images too, so before an operator with a complex domain its domain is complex.
     if not is_complex(outer.domain) or is_complex(inner.codomain) or not isinstance(inner, AbstractLinearOperator):
         return inner.domain
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.result_type(s.dtype, jnp.complex64)), inner.domain)

@@ -1,4 +1,4 @@
-"""Does an operator keep its promises?"""
+"""Numerical checks of an operator, for users who write their own: the dot test, linearity and the norm."""
 
 import math
 from typing import Any
@@ -19,14 +19,14 @@ from ._norm import norm
 
 
 class Certificate(Module):
-    """What `certify` measured.
+    """The errors and the norm that `certify` measured.
 
     - `adjoint_error`: `|<A x, y> - <x, A* y>| / (||A x|| ||y||)`, the largest of eight pairs before a loop and eight in
       each of its two steps.
     - `linearity_error`: `||A(a x + b w) - a A x - b A w|| / ||A(a x + b w)||`; for a non-linear operator, the relative
       difference of its derivative and a finite difference.
-    - `norm`: of the operator, or of its derivative at a random image.
-    - `tolerance`, `linearity_tolerance`: what these errors may be in this precision.
+    - `norm`: the norm of the operator, or of its derivative at a random image.
+    - `tolerance`, `linearity_tolerance`: the largest errors that pass in this precision.
     """
 
     adjoint_error: Array
@@ -42,7 +42,7 @@ class Certificate(Module):
         return errors & jnp.isfinite(self.norm)
 
     def check(self) -> "Certificate":
-        """Return this certificate, or raise a `RuntimeError` that says which promise is broken. For the host."""
+        """Return this certificate, or raise a `RuntimeError` that names the test that failed. Call it outside `jit`."""
         if not bool(np.all(np.asarray(self.passed))):
             raise RuntimeError(
                 f"The operator breaks a promise: adjoint error {float(self.adjoint_error):.2e} (at most "
@@ -53,22 +53,22 @@ class Certificate(Module):
         return self
 
 
-# A batch of the size at which kernels take another form than for one image.
+# At this batch size the kernels use another form than for one image.
 _BATCH = 8
 
 
 @eqx.filter_jit
 def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
-    """Measure the dot test, the linearity and the norm of an operator, the user's own too.
+    """Measure the dot test, the linearity and the norm of an operator, which may be the user's own.
 
-    The operator is applied as a solver applies it, in one compiled program: to a batch, before a loop and in it, and
-    each image of one place is tested against the measurements of the other. A non-linear operator is certified by its
-    derivative at a random image.
+    One compiled program applies the operator as a solver does, to a batch, before a loop and inside it; the dot test
+    pairs the images of one place with the measurements of the other. For a non-linear operator it tests the derivative
+    at a random image.
 
     **Arguments:**
 
     - `operator`: any operator.
-    - `key`: for the random images and measurements.
+    - `key`: a typed key for the random images and measurements.
 
     **Returns:** a `Certificate`; `certify(...).check()` raises if the operator fails.
 
@@ -107,7 +107,7 @@ def _adjoint_error(operator: AbstractLinearOperator, x: PyTree[Array], y: PyTree
         v, error = state
         x, y, before, back = args
         image = forward(v)
-        # The adjoint before the loop against the operator in it, and the other way round.
+        # Pair the adjoint before the loop with the operator inside it, and the other way round.
         errors = jax.vmap(_dot_error)(v, back, image, y), jax.vmap(_dot_error)(x, adjoint(image), before, image)
         error = jnp.maximum(error, jnp.max(jnp.stack(errors)))
         return (back, error), jnp.zeros_like(error, bool), RESULTS.successful
@@ -121,7 +121,7 @@ def _dot_error(x: PyTree[Array], back: PyTree[Array], image: PyTree[Array], y: P
     """`|<A x, y> - <x, A* y>|` relative to the norms of `A x` and `y`."""
     left, right = _inner(image, y), _inner(x, back)
     if not jnp.iscomplexobj(left) or not jnp.iscomplexobj(right):
-        left, right = left.real, right.real  # linear over the reals only
+        left, right = left.real, right.real  # Such an operator is linear over the reals only.
     scale = jnp.sqrt(_inner(image, image).real * _inner(y, y).real)
     return jnp.abs(left - right) / jnp.where(scale > 0, scale, 1)
 

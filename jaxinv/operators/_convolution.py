@@ -1,4 +1,4 @@
-"""Blur."""
+"""Convolution with a known kernel, for deblurring; `Downsample` uses it too."""
 
 from collections.abc import Sequence
 from typing import Literal, cast, get_args
@@ -19,9 +19,9 @@ class Convolution(AbstractLinearOperator):
     """`(A x)[i] = sum_j kernel[j] x[i - j + o]`, a true convolution with origin `o = (k - 1) // 2`, by the FFT.
 
     - `kernel`: `(kh, kw)` for all channels, or `(kh, kw, c)`, one for each.
-    - `shape`: of the image, `(h, w, c)`; the measurement has the same.
-    - `boundary`: what lies outside the image: `"zero"`, `"circular"` (periodic), or `"reflect"` (mirrored about the
-      centre of the edge pixel, as in numpy).
+    - `shape`: the shape of the image, `(h, w, c)`, static; the measurement has the same shape.
+    - `boundary`: how the image continues outside its pixels, static: `"zero"`, `"circular"` (periodic), or `"reflect"`
+      (mirrored about the centre of the edge pixel, as in numpy).
 
     **Raises:** `ValueError` for an unknown boundary, or a kernel that is larger than the image.
 
@@ -66,8 +66,8 @@ class Convolution(AbstractLinearOperator):
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
         y = y.astype(jnp.result_type(y, self.kernel))
-        # Extension and cropping are real and their own conjugates, so their transposes are their adjoints. The examples
-        # are arrays, not shapes: inside `shard_map` the type of an array says over which devices it varies.
+        # Extension and cropping are real, so their transposes are their adjoints. The transposes get arrays and not
+        # structs as examples, since inside `shard_map` the type of an array says over which devices it varies.
         crop, extend = lambda x: self._crop(x), lambda x: self._extend(x)
         (spread,) = jax.linear_transpose(crop, jnp.zeros_like(y, shape=self._padded_shape()))(y)
         filtered = self._filter(spread, adjoint=True)

@@ -1,4 +1,4 @@
-"""Super-resolution."""
+"""Blur followed by subsampling, the operator of super-resolution."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from ._convolution import Boundary, Convolution
 class Downsample(AbstractLinearOperator):
     """Blur and keep every `factor`-th pixel: `(A x)[i] = (kernel * x)[factor i + factor // 2]`.
 
-    Without a kernel it is the mean over blocks of `factor x factor` pixels, which is the same as a box kernel.
+    Without a kernel it is the mean over blocks of `factor x factor` pixels, which equals a box kernel.
 
-    - `shape`: of the image, `(h, w, c)`; `factor` must divide `h` and `w`.
-    - `factor`: a static integer.
-    - `kernel`: as for `Convolution`, or `None`.
-    - `boundary`: as for `Convolution`; without a kernel it plays no part.
+    - `shape`: the shape of the image, `(h, w, c)`, static; `factor` must divide `h` and `w`.
+    - `factor`: the subsampling factor along both axes, a static integer.
+    - `kernel`: the blur before subsampling, `(kh, kw)` or `(kh, kw, c)` as for `Convolution`, or `None`.
+    - `boundary`: as for `Convolution`, static; it has no effect without a kernel.
 
     **Raises:** `ValueError` if `factor` does not divide the image.
 

@@ -14,9 +14,9 @@ from ._pointwise import check_mask
 class MaskedFourier(AbstractLinearOperator):
     """`A x = mask * F x`, with `F` the centred orthonormal Fourier transform: frequency 0 is at `(h // 2, w // 2)`.
 
-    Domain and codomain are complex; a real image enters through `Real`: `MaskedFourier(mask) @ Real(shape)`.
+    Domain and codomain are complex; for real images compose it with `Real`: `MaskedFourier(mask) @ Real(shape)`.
 
-    - `mask`: `(h, w, c)`, weights as for `Mask`.
+    - `mask`: the weights of the frequencies, `(h, w, c)`, as for `Mask`.
 
     !!! example
         ```python
@@ -50,8 +50,8 @@ class MaskedFourier(AbstractLinearOperator):
 class MultiCoilFourier(AbstractLinearOperator):
     """`(A x)_l = mask * F (coils_l * x)` for coils `l`, with `F` as in `MaskedFourier` (SENSE).
 
-    - `mask`: `(h, w, c)`, weights as for `Mask`, the same for all coils.
-    - `coils`: `(num_coils, h, w, c)`, complex sensitivities.
+    - `mask`: the weights of the frequencies, `(h, w, c)`, as for `Mask` and the same for all coils.
+    - `coils`: the complex sensitivities of the coils, `(num_coils, h, w, c)`.
 
     The measurement has shape `(num_coils, h, w, c)`.
 

@@ -1,4 +1,4 @@
-"""Linear operators from functions, and as operators of lineax."""
+"""Operators made from the user's functions, and the conversion of an operator to one of lineax."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,15 +16,16 @@ from ._norm import check_linear
 
 
 class FunctionOperator(AbstractLinearOperator):
-    """A linear function `x -> A x` as an operator; its adjoint is derived, as `conj . transpose . conj`.
+    """A linear function `x -> A x` as an operator; JAX derives its adjoint, as `conj . transpose . conj`.
 
-    - `function`: linear. An `eqx.Module` or a `jax.tree_util.Partial` keeps its arrays as parameters; a bare function
-      is accepted, but recompiles for each new object and bakes in the arrays that it closes over.
-    - `domain`: the shape of an image, or a `jax.ShapeDtypeStruct` where the dtype is not that of the function's
-      arrays, or the default float.
+    - `function`: a linear function of one image. An `eqx.Module` or a `jax.tree_util.Partial` keeps its arrays as
+      parameters; a bare function works too, but each new object compiles again, and the arrays that it closes over
+      become constants.
+    - `domain`: the shape of an image, static. Pass a `jax.ShapeDtypeStruct` if the dtype of the image is neither that
+      of the function's arrays nor, without arrays, the default float.
 
     **Raises:** `ValueError` if the function cannot be evaluated on the domain, or JAX finds that it is not linear.
-    (Run `operators.certify` to be sure.) For a function that is not linear see `NonlinearFunction`.
+    (`operators.certify` tests linearity numerically.) For a non-linear function use `NonlinearFunction`.
 
     !!! example
         ```python
@@ -58,7 +59,7 @@ class FunctionOperator(AbstractLinearOperator):
         return jax.tree.map(jnp.conj, self._transpose(jax.tree.map(jnp.conj, y)))
 
     def _transpose(self, y: State) -> State:
-        # A real operator acts on complex states too. The precision is that of state and parameters.
+        # A real operator accepts complex measurements too. The precision is that of measurement and parameters.
         precisions = [real_dtype(parameter.dtype) for parameter in _parameters(self.function)]
         dtype = jnp.result_type(*jax.tree.leaves(y), *precisions)
         if is_complex(self.domain):
@@ -66,7 +67,7 @@ class FunctionOperator(AbstractLinearOperator):
         elif into_complex(self):
             dtype = real_dtype(dtype)
         example = varying_like(jnp.zeros(self.domain.shape, dtype), y, self.function)
-        # Not the function itself: jax compares functions, and to compare pytrees is to compare traced arrays.
+        # A lambda hides the function: jax compares functions, and comparing pytrees would compare traced arrays.
         function = lambda x: self.function(x)
         outputs = jax.eval_shape(function, example)
         y = jax.tree.map(lambda v, s: v.astype(s.dtype), varying_like(y, example), outputs)
@@ -138,7 +139,10 @@ class Jacobian(AbstractLinearOperator):
 
 
 def as_leaves(function: Any) -> Callable:
-    """`function` as a pytree whose leaves are arrays: what is not a pytree already becomes a `Partial` without any."""
+    """`function` as a pytree whose leaves are arrays; a function that is no pytree becomes a `Partial` without leaves.
+
+    **Raises:** `ValueError` if it is not callable.
+    """
     if not callable(function):
         raise ValueError(f"a function is expected; got {type(function).__name__}.")
     is_leaf = jax.tree.structure(function) == jax.tree.structure(0)
@@ -175,13 +179,19 @@ def _codomain(function: Callable, domain: jax.ShapeDtypeStruct) -> Struct:
 
 
 def as_lineax(operator: AbstractOperator) -> lineax.FunctionLinearOperator:
-    """The operator for lineax's solvers.
+    """Convert a linear operator to one that the solvers of lineax accept.
 
-    Beware: lineax works with transposes, this library with adjoints; they differ for complex operators.
+    Beware: lineax uses transposes and this library adjoints, which differ for complex operators.
 
-    **Returns:** a `lineax.FunctionLinearOperator` from the domain to the codomain. For least squares hand
-    `lineax.linear_solve` the operator itself, for the normal equations `as_lineax(operator.H @ operator)` with the tag
+    **Arguments:**
+
+    - `operator`: any linear operator.
+
+    **Returns:** a `lineax.FunctionLinearOperator` from the domain to the codomain. For least squares pass it to
+    `lineax.linear_solve` as it is; for the normal equations pass `as_lineax(operator.H @ operator)` with the tag
     `lineax.positive_semidefinite_tag` through `lineax.TaggedLinearOperator`.
+
+    **Raises:** `ValueError` if the operator is not linear.
 
     !!! example
         ```python

@@ -1,4 +1,4 @@
-"""Phase retrieval: only magnitudes are measured."""
+"""The magnitudes of a linear measurement, the non-linear operator of phase retrieval."""
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,9 @@ from ._function import Jacobian
 
 
 class Magnitude(AbstractOperator):
-    """`|A x|`, entry by entry; not linear.
+    """`|A x|`, entry by entry, a non-linear operator; its derivative is defined as zero where `A x` is zero.
 
     - `operator`: `A`, a linear operator.
-
-    Where `A x` is zero the derivative is taken to be zero.
 
     **Raises:** `ValueError` if `operator` is not a linear operator.
 
@@ -55,6 +53,6 @@ class Magnitude(AbstractOperator):
 
 
 def _magnitude(z: Array) -> Array:
-    # The input of the root is selected, not its output: the derivative of the root at 0 is infinite.
+    # Select the input of the root and not its output, since the derivative of the root at 0 is infinite.
     square = z.real**2 + z.imag**2 if jnp.iscomplexobj(z) else z**2
     return safe_sqrt(square)

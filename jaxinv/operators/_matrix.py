@@ -1,4 +1,4 @@
-"""A matrix as an operator, and any small operator as a matrix."""
+"""A matrix as an operator, and the conversion of any small operator to its matrix."""
 
 import math
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_
 class Matrix(AbstractLinearOperator):
     """`A x = matrix @ ravel(x)`.
 
-    - `matrix`: `(m, n)`, real or complex.
-    - `shape`: of the image, of `n` entries. The measurement has shape `(m,)`.
+    - `matrix`: the real or complex matrix, `(m, n)`.
+    - `shape`: the shape of the image, static, with `n` entries in all. The measurement has shape `(m,)`.
 
-    **Raises:** `ValueError` if the columns are not as many as the entries of the image.
+    **Raises:** `ValueError` if the number of columns is not the number of entries of the image.
 
     !!! example
         ```python
@@ -54,7 +54,7 @@ class Matrix(AbstractLinearOperator):
 
 
 class Materialised(AbstractLinearOperator):
-    """Another operator, stored as its matrix: same domain, codomain and measured entries. Made by `materialise`."""
+    """An operator stored as its matrix, with its domain, codomain and measured entries; made by `materialise`."""
 
     matrix: Array
     weights: PyTree[Array]
@@ -70,7 +70,8 @@ class Materialised(AbstractLinearOperator):
         y = _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
         if not into_complex(self):
             return y
-        # A stack of real and complex measurements of a real image: the matrix is complex, these parts are not.
+        # For a stack of real and complex measurements of a real image the matrix is complex, and the real parts of
+        # the stack are real again here.
         return jax.tree.map(lambda leaf, s: leaf if is_complex(s) else leaf.real, y, self.codomain)
 
     def adjoint(self, y: State) -> State:
@@ -80,13 +81,19 @@ class Materialised(AbstractLinearOperator):
 
 
 def materialise(operator: AbstractOperator) -> Materialised:
-    """The operator with its matrix, `(measurements, pixels)`, computed once: column `j` is `A e_j`.
+    """Compute the matrix of an operator once, `(measurements, pixels)`: column `j` is `A e_j`.
 
-    For small problems applying it (a matrix product) is faster than applying the operator, on a batch above all. Memory
-    and time grow with measurements times pixels.
+    For small problems the matrix product is faster than the operator, above all on a batch. Memory and time grow with
+    measurements times pixels.
 
-    **Returns:** an operator with the same domain, codomain and measured entries; its field `matrix` is the matrix, the
-    measurement being ravelled (the parts of a stack one after the other).
+    **Arguments:**
+
+    - `operator`: any linear operator.
+
+    **Returns:** an operator with the same domain, codomain and measured entries; the rows of its field `matrix` are
+    the entries of the ravelled measurement (the parts of a stack one after the other).
+
+    **Raises:** `ValueError` if the operator is not linear, or takes complex images to real measurements.
 
     !!! example
         ```python

@@ -1,4 +1,4 @@
-"""Operators that act on each entry alone: the identity, the real image in a complex one, the mask."""
+"""Operators that act on each entry alone: the identity, the embedding of real into complex images, and the mask."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +14,9 @@ from ._base import AbstractLinearOperator
 
 
 class Identity(AbstractLinearOperator):
-    """`A x = x`: denoising.
+    """`A x = x`, the operator of denoising.
 
-    - `shape`: of the image, `(h, w, c)` or any other.
+    - `shape`: the shape of the image, `(h, w, c)` or any other, static.
 
     !!! example
         ```python
@@ -43,10 +43,10 @@ class Identity(AbstractLinearOperator):
 class Real(AbstractLinearOperator):
     """The embedding of real images into complex ones, `A x = x + 0i`; its adjoint takes the real part.
 
-    A real image enters an operator with a complex domain through it: `MaskedFourier(mask) @ Real(shape)`. It is linear
+    It lets an operator with a complex domain measure a real image: `MaskedFourier(mask) @ Real(shape)`. It is linear
     over the reals: `Re<A x, y> = <x, A* y>`.
 
-    - `shape`: of the image.
+    - `shape`: the shape of the image, static.
 
     !!! example
         ```python
@@ -72,9 +72,9 @@ class Real(AbstractLinearOperator):
 
 
 class Mask(AbstractLinearOperator):
-    """`A x = mask * x`: inpainting. An entry is measured where the mask is positive.
+    """`A x = mask * x`, the operator of inpainting. An entry is measured where the mask is positive.
 
-    - `mask`: weights of the shape of the image, finite and not negative; usually 0 or 1.
+    - `mask`: the weights of the entries, of the shape of the image, finite and not negative; usually 0 or 1.
 
     **Raises:** `ValueError` if a weight is negative or not finite, where its value is known.
 
@@ -107,9 +107,9 @@ class Mask(AbstractLinearOperator):
 
 
 def check_mask(mask: Any) -> Array:
-    """`mask` as an array of weights, which must be real, finite and not negative.
+    """`mask` as an array of weights.
 
-    **Raises:** `ValueError` otherwise.
+    **Raises:** `ValueError` if a weight is complex, not finite or negative.
     """
     mask = as_parameter(mask)
     if mask.ndim == 0 or mask.size == 0 or jnp.issubdtype(mask.dtype, jnp.complexfloating):

@@ -1,4 +1,4 @@
-"""Several operators at once: more rows of one problem, or many problems."""
+"""Several operators at once: `stack` makes one problem with all their measurements, `batch` many problems."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -67,9 +67,11 @@ def stack(operators: Sequence[Any]) -> Stack | LinearStack:
 
     **Arguments:**
 
-    - `operators`: at least one, with the same domain. The result is linear if all of them are.
+    - `operators`: one or more operators with the same domain.
 
-    **Raises:** `ValueError` if the domains differ. (For many problems, each with its own operator, see `batch`.)
+    **Returns:** an operator whose measurement is a tuple; it is linear if all of them are.
+
+    **Raises:** `ValueError` if the domains differ. (For many problems, each with its own operator, use `batch`.)
 
     !!! example
         ```python
@@ -87,13 +89,15 @@ def stack(operators: Sequence[Any]) -> Stack | LinearStack:
 
 
 def batch(operators: Sequence[Any]) -> AbstractOperator:
-    """Many problems: operators of one kind, their parameters stacked along a new leading axis for `jax.vmap`.
+    """Operators of one kind as one, with their parameters stacked along a new leading axis for `jax.vmap`.
 
     **Arguments:**
 
-    - `operators`: at least one, of the same class, shapes and static parameters.
+    - `operators`: one or more operators of the same class, shapes and static parameters.
 
-    **Raises:** `ValueError` that says which operator differs from the first.
+    **Returns:** an operator of that class, to be mapped over its leading axis, one problem for each operator.
+
+    **Raises:** `ValueError` that names the operator that differs from the first.
 
     !!! example
         ```python

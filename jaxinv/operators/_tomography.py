@@ -1,4 +1,4 @@
-"""Parallel and fan beams: projectors with exactly matched adjoints."""
+"""Tomographs with parallel and fan beams; the kernels of their projections are in `jaxinv/_kernels`."""
 
 import abc
 import math
@@ -23,7 +23,8 @@ from ._base import AbstractLinearOperator
 def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Array]:
     """`angles` and `centre_offset` as array leaves of one real dtype.
 
-    **Raises:** `ValueError` unless there are angles, on one axis, and one offset, all real and finite.
+    **Raises:** `ValueError` unless `angles` has one axis and at least one entry, the offset is a scalar, and all are
+    real and finite.
     """
     angles = jnp.asarray(angles)
     if angles.ndim != 1 or angles.size == 0:
@@ -40,7 +41,7 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     for what, value in (("angles", angles), ("centre_offset", centre_offset)):
         if is_concrete(value) and not np.isfinite(value).all():
             raise ValueError(f"{name}: `{what}` holds a value that is not finite.")
-    # Two turns, and a little more for rounding.
+    # Angles beyond two turns, with a margin for rounding, are probably in degrees.
     if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
         warnings.warn(
             f"{name}: `angles` are in radians, yet the largest is {float(np.abs(angles).max()):.4g}, more than two "
@@ -52,7 +53,10 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
 
 
 def check_length(value: Any, what: str, name: str) -> float:
-    """`value` as a positive Python float."""
+    """`value` as a positive Python float.
+
+    **Raises:** `ValueError` if it is not positive and finite, or is a traced value.
+    """
     value = _static(value, float, what, name)
     if not (0 < value < math.inf):
         raise ValueError(f"{name}: `{what}` must be positive and finite; got {value}.")
@@ -60,7 +64,10 @@ def check_length(value: Any, what: str, name: str) -> float:
 
 
 def check_count(value: Any, what: str, name: str) -> int:
-    """`value` as a positive Python integer."""
+    """`value` as a positive Python integer.
+
+    **Raises:** `ValueError` if it is not a positive integer, or is a traced value.
+    """
     count = _static(value, int, what, name)
     if count < 1 or count != value:
         raise ValueError(f"{name}: `{what}` must be a positive integer; got {value}.")
@@ -91,7 +98,10 @@ class AbstractTomograph(AbstractLinearOperator):
     @property
     @abc.abstractmethod
     def rays(self) -> Beam:
-        """The static part of the geometry."""
+        """The static part of the geometry.
+
+        **Returns:** the rays of one view, without angle and offset.
+        """
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
@@ -112,19 +122,19 @@ class ParallelBeam(AbstractTomograph):
     """Line integrals of an image along parallel rays, by Joseph's method, with the exact adjoint.
 
     View `t` integrates along the lines `x cos t + y sin t = s`, one for each detector bin `s`, where x points right, y
-    up, the origin is the centre of the image, and row 0 of the image is its top. Bin `k` of `n` lies at
+    points up, the origin is the centre of the image, and row 0 of the image is its top. Bin `k` of `n` lies at
     `(k - (n - 1) / 2) * detector_spacing + centre_offset`. Outside its pixels the image is zero. This is the geometry
     `parallel` of the ASTRA toolbox.
 
-    - `shape`: of the image, `(h, w, c)`. The measurement is the sinogram, `(angles, detectors, c)`.
-    - `angles`: `(angles,)`, in radians.
-    - `num_detectors`: the number of bins; by default as many as the diagonal of the image needs.
-    - `detector_spacing`: the distance of two bins.
+    - `shape`: the shape of the image, `(h, w, c)`. The measurement is the sinogram, `(angles, detectors, c)`.
+    - `angles`: the angles of the views, `(angles,)`, in radians.
+    - `num_detectors`: the number of bins; by default the number that covers the diagonal of the image.
+    - `detector_spacing`: the distance between neighbouring bins.
     - `pixel_size`: the side of a pixel, in the unit of `detector_spacing`; a row of 10 pixels of value 1 and size .5
       integrates to 5.
-    - `centre_offset`: where the middle of the detector lies, as seen from the axis of rotation.
+    - `centre_offset`: the position of the middle of the detector relative to the axis of rotation, in the same unit.
 
-    `angles` and `centre_offset` are arrays: map over them, and differentiate in them. The rest is static.
+    `angles` and `centre_offset` are arrays, which can be mapped over and differentiated. The other options are static.
 
     **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced
     value. A `UserWarning` if the angles look like degrees.
@@ -162,7 +172,7 @@ class ParallelBeam(AbstractTomograph):
         self.detector_spacing = check_length(detector_spacing, "detector_spacing", name)
         self.pixel_size = check_length(pixel_size, "pixel_size", name)
         if num_detectors is None:
-            # Less a little, lest rounding of a quotient that is an integer add a bin.
+            # The small term keeps rounding of an integer quotient from adding a bin.
             num_detectors = math.ceil(2 * half_diagonal(shape[:2], self.pixel_size) / self.detector_spacing - 1e-6)
         num_detectors = check_count(num_detectors, "num_detectors", name)
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
@@ -177,19 +187,20 @@ class FanBeam(AbstractTomograph):
     """Line integrals of an image along rays from a point source to a flat detector, with the exact adjoint.
 
     In view `t` the source is at `(sin t, -cos t) * source_origin` and the detector on the other side of the origin, at
-    the distance `origin_detector`, along the axis `(cos t, sin t)`; x points right, y up, the origin is the centre of
-    the image, and row 0 of the image is its top. Bin `k` of `n` lies at
+    the distance `origin_detector`, along the axis `(cos t, sin t)`; x points right, y points up, the origin is the
+    centre of the image, and row 0 of the image is its top. Bin `k` of `n` lies at
     `(k - (n - 1) / 2) * detector_spacing + centre_offset` on the detector. Outside its pixels the image is zero. This
     is the geometry `fanflat` of the ASTRA toolbox.
 
-    - `shape`: of the image, `(h, w, c)`. The measurement is the sinogram, `(angles, detectors, c)`.
-    - `angles`: `(angles,)`, in radians.
-    - `num_detectors`, `detector_spacing`: the number of bins and their distance, on the detector itself.
+    - `shape`: the shape of the image, `(h, w, c)`. The measurement is the sinogram, `(angles, detectors, c)`.
+    - `angles`: the angles of the views, `(angles,)`, in radians.
+    - `num_detectors`, `detector_spacing`: the number of bins and the distance between neighbouring ones, on the
+      detector itself.
     - `source_origin`, `origin_detector`: the distances of the source and of the detector from the axis of rotation.
     - `pixel_size`: the side of a pixel, in the unit of the other lengths.
-    - `centre_offset`: where the middle of the detector lies on its axis.
+    - `centre_offset`: the position of the middle of the detector along its axis, in the same unit.
 
-    `angles` and `centre_offset` are arrays: map over them, and differentiate in them. The rest is static.
+    `angles` and `centre_offset` are arrays, which can be mapped over and differentiated. The other options are static.
 
     **Raises:** `ValueError` if there are no angles, if a length or `num_detectors` is not positive, or is a traced
     value, or if the source or the detector would cut through the image as it turns. A `UserWarning` if the angles look

@@ -1,4 +1,4 @@
-"""The components of a Gaussian mixture as one point of a noised mixture sees them."""
+"""The components of a noised Gaussian mixture at one point, from which its density, denoiser and score are computed."""
 
 import math
 from collections.abc import Callable
@@ -19,12 +19,12 @@ FAR = 1e12
 
 
 class View(eqx.Module):
-    """What a point tells of the components.
+    """The shares, coordinates and densities of the components at one point.
 
     - `log_shares`: `log p(component | x_t = x)`, `(k,)`.
     - `coefficients`: `U_k^T (x - scale m_k)`, `(k, r)`.
     - `log_densities`: `log(w_k) + log N(x; scale m_k, scale^2 C_k + std^2 I)`, `(k,)`, without the terms of directions
-      in which the law has no width.
+      in which the law has variance 0.
     - `strays`: the squared distance to `scale m_k` in these directions, `(k,)`.
     """
 
@@ -39,7 +39,7 @@ class View(eqx.Module):
 
 
 class Components(eqx.Module):
-    """The components, with what is known before a point is: differences of their means.
+    """The components, with the differences of their means, which do not depend on the point.
 
     - `offsets`: `U_k^T (m_j - m_k)`, `(j, k, r)`.
     - `separations`: `|m_j - m_k|^2` in the directions outside the basis of `k`, `(j, k)`.
@@ -63,10 +63,11 @@ class Components(eqx.Module):
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
 
     def view(self, scale: Array, std: Array, x: Array) -> View:
-        """The components seen from `x`, `(d,)`, where `x_t = scale x_0 + std n`.
+        """The components at the point `x`, `(d,)`, where `x_t = scale x_0 + std n`.
 
-        Distances are taken from the nearest mean: `|x|^2 - 2 scale <x, m_k> + scale^2 |m_k|^2`, which is as cheap,
-        would lose all digits that tell a point of one component from its mean. The choice does not change the values.
+        Distances are computed relative to the nearest mean. `|x|^2 - 2 scale <x, m_k> + scale^2 |m_k|^2` costs the
+        same, but would lose all digits of the distance of a point from the mean of its component. In exact arithmetic
+        the values are the same.
         """
         means, law = self.means, self.covariances
         along = jnp.matmul(means, x, precision=HIGHEST)
@@ -74,7 +75,7 @@ class Components(eqx.Module):
         possible = self.log_weights > -jnp.inf
         nearest = jnp.argmin(jax.lax.stop_gradient(jnp.where(possible, rough, jnp.inf)))
         near = x - scale * means[nearest]
-        # In units of its length, whose square overflows for a point far away.
+        # Compute in units of the length, whose square overflows for a point far away.
         unit = jax.lax.stop_gradient(jnp.maximum(jnp.max(jnp.abs(near)), 1))
         near, shrunk = near[None] / unit, scale / unit
         inside = law.coefficients(near)
@@ -88,7 +89,7 @@ class Components(eqx.Module):
         if len(law.basis) == 1:
             products = jnp.matmul(means, outside[0], precision=HIGHEST)
             excess = 2 * shrunk * (products[nearest] - products) + separations
-            # Of distances far longer than those between the means only the differences matter, and are taken first.
+            # Far from all means only the differences of distances matter; take them before they lose their digits.
             gaps = jnp.sum(steps * (2 * inside + steps) * precisions, axis=1) + excess * rest_precisions
             gaps = gaps + squares * (rest_precisions - _at(rest_precisions, nearest))
             gaps = gaps + jnp.sum(inside**2 * (precisions - _at(precisions, nearest)), axis=1)
@@ -134,12 +135,12 @@ def _differences(means: Array, covariances: LowRank) -> tuple[Array, Array]:
         outside = jnp.zeros_like(steps) if covariances.is_full else steps - covariances.expand(offsets)
         return offsets, jnp.sum(outside**2, axis=1)
 
-    # One mean after the other: all differences at once are (k, k, d).
+    # Loop over the means, since all differences at once would be (k, k, d).
     return jax.lax.map(one, means)
 
 
 def _inverse(variances: Array) -> tuple[Array, Array]:
-    # Where there is no width, 1: these directions are looked at by themselves.
+    # A variance of 0 becomes 1; the caller treats these directions separately.
     tight = ~(variances > 0)
     return 1 / jnp.where(tight, 1, variances), tight
 

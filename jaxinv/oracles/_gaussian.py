@@ -23,11 +23,11 @@ from ._update import condition, enter, observe
 class Gaussian(Module):
     """The Gaussian prior `x ~ N(mean, covariance)` on images.
 
-    - `mean`: `(h, w, c)`, or any shape, of `d` entries.
-    - `covariance`: `(d, d)`, symmetric; it may be singular. It is kept as a factor, from its eigenvalues: those below
-      `10 eps` times the largest are rounding, and become 0.
+    - `mean`: the mean image, `(h, w, c)` or any other shape, with `d` entries.
+    - `covariance`: a symmetric matrix, `(d, d)`; it may be singular. It is stored as a factor, from its eigenvalues:
+      those below `10 eps` times the largest are rounding, and become 0.
 
-    See `Gaussian.from_factor` for a covariance of low rank, or of low rank plus a diagonal.
+    For a covariance of low rank, or of low rank plus a diagonal, use `Gaussian.from_factor`.
 
     **Raises:** `ValueError` if the covariance has the wrong shape, is not symmetric, or has a negative eigenvalue
     beyond rounding, where its values are known.
@@ -81,9 +81,11 @@ class Gaussian(Module):
 
         **Arguments:**
 
-        - `mean`: of `d` entries.
-        - `factor`: `(d, rank)`.
-        - `diagonal`: a scalar, or one value for each entry of the mean; not negative.
+        - `mean`: the mean image, with `d` entries.
+        - `factor`: the factor of the covariance, `(d, rank)`.
+        - `diagonal`: the variance added to each entry: a scalar, or one value for each entry of the mean; not negative.
+
+        **Returns:** a `Gaussian`.
 
         **Raises:** `ValueError` for wrong shapes, or a negative diagonal where its value is known.
         """
@@ -124,7 +126,7 @@ class Gaussian(Module):
         return jnp.sum(self.full_factor() ** 2, axis=1).reshape(self.shape)
 
     def full_factor(self) -> Float[Array, "d r"]:
-        """`F` with `covariance = F F^T`, the diagonal included as further columns."""
+        """`F` with `covariance = F F^T`, where further columns hold the diagonal."""
         if self.diagonal is None:
             return self.factor
         return jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.diagonal))], axis=1)
@@ -132,7 +134,7 @@ class Gaussian(Module):
     def spectrum(self) -> tuple[Array, Array]:
         """Principal directions, orthonormal columns `(d, r)`, and standard deviations along them, `(r,)`, decreasing.
 
-        Standard deviations that are rounding (below `eps` times dimension times the largest) are 0.
+        Standard deviations below `eps` times dimension times the largest are rounding, and become 0.
         """
         basis, std, _ = jnp.linalg.svd(self.full_factor(), full_matrices=False)
         floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
@@ -155,8 +157,8 @@ class Gaussian(Module):
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
-        If the covariance is singular, it is the density on the affine space that the distribution lives on, and minus
-        infinity for images that are off it by more than `sqrt(eps)`, relatively.
+        If the covariance is singular, this is the density on the affine space that supports the distribution, and minus
+        infinity for images whose relative distance from that space exceeds `sqrt(eps)`.
         """
         x = jnp.asarray(x)
         if x.shape != self.shape:
@@ -183,7 +185,7 @@ class Gaussian(Module):
     def score(self, process: Checked[AbstractProcess]) -> GaussianScore:
         """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
 
-        Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
+        The score itself uses only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
         `diffusion.AbstractProcess`.
         """
         basis, deviations = self.spectrum()
@@ -201,13 +203,13 @@ class Gaussian(Module):
 
         With `F` the factor of the covariance, `B = W A F` whitened by the noise, `b = W (y - A mean)`:
         mean `mean + F z` with `z = B^T (I + B B^T)^{-1} b` (the gain form), factor `F G` with
-        `G G^T = (I + B^T B)^{-1}`. Square roots throughout: the condition number is not squared, so float32 suffices.
-        Costs `rank` applications of the operator and a QR decomposition of size min(measurements, rank).
+        `G G^T = (I + B^T B)^{-1}`. Square roots throughout do not square the condition number, so float32 suffices.
+        It costs `rank` applications of the operator and a QR decomposition of size min(measurements, rank).
 
         **Arguments:**
 
-        - `likelihood`: linear operator, Gaussian noise.
-        - `y`: one measurement.
+        - `likelihood`: a likelihood with a linear operator and Gaussian noise.
+        - `y`: one measurement, of the shape of the operator's codomain.
 
         **Returns:** a `Gaussian`; its mean is NaN if the measurement or a noise level is not finite.
 
@@ -223,7 +225,9 @@ class Gaussian(Module):
     def evidence(self, likelihood: Likelihood, y: State) -> Array:
         """The exact log-evidence `log p(y) = log N(y; A mean, A C A^T + noise covariance)`, over the measured entries.
 
-        **Arguments, Raises:** as `posterior`.
+        **Arguments, Raises:** as for `posterior`.
+
+        **Returns:** a scalar.
         """
         prior, problem, failed = self._enter(likelihood, y)
         del prior
@@ -263,7 +267,7 @@ def _clipped_factor(covariance: Array) -> Array:
         )
     kept = values > 10 * jnp.finfo(values.dtype).eps * largest
     if is_concrete(values):
-        # A covariance of low rank costs what its rank costs; inside a trace the rank is not known.
+        # Drop the columns that are 0, so that a covariance of low rank is cheap; inside a trace the rank is unknown.
         count = max(int(kept.sum()), 1)
         kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
     return vectors * jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]

@@ -1,4 +1,4 @@
-"""A Gaussian as a generative prior."""
+"""A Gaussian as a generative prior, against which the methods of `generative` are tested exactly."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Covariances in eigen-form, of which a mixture holds one for each component, or one for all."""
+"""Covariances in eigen-form; a mixture holds one for each component, or one for all."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ class LowRank(eqx.Module):
     """Covariances `U diag(variances) U^T + rest (I - U U^T)` on `d` entries, without a `(d, d)` matrix.
 
     - `basis`: `U`, orthonormal columns: `(k, d, r)` for `k` components, or `(d, r)`, one basis for all of them.
-    - `variances`: along the columns, `(k, r)` or `(r,)`; not negative.
-    - `rest`: in every other direction, `(k,)` or a scalar; not negative.
+    - `variances`: the variances along the columns, `(k, r)` or `(r,)`; not negative.
+    - `rest`: the variance in every other direction, `(k,)` or a scalar; not negative.
 
-    A component of lower rank than the others is filled up with any further orthonormal columns, of variance `rest`.
+    Pad a component of lower rank than the others with any further orthonormal columns, of variance `rest`.
 
     **Raises:** `ValueError` for shapes that do not match, and, where values are known, for columns that are not
     orthonormal and for negative variances.
@@ -48,7 +48,7 @@ class LowRank(eqx.Module):
 
     @property
     def is_full(self) -> bool:
-        """Whether the basis spans the whole space, so that `rest` belongs to no direction."""
+        """Whether the basis spans the whole space, so that `rest` has no effect."""
         return self.basis.shape[1] == self.basis.shape[2]
 
     @property
@@ -61,7 +61,7 @@ class LowRank(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[index][None] if len(leaf) > 1 else leaf, self)
 
     def each(self, count: int) -> "LowRank":
-        """With a further leading axis of `count` components, to map over; itself if all have one covariance."""
+        """The covariances with a leading axis of `count` components to map over; itself if all share one covariance."""
         if self.is_shared:
             return self
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:]))[:, None], self)
@@ -72,7 +72,7 @@ class LowRank(eqx.Module):
         return eqx.tree_at(where, self, (function(self.variances), function(self.rest)))
 
     def coefficients(self, x: Array) -> Array:
-        """`U_k^T x_k`, `(k, r)`, of `(k, d)`; of `(1, d)` by each of the bases."""
+        """`U_k^T x_k`, `(k, r)`, for `x` of shape `(k, d)`, or of `(1, d)` for the same `x` with each basis."""
         if self.basis.shape[0] == 1:
             return jnp.matmul(x, self.basis[0], precision=HIGHEST)
         if x.shape[0] == 1:
@@ -80,26 +80,26 @@ class LowRank(eqx.Module):
         return jnp.einsum("kdr,kd->kr", self.basis, x, precision=HIGHEST)
 
     def expand(self, coefficients: Array) -> Array:
-        """`U_k c_k`, `(k, d)`, of `(k, r)`."""
+        """`U_k c_k`, `(k, d)`, for coefficients of shape `(k, r)`."""
         if self.basis.shape[0] == 1:
             return jnp.matmul(coefficients, self.basis[0].T, precision=HIGHEST)
         return jnp.einsum("kdr,kr->kd", self.basis, coefficients, precision=HIGHEST)
 
     def expand_sum(self, coefficients: Array) -> Array:
-        """`sum_k U_k c_k`, `(d,)`, of `(k, r)`."""
+        """`sum_k U_k c_k`, `(d,)`, for coefficients of shape `(k, r)`."""
         if self.basis.shape[0] == 1:
             return jnp.matmul(self.basis[0], jnp.sum(coefficients, axis=0), precision=HIGHEST)
         return jnp.einsum("kdr,kr->d", self.basis, coefficients, precision=HIGHEST)
 
     def product(self, x: Array) -> Array:
-        """`C_k x_k`, `(k, d)`, of `(k, d)` or of `(1, d)`."""
+        """`C_k x_k`, `(k, d)`, for `x` of shape `(k, d)` or `(1, d)`."""
         coefficients = self.coefficients(x)
         if self.is_full:
             return self.expand(self.variances * coefficients)
         return self.rest[:, None] * x + self.expand((self.variances - self.rest[:, None]) * coefficients)
 
     def weighted_product(self, weights: Array, x: Array) -> Array:
-        """`sum_k w_k C_k x`, `(d,)`, of `(d,)`."""
+        """`sum_k w_k C_k x`, `(d,)`, for `x` of shape `(d,)`."""
         rest, gain = self._weighted(weights)
         return rest * x + self.expand_sum(gain * self.coefficients(x[None]))
 
@@ -126,9 +126,9 @@ def _alike(gain: Array, basis: Array) -> Array:
 
 
 def as_low_rank(covariances: Any, count: int, size: int, dtype: Any) -> LowRank:
-    """What a mixture of `count` components on `size` entries takes for covariances, in eigen-form.
+    """The covariances that a mixture of `count` components on `size` entries accepts, in eigen-form.
 
-    Variances, `(count,)` or a scalar, and matrices, `(count, size, size)` or `(size, size)`.
+    They are variances, `(count,)` or a scalar, matrices, `(count, size, size)` or `(size, size)`, or a `LowRank`.
     """
     if isinstance(covariances, LowRank):
         lead = {len(leaf) for leaf in (covariances.basis, covariances.variances, covariances.rest)}
@@ -174,8 +174,8 @@ def _decompose(covariances: Array) -> LowRank:
     values = jnp.where(values > rounding, values, 0)
     rank = values.shape[1]
     if known:
-        # The smallest eigenvalue is often that of most directions, as 0 is at low rank: those need no basis. Inside a
-        # trace it is not known.
+        # Often most directions share the smallest eigenvalue, such as 0 at low rank, and those need no basis. Inside a
+        # trace the eigenvalues are unknown.
         rank = int(jnp.max(jnp.sum(values - values[:, :1] > rounding, axis=1)))
         rank = rank if rank < values.shape[1] - 1 else values.shape[1]
     first = values.shape[1] - rank

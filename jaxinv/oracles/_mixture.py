@@ -24,16 +24,16 @@ from ._update import enter
 class GaussianMixture(Module):
     """The prior `x ~ sum_k weights_k N(means_k, covariances_k)` on images.
 
-    - `weights`: `(k,)`, not negative, of sum 1.
-    - `means`: `(k, h, w, c)`, or `(k, ...)` of any shape, `d` entries each.
-    - `covariances`: matrices `(k, d, d)`, or one `(d, d)` for all components; variances `(k,)` of components that are
-      the same in all directions, or one; or a `LowRank`. Matrices are kept as their eigenvectors and eigenvalues
-      (those below `10 eps` times the largest are rounding, and become 0), without the directions of the smallest
-      eigenvalue, where it is that of many.
+    - `weights`: the weights of the components, `(k,)`, not negative, with sum 1.
+    - `means`: the means of the components, `(k, h, w, c)` or `(k, ...)` for any image shape, with `d` entries each.
+    - `covariances`: matrices `(k, d, d)`, or one `(d, d)` for all components; variances `(k,)` of isotropic components,
+      or one for all; or a `LowRank`. Matrices are stored as their eigenvectors and eigenvalues (those below `10 eps`
+      times the largest are rounding, and become 0), without the directions of the smallest eigenvalue, where many
+      share it.
 
-    Nothing here forms a `(d, d)` matrix for a point, and with variances, or a `LowRank`, nothing does at all. The
-    posterior of components that are the same in all directions, under `m` measurements, has a basis of `m` directions,
-    common to all if they have one variance.
+    No method forms a `(d, d)` matrix for a point, and with variances, or a `LowRank`, none forms one at all. The
+    posterior of isotropic components under `m` measurements has a basis of `m` directions, which all components share
+    if they have one variance.
 
     **Raises:** `ValueError` if shapes do not match, weights do not sum to 1 or are negative, or a covariance is not
     symmetric or has a negative eigenvalue beyond rounding, where their values are known.
@@ -125,8 +125,8 @@ class GaussianMixture(Module):
         size = self.covariances.basis[0].size
         if size == 0:
             return jax.vmap(draw)(jnp.arange(n))
-        # In blocks of one size, whatever `n` is: how a matrix product rounds depends on its size. And not all at once,
-        # since the basis of each draw is gathered.
+        # Draw in blocks whose size does not depend on `n`, since the rounding of a matrix product depends on its size.
+        # All draws at once would gather too many bases.
         block = max(1, min(64, 2**24 // size))
         indices = jnp.arange(-(-n // block) * block).reshape(-1, block)
         return jax.lax.map(jax.vmap(draw), indices).reshape(-1, *self.shape)[:n]
@@ -135,8 +135,8 @@ class GaussianMixture(Module):
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
-        A component with a singular covariance has its density on the affine space that it lives on, and none for
-        images that are off it by more than `sqrt(eps)`, relatively.
+        A component with a singular covariance has its density on the affine space that supports it, and density 0 for
+        images whose relative distance from that space exceeds `sqrt(eps)`.
         """
         view = self._view(x)
         limit = math.sqrt(jnp.finfo(self.means.dtype).eps)
@@ -154,14 +154,14 @@ class GaussianMixture(Module):
     def denoiser(self, process: Checked[AbstractProcess]) -> GaussianMixtureDenoiser:
         """`E[x_0 | x_t = x]` for a noising process with `marginal(t) -> (scale, std)`, as a module `(t, x) -> x_0`.
 
-        The module has also `covariance(t, x)`, `covariance_product(t, x, v)` and `conditional(t, x)`.
+        The module also has `covariance(t, x)`, `covariance_product(t, x, v)` and `conditional(t, x)`.
         """
         return GaussianMixtureDenoiser(self, self._components(), process)
 
     def score(self, process: Checked[AbstractProcess]) -> GaussianMixtureScore:
         """The score `grad log p_t(x)` under a noising process, a `diffusion.AbstractScore`: `score(t, x)` of one image.
 
-        Alone it needs only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
+        The score itself uses only `marginal(t) -> (scale, std)` of the process; the verbs of `diffusion` need a
         `diffusion.AbstractProcess`.
         """
         return GaussianMixtureScore(components=self._components(), process=process)
@@ -178,13 +178,13 @@ class GaussianMixture(Module):
 
         Component `k` has the weight `w_k N(y; A m_k, A C_k A^T + N)`, with `N` the covariance of the noise, the mean
         `m_k + C_k A^T (A C_k A^T + N)^{-1} (y - A m_k)` (the gain form) and the covariance
-        `C_k - C_k A^T (A C_k A^T + N)^{-1} A C_k`, by square roots: the condition number is not squared, so float32
-        suffices. Its basis is that of the prior and the directions that the measurement sees.
+        `C_k - C_k A^T (A C_k A^T + N)^{-1} A C_k`. Square roots do not square the condition number, so float32
+        suffices. Its basis is that of the prior, with the directions that the operator measures.
 
         **Arguments:**
 
-        - `likelihood`: linear operator, Gaussian noise.
-        - `y`: one measurement.
+        - `likelihood`: a likelihood with a linear operator and Gaussian noise.
+        - `y`: one measurement, of the shape of the operator's codomain.
 
         **Returns:** a `GaussianMixture`; its means and weights are NaN if the measurement or a noise level is not
         finite.
@@ -203,14 +203,16 @@ class GaussianMixture(Module):
     def evidence(self, likelihood: Likelihood, y: State) -> Array:
         """The exact log-evidence `log p(y) = log sum_k w_k N(y; A m_k, A C_k A^T + N)`, over the measured entries.
 
-        **Arguments, Raises:** as `posterior`.
+        **Arguments, Raises:** as for `posterior`.
+
+        **Returns:** a scalar.
         """
         prior, problem, failed = self._enter(likelihood, y)
         evidences, _ = problem.evidences_and_means()
         return jnp.where(failed, jnp.nan, jax.nn.logsumexp(prior.log_weights + evidences))
 
     def like(self, log_weights: Array, means: Array, covariances: LowRank) -> "GaussianMixture":
-        """A mixture on the same images, of other components; nothing is checked."""
+        """A mixture of other components on the same images, without checks."""
         return eqx.tree_at(lambda m: (m.log_weights, m.means, m.covariances), self, (log_weights, means, covariances))
 
     def _flat_means(self) -> Array:

@@ -1,4 +1,4 @@
-"""Exact denoisers and scores of a Gaussian mixture under a noising process."""
+"""Exact denoisers and scores of a Gaussian mixture under a noising process, made by methods of `GaussianMixture`."""
 
 from typing import Any
 
@@ -58,7 +58,7 @@ class GaussianMixtureDenoiser(eqx.Module):
     def covariance_product(self, t: Scalar, x: State, v: State) -> Array:
         """`Cov[x_0 | x_t = x] v`, of the shape of `v`, without the matrix.
 
-        For many products at one `x`, take those of `conditional(t, x)`.
+        For many products at one `x`, use those of `conditional(t, x)`.
         """
         return self.conditional(t, x).covariance_product(v)
 
@@ -92,7 +92,7 @@ def _conditional(components: Components, scale: Array, std: Array, x: Array) -> 
 
 
 def shrinkage(variances: Array, scale: Array, std: Array) -> Array:
-    """What `E[x_0 | x_t]` moves by for each unit that `x_t` is away from its mean: `1 / scale` without noise."""
+    """The factor from `x_t - E[x_t]` to `E[x_0 | x_t] - E[x_0]`, by direction; without noise it is `1 / scale`."""
     total = scale**2 * variances + std**2
     safe = jnp.where(total > 0, total, 1)
     return jnp.where(total > 0, scale * variances / safe, 1 / jnp.where(total > 0, 1, scale))

@@ -1,4 +1,4 @@
-"""The linear-Gaussian update of a mixture, component by component."""
+"""The linear-Gaussian update of a mixture, component by component; `_update.py` has that of one Gaussian."""
 
 from typing import Any
 
@@ -15,10 +15,10 @@ from ._update import Observation, dense, triangle
 
 
 class MixtureUpdate(eqx.Module):
-    """`b = H x + n`, `n` standard normal, with `x` of a mixture.
+    """The update of a mixture prior of `x` by `b = H x + n`, with `n` standard normal.
 
-    - `rows`: `H`, `(m, d)`, whitened by the noise.
-    - `data`: `b`, `(m,)`.
+    - `rows`: the whitened operator `H`, `(m, d)`.
+    - `data`: the whitened measurement `b`, `(m,)`.
     - `noise_constant`: the constant of the negative log-likelihood of the noise.
     """
 
@@ -35,8 +35,8 @@ class MixtureUpdate(eqx.Module):
         roots = self.prior.map(_root)
 
         def one(residual, mean, root):
-            # The symmetric root of the covariance: no basis of the measured directions, whose derivative is infinite
-            # where one of them is seen twice or not at all.
+            # The symmetric root of the covariance needs no basis of the measured directions, whose derivative is
+            # infinite where one of them is measured twice or not at all.
             design = root.product(self.rows)
             observation = Observation(design, residual, triangle(design), self.noise_constant)
             return observation.log_evidence(), mean + root.product(observation.latent_mean()[None])[0]
@@ -57,7 +57,7 @@ class MixtureUpdate(eqx.Module):
         return jax.tree.map(lambda leaf: leaf[:, 0], made)
 
     def _isotropic(self) -> LowRank:
-        # Whatever the variances are, the directions that the measurement sees are the same.
+        # The measured directions do not depend on the variances, so one decomposition serves all components.
         _, singular, directions = jnp.linalg.svd(self.rows, full_matrices=False)
         rest = self.prior.rest
         variances = rest[:, None] / (1 + rest[:, None] * singular[None, :] ** 2)
@@ -71,18 +71,18 @@ def update(likelihood: Likelihood, y: State, means: Array, covariances: LowRank)
 
 
 def _covariance(rows: Array, law: LowRank) -> LowRank:
-    """The posterior of one covariance, in a basis of what was in the prior's and of what the measurement sees."""
+    """The posterior of one covariance, in a basis of the prior's directions and the measured ones."""
     basis, rank = law.basis[0], law.basis.shape[2]
     if law.is_full:
         wide, stds = basis, jnp.sqrt(law.variances[0])
     else:
-        # Orthonormal however the rows depend on each other; the first columns are those of the basis, up to signs.
+        # QR gives orthonormal columns even for dependent rows; the first are those of the basis, up to signs.
         wide = jnp.linalg.qr(jnp.concatenate([basis, rows.T], axis=1))[0]
         more = jnp.broadcast_to(jnp.sqrt(law.rest), (wide.shape[1] - rank,))
         stds = jnp.concatenate([jnp.sqrt(law.variances[0]), more])
     design = jnp.matmul(rows, wide, precision=HIGHEST) * stds[None, :]
     observation = Observation(design, jnp.zeros_like(design[:, 0]), triangle(design), jnp.zeros((), design.dtype))
-    # In coordinates of `wide`, so that directions without any variance stay among its own.
+    # Decompose in the coordinates of `wide`, so that directions of variance 0 stay in its span.
     vectors, stds, _ = jnp.linalg.svd(observation.latent_factor(jnp.diag(stds)))
     return LowRank(jnp.matmul(wide, vectors, precision=HIGHEST), stds**2, law.rest[0])
 

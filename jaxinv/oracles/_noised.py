@@ -1,4 +1,4 @@
-"""Exact denoisers and scores of a Gaussian under a noising process."""
+"""Exact denoisers and scores of a Gaussian under a noising process, made by the methods of `Gaussian`."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ from .._types import Checked, Scalar, State
 def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
     """`(scale, std)` at one time.
 
-    **Raises:** `ValueError` for a time that is known and that no process has. Those before its own `t_min` are allowed:
-    likelihoods begin there.
+    **Raises:** `ValueError` for a known time that is negative or after the end of the process. Times before `t_min` are
+    allowed, since likelihoods begin there.
     """
     if jnp.ndim(t) != 0:
         raise ValueError(f"A score takes one time; got shape {jnp.shape(t)}. Map over several with `jax.vmap`.")
     last = getattr(process, "t_max", jnp.inf)
-    # Times that were computed in single precision may round past an end.
+    # Times computed in single precision may round past the end.
     if is_concrete(t) and is_concrete(last) and not bool((t >= 0) & (t <= last * (1 + 1e-6))):
         raise ValueError(f"The time must lie between 0 and t_max={float(last):g} of the process; got {t}.")
     scale, std = process.marginal(t)
@@ -61,7 +61,7 @@ class GaussianDenoiser(eqx.Module):
 
 
 def remaining(variances: Array, scale: Array, std: Array) -> Array:
-    """The variance of `x_0` given `x_t`, in a direction in which that of `x_0` is `variances`."""
+    """The variance of `x_0` given `x_t`, in directions in which `x_0` has `variances`."""
     total = scale**2 * variances + std**2
     return jnp.where(total > 0, variances * (std**2 / jnp.where(total > 0, total, 1)), 0)
 

@@ -18,11 +18,11 @@ from ..noise import AbstractGaussianNoise
 
 
 class Observation(eqx.Module):
-    """`b = B z + n` with `z` and `n` standard normal: what a measurement says of the latent of a Gaussian prior.
+    """A measurement of the latent of a Gaussian prior, `b = B z + n` with `z` and `n` standard normal.
 
-    - `design`: `B`, `(m, r)`.
-    - `data`: `b`, `(m,)`.
-    - `triangle`: lower triangular `L`: `L L^T = I + B B^T`, `(m, m)`, if `m <= r`, else `I + B^T B`, `(r, r)`.
+    - `design`: the whitened operator on latents `B`, `(m, r)`.
+    - `data`: the whitened residual at the mean `b`, `(m,)`.
+    - `triangle`: the lower triangular `L` with `L L^T = I + B B^T`, `(m, m)`, if `m <= r`, else `I + B^T B`, `(r, r)`.
     - `noise_constant`: the constant of the negative log-likelihood of the noise.
     """
 
@@ -57,7 +57,7 @@ class Observation(eqx.Module):
         if self._in_measurements():
             square = jnp.sum(solve_triangular(self.triangle, self.data, lower=True) ** 2)
         else:
-            # The residual at the mean, not `|b|^2 - |L^{-1} B^T b|^2`: the difference of large numbers.
+            # Use the residual at the mean, since `|b|^2 - |L^{-1} B^T b|^2` is a difference of large numbers.
             z = self.latent_mean()
             residual = self.data - jnp.matmul(self.design, z, precision=HIGHEST)
             square = jnp.sum(residual**2) + jnp.sum(z**2)
@@ -71,7 +71,7 @@ class Observation(eqx.Module):
 
 
 def enter(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Array, Any]:
-    """What every posterior does first: the prepared likelihood and measurement, whether it failed, and the dtype."""
+    """The prepared likelihood and measurement, whether the preparation failed, and the dtype; for every posterior."""
     if not isinstance(likelihood.noise, AbstractGaussianNoise):
         raise ValueError(
             f"The posterior is exact for Gaussian noise only; got {type(likelihood.noise).__name__}. "
@@ -87,10 +87,10 @@ def enter(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> tuple[Lik
 
 
 def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Observation:
-    """The observation of the latent `z` of `x = mean + factor z` that a prepared measurement is."""
+    """A prepared measurement of `x = mean + factor z` as an observation of the latent `z`."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
     image_of = lambda column: _rows(whitened, whitened(column.reshape(mean.shape)))
-    # The mean as one more column, so that the operator stands once in a compiled program.
+    # Apply the operator to the mean as one more column, so that it stands once in a compiled program.
     columns = jnp.concatenate([factor, mean.reshape(-1, 1)], axis=1)
     measured = jax.vmap(image_of, in_axes=1, out_axes=1)(columns)
     design, data = measured[:, :-1], _rows(whitened, data) - measured[:, -1]
@@ -110,7 +110,7 @@ def dense(
 def triangle(design: Array) -> Array:
     """The lower triangular `L` of an `Observation`."""
     wide = design.T if design.shape[0] <= design.shape[1] else design
-    # L from a QR decomposition of B stacked on the identity: forming B B^T would square the condition number.
+    # Compute L by a QR decomposition of B stacked on the identity: forming B B^T would square the condition number.
     stacked = jnp.concatenate([wide, jnp.eye(wide.shape[1], dtype=wide.dtype)])
     upper = jnp.linalg.qr(stacked, mode="r")
     return upper.T * jnp.where(jnp.diagonal(upper) < 0, -1, 1).astype(upper.dtype)[None, :]
@@ -127,7 +127,7 @@ def _noise_constant(likelihood: Likelihood, y: State) -> Array:
 
 
 def _rows(operator: Whitened, y: State) -> Any:
-    # A complex measurement of a real image is two real ones.
+    # A complex measurement of a real image counts as two real ones.
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(y)]
     return jnp.concatenate(
         [part for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]

@@ -1,4 +1,4 @@
-"""Figures, drawn off screen: no window opens, and nothing global in matplotlib is touched."""
+"""Figures, drawn off screen: no window opens, and the global state of matplotlib does not change."""
 
 from ._adjoint_states import adjoint_states as adjoint_states
 from ._calibration import calibration as calibration

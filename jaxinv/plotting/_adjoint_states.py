@@ -1,4 +1,4 @@
-"""The states of a layered network and their adjoints."""
+"""The figure of the states of a layered network and their adjoints, from `unrolled.adjoint_states`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,20 +20,20 @@ _SIGNED = "RdBu_r"
 def adjoint_states(
     states: Any, adjoints: Any, *, gradients: Any = None, heading: str | None = None, size: Scalar | None = None
 ) -> "matplotlib.figure.Figure":
-    """The states that run forwards through a network, and below them the adjoint states that run backwards.
+    """Draw the states that run forwards through a network, and below them the adjoint states that run backwards.
 
-    Images have a column for each state, adjoints in red and blue, each on a scale of its own with its norm below it.
-    Vectors have a row for each state in two panels, and a third panel of the norms.
+    Images have a column for each state; adjoints are in red and blue, each on a separate scale with its norm below it.
+    Vectors have a row for each state in two panels, and a third panel shows the norms.
 
     **Arguments:**
 
-    - `states`, `adjoints`: of `unrolled.adjoint_states`, sequences of `K + 1` images `(h, w, c)`, `c` 1 or 3, all of
-        one shape, or of vectors `(d,)`. Of a batch take one; of states that are pytrees, the part to be seen.
-    - `gradients`: of the parameters of each layer, a sequence of `K` pytrees; their norms are shown.
-    - `heading`: a line above everything.
+    - `states`, `adjoints`: the results of `unrolled.adjoint_states`, sequences of `K + 1` images `(h, w, c)`, `c` 1 or
+        3, all of one shape, or of vectors `(d,)`. Select one item of a batch, and one part of states that are pytrees.
+    - `gradients`: the gradients in the parameters of each layer, a sequence of `K` pytrees, whose norms are drawn too.
+    - `heading`: a line at the top of the figure.
     - `size`: the longer side of one image, in inches.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` for states of other shapes or numbers; `ImportError` without matplotlib.
 
@@ -74,7 +74,7 @@ def _images(states: np.ndarray, adjoints: np.ndarray, sizes: Any, heading: str |
         for row, image in enumerate(column.images):
             axes = grid.axes(row, j)
             if row and image.shape[-1] == 3:
-                # Red and blue stand for signs: what is coloured itself is shown by the mean of its channels.
+                # Red and blue indicate signs, so a colour image is drawn by the mean of its channels.
                 image = image.mean(axis=-1, keepdims=True)
             draw(axes, image, _symmetric(image) if row else limits, _SIGNED if row else "gray")
             axes.set_xlabel(grid.caption((column.values or [])[row]), fontsize=CAPTION, labelpad=2)
@@ -98,7 +98,7 @@ def _vectors(states: np.ndarray, adjoints: np.ndarray, sizes: Any, heading: str 
     if sizes is not None:
         axes[2].plot(layers[:-1], sizes, marker="o", markersize=2, linewidth=1, label="gradient $g_k$")
     lines = [line.get_ydata() for line in axes[2].get_lines()]
-    # Nothing to scale where all adjoints are zero, as of data that are met.
+    # A logarithmic scale needs positive values; all adjoints are zero if the data are fitted exactly.
     if any(np.any(np.asarray(values) > 0) for values in lines):
         axes[2].set_yscale("log")
     axes[2].xaxis.get_major_locator().set_params(integer=True)

@@ -1,4 +1,4 @@
-"""Calibration of a sampler by the ranks of the truth among its samples."""
+"""The figure of the calibration of a sampler, from the ranks of `metrics.calibration_ranks`."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from ._figure import CAPTION, panels
 if TYPE_CHECKING:
     import matplotlib.figure
 
-_PER_BIN = 20  # ranks; what the reference recommends
+_PER_BIN = 20  # The expected number of ranks in a bin, as the reference recommends.
 _MOST_BINS = 50
 _INSIDE, _OUTSIDE, _BAND = "C0", "C3", "0.85"
 
@@ -24,27 +24,27 @@ def calibration(
     titles: Any = None,
     heading: str | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Histograms of the ranks of simulation-based calibration, with the band where those of an exact sampler lie.
+    """Draw histograms of the ranks of simulation-based calibration, with the band for the counts of an exact sampler.
 
     Draw a truth from the prior and a measurement of it, and `num_samples` from the posterior; the rank of the truth in
-    some scalar quantity is the number of samples that are less. If the sampler is exact and its samples independent,
-    ranks are uniform on `0, ..., num_samples`, and the count of a bin of `w` of them is `Binomial(n, w / (num_samples +
-    1))`. Ranks that pile up at both ends tell of samples that spread too little, in the middle too much, at one end of
-    a bias.
+    some scalar quantity is the number of samples with a smaller value. If the sampler is exact and its samples are
+    independent, ranks are uniform on `0, ..., num_samples`, and the count of a bin of `w` ranks is
+    `Binomial(n, w / (num_samples + 1))`. An excess of ranks at both ends indicates samples that spread too little, in
+    the middle too much, and at one end a bias.
 
     **Arguments:**
 
-    - `ranks`: of `metrics.calibration_ranks`: integers, `(n,)`, or `(n, k)` of `k` quantities, a histogram for each. A
-        rank of -1, of a problem that failed, is left out, and counted below the histogram.
-    - `num_samples`: static.
-    - `bins`: their number, from 2 to `num_samples + 1`; by default such that each expects 20 ranks, and if possible a
-        divisor of `num_samples + 1`, so that all are equally wide.
+    - `ranks`: the ranks of `metrics.calibration_ranks`: integers, `(n,)`, or `(n, k)` for `k` quantities, with a
+        histogram for each. A rank of -1, from a problem that failed, is omitted, and counted below the histogram.
+    - `num_samples`: the number of posterior samples of each problem, a Python integer.
+    - `bins`: the number of bins, from 2 to `num_samples + 1`; by default about 20 ranks are expected in each bin, and
+        the number divides `num_samples + 1` if possible, so that all bins are equally wide.
     - `level`: the probability with which a count lies in the band, bin by bin: at .99 one bin in a hundred is outside
         by chance. Bins outside are drawn in red.
-    - `titles`: one for each quantity.
-    - `heading`: a line above everything.
+    - `titles`: a title for each quantity.
+    - `heading`: a line at the top of the figure.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` for ranks that are not integers up to `num_samples`, or all -1, and for options out of
     their range; `ImportError` without matplotlib.
@@ -69,7 +69,7 @@ def calibration(
         titles = [""] * k
     if isinstance(titles, str) or len(titles) != k:
         raise ValueError(f"`titles` must be a sequence of one for each of the {k} quantities; got {titles!r}.")
-    # Bin i holds the ranks from edges[i] on, below edges[i + 1].
+    # Bin i holds the ranks from edges[i] to edges[i + 1] - 1.
     edges = np.arange(bins + 1) * (num_samples + 1) // bins
     shares = np.diff(edges) / (num_samples + 1)
     histograms = [_Histogram(ranks[:, j], edges, shares, float(level)) for j in range(k)]
@@ -91,7 +91,7 @@ def calibration(
 
 
 class _Histogram:
-    """The counts of the bins, and between which they lie if the ranks are uniform."""
+    """The counts of the bins, and the band of each for uniform ranks."""
 
     def __init__(self, ranks: np.ndarray, edges: np.ndarray, shares: np.ndarray, level: float):
         self.failed = int(np.sum(ranks < 0))
@@ -133,7 +133,7 @@ def _choose_bins(bins: Any, n: int, num_samples: int) -> int:
 
 
 def _binomial_band(n: int, p: float, level: float) -> tuple[int, int]:
-    """The counts below and above which `Binomial(n, p)` has a probability of `(1 - level) / 2` at most."""
+    """The ends of the central band of `Binomial(n, p)`, whose tails have probability `(1 - level) / 2` at most."""
     k = np.arange(1, n + 1)
     steps = np.log((n - k + 1) / k) + np.log(p / (1 - p))
     logarithm = n * np.log1p(-p) + np.concatenate([[0.0], np.cumsum(steps)])

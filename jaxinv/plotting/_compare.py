@@ -1,4 +1,4 @@
-"""The comparison of images."""
+"""The figure that compares the images of several methods; the layout is that of `_grid.py`."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -27,29 +27,29 @@ def compare(
     error_limit: Scalar | None = None,
     size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":
-    """A grid of images: a row for each problem, a column for each method.
+    """Draw a grid of images, with a row for each problem and a column for each method.
 
-    All images share one grey scale. With a reference, which becomes the first column, each image carries its metrics,
-    and below each row stand the error maps `image - reference`, which share one scale that is symmetric about 0. The
-    axes of the figure come row by row, then those of the colour bars.
+    All images share one grey scale. With a reference, which becomes the first column, each image has its metrics as a
+    caption, and the error maps `image - reference` are below each row, on one scale that is symmetric about 0. The
+    axes of the figure are ordered row by row, followed by those of the colour bars.
 
     **Arguments:**
 
-    - `images`: from the name of a method to its images, `(n, h, w, c)`, or `(h, w, c)` for one problem; `c` is 1 (grey)
-        or 3 (colour). All have the same shape. Pixels that are not finite are drawn in magenta.
-    - `reference`: the true images, of that shape; one image `(h, w, c)` serves all problems.
-    - `titles`: one label for each problem, written to the left of its row.
-    - `heading`: a line above everything.
-    - `metrics`: from a name to a function of one image and its reference that gives a number. By default PSNR, and SSIM
-        for images of at least 7 x 7 pixels. `{}` writes none.
-    - `data_range`: of the default metrics, in the unit of the images.
+    - `images`: a dict from the name of a method to its images, `(n, h, w, c)`, or `(h, w, c)` for one problem; `c` is 1
+        (grey) or 3 (colour). All have the same shape. Pixels that are not finite are drawn in magenta.
+    - `reference`: the true images, of that shape, or one image `(h, w, c)` for all problems.
+    - `titles`: a label for each problem, to the left of its row.
+    - `heading`: a line at the top of the figure.
+    - `metrics`: a dict from a name to a function of one image and its reference that returns a number. The default is
+        PSNR, and SSIM for images of at least 7 x 7 pixels; pass `{}` for no captions.
+    - `data_range`: the range of the default metrics, in the unit of the images.
     - `errors`: whether to draw the error maps. Those of colour images show the error of each channel about mid-grey.
     - `limits`: the values drawn black and white; by default the smallest and the largest of the reference, or of all
-        images where there is none.
-    - `error_limit`: the largest error drawn; by default the 99.5 % quantile of all absolute errors.
-    - `size`: the longer side of one image, in inches; by default what suits the number of columns.
+        images without one.
+    - `error_limit`: the largest error of the scale; by default the 99.5 % quantile of all absolute errors.
+    - `size`: the longer side of one image, in inches; by default it depends on the number of columns.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` that names the entry whose shape or dtype does not fit; `ImportError` without matplotlib.
 

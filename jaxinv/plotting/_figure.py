@@ -1,4 +1,4 @@
-"""What all figures share: their size, text, images and files."""
+"""Helpers that all figures share, for their size and text, and the functions that write and display a figure."""
 
 import io
 import math
@@ -14,7 +14,7 @@ from ..io import write_bytes
 
 
 def characters(inches: float, points: float) -> int:
-    # 0.56 em is the mean width of a character of matplotlib's own font, DejaVu Sans.
+    # 0.56 em is the mean width of a character of matplotlib's default font, DejaVu Sans.
     return max(int(inches * POINTS / (0.56 * points)), 4)
 
 
@@ -27,12 +27,12 @@ def count_lines(texts: Sequence[str]) -> int:
 
 
 def number(value: float) -> str:
-    # Three digits, but no more than three decimals unless all of them are 0.
+    # Three significant digits, but no more than three decimals unless all of them are 0.
     return f"{value:.3f}" if 0.01 <= abs(value) < 0.1 else f"{value:#.3g}".rstrip(".")
 
 
 def ticks(limits: tuple[float, float]) -> list[tuple[float, str]]:
-    """Both ends of a colour bar and its middle, with as many digits as the larger end needs for three."""
+    """Both ends of a colour bar and its middle, with the decimals that give the larger end three digits."""
     low, high = limits
     exponent = math.floor(math.log10(max(abs(low), abs(high))))
     values = [low, (low + high) / 2, high]
@@ -48,17 +48,17 @@ if TYPE_CHECKING:
 
 
 def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike, *, dpi: Scalar = 200) -> pathlib.Path:
-    """Write a figure, whole or not at all: a file of that name is replaced only once the new one is complete.
+    """Write a figure atomically: the new file replaces an old one only once it is complete.
 
     **Arguments:**
 
-    - `figure`: what the functions of this module return.
-    - `path`: the file; its suffix gives the format (png, pdf, svg ...), png without one.
-    - `dpi`: pixels per inch, for formats made of pixels.
+    - `figure`: a figure of the functions of this module.
+    - `path`: the path of the file; its suffix selects the format (png, pdf, svg ...), png by default.
+    - `dpi`: the resolution in pixels per inch, for pixel formats; raise it for print.
 
     **Returns:** the path.
 
-    **Raises:** `ValueError` if the folder does not exist or the format is not known; `OSError` if it cannot be written.
+    **Raises:** `ValueError` if the folder does not exist or the format is unknown; `OSError` if writing fails.
 
     !!! example
         ```python
@@ -83,18 +83,18 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 _DPI = 200
-_PIXELS = 110  # of the page, for an inch of the figure
+_PIXELS = 110  # Pixels of the page for an inch of the figure.
 
 
 def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = None) -> None:
-    """Display a figure in a notebook; elsewhere, as in the same notebook run as a script, write it to `path`.
+    """Display a figure in a notebook; outside of one, such as in a notebook run as a script, write it to `path`.
 
     **Arguments:**
 
-    - `figure`: what the functions of this module return.
-    - `path`: the file, as for `plotting.save`; asked for only where there is no notebook.
+    - `figure`: a figure of the functions of this module.
+    - `path`: the path of the file, as for `plotting.save`; required only outside of notebooks.
 
-    **Raises:** `ValueError` as `plotting.save`, and if there is neither a notebook nor a path.
+    **Raises:** `ValueError` as for `plotting.save`, and if there is neither a notebook nor a path.
 
     !!! example
         ```python
@@ -105,11 +105,11 @@ def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = No
             plotting.show(plotting.compare({"ones": jnp.ones((28, 28, 1))}), pathlib.Path(folder) / "ones.png")
         ```
     """
-    # Imported by whatever runs a notebook; nothing else needs it.
+    # A notebook has imported IPython already; it is no dependency of ours.
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if getattr(shell, "kernel", None) is not None:
-        # Displayed as it is, a figure that pyplot does not know appears as its name only.
+        # A notebook would display a figure that pyplot does not know by its name only, so convert it to a PNG.
         from IPython.display import Image, display  # pyright: ignore[reportMissingImports]
 
         drawing = io.BytesIO()
@@ -124,13 +124,13 @@ def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = No
 if TYPE_CHECKING:
     import matplotlib.figure
 
-HEADING, TITLE, CAPTION, TICK = 10.0, 8.5, 7.0, 6.5  # points
-POINTS = 72  # to an inch
-_MARGINS = 0.5, 0.12, 0.42, 0.12  # inches: left, right, below, above
+HEADING, TITLE, CAPTION, TICK = 10.0, 8.5, 7.0, 6.5  # In points.
+POINTS = 72  # Points per inch.
+_MARGINS = 0.5, 0.12, 0.42, 0.12  # In inches: left, right, below, above.
 
 
 def load_matplotlib() -> Any:
-    """The package, which is an extra, with the back end that draws into memory."""
+    """The package matplotlib, an optional dependency, with the backend that draws into memory."""
     try:
         import matplotlib
         import matplotlib.backends.backend_agg
@@ -143,7 +143,7 @@ def load_matplotlib() -> Any:
 
 
 def blank(size: tuple[float, float]) -> "matplotlib.figure.Figure":
-    """An empty white figure of so many inches, which pyplot knows nothing of."""
+    """An empty white figure, of `size` in inches, that pyplot does not manage."""
     matplotlib = load_matplotlib()
     figure = matplotlib.figure.Figure(figsize=size, facecolor="white")
     matplotlib.backends.backend_agg.FigureCanvasAgg(figure)
@@ -153,7 +153,7 @@ def blank(size: tuple[float, float]) -> "matplotlib.figure.Figure":
 def panels(
     titles: list[str], size: tuple[float, float], heading: str | None
 ) -> tuple["matplotlib.figure.Figure", list[Any]]:
-    """A figure with one pair of axes for each title, of so many inches each, at most four side by side."""
+    """A figure with one pair of axes for each title, each of `size` in inches, at most four in a row."""
     (left, right, below, above), columns = _MARGINS, min(len(titles), 4)
     rows = -(-len(titles) // columns)
     above = above + (1.4 * TITLE / POINTS if any(titles) else 0)

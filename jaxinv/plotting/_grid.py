@@ -1,4 +1,4 @@
-"""Grids of images."""
+"""Grids of images: the layout of `compare`, and the figure of samples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from ._figure import (
 )
 from ._stacks import check_images, image_limits
 
-_GAP, _BAR = 0.07, 0.09  # inches
+_GAP, _BAR = 0.07, 0.09  # In inches.
 _INVALID = (1.0, 0.0, 1.0)
 
 
@@ -35,9 +35,9 @@ class Column(NamedTuple):
 
 
 class Grid:
-    """Where everything goes, in inches from the upper left corner.
+    """The positions of images, captions and bars, in inches from the upper left corner.
 
-    Placed by hand: matplotlib's own layout engines take seconds for a hundred axes.
+    It computes them itself, since matplotlib's layout engines take seconds for a hundred axes.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Grid:
     ):
         h, w = shape
         if size is None:
-            # A page wide, and a page high where the captions leave the choice.
+            # The grid is one page wide, and at most one page high if the captions allow it.
             rows = n * (2 if any(column.residuals is not None for column in columns) else 1)
             size = min(max(min(7.5 / len(columns), 10 / rows), 1.15), 2.2)
         self.width, self.height = size * min(1.0, w / h), size * min(1.0, h / w)
-        # Captions need room even where the images are narrow.
+        # Captions need a minimal width even if the images are narrow.
         self.pitch = max(self.width, 1.15) + _GAP
         self.titles = wrap([column.title for column in columns], self.pitch - _GAP, TITLE)
         self.labels = wrap(titles or [], self.height, TITLE)
@@ -67,7 +67,7 @@ class Grid:
         self.row = self.height + self.below + (self.height + 1.5 * _GAP if errors else 0) + _GAP * bool(lines)
         self.left = 0.06 + (count_lines(self.labels) * TITLE * 1.25 + 4) / POINTS if titles is not None else 0.06
         widths = [len(label) for limits in scales for _, label in ticks(limits)]
-        # Beside the bars, their numbers: digits are wider than letters.
+        # The numbers beside the bars need more room than letters, since digits are wider.
         self.right = 0.09 + _BAR + max(widths) * 0.64 * TICK / POINTS if widths else 0.05
         total = self.left + len(columns) * self.pitch + self.right
         above = wrap([heading], total - 2 * self.right, HEADING)[0] if heading else ""
@@ -96,7 +96,7 @@ class Grid:
         bar.outline.set_linewidth(0.4)
 
     def caption(self, values: Mapping[str, float]) -> str:
-        """As many values on a line as fit."""
+        """The text of a caption, with lines filled up to the width."""
         lines = [""]
         for part in (f"{name} {number(value)}" for name, value in values.items()):
             longer = f"{lines[-1]}  {part}" if lines[-1] else part
@@ -130,23 +130,24 @@ def draw(axes, image: np.ndarray, limits: tuple[float, float], cmap: str):
 if TYPE_CHECKING:
     import matplotlib.figure
 
-_BETWEEN = 1  # pixels of the images
+_BETWEEN = 1  # In pixels of the images.
 
 
 def sample_grid(
     images: Any, *, columns: Any = None, heading: str | None = None, limits: Any = None, size: Scalar | None = None
 ) -> "matplotlib.figure.Figure":
-    """Images side by side, row after row, such as samples: one picture, on one grey scale, without captions.
+    """Draw images, such as samples, side by side and row after row, on one grey scale and without captions.
 
     **Arguments:**
 
-    - `images`: `(n, h, w, c)`; `c` is 1 (grey) or 3 (colour). Pixels that are not finite are drawn in magenta.
-    - `columns`: how many in a row; by default as many as make the grid square.
-    - `heading`: a line above.
-    - `limits`: the values drawn black and white; by default the smallest and the largest of all.
-    - `size`: the longer side of one image, in inches; by default such that the grid is 5 inches wide, at most 1.
+    - `images`: the images, `(n, h, w, c)`; `c` is 1 (grey) or 3 (colour). Pixels that are not finite are drawn in
+        magenta.
+    - `columns`: the number of images in a row; by default the one that makes the grid square.
+    - `heading`: a line at the top of the figure.
+    - `limits`: the values drawn black and white; by default the smallest and the largest of all images.
+    - `size`: the longer side of one image, in inches; by default the grid is 5 inches wide, but an image at most 1.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` for arrays of another shape, and for options out of their range; `ImportError` without
     matplotlib.
@@ -170,7 +171,7 @@ def sample_grid(
     columns, rows = min(int(columns), n), -(-n // min(int(columns), n))
     size = min(5 / columns, 1.0) if size is None else float(size)
     step_h, step_w = h + _BETWEEN, w + _BETWEEN
-    # White between the images, and where the last row is not full.
+    # The gaps between the images, and the empty places of the last row, are white.
     page = np.full((rows * step_h - _BETWEEN, columns * step_w - _BETWEEN, c), limits[1], stack.dtype)
     for i, image in enumerate(stack):
         top, left = i // columns * step_h, i % columns * step_w

@@ -1,4 +1,4 @@
-"""The course of mode collapse."""
+"""The figure of mode coverage during the training of a generator, from the history of `training.fit_adversarial`."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,19 +17,19 @@ _COLOURS = {"coverage": "C0", "entropy": "C1"}
 def mode_coverage(
     history: Any, *, reference_entropy: Scalar | None = None, heading: str | None = None
 ) -> "matplotlib.figure.Figure":
-    """How much of the data a generator reached in the course of its training.
+    """Draw the coverage of the data by a generator during its training.
 
-    Two curves over the steps: the fraction of the clusters that its samples reach, and the entropy of their shares.
-    Both are 1 at best; where they fall, the generator forgets.
+    The two curves over the steps are the fraction of the clusters that its samples reach, and the entropy of their
+    shares. Both are at most 1; where they fall, the generator loses modes.
 
     **Arguments:**
 
-    - `history`: of `training.fit_adversarial(..., monitor=generative.ModeCoverage(clusters))`.
-    - `reference_entropy`: that of the data themselves, `monitor.reference_entropy`: a dashed line, where the entropy of
-        a perfect generator would lie.
-    - `heading`: a line above everything.
+    - `history`: the history of `training.fit_adversarial(..., monitor=generative.ModeCoverage(clusters))`.
+    - `reference_entropy`: the entropy of the data themselves, `monitor.reference_entropy`, drawn as a dashed line: the
+        entropy of a perfect generator.
+    - `heading`: a line at the top of the figure.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` for the history of a training without that monitor; `ImportError` without matplotlib.
 
@@ -52,7 +52,7 @@ def mode_coverage(
     steps = np.asarray(history["monitor_steps"])
     figure, (axes,) = panels([""], (3.6, 2.1), heading)
     for name, colour in _COLOURS.items():
-        # A run that was stopped at its first chunk has one point.
+        # Draw markers too, since a run that stopped after its first chunk has one point.
         axes.plot(steps, np.asarray(seen[name]), color=colour, linewidth=1.2, label=name, marker="o", markersize=2)
     if reference_entropy is not None:
         label = "entropy of the data"

@@ -1,4 +1,4 @@
-"""What the images of a comparison must be, and the range of values that is drawn."""
+"""Checks of the images of a figure, and the ranges of values that are drawn."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -45,7 +45,7 @@ def _stack(value: Any, name: str) -> np.ndarray:
             "`jnp.abs(x)` of it" if value.dtype.kind == "c" else "`x.astype(float)`, divided by 255 if it has 8 bits"
         )
         raise ValueError(f"`{name}` must hold real floating-point numbers; got {value.dtype}. Pass {advice}.")
-    # Half precision is beyond matplotlib, and bfloat16 beyond most of numpy.
+    # matplotlib does not support half precision, and most of numpy does not support bfloat16.
     value = value.astype(np.promote_types(value.dtype, np.float32) if value.dtype.kind == "f" else np.float32)
     return value if value.ndim == 4 else value[None]
 
@@ -65,7 +65,7 @@ def choose_error_limit(error_limit: Any, residuals: list[np.ndarray]) -> float:
     if error_limit is None:
         finite = np.concatenate([np.abs(r[np.isfinite(r)]) for r in residuals]) if residuals else np.zeros(0)
         largest = float(np.quantile(finite, 0.995)) if finite.size else 0.0
-        # A few wrong pixels, fewer than the quantile looks at, are still shown.
+        # If the quantile is 0 because only a few pixels are wrong, use the largest error.
         return largest or (float(finite.max()) if finite.size else 0.0) or 1.0
     if not (np.isfinite(error_limit) and error_limit > 0):
         raise ValueError(f"`error_limit` must be positive and finite; got {error_limit!r}.")

@@ -1,4 +1,4 @@
-"""Paths of a process: numbers, points of the plane, or images, over time."""
+"""The figure of paths of a process over time, whose states are numbers, points of the plane, or images."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from ._stacks import image_limits
 if TYPE_CHECKING:
     import matplotlib.figure
 
-_POINTS = 200  # of the background of a density, along each axis
+_POINTS = 200  # Points of the background of a density, along each axis.
 
 
 def trajectories(
@@ -24,24 +24,26 @@ def trajectories(
     limits: Any = None,
     size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":
-    """Paths of a noising process and of its reverse, over time.
+    """Draw paths of a noising process and of its reverse, over time.
 
-    What is drawn depends on the states: numbers as curves over time, points of the plane as curves whose last state is
-    a dot, images as a row for each path. `diffusion.trajectory`, mapped over images and keys, gives forward paths; the
-    `aux` of `diffusion.sample(..., num_samples=n, num_saved=k)` reverse ones.
+    Numbers are drawn as curves over time, points of the plane as curves whose last state is a dot, and images as a row
+    for each path. `diffusion.trajectory`, mapped over images and keys, returns forward paths; the `aux` of
+    `diffusion.sample(..., num_samples=n, num_saved=k)` holds reverse ones.
 
     **Arguments:**
 
-    - `paths`: from a title to a pair `(times, states)`: times `(k,)` or `(n, k)`, states `(n, k, 1)`, `(n, k, 2)` or
-        `(n, k, h, w, c)` with `c` 1 or 3, in whichever direction of time. Numbers and points have a panel for each
-        title; images, which must have as many states in all of them, are in one grid, the title at the first row.
-    - `density`: for numbers only: from times `(m,)` and positions `(m,)` to what is drawn in grey behind the paths.
-    - `heading`: a line above everything.
-    - `limits`: the values drawn black and white, or between which numbers and points are shown; by default those of all
-        states.
+    - `paths`: a dict from a title to a pair `(times, states)`: times `(k,)` or `(n, k)`, states `(n, k, 1)`,
+        `(n, k, 2)` or `(n, k, h, w, c)` with `c` 1 or 3, in either direction of time. Numbers and points have a panel
+        for each title; images, which must have the same number of states under all titles, are in one grid, with the
+        title at the first row.
+    - `density`: a function, for numbers only, from times `(m,)` and positions `(m,)` to the density that is drawn in
+        grey behind the paths.
+    - `heading`: a line at the top of the figure.
+    - `limits`: the values drawn black and white, or the range of the axes for numbers and points; by default the range
+        of all states.
     - `size`: the longer side of one image, in inches.
 
-    **Returns:** a `matplotlib.figure.Figure`, to be written by `plotting.save`.
+    **Returns:** a `matplotlib.figure.Figure`, which `plotting.save` writes.
 
     **Raises:** `ValueError` for states and times of other shapes; `ImportError` without matplotlib.
 
@@ -116,11 +118,11 @@ def _curves(paths: dict, density: Any, heading: str | None, limits: tuple[float,
         if density is not None:
             ts, xs = np.meshgrid(np.linspace(start, stop, _POINTS), np.linspace(low, high, _POINTS))
             values = np.asarray(density(ts.ravel(), xs.ravel())).reshape(ts.shape)
-            # By its root in each column: the peaks near the data would leave the rest white.
+            # Draw the root, scaled in each column, since otherwise all but the peaks near the data would be white.
             values = np.sqrt(values / np.maximum(values.max(axis=0, keepdims=True), np.finfo(float).tiny))
             extent = (start, stop, low, high)
             panel.imshow(values, cmap="Greys", vmax=2, extent=extent, origin="lower", aspect="auto", zorder=0)
-        # From left to right as the path goes.
+        # The time axis runs from left to right in the direction of the path.
         ends = (start, stop) if times[0, 0] <= times[0, -1] else (stop, start)
         panel.set(xlim=ends if start < stop else None, ylim=(low, high))
         panel.set_xlabel("time", fontsize=CAPTION, labelpad=2)

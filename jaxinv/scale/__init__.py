@@ -1,3 +1,3 @@
-"""Many problems, on many devices, within the memory there is."""
+"""Solving many problems on many devices within the available memory."""
 
 from ._solve_many import solve_many as solve_many

@@ -1,4 +1,4 @@
-"""How much memory a chunk of problems needs, and how much there is."""
+"""The memory that a chunk of problems needs, the memory that is free, and the largest chunk that fits."""
 
 import dataclasses
 import functools
@@ -9,19 +9,19 @@ from typing import Any
 
 import jax
 
-# Of the free memory, what a chunk of our choice may take. On a CPU the estimate leaves out what the rest of the
-# machine is about to want, and beyond a few gigabytes a larger chunk is not faster.
+# The share of the free memory that an automatically chosen chunk may take. On a CPU other processes need memory too,
+# and beyond a few gigabytes a larger chunk is not faster.
 _SHARE = {"cpu": 0.5}
 _SHARE_ELSEWHERE = 0.8
 _MOST = {"cpu": 4.0 * 2**30}
 
 
 def needed(compile_program: Callable[[], Any], devices: list[Any]) -> int | float:
-    """Bytes that the program needs, on each device; on CPUs, which share one memory, on all of them together."""
+    """The bytes that the program needs on each device, or on all of them together for CPUs, which share one memory."""
     try:
         program = compile_program()
     except jax.errors.JaxRuntimeError as error:
-        # A TPU's compiler refuses what its memory cannot hold.
+        # The compiler of a TPU refuses programs that its memory cannot hold.
         if is_out_of_memory(error):
             return math.inf
         raise
@@ -35,7 +35,7 @@ class _Program:
     program: Any = dataclasses.field(compare=False)
 
 
-# The analysis takes tens of milliseconds, and `compile` returns a new object around the same executable.
+# Cached, since the analysis takes tens of milliseconds; `compile` returns a new object around the same executable.
 @functools.lru_cache(maxsize=32)
 def _total(of: _Program) -> int:
     sizes = of.program.memory_analysis()
@@ -45,12 +45,12 @@ def _total(of: _Program) -> int:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether that is what an exception of XLA says."""
+    """Whether an exception of XLA says that memory is exhausted."""
     return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def free(devices: list[Any]) -> float:
-    """Bytes that are free: of the fullest device, or on this host. Infinite where that cannot be known."""
+    """The free bytes on the fullest device, or on this host for CPUs; infinite if they are unknown."""
     if devices[0].platform == "cpu":
         return min(_free_on_host(), _free_in_container())
     stats = [device.memory_stats() or {} for device in devices]
@@ -58,7 +58,7 @@ def free(devices: list[Any]) -> float:
 
 
 def allowance(available: float, devices: list[Any]) -> float:
-    """Bytes that a chunk of our own choice may take."""
+    """The bytes that an automatically chosen chunk may take."""
     platform = devices[0].platform
     return min(_SHARE.get(platform, _SHARE_ELSEWHERE) * available, _MOST.get(platform, math.inf))
 
@@ -66,8 +66,8 @@ def allowance(available: float, devices: list[Any]) -> float:
 def largest(need: Callable[[int], int | float], start: int, limit: float) -> int | None:
     """The largest of `start` and its halves that needs no more than `limit`; `None` if not even 1 does.
 
-    Halves, so that another amount of free memory seldom means another program. To know what one needs is to compile
-    it, but the need is affine: two tell the rest.
+    Halving makes it rare that another amount of free memory requires another program. Each evaluation of `need`
+    compiles, but the need is affine in the chunk, so two evaluations predict the others.
     """
     chunk, size = start, need(start)
     slope, fixed = size / chunk, 0.0
@@ -89,7 +89,7 @@ def largest(need: Callable[[int], int | float], start: int, limit: float) -> int
 
 
 def in_words(size: float | int) -> str:
-    """A number of bytes for people."""
+    """A number of bytes in readable units."""
     if math.isinf(size):
         return "an unknown number of bytes"
     for unit in ("bytes", "kB", "MB", "GB"):
@@ -112,13 +112,13 @@ def _free_on_host() -> float:
 
 
 def _free_in_container() -> float:
-    # A container sees the memory of its host in /proc. What it may take of it stands here.
+    # In a container /proc shows the memory of the host; the limit of the container is in these files.
     try:
         with open("/sys/fs/cgroup/memory.max") as file:
             most = file.read().strip()
         with open("/sys/fs/cgroup/memory.stat") as file:
             stats = dict(line.split() for line in file)
-        # The files it has read count too, but give way.
+        # Count anonymous memory only, since the kernel frees the file cache on demand.
         return math.inf if most == "max" else max(float(most) - float(stats["anon"]), 0.0)
     except (OSError, KeyError, ValueError):
         return math.inf

@@ -1,4 +1,4 @@
-"""What `solve_many` is given, taken apart: arrays that are mapped, arrays that are shared, and what is static."""
+"""The arguments of `solve_many`, split into mapped arrays, shared arrays, and static data."""
 
 import dataclasses
 import inspect
@@ -24,16 +24,16 @@ _SHOWN = 8
 
 @dataclasses.dataclass(frozen=True)
 class ProblemSpec:
-    """Everything about `(solve, problems)` but the values of arrays. Hashable: compiled programs are found by it."""
+    """`(solve, problems)` without the values of arrays; it is hashable, as the key of a compiled program."""
 
     treedef: Any
-    static: tuple[Any, ...]  # for each leaf: what it is if it is no array, with its type, for 1 == True; or None
-    shared: tuple[bool, ...]  # for each leaf that is an array: whether it belongs to `solve`
-    keys: tuple[Any, ...]  # for each mapped array: the generator if it is one of random keys, or None
+    static: tuple[Any, ...]  # For each leaf: None for an array, else its value and type (since 1 == True).
+    shared: tuple[bool, ...]  # For each leaf that is an array: whether it belongs to `solve`.
+    keys: tuple[Any, ...]  # For each mapped array: the generator of an array of random keys, or None.
     mesh: Mesh | None
 
     def merge(self, shared: list, mapped: list) -> tuple[Callable, PyTree]:
-        """`solve`, and one problem, of their arrays."""
+        """`solve` and one problem, rebuilt from their arrays."""
         ours = (a if k is None else jax.random.wrap_key_data(a, impl=k) for a, k in zip(mapped, self.keys, strict=True))
         theirs, roles = iter(shared), iter(self.shared)
         leaves = [s[1] if s is not None else next(theirs) if next(roles) else next(ours) for s in self.static]
@@ -45,7 +45,7 @@ def split(
 ) -> tuple[ProblemSpec, list, list[np.ndarray], int]:
     """The spec, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
 
-    **Raises:** `ValueError` for what cannot be mapped, naming the leaf.
+    **Raises:** `ValueError` that names the leaf that cannot be mapped.
     """
     _check_solve(solve)
     leaves, treedef = jax.tree.flatten((solve, problems))
@@ -81,14 +81,14 @@ def to_host(leaf: Any) -> np.ndarray:
 
 
 def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:
-    """The problems from `start`; behind the last one it stands repeated, so that there are always `lanes`."""
+    """The `lanes` problems from `start` on; the last problem is repeated as padding."""
     parts = [array[start : start + lanes] for array in arrays]
     missing = lanes - len(parts[0])
     return [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in parts] if missing else parts
 
 
 def describe(problems: PyTree) -> str:
-    """Names, dtypes and shapes of one problem's arrays."""
+    """The names, dtypes and shapes of the arrays of one problem."""
     named = zip(leaf_names(problems), jax.tree.leaves(problems), strict=True)
     shown = [f"{name or 'the array'}: {a.dtype}{list(a.shape[1:])}" for name, a in named if _is_array(a)]
     return ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
@@ -100,7 +100,7 @@ def _check_solve(solve: Any) -> None:
     try:
         signature = inspect.signature(solve)
     except ValueError:
-        return  # some functions written in C have none
+        return  # Some functions written in C have no signature.
     try:
         signature.bind(None)
     except TypeError as error:

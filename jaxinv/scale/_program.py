@@ -1,4 +1,4 @@
-"""The one compiled program that all chunks of problems go through."""
+"""The compiled program that solves a chunk of problems; all chunks of `solve_many` use the same one."""
 
 import functools
 from typing import Any
@@ -13,12 +13,12 @@ from ..io import leaf_names
 from ..training._mesh import replicated, sharded
 from ._problems import ON_THE_HOST, ProblemSpec, describe
 
-# What a function raises that is called with something it is not made for.
+# The exceptions that a function raises for unsuitable arguments.
 _MISUSE = (TypeError, ValueError, IndexError, KeyError, AttributeError)
 
 
 def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[np.ndarray], lanes: int, problems: PyTree) -> Any:
-    """The program for `lanes` problems at once. The second time it comes from the cache of `jax.jit`.
+    """The program for `lanes` simultaneous problems; a repeated call finds it in the cache of `jax.jit`.
 
     **Raises:** `ValueError` if `solve` is not a function of one problem that returns arrays.
     """
@@ -34,19 +34,19 @@ def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[np.ndarray], lan
             "`solve` must be a function of ONE problem, without the leading axis, that returns a pytree of arrays. "
             f"Called with one problem ({describe(problems)}), it raised {type(error).__name__}: {error}"
         ) from error
-    # What is closed over becomes a constant, but if it is traced an argument.
+    # An array in a closure becomes a constant, but a tracer becomes an additional argument.
     if len(traced.jaxpr.in_avals) > len(shared) + len(mapped):
         raise ValueError(f"{ON_THE_HOST} `solve` closes over a traced value of such a transformation.")
     return traced.lower().compile()
 
 
 def place(spec: ProblemSpec, shared: list) -> list:
-    """The arrays that all problems share, on every device."""
+    """Replicate the arrays that all problems share on every device."""
     return shared if spec.mesh is None else jax.device_put(shared, replicated(spec.mesh))
 
 
 def put(spec: ProblemSpec, part: list[np.ndarray]) -> list:
-    """One chunk of problems on its devices."""
+    """Distribute one chunk of problems over the devices."""
     return jax.device_put(part, None if spec.mesh is None else sharded(spec.mesh))
 
 
@@ -58,7 +58,7 @@ def _run(spec: ProblemSpec, shared: list, mapped: list) -> PyTree:
 
     lanes = jax.vmap(one, in_axes=(None, 0))
     if spec.mesh is not None:
-        # Not a sharded `jax.jit`: there the devices would share one loop, and each step of it would wait for all.
+        # In a sharded `jax.jit` the devices would share one loop, in which each step waits for all devices.
         cut = PartitionSpec(spec.mesh.axis_names)
         lanes = jax.shard_map(lanes, mesh=spec.mesh, in_specs=(PartitionSpec(), cut), out_specs=cut, check_vma=False)
     return lanes(shared, mapped)

@@ -1,4 +1,4 @@
-"""Many problems at once: in chunks that fit the memory, on the devices of a mesh."""
+"""The function `solve_many`, which plans the chunks, runs them, and collects the results on the host."""
 
 import logging
 import math
@@ -32,30 +32,32 @@ def solve_many(
 ) -> Any:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
 
-    Each problem gets what `solve` gives it alone, its own result code included. Every chunk goes through one compiled
-    program, each device runs its own loop and waits for no other, and while a chunk is computed the one before is read
-    back. On the devices there are never more than two chunks; problems and results are in host memory.
+    Each problem has the same result as `solve` of it alone, with its own result code. All chunks use one compiled
+    program, each device runs its own loop without waiting for others, and while a chunk is computed the previous one
+    is read back. The devices hold two chunks at most; problems and results are in host memory.
 
-    Runs on the host. An interrupted call leaves nothing behind.
+    `solve_many` runs on the host. An interrupted call leaves no files or state behind.
 
     **Arguments:**
 
-    - `solve`: a function of ONE problem that returns a pytree of arrays: a `Solution`, or what is to be kept of it.
-        Define it once, not in the call: functions compare by identity, and a new one compiles again. Arrays that all
-        problems share it may close over; bound as `jax.tree_util.Partial(function, shared)`, or held by an `eqx.Module`
-        with a `__call__`, other values of them do not compile again.
-    - `problems`: a pytree of arrays with the problems along the first axis of every one: measurements, keys,
-        likelihoods made by `operators.batch` or `jax.vmap`. NumPy arrays, `np.memmap` among them, are read chunk by
-        chunk. Leaves that are no arrays, Python numbers too, are static and the same for all problems.
-    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are spread. Default: the default device.
-    - `chunk_size`: problems per compiled call, on all devices together, at most as many as there are. Default: all of
-        them or, halved as often as it takes, as many as the free memory holds by the estimate of the compiled program.
-        A chunk is rounded up to a multiple of the number of devices, and the last one filled up, by repeating the last
-        problem; what that adds is cut off the results, and said by the logger `jaxinv.scale` at level `INFO`.
+    - `solve`: a function of ONE problem that returns a pytree of arrays: a `Solution`, or the parts of it to keep.
+        Define it once, outside the call: functions compare by identity, and a new one compiles again. It may close over
+        arrays that all problems share. If they are bound as `jax.tree_util.Partial(function, shared)`, or fields of an
+        `eqx.Module` with a `__call__`, other values of them do not compile again.
+    - `problems`: a pytree of arrays with the problems along the first axis of each: measurements, keys, likelihoods
+        made by `operators.batch` or `jax.vmap`. NumPy arrays, including `np.memmap`, are read chunk by chunk. Leaves
+        that are no arrays, including Python numbers, are static and the same for all problems.
+    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are distributed; by default only the default
+        device is used.
+    - `chunk_size`: the number of problems of one compiled call, on all devices together, at most the number of
+        problems, static. By default it is the number of problems, halved until the estimate of the compiled program
+        fits the free memory; pass it to limit the memory further. A chunk is rounded up to a multiple of the number of
+        devices, and the last one is padded by repeating the last problem; the padding is cut off the results, and the
+        logger `jaxinv.scale` reports it at level `INFO`.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
 
-    **Returns:** what `solve` returns, of the same type, with a leading axis on every array. NumPy arrays in host
-    memory, but for result codes and random keys, which are JAX arrays.
+    **Returns:** the results of `solve`, of the same type, with a leading axis on every array. They are NumPy arrays in
+    host memory, except for result codes and random keys, which are JAX arrays.
 
     **Raises:** `ValueError` for problems whose leading axes differ (naming them), a `chunk_size` below 1 or above the
     number of problems, a `solve` that is not a function of one problem; `MemoryError` if a chunk needs more memory than
@@ -95,7 +97,7 @@ def solve_many(
         results = _Results(count)
         shared = place(spec, shared)
         for start in range(0, count, lanes):
-            # Dispatched, not awaited: the chunk before is read back meanwhile.
+            # The dispatch is asynchronous, so the previous chunk is read back meanwhile.
             results.expect(program(shared, put(spec, take(mapped, start, lanes))))
             if progress is not None and results.done:
                 meter = progress.step(meter, jnp.asarray(results.done / count))
@@ -116,7 +118,7 @@ def solve_many(
 
 
 class _Results:
-    """Results in host memory, filled chunk by chunk. The newest chunk stays on its devices until the next comes."""
+    """Results in host memory, filled chunk by chunk; the newest chunk stays on its devices until the next arrives."""
 
     def __init__(self, count: int):
         self.count, self.done = count, 0
@@ -126,7 +128,7 @@ class _Results:
         self.impls: list[Any] = []
 
     def expect(self, outcome: PyTree) -> None:
-        """Take a chunk that is being computed, and read back the one before."""
+        """Accept a chunk that is being computed, and read back the previous one."""
         before = self.pending
         self.pending, self.treedef = jax.tree.flatten(outcome)
         for leaf in self.pending:
@@ -135,14 +137,14 @@ class _Results:
             self._store(before)
 
     def collect(self) -> PyTree:
-        """Everything, as one pytree."""
+        """All results, as one pytree."""
         if self.pending is not None:
             self._store(self.pending)
         leaves = [
             array if impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
             for array, impl in zip(self.arrays, self.impls, strict=True)
         ]
-        # `RESULTS[code]` takes JAX scalars, not those of NumPy, and a lane of a NumPy array is one.
+        # Result codes stay JAX arrays: `RESULTS[code]` does not accept the NumPy scalar that indexing would return.
         is_code = lambda node: isinstance(node, type(RESULTS.successful))
         return jax.tree.map(
             lambda node: jax.tree.map(jnp.asarray, node) if is_code(node) else node,
@@ -164,19 +166,19 @@ class _Results:
 def _plan(
     spec: ProblemSpec, shared: list, mapped: list[np.ndarray], problems: PyTree, count: int, chunk_size: int | None
 ) -> tuple[Any, int, int | float]:
-    """The compiled program, how many problems it takes, and the bytes it is estimated to need."""
+    """The compiled program, the number of problems that it solves, and the estimate of the bytes that it needs."""
     spread = _device_count(spec)
     devices = [_default_device()] if spec.mesh is None else list(spec.mesh.devices.flat)
     program = lambda each: compile_chunk(spec, shared, mapped, each * spread, problems)
     one = lambda each: needed(lambda: program(each), devices)
-    # Of several chunks there are two at a time: one is read back while the next is computed.
+    # With several chunks, memory holds two at a time: one is read back while the next is computed.
     need = lambda each: one(each) * (1 if each * spread >= count else 2)
     fitting = lambda start, limit: start if need(start) <= limit else largest(one, start, limit / 2)
     first = math.ceil((count if chunk_size is None else chunk_size) / spread)
     available = free(devices)
     chosen = first if need(first) <= available else None
     if chunk_size is None:
-        # One problem may take more than we would give to many.
+        # A single problem may exceed the allowance, up to all free memory.
         chosen = fitting(first, allowance(available, devices)) or fitting(1, available)
     if chosen is None:
         fits = largest(one, first, available / 2)

@@ -1,4 +1,4 @@
-"""What the reductions demand of their data."""
+"""The check of the data that the clustering and reductions of `subspace` share."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from .._arrays import is_concrete
 
 
 def check_data(data: Any, verb: str, name: str = "data", *, allow_complex: bool = False) -> Array:
-    """`data` as an array `(n, ...)` of inexact dtype, float32 at least; its values are looked at where they are known.
+    """`data` as an array `(n, ...)` of inexact dtype, float32 at least; values are checked where they are known.
 
     **Raises:** `ValueError` for data that are empty, of the wrong dtype, or not finite, naming the first such example.
     """
@@ -31,7 +31,7 @@ def check_data(data: Any, verb: str, name: str = "data", *, allow_complex: bool 
             f"`{verb}` takes `{name}` of {called} dtype; got {data.dtype}. Convert it: `{name}.astype(float)`, divided "
             "by 255 for 8-bit images."
         )
-    # There is no linear algebra in half precision.
+    # JAX has no linear algebra in half precision.
     data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
     if is_concrete(data):
         finite = np.asarray(_finite_examples(data))

@@ -1,4 +1,4 @@
-"""Ways to the leading right singular vectors of a matrix."""
+"""Decompositions that compute the leading right singular vectors of a matrix, for `pca`."""
 
 import abc
 import math
@@ -14,11 +14,20 @@ from .._types import Checked, Key
 
 
 class AbstractDecomposition(eqx.Module):
-    """How `pca` decomposes the matrix `X`, `(n, d)`, of its centred data."""
+    """The decomposition that `pca` applies to the matrix `X`, `(n, d)`, of its centred data."""
 
     @abc.abstractmethod
     def decompose(self, matrix: Array, rank: int, *, key: Key) -> tuple[Array, Array]:
-        """The `rank` largest singular values, decreasing, and their right singular vectors, `(rank, d)`."""
+        """The largest singular values and their right singular vectors.
+
+        **Arguments:**
+
+        - `matrix`: the centred data, `(n, d)`.
+        - `rank`: the number of singular values, static.
+        - `key`: a typed key, for random sketches.
+
+        **Returns:** the `rank` largest singular values, decreasing, and their right singular vectors, `(rank, d)`.
+        """
 
     @abc.abstractmethod
     def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
@@ -26,7 +35,7 @@ class AbstractDecomposition(eqx.Module):
 
 
 class Thin(AbstractDecomposition):
-    """The thin singular value decomposition, accurate to rounding; of the triangular QR factor if `n > d`."""
+    """The thin singular value decomposition, accurate to rounding; for `n > d` that of the triangular QR factor."""
 
     def decompose(self, matrix: Array, rank: int, *, key: Key) -> tuple[Array, Array]:
         del key
@@ -54,7 +63,7 @@ class Gram(AbstractDecomposition):
         if tall:
             return jnp.sqrt(jnp.maximum(values, 0)), vectors.T
         images = jnp.matmul(vectors.T, matrix, precision=HIGHEST)
-        # Their lengths are the singular values, with more digits than the roots of the eigenvalues have.
+        # The lengths of the images are the singular values, with more digits than the roots of the eigenvalues.
         singular = jnp.sqrt(jnp.sum(images**2, axis=1))
         order = jnp.argsort(singular, descending=True)
         singular, images = singular[order], images[order]
@@ -67,9 +76,10 @@ class Gram(AbstractDecomposition):
 class Randomised(AbstractDecomposition):
     """The decomposition of the data on the range of a random sketch, for a rank far below `n` and `d`.
 
-    - `oversampling`: columns of the sketch beyond the rank; static.
-    - `power_iterations`: passes over the data that damp what the sketch should not see; static. The decomposition costs
-      `2 + 2 power_iterations` products of the data with `rank + oversampling` vectors.
+    - `oversampling`: the number of columns of the sketch beyond the rank; static.
+    - `power_iterations`: the number of passes over the data that damp the smaller singular values; static. Raise it if
+      the singular values decay slowly. The decomposition costs `2 + 2 power_iterations` products of the data with
+      `rank + oversampling` vectors.
 
     **Reference:** Halko, Martinsson, Tropp, Finding structure with randomness, 2011.
     """
@@ -89,7 +99,7 @@ class Randomised(AbstractDecomposition):
         times = lambda a, b: jnp.matmul(a, b, precision=HIGHEST)
         sketch = times(matrix, jax.random.normal(key, (matrix.shape[1], width), matrix.dtype))
         for _ in range(self.power_iterations):
-            # Orthonormal in between: powers of the singular values would leave the range of the numbers.
+            # Orthonormalise in between, since powers of the singular values would overflow or underflow.
             back = jnp.linalg.qr(times(matrix.T, jnp.linalg.qr(sketch)[0]))[0]
             sketch = times(matrix, back)
         basis = jnp.linalg.qr(sketch)[0]

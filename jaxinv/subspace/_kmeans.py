@@ -1,4 +1,4 @@
-"""k-means clustering."""
+"""k-means clustering, by the steps of `_lloyd.py` from the centres of `_seeding.py`."""
 
 import math
 from typing import Any
@@ -23,12 +23,12 @@ from ._seeding import AbstractSeeding, Greedy
 class KMeans(Module):
     """A clustering of images about `k` centres.
 
-    - `centres`: `(k, h, w, c)`, the means of the clusters.
-    - `labels`: `(n,)`, the number of each image's cluster.
+    - `centres`: the means of the clusters, `(k, h, w, c)`.
+    - `labels`: the number of each image's cluster, `(n,)`.
     - `inertia`: `sum_i ||x_i - centre of its cluster||^2`, also called `within`.
     - `between`: `sum_j n_j ||centre_j - mean||^2`; `total`: `sum_i ||x_i - mean||^2 = within + between`.
-    - `inertias`: of all restarts.
-    - `result`: one of `RESULTS`; `num_steps`: taken.
+    - `inertias`: the inertia of each restart.
+    - `result`: one of `RESULTS`; `num_steps`: the number of steps.
     """
 
     centres: Array
@@ -42,7 +42,7 @@ class KMeans(Module):
 
     @property
     def within(self) -> Array:
-        """`inertia` by its other name."""
+        """Another name of `inertia`."""
         return self.inertia
 
     @compiled_method
@@ -60,7 +60,7 @@ class KMeans(Module):
 
         def choose(points, exists, labels):
             del exists
-            # Twice: the second time relative to the right centre.
+            # The second call is relative to the right centre, so that the rounding is small.
             return nearest(points, nearest(points, labels, centres), centres)
 
         labels = cloud.map(choose, jnp.zeros(cloud.exists.shape, jnp.int32)).reshape(-1)
@@ -78,18 +78,19 @@ def kmeans(
 ) -> KMeans:
     """Cluster images about `k` centres: minimise `sum_i min_j ||x_i - c_j||^2`, by Lloyd's algorithm.
 
-    Images go to their nearest centre, centres to the means of their images, until no image changes its cluster. The
-    objective never increases. A cluster that loses all its images gets one anew: the image that is farthest from its
-    centre. Works under `jax.jit` and `jax.vmap`; the restarts are one batch, in chunks of images of bounded memory.
+    Each step assigns every image to its nearest centre and moves every centre to the mean of its images, until no image
+    changes its cluster. The objective never increases. A cluster that loses all its images gets the image that is
+    farthest from its centre. `kmeans` works under `jax.jit` and `jax.vmap`; the restarts are one batch, in chunks of
+    images of bounded memory.
 
     **Arguments:**
 
-    - `data`: `(n, ...)`, n images of a real floating dtype.
-    - `k`: static, at most the number of distinct images.
+    - `data`: the images, `(n, ...)`, of a real floating dtype.
+    - `k`: the number of clusters, static, at most the number of distinct images.
     - `key`: a typed key; restart `i` draws from `fold_in(key, i)`.
-    - `restarts`: static; the one with the lowest objective is returned.
-    - `start`: `Greedy()` (the default), `PlusPlus()`, or `From(centres)`.
-    - `max_steps`: static.
+    - `restarts`: the number of restarts, static; `kmeans` returns the one with the lowest objective.
+    - `start`: the initial centres: `Greedy()` (the default), `PlusPlus()`, or `From(centres)`.
+    - `max_steps`: the largest number of steps, static.
 
     **Returns:** a `KMeans`, with `assign`. Inside a trace, data that are not finite give zeros and the code
     `nonfinite_measurement`, and fewer distinct images than clusters leave some empty, with the code `breakdown`.
@@ -161,7 +162,7 @@ def _inertia(cloud: Cloud, labels: Array, centres: Array) -> Float[Array, ""]:
 
 
 def _distinct(data: Array, enough: int) -> int:
-    """The number of distinct examples, or `enough` if there are that many or the values are not known."""
+    """The number of distinct examples, or `enough` if there are at least `enough` or the values are not known."""
     if not is_concrete(data):
         return min(enough, data.shape[0])
     seen: set[bytes] = set()

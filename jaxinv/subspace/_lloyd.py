@@ -1,4 +1,4 @@
-"""One step of Lloyd's algorithm, in bounded memory."""
+"""One step of Lloyd's algorithm, in bounded memory; `kmeans` repeats it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,14 +12,14 @@ from .._arrays import HIGHEST
 from .._solution import RESULTS
 from .._types import Checked
 
-# Entries of the largest temporary array of one chunk of points.
+# The largest number of entries of a temporary array of one chunk of points.
 _CHUNK_ENTRIES = 2**22
 
 
 class Cloud(eqx.Module):
-    """Points in chunks of equal size, the last one filled up with points that do not exist.
+    """Points in chunks of equal size, with padding in the last one.
 
-    - `points`: `(chunks, size, d)`; `exists`: `(chunks, size)`, 0 or 1.
+    - `points`: the points, `(chunks, size, d)`; `exists`: 1 for a point and 0 for padding, `(chunks, size)`.
     """
 
     points: Array
@@ -27,7 +27,7 @@ class Cloud(eqx.Module):
 
     @staticmethod
     def of(points: Float[Array, "n d"], k: int, lanes: int) -> "Cloud":
-        """A cloud in as many chunks as `lanes` runs with `k` centres at once need."""
+        """A cloud whose chunks bound the memory of `lanes` simultaneous runs with `k` centres."""
         n, d = points.shape
         size = min(n, max(1, _CHUNK_ENTRIES // (lanes * (k + d))))
         chunks = -(-n // size)
@@ -51,10 +51,11 @@ class Cloud(eqx.Module):
 
 
 def nearest(points: Float[Array, "m d"], labels: Int[Array, " m"], centres: Float[Array, "k d"]) -> Int[Array, " m"]:
-    """The number of the nearest centre of each point; `labels`, a guess at it, says what the rounding is relative to.
+    """The number of the nearest centre of each point; `labels` is a guess of it, whose quality decides the rounding.
 
     With `r = x - c_l` for the guess `l`: `||x - c_j||^2 - ||r||^2 = ||c_j - c_l||^2 - 2 <r, c_j - c_l>`, a matrix
-    product whose rounding is relative to `||r||`, not, as that of the expanded square, to the distance from the origin.
+    product whose rounding is relative to `||r||`; that of the expanded square is relative to the distance from the
+    origin.
     """
     chosen = jax.nn.one_hot(labels, centres.shape[0], dtype=points.dtype)
     residual = points - jnp.matmul(chosen, centres, precision=HIGHEST)
@@ -67,7 +68,7 @@ def nearest(points: Float[Array, "m d"], labels: Int[Array, " m"], centres: Floa
 def residuals(
     points: Float[Array, "m d"], labels: Int[Array, " m"], centres: Float[Array, "k d"]
 ) -> tuple[Float[Array, "m d"], Float[Array, "m k"]]:
-    """What is left of the points without their centres, and which centre is whose."""
+    """The differences of points and their centres, and the one-hot matrix of the labels."""
     chosen = jax.nn.one_hot(labels, centres.shape[0], dtype=points.dtype)
     return points - jnp.matmul(chosen, centres, precision=HIGHEST), chosen
 
@@ -88,8 +89,8 @@ def lloyd_step(index: Array, state: Any, cloud: Cloud) -> Any:
     new, square, sums, counts = cloud.map(assign, labels)
     sums, counts = jnp.sum(sums, axis=0), jnp.sum(counts, axis=0)
 
-    # Each empty cluster gets a point of its own, farthest first; that lowers the objective by its distance. Not one
-    # that is its cluster's only one, and none that lies on its centre.
+    # Each empty cluster gets one point, the farthest first, which lowers the objective by its squared distance. The
+    # only point of a cluster, and a point on its centre, stay.
     flat, square = new.reshape(-1), square.reshape(-1)
     points, _ = cloud.flat
     distance, farthest = jax.lax.top_k(jnp.where(counts[flat] > 1, square, 0), min(k, flat.shape[0]))
@@ -103,7 +104,7 @@ def lloyd_step(index: Array, state: Any, cloud: Cloud) -> Any:
     flat = flat.at[jnp.where(filled, moved, flat.shape[0])].set(jnp.arange(k, dtype=flat.dtype), mode="drop")
     sums = sums.at[donors].add(-left, mode="drop")
     counts = jnp.where(filled, 1, counts.at[donors].add(-1, mode="drop"))
-    # Sums of residuals: a mean far from the origin keeps its digits.
+    # Means from sums of residuals keep their digits far from the origin.
     means = centres + sums / jnp.maximum(counts, 1)[:, None]
     centres = jnp.where(filled[:, None], position, means)
     new = flat.reshape(labels.shape)

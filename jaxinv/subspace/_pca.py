@@ -1,4 +1,4 @@
-"""Principal component analysis."""
+"""Principal component analysis, by one of the decompositions of `_decomposition.py`."""
 
 import math
 from typing import Any
@@ -19,11 +19,11 @@ from ._rank import check_norm, choose_rank
 class PCA(Module):
     """An affine subspace of images, `mean + sum_i z_i components_i`.
 
-    - `mean`: of the data, `(h, w, c)` or any shape.
-    - `components`: `(rank, h, w, c)`, orthonormal images, the entry of largest modulus of each positive.
-    - `singular_values`: of the centred data, `(rank,)`, decreasing.
-    - `standard_deviations`: of the data along the components, `(rank,)`: `singular_values / sqrt(n - 1)`.
-    - `rank`, `image_shape`: static.
+    - `mean`: the mean of the data, `(h, w, c)` or any other shape.
+    - `components`: orthonormal images, `(rank, h, w, c)`, whose entries of largest modulus are positive.
+    - `singular_values`: the singular values of the centred data, `(rank,)`, decreasing.
+    - `standard_deviations`: those of the data along the components, `(rank,)`: `singular_values / sqrt(n - 1)`.
+    - `rank`, `image_shape`: the number of components and the shape of one image, static.
     """
 
     mean: Array
@@ -89,21 +89,23 @@ def pca(
 ) -> PCA:
     """The affine subspace of a given dimension that is nearest to a set of images, in the sum of squares.
 
-    With the images as rows, `X - mean = U diag(s) V^T`: the components are the first columns of `V`. Works under
-    `jax.jit` and `jax.vmap` if the rank is given; a `tolerance` is for the host, as the shape of the answer then
-    depends on values. Inside a trace, data that are not finite give NaN, and components beyond the rank of the data
-    have singular value 0 and are arbitrary.
+    With the images as rows, `X - mean = U diag(s) V^T`: the components are the first columns of `V`. `pca` works under
+    `jax.jit` and `jax.vmap` with a `rank`, but not with a `tolerance`, since the shape of the result then depends on
+    values. Inside a trace, data that are not finite give NaN, and components beyond the rank of the data have singular
+    value 0 and are arbitrary.
 
     **Arguments:**
 
-    - `data`: `(n, ...)`, n images of a real floating dtype.
-    - `rank`: static; at most `min(n - 1, d)` for images of `d` pixels. By default, without a tolerance, just that.
-    - `tolerance`: instead of a rank, a number in [0, 1): the smallest rank `r` with
+    - `data`: the images, `(n, ...)`, of a real floating dtype.
+    - `rank`: the number of components, static, at most `min(n - 1, d)` for images of `d` pixels, which is the default
+      if there is no tolerance.
+    - `tolerance`: a number in [0, 1) in place of a rank: it selects the smallest rank `r` with
       `||X - X_r|| <= tolerance * ||X||` for the centred data `X`, as in `choose_rank`.
-    - `norm`: of the tolerance, `Frobenius()` (the default) or `Nuclear()`.
-    - `centre`: with `False` the mean is taken to be 0, the rank is at most `min(n, d)`, and `n - 1` becomes `n`.
-    - `method`: `Thin()` (the default), `Gram()`, or `Randomised(...)`, which needs a rank.
-    - `key`: for `Randomised` only.
+    - `norm`: the norm of the tolerance, `Frobenius()` (the default) or `Nuclear()`.
+    - `centre`: whether to subtract the mean, static; with `False` the mean is 0, the rank is at most `min(n, d)`, and
+      `n - 1` becomes `n`.
+    - `method`: the decomposition: `Thin()` (the default), `Gram()`, or `Randomised(...)`, which needs a rank.
+    - `key`: a typed key, for `Randomised` only.
 
     **Returns:** a `PCA`, with `encode` and `decode`.
 
@@ -181,11 +183,11 @@ def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition,
     shape = data.shape[1:]
     matrix = data.reshape(data.shape[0], -1)
     finite = jnp.all(jnp.isfinite(matrix))
-    # Not to be trusted with NaN: some implementations of LAPACK never return.
+    # Some implementations of LAPACK never return for NaN.
     matrix = jnp.where(finite, matrix, 0)
     mean = jnp.zeros_like(matrix[0])
     if centre:
-        # The mean of what is left is the rounding of the first mean.
+        # The mean of the centred data is the rounding of the first mean, and corrects it.
         mean = jnp.mean(matrix, axis=0)
         mean = mean + jnp.mean(matrix - mean[None], axis=0)
         matrix = matrix - mean[None]
@@ -198,7 +200,10 @@ def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition,
 
 
 def _significant(reduced: PCA, shape: tuple[int, int], method: AbstractDecomposition) -> int:
-    """The number of singular values that are not rounding; at least one, else the data are constant."""
+    """The number of singular values that are not rounding.
+
+    **Raises:** `ValueError` if there is none, that is if the data are constant.
+    """
     singular = np.asarray(reduced.singular_values)
     size = float(np.linalg.norm(np.asarray(reduced.mean, np.float64)))
     if not singular[0] > 4 * float(jnp.finfo(singular.dtype).eps) * math.sqrt(shape[0]) * size:

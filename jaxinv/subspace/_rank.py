@@ -1,4 +1,4 @@
-"""How many singular values to keep."""
+"""The choice of the rank of a truncated singular value decomposition, by a fraction of a norm."""
 
 import abc
 from typing import Any
@@ -16,20 +16,27 @@ class AbstractNorm(eqx.Module):
 
     @abc.abstractmethod
     def losses(self, singular_values: Float[Array, " m"]) -> Float[Array, " m+1"]:
-        """`||X - X_r||` for the ranks `r = 0, ..., m`, from the `m` singular values of `X`, decreasing."""
+        """The errors of all truncations.
+
+        **Arguments:**
+
+        - `singular_values`: the `m` singular values of `X`, decreasing.
+
+        **Returns:** `||X - X_r||` for the ranks `r = 0, ..., m`.
+        """
 
 
 class Frobenius(AbstractNorm):
-    """`||X - X_r||_F`, the root of the sum of the squares of the singular values that are left out."""
+    """`||X - X_r||_F`, the root of the sum of the squares of the omitted singular values."""
 
     def losses(self, singular_values: Float[Array, " m"]) -> Float[Array, " m+1"]:
         largest = jnp.max(singular_values)
-        scale = jnp.where(largest > 0, largest, 1)  # so that squares neither overflow nor underflow
+        scale = jnp.where(largest > 0, largest, 1)  # Scaled squares neither overflow nor underflow.
         return scale * jnp.sqrt(_tails((singular_values / scale) ** 2))
 
 
 class Nuclear(AbstractNorm):
-    """`||X - X_r||_*`, the sum of the singular values that are left out."""
+    """`||X - X_r||_*`, the sum of the omitted singular values."""
 
     def losses(self, singular_values: Float[Array, " m"]) -> Float[Array, " m+1"]:
         return _tails(singular_values)
@@ -38,15 +45,15 @@ class Nuclear(AbstractNorm):
 def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Any = None) -> Any:
     """The smallest rank whose truncated singular value decomposition loses at most a fraction of a norm.
 
-    The smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values `s_i`
-    (the best approximation of rank `r` in both norms, by Eckart, Young and Mirsky): `||X - X_r||` is
+    It is the smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values
+    `s_i` (the best approximation of rank `r` in both norms, by Eckart, Young and Mirsky): `||X - X_r||` is
     `sqrt(sum_{i > r} s_i^2)` for `Frobenius()` and `sum_{i > r} s_i` for `Nuclear()`. It is 0 for `tolerance >= 1`.
-    "Keep 95 % of the variance" is `Frobenius()` with `tolerance = sqrt(.05)`.
+    To keep 95 % of the variance, use `Frobenius()` with `tolerance = sqrt(.05)`.
 
     **Arguments:**
 
-    - `singular_values`: all of them, `(m,)`, in any order.
-    - `tolerance`: a scalar, not negative.
+    - `singular_values`: all singular values, `(m,)`, in any order.
+    - `tolerance`: the fraction of the norm that may be lost, a scalar, not negative.
     - `norm`: `Frobenius()` (the default) or `Nuclear()`.
 
     **Returns:** a Python integer; inside `jax.jit` or `jax.vmap` an integer array.
@@ -74,13 +81,16 @@ def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: An
         if is_concrete(value) and not bool(jnp.all(jnp.isfinite(value) & (jnp.asarray(value) >= 0))):
             raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
     losses = norm.losses(jnp.sort(s, descending=True))
-    # The losses decrease with the rank, so the first that is small enough comes after all that are not.
+    # The losses decrease with the rank, so the rank is the number of those that are too large.
     rank = jnp.sum(losses > jnp.asarray(tolerance, s.dtype) * losses[0])
     return int(rank) if is_concrete(rank) else rank
 
 
 def check_norm(norm: Any) -> AbstractNorm:
-    """`norm`, by default `Frobenius()`, which must be a norm of `jaxinv.subspace`."""
+    """`norm`, or `Frobenius()` if it is `None`.
+
+    **Raises:** `ValueError` if it is not a norm of `jaxinv.subspace`.
+    """
     norm = Frobenius() if norm is None else norm
     if not isinstance(norm, AbstractNorm):
         raise ValueError(f"`norm` must be `subspace.Frobenius()` or `subspace.Nuclear()`; got {norm!r}.")
@@ -88,6 +98,6 @@ def check_norm(norm: Any) -> AbstractNorm:
 
 
 def _tails(terms: Array) -> Array:
-    # Summed from the small end, so that a tail keeps its digits beside a large head.
+    # Sum from the small end, so that a small tail keeps its digits.
     tails = jnp.cumsum(terms[::-1])[::-1]
     return jnp.concatenate([tails, jnp.zeros_like(tails[:1])])

@@ -1,4 +1,4 @@
-"""Robust principal component analysis."""
+"""Robust principal component analysis, which separates gross errors from a matrix of low rank."""
 
 import math
 from typing import Any
@@ -17,11 +17,11 @@ from ._check import check_data
 
 
 class RobustPCA(Module):
-    """A matrix taken apart into one of low rank and a sparse one.
+    """The decomposition of a matrix into one of low rank and a sparse one.
 
-    - `low_rank`, `sparse`: of the shape of the matrix.
-    - `rank`: of `low_rank`, an integer array.
-    - `result`: one of `RESULTS`; `num_steps`: taken.
+    - `low_rank`, `sparse`: the two parts, of the shape of the matrix.
+    - `rank`: the rank of `low_rank`, an integer array.
+    - `result`: one of `RESULTS`; `num_steps`: the number of steps.
     """
 
     low_rank: Array
@@ -38,22 +38,22 @@ def robust_pca(
     max_steps: int = 1000,
     rtol: Scalar | None = None,
 ) -> RobustPCA:
-    """Take a matrix apart into a low-rank and a sparse one: `min ||L||_* + weight ||S||_1` subject to `L + S = M`.
+    """Decompose a matrix into a low-rank and a sparse one: `min ||L||_* + weight ||S||_1` subject to `L + S = M`.
 
-    Principal component pursuit, by alternating directions with `mu = n1 n2 / (4 ||M||_1)`: singular values of
-    `M - S + Y / mu` shrunk by `1 / mu`, entries of `M - L + Y / mu` by `weight / mu`, `Y <- Y + mu (M - L - S)`. One
-    singular value decomposition a step.
+    This is principal component pursuit, by alternating directions with `mu = n1 n2 / (4 ||M||_1)`: it shrinks the
+    singular values of `M - S + Y / mu` by `1 / mu`, the entries of `M - L + Y / mu` by `weight / mu`, and sets
+    `Y <- Y + mu (M - L - S)`. A step costs one singular value decomposition.
 
     **Arguments:**
 
-    - `matrix`: `(n1, n2)`, real or complex; or n1 images `(n1, ...)`, each a row.
-    - `weight`: a positive scalar; default `1 / sqrt(max(n1, n2))`, with which gross errors of unknown sparse support
-      are found exactly if the rank is low enough.
-    - `max_steps`: static.
-    - `rtol`: it stops when `||M - L - S|| <= rtol ||M||`, in the Frobenius norm. Default: 1e-7 in float64, 1e-6 in
-      float32, whose rounding is 1e-7.
+    - `matrix`: a real or complex matrix, `(n1, n2)`, or n1 images `(n1, ...)`, each a row.
+    - `weight`: the weight of the sparse part, a positive scalar; by default `1 / sqrt(max(n1, n2))`, which recovers
+      gross errors of unknown sparse support exactly if the rank is low enough.
+    - `max_steps`: the largest number of steps, static.
+    - `rtol`: the tolerance of the stopping rule `||M - L - S|| <= rtol ||M||`, in the Frobenius norm; by default 1e-7
+      in float64, and 1e-6 in float32, whose rounding is 1e-7.
 
-    **Returns:** a `RobustPCA`; `rank` counts the singular values that the last shrinkage left. On 200 x 200 of ranks 10
+    **Returns:** a `RobustPCA`; `rank` counts the singular values that the last shrinkage kept. On 200 x 200 of ranks 10
     and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative error below 3e-7 in float64 and 2e-6 in
     float32, in 20 to 45 steps.
 
@@ -91,7 +91,7 @@ def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scala
     finite = jnp.all(jnp.isfinite(matrix))
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     matrix = jnp.where(finite, matrix, 0)
-    # In units of the mean modulus, so that no square overflows; mu is then n1 n2 / (4 n1 n2).
+    # In units of the mean modulus no square overflows; mu is then n1 n2 / (4 n1 n2).
     unit = jnp.mean(jnp.abs(matrix))
     unit = jnp.where(unit > 0, unit, 1)
     problem = _Problem(matrix / unit, weight, jnp.asarray(0.25, real), rtol)

@@ -1,4 +1,4 @@
-"""Where k-means starts."""
+"""The initial centres of k-means: drawn by k-means++ or given."""
 
 import abc
 import math
@@ -22,15 +22,24 @@ class AbstractSeeding(eqx.Module):
     def centres(
         self, points: Array, exists: Array, k: int, shape: tuple[int, ...], restarts: int, *, key: Key
     ) -> Array:
-        """`(restarts, k, d)` for points `(m, d)`, of which those with `exists > 0` are data; one image has `shape`.
+        """The initial centres of all restarts.
 
-        Those of restart `i` depend on the key and `i`, not on `restarts`.
+        **Arguments:**
+
+        - `points`: the points, `(m, d)`.
+        - `exists`: 1 for data and 0 for padding, `(m,)`.
+        - `k`: the number of centres, static.
+        - `shape`: the shape of one image.
+        - `restarts`: the number of restarts, static.
+        - `key`: a typed key; the centres of restart `i` depend on the key and `i`, and not on `restarts`.
+
+        **Returns:** the centres, `(restarts, k, d)`.
         """
 
 
 class PlusPlus(AbstractSeeding):
-    """k-means++: each further centre is a point drawn with probability proportional to its squared distance from those
-    that there are.
+    """k-means++: draw each further centre from the points, with probabilities proportional to the squared distance from
+    the nearest centre so far.
 
     **Reference:** Arthur, Vassilvitskii, k-means++: the advantages of careful seeding, 2007.
     """
@@ -44,9 +53,9 @@ class PlusPlus(AbstractSeeding):
 
 
 class Greedy(AbstractSeeding):
-    """k-means++ with several draws for each centre, of which the one that lowers the objective most is taken.
+    """k-means++ with several candidates for each centre, of which it keeps the one that lowers the objective most.
 
-    - `candidates`: draws for each centre, static; default `2 + floor(log(k))`.
+    - `candidates`: the number of candidates for each centre, static; by default `2 + floor(log(k))`.
 
     **Reference:** Arthur, Vassilvitskii, k-means++: the advantages of careful seeding, 2007.
     """
@@ -69,7 +78,7 @@ class Greedy(AbstractSeeding):
 class From(AbstractSeeding):
     """Given centres.
 
-    - `initial`: `(k, ...)`, or `(restarts, k, ...)`.
+    - `initial`: the centres, `(k, ...)` for all restarts or `(restarts, k, ...)`.
     """
 
     initial: Array = eqx.field(converter=jnp.asarray)
@@ -113,7 +122,7 @@ def _plus_plus(points: Array, exists: Array, k: int, candidates: int, key: Key) 
 def _add_centre(index: Array, state: Any, cloud: _Cloud) -> Any:
     centres, square = state
     drawn = cloud.points[_draw(square, jax.random.fold_in(cloud.key, index + 1), cloud.candidates)]
-    # Differences, not the expanded square: a point that is a centre already must keep the probability 0.
+    # Use differences, not the expanded square, so that a point that is a centre already keeps the probability 0.
     nearest = jnp.minimum(square[None], _square_distances(cloud.points, drawn) * cloud.exists[None])
     best = jnp.argmin(jnp.sum(nearest, axis=1))
     return (centres.at[index + 1].set(drawn[best]), nearest[best]), index == cloud.k - 2, RESULTS.successful
@@ -124,8 +133,8 @@ def _square_distances(points: Array, centres: Array) -> Float[Array, "c m"]:
 
 
 def _draw(mass: Array, key: Key, count: int) -> Array:
-    """Indices drawn with probabilities proportional to `mass`; never one without mass, but where there is none."""
+    """Draw indices with probabilities proportional to `mass`; an index without mass appears only if all have none."""
     ladder = jnp.cumsum(mass)
     heights = jax.random.uniform(key, (count,), mass.dtype) * ladder[-1]
-    # Rounding may lift a height to the top of the ladder, past the last rung.
+    # Rounding may lift a height to the total mass, beyond the last index.
     return jnp.minimum(jnp.searchsorted(ladder, heights, side="right"), jnp.argmax(ladder))

@@ -1,4 +1,4 @@
-"""Training loops. A loss lives with its chapter."""
+"""Training loops; the losses are in the modules of their networks, such as `generative` and `diffusion`."""
 
 from ._fit import fit as fit
 from ._fit_adversarial import fit_adversarial as fit_adversarial

@@ -1,4 +1,4 @@
-"""The compiled part of adversarial training: the step of two networks against each other."""
+"""The compiled part of adversarial training, the step of two networks; `fit_adversarial` is the part on the host."""
 
 from typing import Any, ClassVar
 
@@ -23,14 +23,14 @@ from ._chunk import (
 )
 
 GENERATOR, CRITIC = "generator", "critic"
-# Without momentum, and with a short memory of squares: each network's loss moves with the other one.
+# No momentum and a short memory of squares, since each network's loss changes with the other network.
 _MOMENTUM, _SQUARES = 0.0, 0.99
 
 
 class AdversarialSpec(AbstractTrainingSpec):
-    """Two networks and one loss; the carry holds the weights of both, and two states of optimisers."""
+    """Two networks and one loss; the carry holds the weights of both, and two optimiser states."""
 
-    model: Split  # of a dict of the two
+    model: Split  # The split of a dict of both networks.
     loss: Any
     optimisers: tuple[Any, Any]
     data: Array
@@ -64,7 +64,7 @@ class AdversarialSpec(AbstractTrainingSpec):
 
         state = (critic, critic_state, carry.order, jnp.zeros((), dtype))
         critic, critic_state, order, total = repeat(critic_step, state, self.critic_steps)
-        # The last batch of the critic; gathered again only if the loss of the generator looks at it.
+        # The last batch of the critic; XLA gathers it again only if the loss of the generator uses it.
         _, batch = draw(self, order, first + self.critic_steps - 1)
         k = jax.random.fold_in(key, self.critic_steps)
         loss, gradient = jax.value_and_grad(lambda g: self._losses({**g, **critic}, batch, k)[0])(generator)
@@ -98,7 +98,7 @@ def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.Gr
 
 
 def start(spec: AdversarialSpec, weights: dict[str, Array], average: bool) -> Carry:
-    """The carry before the first step; the average is of the generator."""
+    """The carry before the first step; the average is that of the generator's weights."""
     generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
     pairs = zip(spec.optimisers, (generator, critic), strict=True)
     states = tuple(jax.tree.map(jnp.array, make_optimiser(optimiser).init(own)) for optimiser, own in pairs)
@@ -113,7 +113,7 @@ def part(weights: dict[str, Array], name: str) -> dict[str, Array]:
 
 @eqx.filter_jit
 def observe(model: Split, weights: dict[str, Array], monitor: Any, key: Key) -> dict[str, Array]:
-    """What the monitor says of the generator."""
+    """The scalars that the monitor returns for the generator."""
     values: PyTree = monitor(model.merge(weights)[GENERATOR], key=key)
     values = {name: jnp.asarray(value) for name, value in values.items()} if isinstance(values, dict) else {}
     if not values or any(v.shape != () or jnp.issubdtype(v.dtype, jnp.complexfloating) for v in values.values()):

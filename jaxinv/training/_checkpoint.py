@@ -12,14 +12,16 @@ from jaxtyping import Array, PyTree
 from .. import io
 from ._chunk import Carry
 
-# Writing costs at most this share of the time.
+# Writing takes at most this share of the time of a run.
 _SHARE = 0.05
 
 
 class RunFile:
-    """The file of a long run of any kind, with the settings that decide whose it is.
+    """The file of a long run of any kind, with the settings that identify the run.
 
-    - `maker`: the function that makes such files.
+    - `path`: the path of the file.
+    - `settings`: the settings; a file with others belongs to another run.
+    - `maker`: the name of the function that writes such files, for error messages.
     """
 
     def __init__(self, path: str | os.PathLike, settings: dict[str, str], maker: str):
@@ -28,11 +30,11 @@ class RunFile:
         self.cost, self.written = 0.0, -np.inf
 
     def due(self) -> bool:
-        """Whether it was written so long ago that writing would take no noticeable share of the time."""
+        """Whether the last write was so long ago that another one takes at most `_SHARE` of the time."""
         return time.perf_counter() - self.written >= self.cost / _SHARE
 
     def write(self, contents: PyTree, progress: dict[str, Any]) -> None:
-        """Write what a run has done; `progress` is what reading it takes."""
+        """Write the contents of a run, with `progress`, the data that reading them requires."""
         began = time.perf_counter()
         metadata = {"settings": json.dumps(self.settings), "progress": json.dumps(progress)}
         io.save(self.path, contents, metadata=metadata)
@@ -40,9 +42,9 @@ class RunFile:
         self.cost = self.written - began
 
     def read_progress(self) -> dict[str, Any] | None:
-        """The progress that was written, if there is a file.
+        """The `progress` in the file, or `None` without a file.
 
-        **Raises:** `ValueError` that says what differs if the file is of another run.
+        **Raises:** `ValueError` that names the differing settings if the file belongs to another run.
         """
         if not os.path.exists(self.path):
             return None
@@ -60,10 +62,10 @@ class RunFile:
 
 
 class Run:
-    """What a run has done so far: everything that a checkpoint holds. Lives on the host.
+    """The state of a run on the host, all of which a checkpoint holds.
 
-    - `loss_shape`: of the losses of one step.
-    - `num_observed`: how many numbers are noted beside each validation loss.
+    - `loss_shape`: the shape of the losses of one step.
+    - `num_observed`: the number of further scalars recorded with each validation loss.
     """
 
     def __init__(self, carry: Carry, loss_shape: tuple[int, ...] = (), num_observed: int = 0):
@@ -78,15 +80,15 @@ class Run:
 
     @property
     def step(self) -> int:
-        """The number of steps done."""
+        """The number of completed steps."""
         return len(self.losses)
 
     def weights(self) -> dict[str, Array]:
-        """The weights that validation looks at: their average where there is one."""
+        """The weights that validation uses: their average if there is one."""
         return {**self.carry.weights, **self.carry.average}
 
     def record_validation(self, value: float, observed: Sequence[float] = ()) -> None:
-        """Note a validation loss, and keep the weights if it is the lowest yet; NaN is never the lowest."""
+        """Record a validation loss, and keep the weights if it is the lowest so far; NaN is never the lowest."""
         seen = self.validation[np.isfinite(self.validation)]
         if np.isfinite(value) and value < seen.min(initial=np.inf):
             self.best = self.weights()
@@ -103,11 +105,11 @@ class Checkpoint:
 
     @property
     def path(self) -> str:
-        """Where it is."""
+        """The path of the file."""
         return self.file.path
 
     def write(self, run: Run, *, last: bool = False) -> None:
-        """Write the run, unless it was written so recently that writing would take a noticeable share of the time."""
+        """Write the run if a write is due, or if this is the last one."""
         if not last and not self.file.due():
             return
         progress = {
@@ -119,9 +121,9 @@ class Checkpoint:
         self.file.write(_contents(run), progress)
 
     def restore(self, run: Run) -> None:
-        """Bring `run`, which is at its start, to where the file is, if there is one.
+        """Restore the state of `run`, which has not started, from the file, if there is one.
 
-        **Raises:** `ValueError` that says what differs if the file is of another run.
+        **Raises:** `ValueError` that names the differing settings if the file belongs to another run.
         """
         progress = self.file.read_progress()
         if progress is None:

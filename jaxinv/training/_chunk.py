@@ -1,4 +1,4 @@
-"""The compiled part of training: many steps in one call, on a carry of nothing but arrays."""
+"""The compiled part of training: many steps in one call, on a carry of arrays. `_run_chunks.py` is the host's part."""
 
 import abc
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
-    """A model without the weights that are trained: with them, `merge` gives the model."""
+    """A model without its trained weights, with which `merge` returns the model."""
 
     others: list[Any]
     names: tuple[str | None, ...] = eqx.field(static=True)
@@ -35,7 +35,7 @@ class Split(eqx.Module):
 def split(model: Any) -> tuple[dict[str, Array], Split]:
     """The trained weights of a model, its inexact arrays by name, and the rest.
 
-    What Flax NNX keeps in variables that are no parameters (`nnx.Variable`, not `nnx.Param`) belongs to the rest.
+    Flax NNX variables that are no parameters (`nnx.Variable`, not `nnx.Param`) belong to the rest.
     """
     leaves, treedef = jax.tree.flatten(model)
     trained = _trained(model)
@@ -56,17 +56,17 @@ def _trained(model: Any) -> list[bool]:
 
 
 class Carry(NamedTuple):
-    """Everything that changes from step to step."""
+    """The arrays that change from step to step."""
 
     weights: dict[str, Array]
     optimiser: PyTree
-    average: dict[str, Array]  # the EMA of the weights; empty without
-    order: Array  # of the examples in this epoch
+    average: dict[str, Array]  # The EMA of the weights, empty if there is none.
+    order: Array  # The order of the examples in this epoch.
     step: Array
 
 
 class AbstractTrainingSpec(eqx.Module):
-    """Everything that no step changes, and the step itself."""
+    """The parts of a training that no step changes, and the step itself."""
 
     data: eqx.AbstractVar[PyTree[Array]]
     order_key: eqx.AbstractVar[Key]
@@ -77,7 +77,14 @@ class AbstractTrainingSpec(eqx.Module):
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
-        """The next carry, and the losses of this step, of shape `loss_shape`."""
+        """One step of training.
+
+        **Arguments:**
+
+        - `carry`: the carry before the step.
+
+        **Returns:** the carry after it, and the losses of this step, of shape `loss_shape`.
+        """
 
 
 class TrainingSpec(AbstractTrainingSpec):
@@ -121,19 +128,21 @@ def init_carry(spec: TrainingSpec, weights: dict[str, Array], average: bool) -> 
     return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
 
-# The carry is not donated: the one before the chunk is what `last_good` starts from. Guarding every step instead, by a
+# The carry is not donated, since `last_good` starts from the one before the chunk. Guarding every step instead, by a
 # select between old and new weights, costs 20 % of a step of a dense network.
 @eqx.filter_jit
 def run_chunk(
     spec: AbstractTrainingSpec, carry: Carry, num_steps: Array, chunk_size: int
 ) -> tuple[Carry, Array, Array]:
-    """`num_steps` steps, or as many as have a finite loss and the first that has not.
+    """Run `num_steps` steps, or stop after the first whose loss is not finite.
 
     **Arguments:**
 
-    - `num_steps`: an array, so that another number does not retrace; at most `chunk_size`, which is static.
+    - `spec`, `carry`: the training, and its state before the chunk.
+    - `num_steps`: an array, so that another number does not retrace; at most `chunk_size`.
+    - `chunk_size`: the largest number of steps, static.
 
-    **Returns:** the carry, the losses (of which those of the steps done are set), and the number of finite ones.
+    **Returns:** the carry, the losses (set for the completed steps), and the number of finite ones.
     """
     dtype = loss_dtype(carry.weights)
     losses = jnp.zeros((chunk_size, *spec.loss_shape), dtype)
@@ -146,7 +155,7 @@ def run_chunk(
     first = (jnp.zeros((), jnp.int32), carry, losses, jnp.ones((), bool))
     index, carry, losses, finite = jax.lax.while_loop(lambda state: (state[0] < num_steps) & state[3], body, first)
     if spec.mesh is not None:
-        # As they came in, or the next chunk would be compiled for another layout.
+        # Keep the layout of the input, or the next chunk would compile for another one.
         carry = jax.lax.with_sharding_constraint(carry, replicated(spec.mesh))
     return carry, losses, index - (~finite).astype(jnp.int32)
 
@@ -154,14 +163,14 @@ def run_chunk(
 @eqx.filter_jit
 def all_finite(carry: Carry) -> Array:
     """Whether the weights are finite."""
-    # One reduction: one for each weight takes four times as long to compile.
+    # One reduction for all weights, since one for each takes four times as long to compile.
     return jnp.all(jnp.concatenate([jnp.isfinite(weight).ravel() for weight in carry.weights.values()]))
 
 
 def last_good(spec: AbstractTrainingSpec, carry: Carry, most: int, chunk_size: int) -> tuple[Carry, int]:
     """The last carry with finite weights, and its number of steps, within `most` steps from a finite `carry`.
 
-    Found by bisection, running the chunk again: weights that are not finite never become so again.
+    It bisects, running the chunk again, which is valid because weights that are not finite never become finite again.
     """
     good, least = carry, 0
     while least < most:
@@ -176,7 +185,7 @@ def last_good(spec: AbstractTrainingSpec, carry: Carry, most: int, chunk_size: i
 
 @eqx.filter_jit
 def evaluate(spec: TrainingSpec, weights: dict[str, Array], data: PyTree[Array], count: int, key: Key) -> Array:
-    """The mean loss over `data`, in batches, with keys that are the same at every call."""
+    """The mean loss over `data`, in batches, with the same keys at every call."""
     size = min(spec.batch_size, count)
     model = spec.model.merge(weights)
     whole = count // size
@@ -205,7 +214,7 @@ def scalar_loss(loss: Checked[Callable[..., Any]], model: Any, batch: PyTree[Arr
 
 
 def draw(spec: AbstractTrainingSpec, order: Array, index: Array) -> tuple[Array, PyTree[Array]]:
-    """The order of the examples in the epoch of batch number `index`, and that batch, from the order before it."""
+    """The order of the examples in the epoch of batch number `index`, from the previous order, and that batch."""
     per_epoch = spec.count // spec.batch_size
     epoch, position = index // per_epoch, index % per_epoch
     order = jax.lax.cond(
@@ -225,7 +234,7 @@ def apply_gradient(
     optimiser: optax.GradientTransformation, gradient: dict[str, Array], state: PyTree, weights: dict[str, Array]
 ) -> tuple[dict[str, Array], PyTree]:
     """The weights after one step of the optimiser, and its state."""
-    # The gradient of a real function of complex weights points downhill as its conjugate.
+    # For complex weights the conjugate of JAX's gradient is the direction of steepest ascent.
     gradient = jax.tree.map(jnp.conj, gradient)
     updates, state = optimiser.update(gradient, state, weights)
     moved: Any = optax.apply_updates(weights, updates)
@@ -233,14 +242,14 @@ def apply_gradient(
 
 
 def update_ema(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
-    """The average after step number `step`, counted from 1."""
-    # Early on it is over the few steps there were, not over the initial weights.
+    """The average of the weights after step number `step`, counted from 1."""
+    # This warm-up keeps the initial weights from dominating the average of the first steps.
     decay = jnp.minimum(ema, (1 + step) / (10 + step))
     return {name: _mix(decay, average[name], weights[name]) for name in average}
 
 
 def repeat(function: Callable[[Array, PyTree], PyTree], state: PyTree, times: int) -> PyTree:
-    """`function(index, state) -> state`, so many times."""
+    """Apply `function(index, state) -> state` `times` times."""
     if times == 1:
         return function(jnp.zeros((), jnp.int32), state)
     return jax.lax.fori_loop(0, times, function, state)
@@ -252,8 +261,8 @@ def loss_dtype(weights: dict[str, Array]) -> Any:
 
 
 def shard_batch(spec: AbstractTrainingSpec, batch: PyTree[Array]) -> PyTree[Array]:
-    """The batch, one piece of it on each device."""
-    # A validation set smaller than a batch may not be divisible; then every device computes the whole.
+    """The batch with one piece on each device."""
+    # A validation set smaller than a batch may not be divisible; then every device computes all of it.
     if spec.mesh is None or len(jax.tree.leaves(batch)[0]) % spec.mesh.size:
         return batch
     return jax.lax.with_sharding_constraint(batch, sharded(spec.mesh))

@@ -1,4 +1,4 @@
-"""What training demands of its data."""
+"""The check of training data, and their checksum for checkpoints."""
 
 import zlib
 from typing import Any
@@ -12,7 +12,8 @@ from jaxtyping import Array, PyTree
 def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
     """`data` as arrays, and the number of examples: the length of the first axis of every leaf.
 
-    **Raises:** `ValueError` if there are none, if leaves disagree, are not floating, or hold NaN or infinity.
+    **Raises:** `ValueError` if there are no examples, or if leaves differ in length, are not floating, or hold NaN or
+    infinity.
     """
     leaves, treedef = jax.tree.flatten(data)
     if not leaves or not all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):

@@ -1,4 +1,4 @@
-"""Training of one model on one loss."""
+"""Training of one model on one loss; `_fit_adversarial.py` trains a pair of networks."""
 
 import os
 import time
@@ -50,43 +50,43 @@ def fit(
 ) -> tuple[Any, dict[str, Any]]:
     """Minimise a loss over the weights of a model, by stochastic gradients.
 
-    Runs on the host, in chunks of compiled steps. Batches are drawn without replacement: every epoch is a permutation
-    of the examples, cut into batches, of which an incomplete last one is left out. Everything random derives from
-    `key`, the step and the epoch, so the same call gives the same weights.
+    `fit` runs on the host, in chunks of compiled steps. It draws batches without replacement: every epoch is a
+    permutation of the examples, cut into batches, without an incomplete last one. All randomness derives from `key`,
+    the step and the epoch, so the same call gives the same weights.
 
     **Arguments:**
 
-    - `model`: a pytree, such as a Flax NNX, a bound linen or an equinox network; its inexact arrays are trained, but
-        for those in NNX variables that are no `nnx.Param`. Not changed. An ensemble is a stacked model with a loss that
-        sums over `jax.vmap`.
+    - `model`: a pytree, such as a Flax NNX, a bound linen or an equinox network; `fit` trains its inexact arrays, but
+        not those in NNX variables that are no `nnx.Param`, and leaves the object itself unchanged. For an ensemble pass
+        a stacked model, with a loss that sums over `jax.vmap`.
     - `loss`: `loss(model, batch, *, key) -> scalar`, the mean over the batch. Functions compare by identity: define it
-        once, not in the call, and a second run does not compile again.
+        once, outside the call, so that a second run does not compile again.
     - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype.
     - `key`: a typed key.
-    - `optimiser`: any `optax.GradientTransformation`, on a dict of the weights by name; make it once, as the loss.
-        Default: Adam.
-    - `learning_rate`: of that default, a number or an optax schedule.
-    - `num_steps`, `batch_size`: static.
-    - `ema`: decay of the exponential moving average of the weights, such as .999; the average is what is returned. It
-        warms up: at step `t` the decay is at most `(1 + t) / (10 + t)`.
-    - `validation`: data of the same kind. Its loss is taken after every chunk, always with the same keys (of the
-        average, if there is one), and the weights of the lowest are returned.
-    - `checkpoint`: a file. Written after chunks, atomically, so often that it takes at most 5 % of the time, and at the
-        end. If it exists, the run goes on from there, to bit-identical weights. It knows the model and its initial
-        weights, the shape of the optimiser's state, data, key, sizes and the name of the loss; numbers inside an
-        `optimiser` of your own it cannot see.
+    - `optimiser`: any `optax.GradientTransformation`, on a dict of the weights by name; make it once, like the loss.
+        The default is Adam.
+    - `learning_rate`: the rate of the default optimiser, a number or an optax schedule.
+    - `num_steps`, `batch_size`: the number of steps and of examples in a batch, static.
+    - `ema`: the decay of the exponential moving average of the weights, such as .999; `fit` then returns the average.
+        It warms up: at step `t` the decay is at most `(1 + t) / (10 + t)`.
+    - `validation`: data of the same kind. `fit` evaluates their loss after every chunk, always with the same keys (for
+        the average, if there is one), and returns the weights with the lowest loss.
+    - `checkpoint`: the path of a file. `fit` writes it after chunks, atomically, so often that it takes at most 5 % of
+        the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records the
+        model and its initial weights, the shape of the optimiser's state, data, key, sizes and the name of the loss,
+        but not the numbers inside an `optimiser` of your own.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
-    - `chunk_size`: steps per compiled call. Default: a 50th of `num_steps`, at most 1000.
-    - `mesh`: a `jax.sharding.Mesh`. Each batch is cut into one piece for each of its devices, so their number divides
-        `batch_size`; weights and data are on every device. The loss and its keys stay those of the whole batch, so it
-        is the same run to rounding, and a checkpoint goes on with another mesh, or none.
+    - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
+    - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
+        divide `batch_size`; weights and data are replicated. Loss and keys stay those of the whole batch, so the run is
+        the same to rounding, and a checkpoint continues with another mesh, or none.
 
     **Returns:** the trained model, and the history, a dict: `loss` of every step; `validation` and `validation_steps`;
     `seconds`, compilation included; `resumed_from`, the step of the checkpoint or 0; `result`, a member of `RESULTS`:
-    `nonfinite` if a loss or a weight became NaN or infinite, upon which the run stops with the last good weights.
+    `nonfinite` if a loss or a weight became NaN or infinite; the run then stops with the last good weights.
 
-    **Raises:** `ValueError` for sizes that do not fit the data, data that is empty, of an integer dtype or not finite
-    (naming the first such example), and for a checkpoint that is of another run or cannot be written.
+    **Raises:** `ValueError` for sizes that do not fit the data, data that are empty, of an integer dtype or not finite
+    (naming the first such example), and for a checkpoint that belongs to another run or cannot be written.
 
     !!! example
         ```python
@@ -145,7 +145,7 @@ def fit(
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
             "ema": str(ema),
-            # Without validation the chunks leave no trace.
+            # Without validation the chunks do not affect the result.
             "chunk_size": "any" if validation is None else str(sizes.chunk_size),
         }
         file = Checkpoint(checkpoint, settings)

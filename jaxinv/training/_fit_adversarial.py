@@ -1,4 +1,4 @@
-"""Training of a generator against a critic."""
+"""Training of a generator against a critic; `_fit.py` trains one model."""
 
 import inspect
 import os
@@ -59,42 +59,45 @@ def fit_adversarial(
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
     """Train a generator against a critic, in turns, by stochastic gradients.
 
-    A step is `critic_steps` steps of the critic, each on a batch of its own, and one of the generator; each draws new
+    A step is `critic_steps` steps of the critic, each on another batch, and one of the generator; each draws new
     latents from a standard normal. Chunks, epochs and random numbers are as in `fit`.
 
     **Arguments:**
 
-    - `generator`: `generator(z) -> x`, batched: `models.Generator`, any Flax or equinox network with that call. Not
-        changed.
-    - `critic`: `critic(x) -> (n,)` logits, `models.Critic` or another such network. Not changed.
+    - `generator`: `generator(z) -> x`, batched: `models.Generator`, or any Flax or equinox network with that call; the
+        object itself stays unchanged.
+    - `critic`: `critic(x) -> (n,)` logits, `models.Critic` or another such network; the object itself stays unchanged.
     - `loss`: `generative.minimax_loss`, `nonsaturating_loss` or `wasserstein_loss`, one that they make, or your own:
         `loss(generator, critic, images, latents, *, key) -> (loss of the generator, loss of the critic)`. Functions
         compare by identity: define it once.
-    - `data`: `(n, ...)`, images of a floating dtype.
+    - `data`: the images, `(n, ...)`, of a floating dtype.
     - `key`: a typed key.
     - `optimisers`: the generator's and the critic's, optax transformations on dicts of weights by name, or one for
-        both; make them once. Default, also for `None` in one place: Adam without momentum, `b1=0, b2=.99`.
-    - `learning_rate`: of that default, a number or an optax schedule, or a pair, the generator's first.
-    - `critic_steps`, `num_steps`, `batch_size`: static. A step takes `critic_steps * batch_size` examples.
-    - `latent_shape`: of one latent; asked for where the generator has no `latent_size`.
-    - `ema`: decay of the exponential moving average of the generator's weights, such as .999, which damps the
-        oscillation of the game; the average is what is returned, beside the critic as it is. It warms up as in `fit`.
-    - `monitor`: `monitor(generator, *, key) -> dict of scalars`, such as `generative.ModeCoverage(clusters)`: called
+        both; make them once. The default, also for a `None` in a pair, is Adam without momentum, `b1=0, b2=.99`.
+    - `learning_rate`: the rate of the default optimisers, a number or an optax schedule, or a pair, the generator's
+        first.
+    - `critic_steps`, `num_steps`, `batch_size`: the number of critic steps in a step, of steps, and of examples in a
+        batch, static. A step uses `critic_steps * batch_size` examples.
+    - `latent_shape`: the shape of one latent, required if the generator has no `latent_size`.
+    - `ema`: the decay of the exponential moving average of the generator's weights, such as .999, which damps the
+        oscillation of the game; the call then returns the averaged generator, with the last critic. It warms up as in
+        `fit`.
+    - `monitor`: `monitor(generator, *, key) -> dict of scalars`, such as `generative.ModeCoverage(clusters)`, called
         after every chunk, always with the same key (on the average, if there is one). If it has an entry `loss`, the
-        networks of the lowest are returned.
-    - `checkpoint`: a file, as in `fit`: the run goes on from there, to bit-identical weights.
+        call returns the networks with the lowest.
+    - `checkpoint`: the path of a file, as in `fit`: the run continues from it, to bit-identical weights.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
-    - `chunk_size`: steps per compiled call. Default: a 50th of `num_steps`, at most 1000.
-    - `mesh`: a `jax.sharding.Mesh`, whose devices share each batch, as in `fit`.
+    - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
+    - `mesh`: a `jax.sharding.Mesh`, static, whose devices share each batch, as in `fit`.
 
     **Returns:** the pair of the trained generator and critic, and the history, a dict: `generator_loss` and
     `critic_loss` of every step (the latter the mean over its `critic_steps`); `monitor`, a dict of arrays, and
     `monitor_steps`; `seconds`, compilation included; `resumed_from`; `result`, a member of `RESULTS`: `nonfinite` if a
-    loss or a weight became NaN or infinite, upon which the run stops with the last good weights of both.
+    loss or a weight became NaN or infinite; the run then stops with the last good weights of both.
 
     **Raises:** `ValueError` for sizes that do not fit the data, a generator whose images are not of the data's shape,
-    data that are empty, of an integer dtype or not finite (naming the first such example), and for a checkpoint that is
-    of another run or cannot be written.
+    data that are empty, of an integer dtype or not finite (naming the first such example), and for a checkpoint that
+    belongs to another run or cannot be written.
 
     !!! cite "Reference"
         Goodfellow et al., Generative Adversarial Nets, 2014; Yazici et al., The Unusual Effectiveness of Averaging in
@@ -171,7 +174,7 @@ def fit_adversarial(
             "critic_steps": str(critic_steps),
             "latent_shape": str(latent_shape),
             "ema": str(ema),
-            # Without a monitor the chunks leave no trace.
+            # Without a monitor the chunks do not affect the result.
             "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
         }
         file = Checkpoint(checkpoint, settings)
@@ -201,7 +204,7 @@ def fit_adversarial(
 
 
 def _made(loss: Any) -> Any:
-    """The loss; of a function that makes one, the loss that it makes without arguments."""
+    """The loss itself, or the loss that a factory of losses makes without arguments."""
     if not callable(loss):
         raise ValueError(f"`loss` must be a function, such as `generative.nonsaturating_loss`; got {loss!r}.")
     if not inspect.isfunction(loss):

@@ -1,4 +1,4 @@
-"""The devices that share the work of training, and of `scale.solve_many`."""
+"""Meshes and shardings for the devices that share the work of training and of `scale.solve_many`."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from jaxtyping import PyTree
 
 
 def check_mesh(mesh: Any) -> Mesh | None:
-    """The mesh with axes of type `Auto`, or `None` for none.
+    """The mesh with axes of type `Auto`, or `None` if there is none.
 
     **Raises:** `ValueError` for anything but a mesh of devices of this process.
     """
@@ -24,20 +24,20 @@ def check_mesh(mesh: Any) -> Mesh | None:
             f"`mesh` holds devices of other processes, and the results are collected in this one; make it of "
             f"`jax.local_devices()`. Got {mesh}."
         )
-    # `make_mesh` may give axes of type `Explicit`, which demand a sharding of every operation inside.
+    # `make_mesh` may return axes of type `Explicit`, which require a sharding for every operation.
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def sharded(mesh: Mesh) -> NamedSharding:
-    """A sharding that cuts the first axis into one piece for each device, whatever the axes of the mesh."""
+    """The sharding that cuts the first axis into one piece for each device, over all axes of the mesh."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """A sharding by which every device holds the whole array."""
+    """The sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """The same values on the default device, committed to none."""
+    """The same values on the default device, as uncommitted arrays."""
     return jax.tree.map(lambda leaf: jax.numpy.asarray(jax.device_get(leaf)), tree)

@@ -1,4 +1,4 @@
-"""Muon for networks of convolutions."""
+"""The optimiser Muon for networks of convolutions, an alternative to Adam in `fit` and `dip`."""
 
 import jax
 import optax
@@ -16,21 +16,21 @@ def muon(
 ) -> optax.GradientTransformation:
     """Muon of optax, for kernels of convolutions too.
 
-    `W <- W - learning_rate * .2 sqrt(max(m, n)) * orth(M)`: the momentum `M` of a kernel `(h, w, into, out)`, taken for
-    a matrix `m x n` of `h w into` rows and `out` columns, is replaced by the nearest matrix with orthonormal rows or
-    columns, by five Newton-Schulz steps. What has one axis, biases and scales, is Adam's, with Nesterov's momentum too.
+    `W <- W - learning_rate * .2 sqrt(max(m, n)) * orth(M)`: the momentum `M` of a kernel `(h, w, into, out)`, as a
+    matrix `m x n` of `h w into` rows and `out` columns, is replaced by the nearest matrix with orthonormal rows or
+    columns, by five Newton-Schulz steps. Adam, also with Nesterov's momentum, updates arrays with one axis, that is
+    biases and scales.
 
-    All directions are learned at one pace, those that Adam comes to late too. For a deep image prior that is good where
-    the data say little of them and a regulariser keeps noise away: after 2000 steps of tomography with total variation
-    (benchmarks, dip ct: 64 x 64 pixels, five images) 28.9 dB, where Adam has 26.2 dB. It is bad where stopping early is
-    to keep noise away: denoising of one photograph (96 x 96 pixels, 25/255) is at its best at 29.7 dB, with Adam at
-    32.5 dB.
+    Muon learns all directions at the same pace, including those that Adam learns late. Use it for a deep image prior
+    if the data say little about these directions and a regulariser suppresses noise, and not if early stopping has to
+    suppress it.
 
     **Arguments:**
 
-    - `learning_rate`, `adam_learning_rate`: numbers or optax schedules, of matrices and of the rest.
+    - `learning_rate`, `adam_learning_rate`: the rates for matrices and for the other arrays, numbers or optax
+        schedules.
 
-    **Returns:** a transformation of optax. Make it once: they compare by identity.
+    **Returns:** a transformation of optax. Make it once, since transformations compare by identity.
 
     **Reference:** Jordan, Jin, Boza, You, Cesista, Newhouse, Bernstein, Muon: an optimizer for hidden layers in neural
     networks, 2024; Liu et al., Muon is scalable for LLM training, 2025.
@@ -42,6 +42,10 @@ def muon(
         rates = (optax.cosine_decay_schedule(rate, 2000, 0.01) for rate in (0.03, 0.01))
         optimiser = training.muon(next(rates), adam_learning_rate=next(rates))
         ```
+
+    Measured: after 2000 steps of tomography with total variation (benchmarks, dip ct: 64 x 64 pixels, five images) a
+    deep image prior has 28.9 dB, and with Adam 26.2 dB. Denoising of one photograph (96 x 96 pixels, 25/255), which
+    early stopping must protect from noise, has 29.7 dB at its best, and with Adam 32.5 dB.
     """
     return contrib.muon(
         learning_rate,
@@ -52,7 +56,7 @@ def muon(
 
 
 def _matrices(weights: PyTree) -> PyTree:
-    """How each array is a matrix: by its last axis and all others."""
+    """The axes of each array as a matrix: all but the last are the rows, the last is the columns."""
     last = lambda leaf: leaf.ndim - 1
     dimensions = lambda leaf: contrib.MuonDimensionNumbers(tuple(range(last(leaf))), last(leaf))
     return jax.tree.map(lambda leaf: dimensions(leaf) if leaf.ndim > 1 else None, weights)

@@ -1,4 +1,4 @@
-"""The options that every trainer shares, checked."""
+"""Checks of the options that all trainers share."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ._mesh import check_mesh
 
 
 class Sizes(NamedTuple):
-    """How long a run is, and how it is cut into pieces."""
+    """The number of steps of a run, and the sizes of its batches and chunks."""
 
     num_steps: int
     batch_size: int
@@ -25,7 +25,7 @@ class Sizes(NamedTuple):
 
 
 def check_host(key: Key, arrays: PyTree, name: str) -> None:
-    """Raise unless the trainer runs on the host, with a proper key."""
+    """Raise unless the trainer runs on the host, with a typed key."""
     check_key(key)
     if not is_concrete(key, *jax.tree.leaves(arrays)):
         raise ValueError(
@@ -49,12 +49,12 @@ def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, cou
 
 
 def check_chunk(chunk_size: Any, num_steps: int) -> int:
-    """The steps of one compiled call; by default a 50th of all, at most 1000."""
+    """The number of steps of one compiled call; by default a 50th of all, at most 1000."""
     return check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
 
 
 def check_count(value: Any, name: str) -> int:
-    """A positive integer."""
+    """`value` as a positive integer."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}.")
     return int(value)
@@ -68,13 +68,13 @@ def check_average(ema: Any) -> Array:
 
 
 def check_progress(progress: Any) -> None:
-    """Raise unless it is a progress meter, or none."""
+    """Raise unless `progress` is a progress meter or `None`."""
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
 
 
 def check_optimiser(optimiser: Any, name: str = "optimiser") -> None:
-    """Raise unless it is an optax transformation, or none."""
+    """Raise unless `optimiser` is an optax transformation or `None`."""
     if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
         raise ValueError(
             f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}."
@@ -82,7 +82,7 @@ def check_optimiser(optimiser: Any, name: str = "optimiser") -> None:
 
 
 def check_weights(weights: dict[str, Array], model: Any, what: str = "model") -> None:
-    """Raise if there is nothing to train."""
+    """Raise if the model has no weights to train."""
     if not weights:
         raise ValueError(
             f"The {what} {type(model).__name__} has no weights to train: no leaf of it is a floating array."
@@ -91,7 +91,7 @@ def check_weights(weights: dict[str, Array], model: Any, what: str = "model") ->
 
 
 def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
-    """A learning rate as a scalar in the real dtype of the weights, or a schedule as it is."""
+    """A learning rate as a scalar in the real dtype of the weights; a schedule stays unchanged."""
     if callable(rate):
         return rate
     dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype

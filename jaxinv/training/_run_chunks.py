@@ -1,4 +1,4 @@
-"""The host's side of training: one chunk of steps after another."""
+"""The part of training on the host, which runs the compiled chunks of `_chunk.py` one after another."""
 
 import time
 from collections.abc import Callable
@@ -23,9 +23,9 @@ def run_chunks(
     progress: diffrax.AbstractProgressMeter | None,
     callback: Callable[[], None] | None,
 ) -> None:
-    """Bring the run to its last step, or to the last good one before a loss or a weight that is not finite.
+    """Run to the last step, or to the last good one before a loss or a weight that is not finite.
 
-    - `began`: the time at which this call of the trainer began, by `time.perf_counter`.
+    - `began`: the time of `time.perf_counter`, in seconds, at which this call of the trainer began.
     - `callback`: called after every chunk, to evaluate `run.weights()`.
     """
     earlier = run.seconds
@@ -33,7 +33,7 @@ def run_chunks(
     meter: Any = None if progress is None else progress.init()
     try:
         while run.good and run.step < num_steps:
-            # Up to the next multiple: a resumed run has the same chunks as a whole one.
+            # Run up to the next multiple, so that a resumed run has the same chunks as an uninterrupted one.
             steps = min(chunk_size - run.step % chunk_size, num_steps - run.step)
             carry, losses, finite = run_chunk(spec, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
             done = int(finite)
@@ -55,9 +55,9 @@ def run_chunks(
 
 
 def resume(file: Checkpoint, run: Run, num_steps: int) -> None:
-    """Bring the run to where its checkpoint is.
+    """Restore a run from its checkpoint.
 
-    **Raises:** `ValueError` if that is of another run, or beyond `num_steps`.
+    **Raises:** `ValueError` if the checkpoint belongs to another run, or is beyond `num_steps`.
     """
     file.restore(run)
     if run.step > num_steps:
