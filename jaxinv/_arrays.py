@@ -70,7 +70,7 @@ def name_of(module: Any) -> str:
 
 
 def varying_like(x: State, *others: Any) -> State:
-    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transposition demands equal types."""
+    """`x`, made to vary over the axes of a `shard_map` that `others` vary over: a transpose requires equal types."""
     flag = jnp.zeros((), bool)
     for leaf in filter(eqx.is_inexact_array, jax.tree.leaves(others)):
         flag = flag | jnp.zeros_like(leaf, shape=(), dtype=bool)
@@ -115,7 +115,10 @@ def check_count(value: Any, name: str) -> int:
 
 
 def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
-    """`shape` as a tuple of positive integers, which it must be: shapes are static."""
+    """`shape` as a tuple of positive integers; shapes are static.
+
+    **Raises:** `ValueError` if it is anything else.
+    """
     try:
         shape = tuple(index(n) for n in shape)
     except TypeError as error:
@@ -126,7 +129,10 @@ def check_shape(shape: Any, what: str = "shape") -> tuple[int, ...]:
 
 
 def check_image_shape(shape: Any) -> tuple[int, int, int]:
-    """`shape` as `(h, w, c)`."""
+    """`shape` as `(h, w, c)`.
+
+    **Raises:** `ValueError` if it does not have three positive entries.
+    """
     shape = check_shape(shape)
     if len(shape) != 3:
         raise ValueError(
@@ -136,9 +142,9 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
-    """`x` as arrays, which must have the shapes of `struct` and an inexact dtype.
+    """`x` as arrays that have the shapes of `struct` and an inexact dtype.
 
-    **Raises:** `ValueError` that names what came and what `operator` expects.
+    **Raises:** `ValueError` that names the shape or dtype of `x` and the one that `operator` expects.
     """
     if isinstance(struct, tuple):
         if not isinstance(x, tuple | list) or len(x) != len(struct):
@@ -174,7 +180,7 @@ def check_floating(x: Array, what: str, name: str) -> Array:
 
 
 def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
-    """`x` as one array of the given shape and floating dtype, which a prior demands."""
+    """`x` as one array of the given shape and floating dtype, as a prior expects it."""
     x = jnp.asarray(x)
     if x.shape != shape:
         advice = "Check the sizes."

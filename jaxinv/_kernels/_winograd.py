@@ -1,5 +1,4 @@
-"""Winograd's minimal filtering, for `_convolution.py`: a 3 x 3 convolution by 4 products for every 9 of its definition.
-"""
+"""Winograd's minimal filtering for `_convolution.py`: a 3 x 3 convolution with 4 products for 9 of its definition."""
 
 from collections.abc import Sequence
 from typing import Any

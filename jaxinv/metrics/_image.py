@@ -98,7 +98,14 @@ class AbstractWindow(eqx.Module):
 
     @abc.abstractmethod
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
-        """The weights along one axis, of shape `(size,)` and of sum 1."""
+        """The weights along one axis.
+
+        **Arguments:**
+
+        - `dtype`: the dtype of the weights.
+
+        **Returns:** an array of shape `(size,)` with sum 1.
+        """
 
     @property
     @abc.abstractmethod

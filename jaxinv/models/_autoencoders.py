@@ -182,7 +182,7 @@ class VAE(nnx.Module):
         return self.likelihood.mean(self.decode_logits(z))
 
     def decode_logits(self, z: ArrayLike) -> Float[Array, "n h w c"]:
-        """What `likelihood` takes: the images before the sigmoid."""
+        """The decoded images before the sigmoid, as the methods of `likelihood` expect them."""
         z = check_batch(z, (self.latent_size,), "latents", "VAE")
         return self.decoder(z).reshape(-1, *self.image_shape)
 

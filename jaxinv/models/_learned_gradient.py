@@ -83,7 +83,7 @@ class LearnedGradient(nnx.Module):
         self.blocks = nnx.List([make() for _ in range(1 if self.tied else self.num_layers)])
 
     def __call__(self, y: ArrayLike) -> Array:
-        """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, of a stack a tuple of such."""
+        """The images `(n, *domain)` of measurements `y`, `(n, *codomain)`, or a tuple of such for a stack."""
         operator = self.operator.get_value()
         y = self.prepare_measurements(y)
         # The operator is divided by its norm, so the measurements are too.

@@ -22,13 +22,16 @@ from ._convolutional import convolution
 
 
 def measured_part(operator: Checked[AbstractOperator], name: str) -> Whitened:
-    """The operator, which must be linear, with zeros where nothing is measured."""
+    """The operator with zeros where nothing is measured.
+
+    **Raises:** `ValueError` if it is not linear; the message names the network `name`.
+    """
     operator = check_linear(operator, name)
     return Whitened(operator, Gaussian(jnp.ones((), domain_dtype(operator))))
 
 
 def normalised(operator: Checked[AbstractOperator], norm: Checked[Scalar | None], name: str) -> Any:
-    """The measured part of the operator divided by (a bound of) its norm."""
+    """The measured part of the operator, divided by its norm or a bound of it."""
     measured = measured_part(operator, name)
     if norm is not None:
         check_scalar(norm, "norm")

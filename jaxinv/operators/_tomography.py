@@ -114,7 +114,7 @@ class AbstractTomograph(AbstractLinearOperator):
         return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def placement(self, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
-        """The angles, and the offset of the detector at each of them, `(angles,)`."""
+        """The angles in radians, and the offset of the detector at each of them, both `(angles,)`."""
         return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
 
 

@@ -113,7 +113,7 @@ class Components(eqx.Module):
         )
 
     def combine(self, view: View, gain: Callable[[Array], Array], scale: Array, x: Array) -> Array:
-        """`sum_k share_k g_k(C_k) (x - scale m_k)`, `(d,)`, with `gain` of variances."""
+        """`sum_k share_k g_k(C_k) (x - scale m_k)`, `(d,)`, where `gain` maps variances to those of `g_k(C_k)`."""
         law = self.covariances
         gains = view.shares[:, None] * gain(law.variances)
         if law.is_full:

@@ -100,7 +100,13 @@ class Gaussian(Module):
 
     @staticmethod
     def from_samples(samples: ArrayLike) -> "Gaussian":
-        """The Gaussian with the mean and the covariance of a set of images, `(n, *shape)`: a prior learned by counting.
+        """The Gaussian with the mean and the covariance of a set of images.
+
+        **Arguments:**
+
+        - `samples`: the images, `(n, *shape)`.
+
+        **Returns:** a `Gaussian`, whose rank is at most `n - 1`.
 
         **Raises:** `ValueError` for fewer than two samples.
         """

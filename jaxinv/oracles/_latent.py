@@ -38,7 +38,7 @@ class GaussianLatent(AbstractGenerativePrior):
         return jax.random.normal(key, self.latent_shape, self.factor.dtype)
 
     def encode(self, x: ArrayLike) -> Array:
-        """The shortest latent whose image is nearest to `x`."""
+        """The latent of smallest norm among those whose image is nearest to `x`."""
         return jnp.linalg.lstsq(self.factor, (_check(x, self.image_shape, "an image") - self.mean).ravel())[0]
 
 

@@ -67,7 +67,7 @@ class LowRank(eqx.Module):
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (count, *leaf.shape[1:]))[:, None], self)
 
     def map(self, function: Checked[Callable[..., Any]]) -> "LowRank":
-        """The same basis, with `function` of the variances."""
+        """The covariances in the same basis whose variances are `function` of these."""
         where = lambda c: (c.variances, c.rest)
         return eqx.tree_at(where, self, (function(self.variances), function(self.rest)))
 

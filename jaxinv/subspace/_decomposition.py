@@ -31,7 +31,15 @@ class AbstractDecomposition(eqx.Module):
 
     @abc.abstractmethod
     def rounding(self, shape: tuple[int, int], dtype: Checked[DTypeLike]) -> float:
-        """Singular values below this, relative to the largest, are rounding."""
+        """The relative size of singular values that are only rounding.
+
+        **Arguments:**
+
+        - `shape`: the shape of the matrix.
+        - `dtype`: the dtype of its entries.
+
+        **Returns:** a Python number: singular values below it, relative to the largest, are rounding.
+        """
 
 
 class Thin(AbstractDecomposition):

@@ -47,7 +47,7 @@ class KMeans(Module):
 
     @compiled_method
     def assign(self, x: ArrayLike) -> Array:
-        """The number of the nearest centre of an image, a scalar; of a batch `(n, ...)`, `(n,)`.
+        """The number of the nearest centre of an image, a scalar, or of each image of a batch `(n, ...)`, `(n,)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """

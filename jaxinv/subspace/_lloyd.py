@@ -43,7 +43,7 @@ class Cloud(eqx.Module):
         return self.points.reshape(-1, self.points.shape[2]), self.exists.reshape(-1)
 
     def map(self, function: Checked[Callable[..., Any]], labels: Int[Array, "chunks size"]) -> Any:
-        """`function(points, exists, labels)` of every chunk, one after the other."""
+        """Apply `function(points, exists, labels)` to every chunk, one after the other."""
         arguments = (self.points, self.exists, labels)
         if self.points.shape[0] == 1:
             return jax.tree.map(lambda leaf: leaf[None], function(*(leaf[0] for leaf in arguments)))

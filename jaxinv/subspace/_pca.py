@@ -51,7 +51,7 @@ class PCA(Module):
         self.rank, self.image_shape = self.components.shape[0], self.mean.shape
 
     def encode(self, x: ArrayLike) -> Array:
-        """The coordinates `z_i = <components_i, x - mean>` of an image, `(rank,)`; of a batch `(n, ...)`, `(n, rank)`.
+        """The coordinates `z_i = <components_i, x - mean>` of an image, `(rank,)`, or `(n, rank)` for `n` images.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """
@@ -60,7 +60,7 @@ class PCA(Module):
         return jnp.matmul(deviation, self.components.reshape(self.rank, -1).T, precision=HIGHEST)
 
     def decode(self, z: ArrayLike) -> Array:
-        """The image `mean + sum_i z_i components_i` of coordinates `(rank,)`; of a batch `(n, rank)`, `(n, ...)`.
+        """The image `mean + sum_i z_i components_i` of coordinates `(rank,)`, or the images for a batch `(n, rank)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """

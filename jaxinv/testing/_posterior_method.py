@@ -87,7 +87,8 @@ def check_posterior_method(
         ),
         static_argnums=4,
     )
-    std = likelihood.noise.std
+    gaussian: Any = likelihood.noise
+    std = gaussian.std
     many = jax.device_get(run(method, ys[0], std, key, num_samples))
     require(
         many.value.shape == (num_samples, *shape),

@@ -91,7 +91,7 @@ class AdversarialSpec(AbstractTrainingSpec):
 
 
 def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.GradientTransformation:
-    """The user's own, or Adam of a learning rate: built inside the trace, so that another rate does not retrace."""
+    """The user's optimiser, or Adam for a learning rate, built inside the trace so that other rates do not retrace."""
     if isinstance(optimiser, optax.GradientTransformation):
         return optimiser
     return optax.adam(optimiser, b1=_MOMENTUM, b2=_SQUARES)

@@ -203,7 +203,10 @@ def evaluate(spec: TrainingSpec, weights: dict[str, Array], data: PyTree[Array],
 
 
 def scalar_loss(loss: Checked[Callable[..., Any]], model: Any, batch: PyTree[Array], key: Key) -> Float[Array, ""]:
-    """The loss, which must be a real scalar."""
+    """The loss of a batch.
+
+    **Raises:** `ValueError` if it is not a real scalar.
+    """
     value = jnp.asarray(loss(model, batch, key=key))
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
