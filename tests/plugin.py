@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 import jaxinv
-from jaxinv import diffusion, generative, noise, operators, regularisers
+from jaxinv import diffusion, dip, generative, noise, operators, regularisers
 
 
 def require_shape(x, shape, what):
@@ -171,6 +171,65 @@ class NoiseAgain(diffusion.AbstractStepper):
         moved = scale_next * (image + kept * (x / scale - image) + added)
         # A step to time 0 is to denoise.
         return jnp.where(t_next > 0, moved, image), memory
+
+
+class RobustEnergy(generative.AbstractLatentMethod):
+    """The image lies in the range of the generator, and the energy counts by its logarithm: latents may be far out.
+
+    - `scale`: the energy from which on the logarithm sets in.
+    """
+
+    scale: jax.Array = eqx.field(converter=jnp.asarray, default=1.0)
+    is_smooth = True
+
+    def prepare(self, likelihood, prior, y, result):
+        scale = self.scale.astype(likelihood.operator.domain.dtype)
+        codes = jaxinv.RESULTS
+        bad = (result == codes.successful) & ~(scale > 0)
+        prepared = eqx.tree_at(lambda method: method.scale, self, jnp.where(scale > 0, scale, 1))
+        return prepared, codes.where(bad, codes.invalid_parameter, result)
+
+    def init(self, prior, z):
+        return z
+
+    def objective(self, likelihood, prior, y, weight, variables):
+        fit = likelihood.negative_log_likelihood(prior.decode(variables), y)
+        return fit + weight * self.scale * jnp.log1p(prior.energy(variables) / self.scale), jnp.zeros_like(weight)
+
+    def proximal_map(self):
+        return None
+
+    def image(self, prior, variables):
+        return prior.decode(variables)
+
+    def latent(self, variables):
+        return variables
+
+    def scaled(self, factor):
+        return self
+
+
+class SmallestChange(dip.AbstractStopping):
+    """Keep the image that differs least from the one before; stop `patience` steps after it."""
+
+    patience: int = eqx.field(static=True, default=10)
+    criterion_name = "change"
+    expects_all_steps = False
+    hides_measurements = False
+
+    def prepare(self, likelihood, y, result, *, key):
+        return dip.StoppingProblem(likelihood), result
+
+    def init(self, problem, image):
+        return jnp.zeros(image.shape, image.dtype), jnp.zeros((), bool)
+
+    def step(self, problem, state, image):
+        before, has_one = state
+        change = jnp.sum((image - before) ** 2)
+        return (image, jnp.ones_like(has_one)), jnp.where(has_one, change, jnp.finfo(change.dtype).max)
+
+    def stops(self, problem, criterion, num_since_best):
+        return num_since_best >= self.patience
 
 
 def least_squares(problem, rtol=1e-8, max_steps=500):

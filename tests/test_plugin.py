@@ -89,6 +89,16 @@ def test_sampler(key):
     testing.check_sampler(plugin.NoiseAgain(100), key=key, num_samples=1000)
 
 
+def test_latent_method(key):
+    with jax.enable_x64(True):
+        testing.check_latent_method(plugin.RobustEnergy(0.5), key=key)
+
+
+def test_stopping_rule(key):
+    with jax.enable_x64(True):
+        testing.check_stopping_rule(plugin.SmallestChange(3), key=key)
+
+
 def test_solver():
     def problem(i):
         random = np.random.default_rng(i)

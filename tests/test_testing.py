@@ -4,10 +4,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plugin
 import pytest
 
 import jaxinv
-from jaxinv import RESULTS, Solution, diffusion, noise, operators, regularisers, testing
+from jaxinv import RESULTS, Solution, diffusion, dip, generative, noise, operators, regularisers, testing
 from jaxinv.generative import AbstractGenerativePrior
 
 KEY = jax.random.key(0)
@@ -642,3 +643,93 @@ def test_posterior_methods_that_are_right_or_biased():
     testing.check_posterior_method(diffusion.PiGDM(), key=KEY, num_samples=500)
     with pytest.raises(AssertionError, match="of the samples of DPS"):
         testing.check_posterior_method(diffusion.DPS(), key=KEY, num_samples=500)
+
+
+class WrongLatent(plugin.RobustEnergy):
+    wrong: str = eqx.field(static=True, default="")
+
+    def prepare(self, likelihood, prior, y, result):
+        prepared, code = super().prepare(likelihood, prior, y, result)
+        return (prepared, RESULTS.invalid_parameter) if self.wrong == "code" else (prepared, code)
+
+    def objective(self, likelihood, prior, y, weight, variables):
+        value, penalty = super().objective(likelihood, prior, y, weight, variables)
+        if self.wrong == "gradient":
+            value = value + jnp.sum(variables) - jax.lax.stop_gradient(jnp.sum(variables))
+        return (value, jnp.sum(variables**2)) if self.wrong == "penalty" else (value, penalty)
+
+    def image(self, prior, variables):
+        image = super().image(prior, variables)
+        return image[:-1] if self.wrong == "image" else image
+
+    def latent(self, variables):
+        return 2 * variables if self.wrong == "latent" else variables
+
+    def scaled(self, factor):
+        return generative.Hard() if self.wrong == "scaled" else self
+
+
+LATENT = {
+    "code": "that can be solved",
+    "gradient": "central difference",
+    "penalty": "no proximal map",
+    "image": "image has shape",
+    "latent": "the first latent",
+    "scaled": "another structure",
+}
+
+
+@pytest.mark.parametrize("wrong", LATENT)
+def test_latent_methods(wrong):
+    with jax.enable_x64(True), pytest.raises(AssertionError, match=LATENT[wrong]):
+        testing.check_latent_method(WrongLatent(0.5, wrong), key=KEY)
+
+
+class WrongRule(plugin.SmallestChange):
+    wrong: str = eqx.field(static=True, default="")
+
+    def prepare(self, likelihood, y, result, *, key):
+        prepared, code = super().prepare(likelihood, y, result, key=key)
+        return prepared, RESULTS.invalid_parameter if self.wrong == "code" else code
+
+    def step(self, problem, state, image):
+        state, criterion = super().step(problem, state, image)
+        if self.wrong == "state":
+            state = (state[0], state[1].astype(jnp.int32))
+        if self.wrong == "vmap":
+            criterion = doubled_in_batches(criterion)
+        if self.wrong == "NaN":
+            criterion = jnp.where(state[1], criterion, jnp.nan) * jnp.nan
+        return state, criterion[None] if self.wrong == "criterion" else criterion
+
+    def stops(self, problem, criterion, num_since_best):
+        stops = super().stops(problem, criterion, num_since_best)
+        return stops.astype(float) if self.wrong == "stops" else stops
+
+
+RULE = {
+    "code": "that can be solved",
+    "state": "other shapes or dtypes",
+    "vmap": "under `jax.vmap`",
+    "NaN": "is NaN",
+    "criterion": "real scalar",
+    "stops": "boolean scalar",
+}
+
+
+@pytest.mark.parametrize("wrong", RULE)
+def test_stopping_rules(wrong):
+    with pytest.raises(AssertionError, match=RULE[wrong]):
+        testing.check_stopping_rule(WrongRule(3, wrong), key=KEY)
+
+
+def test_the_image_that_a_run_keeps(monkeypatch):
+    original = dip.reconstruct
+
+    def forgetful(*args, **kwargs):
+        solution = original(*args, **kwargs)
+        return eqx.tree_at(lambda s: s.stats["step"], solution, jnp.zeros_like(solution.stats["step"]))
+
+    monkeypatch.setattr(dip, "reconstruct", forgetful)
+    with pytest.raises(AssertionError, match="the lowest is"):
+        testing.check_stopping_rule(plugin.SmallestChange(3), key=KEY)

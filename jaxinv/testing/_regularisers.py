@@ -93,6 +93,7 @@ def check_regulariser(
         rounding,
         f"{name}, or its gradient,",
     )
+    _check_gaussian_factor(regulariser, x, random)
     if prox is False:
         return
     try:
@@ -180,6 +181,21 @@ def _check_kind(regulariser: Any, x: Any, gradient: Any, random: np.random.Gener
                 f"{name}.is_smooth is True, but its gradient jumps at {where}: by {jumps[0]:.3g} over a step of "
                 f"{steps[0]:.0e} and still by {jumps[1]:.3g} over one of {steps[1]:.0e}.",
             )
+
+
+def _check_gaussian_factor(regulariser: Any, x: Any, random: np.random.Generator) -> None:
+    name, weight = name_of(regulariser), np.asarray(0.7, jnp.finfo(x.dtype).dtype)
+    if np.iscomplexobj(x) or regulariser.gaussian_factor(jnp.asarray(weight)) is None:
+        return
+    mean, factor = (np.asarray(part) for part in regulariser.gaussian_factor(jnp.asarray(weight)))
+    w = np.asarray(random.normal(size=factor.shape[1]), x.dtype)
+    image = (np.ravel(mean) + factor @ w).reshape(x.shape).astype(x.dtype)
+    value, expected = weight * np.asarray(_value_and_gradient(regulariser, image)[0]), 0.5 * np.sum(w**2)
+    require(
+        abs(value - expected) <= 100 * tolerance_of(x, None) * expected,
+        f"{name}.gaussian_factor is not that of its values: weight * R(mean + factor w) is {value:.6g}, and "
+        f"1/2 ||w||^2 is {expected:.6g}.",
+    )
 
 
 def _check_prox(regulariser: Any, x: Any, step: float, random: np.random.Generator) -> None:
