@@ -6,7 +6,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from test_promises import equations
+from programs import equations
 
 from jaxinv import Likelihood, Unrolled, classical, generative, noise, operators, oracles, regularisers
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import logging
 
 import equinox as eqx
 import jax
@@ -10,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from programs import answers, assert_same, compilations, equations
 from verbs import TABLE, alone, batched, codes, stacked
 
 from jaxinv import Solution
@@ -32,40 +32,6 @@ def outcome(row, dtype):
         with compilations() as compiled:
             apart += [alone(row, batch, i) for i in range(1, LANES)]
         return batch, together, apart, compiled
-
-
-@contextlib.contextmanager
-def compilations():
-    """A list that receives a message for each program that is compiled."""
-    messages = []
-    handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())
-    logger = logging.getLogger("jax")
-    logger.addHandler(handler)
-    try:
-        with jax.log_compiles(True):
-            yield messages
-    finally:
-        logger.removeHandler(handler)
-    messages[:] = [message for message in messages if message.startswith("Compiling")]
-
-
-def answers(outcome):
-    """What must agree: floating-point answers, and integers (steps, codes)."""
-    if isinstance(outcome, Solution):
-        stats = {k: v for k, v in outcome.stats.items() if k != "residual"}
-        outcome = (outcome.value, outcome.result, stats, outcome.aux)
-    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(outcome)]
-    is_float = lambda leaf: leaf.dtype.kind in "fc"
-    return [leaf for leaf in leaves if is_float(leaf)], [leaf for leaf in leaves if not is_float(leaf)]
-
-
-def assert_same(got, expected, tolerance):
-    for a, b in zip(answers(got)[0], answers(expected)[0], strict=True):
-        # Relative to the largest entry, or to 1: log-likelihoods are sums of larger terms, which may cancel.
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.max(np.abs(b), initial=1.0))
-    for a, b in zip(answers(got)[1], answers(expected)[1], strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def _vmap_cases():
@@ -142,15 +108,6 @@ def test_precision_is_explicit(row):
     for equation in equations(jaxpr.jaxpr):
         if equation.primitive.name in ("dot_general", "conv_general_dilated"):
             assert equation.params["precision"] in (highest, (highest, highest)), equation
-
-
-def equations(jaxpr):
-    for equation in jaxpr.eqns:
-        yield equation
-        for leaf in jax.tree.leaves(equation.params, is_leaf=lambda p: hasattr(p, "eqns") or hasattr(p, "jaxpr")):
-            inner = getattr(leaf, "jaxpr", leaf)
-            if hasattr(inner, "eqns"):
-                yield from equations(inner)
 
 
 @rows(lambda row: row.likelihood)

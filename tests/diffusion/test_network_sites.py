@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from noising import SAMPLERS
 from posteriors import METHODS
-from test_promises import equations
+from programs import equations
 
 from jaxinv import Likelihood, Unrolled, diffusion, noise
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from laws import assert_law
 from noising import BASIS, PROCESSES, SAMPLERS, VARIANCES, affine, flow_exact, gaussian, spoil
 from verbs import codes
 
@@ -32,15 +33,6 @@ def slow_but(*fast):
 
 def exact_score(process):
     return gaussian().score(process)
-
-
-def assert_law(draws, mean, covariance, rounding=0.0):
-    """Mean and covariance within 4 standard errors, those of Gaussian samples."""
-    n = len(draws)
-    error = np.sqrt(np.diag(covariance) / n)
-    assert np.all(abs(draws.mean(0) - mean) < 4 * error + rounding)
-    squares = np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2
-    assert np.all(abs(np.cov(draws.T) - covariance) < 4 * np.sqrt(squares / n) + rounding)
 
 
 def law(offset, latent, noise, prior_std=1.0):

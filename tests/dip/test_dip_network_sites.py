@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from dip_problems import KEY, SHAPE, pixels
-from test_promises import equations
+from programs import equations
 
 from jaxinv import Unrolled, dip, regularisers
 from jaxinv.dip import _resume

@@ -13,7 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from noising import COVARIANCE, MEAN, log_snr, spoil, uniform
+import pytest
+from noising import COVARIANCE, MEAN, PROCESSES, gaussian, log_snr, spoil, uniform
 
 from jaxinv import Likelihood, diffusion, noise, operators, oracles
 
@@ -353,3 +354,55 @@ def problem(row, i, dtype):
 def solve(row, num_samples=2, num_steps=4):
     """`solve(problem)`."""
     return lambda p: diffusion.posterior_sample(**p, method=row.make(num_steps), num_samples=num_samples)
+
+
+VP = PROCESSES["VP"].formula
+STEPS = 8
+DRAWS = 4000
+CLOUDS = 16
+
+
+def names(belongs=lambda row: True, fast=()):
+    """The names of rows, all but a few marked slow: a program of each costs seconds to compile."""
+    chosen = [name for name, row in METHODS.items() if belongs(row)]
+    marked = [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in chosen]
+    return pytest.mark.parametrize("name", marked)
+
+
+def promised(belongs=lambda row: True, fast=()):
+    """Those of them that differ from each other by more than a number."""
+    return names(lambda row: belongs(row) and not row.twin, fast)
+
+
+def draw(method, key, num_samples, process=None, prior=None):
+    """Of the linear-Gaussian problem."""
+    process, prior = process or diffusion.VP(), prior or gaussian()
+    likelihood, y = linear_gaussian()
+    return diffusion.posterior_sample(
+        likelihood, prior.score(process), y, key=key, method=method, num_samples=num_samples
+    )
+
+
+def referenced(row):
+    return row.step is not None and row.affine
+
+
+def clouds(method, key, particles):
+    """Whole clouds, one for each of a few keys."""
+    prior, process = gaussian(), diffusion.VP()
+    one = lambda key: draw(method, key, particles, process, prior)
+    return jax.jit(jax.vmap(one))(jax.random.split(key, CLOUDS)).check()
+
+
+def assert_mean(values, expected, errors=4.0):
+    """The mean over clouds, which are independent; their members are not."""
+    error = values.std(0, ddof=1) / np.sqrt(len(values))
+    assert np.all(abs(values.mean(0) - expected) < errors * error), (values.mean(0) - expected) / error
+
+
+def assert_clouds(solution, mean, covariance, log_evidence):
+    values = np.asarray(solution.value)
+    assert_mean(values.mean(1), mean)
+    assert_mean(np.array([np.cov(cloud.T) for cloud in values]), covariance)
+    # The estimate of the evidence itself has no bias, its logarithm has.
+    assert_mean(np.exp(np.asarray(solution.stats["log_evidence"]) - log_evidence), 1.0, 3.0)
