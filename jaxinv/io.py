@@ -12,6 +12,8 @@ import safetensors
 import safetensors.numpy
 from jaxtyping import PyTree
 
+__all__ = ["load", "save"]
+
 _DTYPES = {
     "BOOL": np.bool_,
     "U8": np.uint8,

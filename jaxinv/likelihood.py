@@ -14,6 +14,8 @@ from ._types import Checked, Key, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
 
+__all__ = ["Likelihood"]
+
 
 class Likelihood(Module):
     """`p(y | x)`: the noise around the measurement `A x`.

@@ -17,6 +17,8 @@ from ._arrays import as_parameter, check_key, is_concrete, real_dtype
 from ._module import Module
 from ._types import Checked, Key, Scalar, State
 
+__all__ = ["AbstractGaussianNoise", "AbstractNoise", "CorrelatedGaussian", "Gaussian", "Poisson", "TransmissionPoisson"]
+
 
 class AbstractNoise(Module):
     """The law `p(y | mean)` of a measurement."""

@@ -20,6 +20,22 @@ from ._proximal_map import (
 from ._types import State
 from .operators._base import AbstractLinearOperator
 
+__all__ = [
+    "AbstractProximalMap",
+    "AbstractRegulariser",
+    "Anisotropic",
+    "Gaussian",
+    "Isotropic",
+    "L1",
+    "Scaled",
+    "Smoothed",
+    "Sum",
+    "TV",
+    "Tikhonov",
+    "image_gradient",
+    "image_gradient_adjoint",
+]
+
 
 class AbstractRegulariser(Module):
     """A penalty on images. They add (`R1 + R2`) and scale (`2 * R`).

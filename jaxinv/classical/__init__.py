@@ -7,3 +7,17 @@ from ._ista import ista as ista
 from ._tikhonov import tikhonov as tikhonov
 from ._tsvd import tsvd as tsvd
 from ._tv import tv as tv
+
+__all__ = [
+    "Cosine",
+    "Hann",
+    "RamLak",
+    "SheppLogan",
+    "fbp",
+    "fista",
+    "gaussian",
+    "ista",
+    "tikhonov",
+    "tsvd",
+    "tv",
+]

@@ -7,3 +7,14 @@ from ._mnist import mnist as mnist
 from ._phantoms import ellipses as ellipses, shepp_logan as shepp_logan
 from ._picture import picture as picture
 from ._tooth import tooth as tooth
+
+__all__ = [
+    "dequantise",
+    "digits",
+    "ellipses",
+    "htc2022",
+    "mnist",
+    "picture",
+    "shepp_logan",
+    "tooth",
+]

@@ -1,4 +1,4 @@
-"""What posterior methods, guidances and twists of one's own are made of.
+"""What samplers, posterior methods, guidances and twists of one's own are made of.
 
 `diffusion.AbstractPosteriorMethod` says what to implement, and has an example. A method gets its problem from one of
 the functions here, steps with `advance`, and is then given to `diffusion.posterior_sample` as any other. A guidance can
@@ -25,3 +25,27 @@ from ._posterior import (
     guided_transition as guided_transition,
     linear_problem as linear_problem,
 )
+from ._samplers._sampler import Options as Options, Path as Path
+
+__all__ = [
+    "AbstractGuidance",
+    "AbstractProblem",
+    "AbstractTwist",
+    "AbstractTwistView",
+    "CurvedProblem",
+    "DenseProblem",
+    "ExactProblem",
+    "Guided",
+    "LinearProblem",
+    "Options",
+    "Path",
+    "Problem",
+    "ShiftView",
+    "advance",
+    "any_problem",
+    "curved_problem",
+    "dense_problem",
+    "exact_problem",
+    "guided_transition",
+    "linear_problem",
+]

@@ -18,3 +18,18 @@ from ._samples import (
     sliced_wasserstein as sliced_wasserstein,
 )
 from ._wasserstein2_gaussian import wasserstein2_gaussian as wasserstein2_gaussian
+
+__all__ = [
+    "GaussianWindow",
+    "UniformWindow",
+    "bits_per_dim",
+    "calibration_ranks",
+    "coverage",
+    "mmd",
+    "mode_weights",
+    "nrmse",
+    "psnr",
+    "sliced_wasserstein",
+    "ssim",
+    "wasserstein2_gaussian",
+]

@@ -17,3 +17,30 @@ from ._mixer import Mixer as Mixer
 from ._skip_unet import SkipUNet as SkipUNet
 from ._trunks import AbstractTrunk as AbstractTrunk, Convolutional as Convolutional, Dense as Dense
 from ._unet import UNet as UNet
+
+__all__ = [
+    "AbstractCoupling",
+    "AbstractTrunk",
+    "AbstractUpsampling",
+    "Affine",
+    "Autoencoder",
+    "Bernoulli",
+    "Bilinear",
+    "ConvDecoder",
+    "Convolutional",
+    "Critic",
+    "DeepDecoder",
+    "Dense",
+    "Flow",
+    "Gaussian",
+    "Generator",
+    "LISTA",
+    "LearnedGradient",
+    "LearnedPrimalDual",
+    "Mixer",
+    "Nearest",
+    "RationalQuadratic",
+    "SkipUNet",
+    "UNet",
+    "VAE",
+]

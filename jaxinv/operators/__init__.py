@@ -16,3 +16,28 @@ from ._norm import norm as norm
 from ._pointwise import Identity as Identity, Mask as Mask, Real as Real
 from ._stack import batch as batch, stack as stack
 from ._tomography import FanBeam as FanBeam, ParallelBeam as ParallelBeam
+
+__all__ = [
+    "AbstractLinearOperator",
+    "AbstractOperator",
+    "Certificate",
+    "Convolution",
+    "Downsample",
+    "FanBeam",
+    "FunctionOperator",
+    "Identity",
+    "Magnitude",
+    "Mask",
+    "MaskedFourier",
+    "Matrix",
+    "MultiCoilFourier",
+    "NonlinearFunction",
+    "ParallelBeam",
+    "Real",
+    "as_lineax",
+    "batch",
+    "certify",
+    "materialise",
+    "norm",
+    "stack",
+]

@@ -4,3 +4,10 @@ from ._gaussian import Gaussian as Gaussian
 from ._latent import GaussianLatent as GaussianLatent
 from ._low_rank import LowRank as LowRank
 from ._mixture import GaussianMixture as GaussianMixture
+
+__all__ = [
+    "Gaussian",
+    "GaussianLatent",
+    "GaussianMixture",
+    "LowRank",
+]

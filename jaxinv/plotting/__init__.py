@@ -7,3 +7,14 @@ from ._figure import save as save, show as show
 from ._grid import sample_grid as sample_grid
 from ._mode_coverage import mode_coverage as mode_coverage
 from ._trajectories import trajectories as trajectories
+
+__all__ = [
+    "adjoint_states",
+    "calibration",
+    "compare",
+    "mode_coverage",
+    "sample_grid",
+    "save",
+    "show",
+    "trajectories",
+]

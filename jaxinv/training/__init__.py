@@ -3,3 +3,9 @@
 from ._fit import fit as fit
 from ._fit_adversarial import fit_adversarial as fit_adversarial
 from ._muon import muon as muon
+
+__all__ = [
+    "fit",
+    "fit_adversarial",
+    "muon",
+]
