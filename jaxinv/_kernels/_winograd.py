@@ -1,5 +1,4 @@
-"""Winograd's minimal filtering, for `_convolution.py`: a 3 x 3 convolution by 4 products for every 9 of its definition.
-"""
+"""Winograd's minimal filtering, for `_convolution.py`: 3 x 3 convolutions by 4 products in place of every 9."""
 
 from collections.abc import Sequence
 from typing import Any
