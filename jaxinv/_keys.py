@@ -1,4 +1,4 @@
-"""What jaxinv demands of a random key."""
+"""The check of random keys."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from ._types import Key
 def check_key(key: Key) -> None:
     """Raise unless `key` is one typed threefry key.
 
-    An `rbg` key draws other numbers under `vmap` than alone, which would break the promise that a batch equals a loop.
+    An `rbg` key draws other numbers under `vmap` than alone, so that a batch would differ from a loop.
     """
     what = f"{type(key).__name__} of dtype {getattr(key, 'dtype', None)} and shape {getattr(key, 'shape', None)}"
     if not isinstance(key, jax.Array) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):

@@ -1,4 +1,4 @@
-"""Bound Flax linen modules, which are no pytrees, as pytrees."""
+"""The conversion of bound Flax linen modules, which are no pytrees, to pytrees."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from jaxtyping import Array, PyTree
 
 
 class LinenNetwork(eqx.Module):
-    """A bound Flax linen module, taken apart into its variables and its definition."""
+    """A bound Flax linen module as a pytree of its variables, with its definition as static data."""
 
     variables: PyTree[Array]
     module: Any = eqx.field(static=True)
 
     def whole(self) -> nn.Module:
-        """The module, bound."""
+        """The bound module."""
         return self.module.bind(self.variables)
 
     def encode(self, x: Array) -> Any:
@@ -30,16 +30,16 @@ class LinenNetwork(eqx.Module):
 
 
 def without_linen(tree: PyTree) -> PyTree:
-    """`tree` with every linen module in it taken apart.
+    """`tree` with every linen module in it replaced by a `LinenNetwork`.
 
-    **Raises:** `ValueError` for one that is not bound.
+    **Raises:** `ValueError` for a module that is not bound.
     """
     is_linen = lambda node: isinstance(node, nn.Module)
     return jax.tree.map(lambda node: _taken_apart(node) if is_linen(node) else node, tree, is_leaf=is_linen)
 
 
 def as_given(network: Any, given: Any) -> Any:
-    """`network`, bound again where what was given is a linen module."""
+    """`network` as a bound linen module if `given` is one, and otherwise unchanged."""
     return network.whole() if isinstance(given, nn.Module) else network
 
 
