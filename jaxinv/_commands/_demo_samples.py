@@ -30,6 +30,8 @@ def fit(train: Array, tuning: Array, *, key: Key, num_steps: int, full: bool) ->
     - `key`: a typed key.
     - `num_steps`: the number of training steps.
     - `full`: whether to use finer patches, all principal directions, and the epoch that is best on `tuning`.
+
+    **Returns:** the score, and the history of `training.fit`.
     """
     # An image has few patches of 7 x 7 pixels, so batches may be larger: with batches of 32 images, or narrower tokens,
     # the network needs a thousand steps before it is better than the Gaussian.

@@ -74,6 +74,8 @@ def fit(
     - `process`: a key of `PROCESSES`.
     - `parametrisation`: the parametrisation of the score, by default with the mean and the deviation of the images.
     - `key`, `num_steps`, `batch_size`: as for `training.fit`.
+
+    **Returns:** the score, and the history of `training.fit`.
     """
     chosen = PROCESSES[process]
     parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
