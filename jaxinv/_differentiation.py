@@ -1,4 +1,4 @@
-"""How a solver is differentiated: through its steps, or at its solution."""
+"""The two ways to differentiate a solver: through its steps, or at its solution."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +12,23 @@ from jaxtyping import Array, PyTree
 class Unrolled(eqx.Module):
     """Differentiate through the steps of the solver.
 
-    The solver runs as a `lax.scan` of `max_steps`, in which a finished problem is frozen: memory is `max_steps` states.
+    The solver runs as a `lax.scan` of `max_steps` in which a finished problem does not change; the memory is that of
+    `max_steps` states.
     """
 
 
 class Implicit(eqx.Module):
     """Differentiate at the solution, by the implicit function theorem.
 
-    At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; `H^{-1}`
-    is applied by conjugate gradients, matrix-free. Memory does not grow with the steps. Exact at the exact minimiser;
-    the error is that of the solve. First derivatives only. Where conjugate gradients do not find it, because the
-    Hessian is singular (`weight=0` with missing data, say) or `max_steps` are too few, the derivative is NaN: set
-    `damping`, or take `Unrolled()`.
+    At a minimiser `grad f(x, p) = 0`, so `dx/dp = -H^{-1} d(grad f)/dp` with `H` the Hessian of `f`, damped; conjugate
+    gradients apply `H^{-1}`, matrix-free. The memory does not grow with the steps. The derivative is exact at the exact
+    minimiser, and otherwise has the error of the solve. Only first derivatives exist. If conjugate gradients do not
+    converge, because the Hessian is singular (such as for `weight=0` with missing data) or `max_steps` is too small,
+    the derivative is NaN: set `damping`, or use `Unrolled()`.
 
-    - `rtol`: relative residual at which conjugate gradients stop.
-    - `damping`: added to `H`, times the identity.
-    - `max_steps`: of conjugate gradients.
+    - `rtol`: the relative residual at which conjugate gradients stop, static.
+    - `damping`: the multiple of the identity that is added to `H`, static; raise it from 0 if the Hessian is singular.
+    - `max_steps`: the largest number of steps of conjugate gradients, static.
     """
 
     rtol: float = eqx.field(default=1e-6, static=True)
@@ -43,7 +44,7 @@ def _poison(x: Array, inputs: list[Array], ok: Array) -> Array:
 
 @_poison.defjvp
 def _(primals, tangents):
-    # The value stands; where it is not ok, its derivative in any of the inputs is NaN.
+    # The value stays; if it is not ok, its derivative in any of the inputs is NaN.
     x, _, ok = primals
     change, inputs, _ = tangents
     spread = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
@@ -58,15 +59,18 @@ def attach_implicit(
     ok: Array,
     inputs: PyTree,
 ) -> Array:
-    """`x` with the derivative that the implicit function theorem gives it.
+    """`x` with the derivative from the implicit function theorem.
 
     **Arguments:**
 
-    - `x`: the solution; its own derivative is discarded. Real or complex.
-    - `gradient`: the gradient of the objective, as a function of `x`; what else it depends on gets a derivative.
+    - `implicit`: the options of the solve.
+    - `x`: the solution, real or complex; its own derivative is discarded.
+    - `gradient`: the gradient of the objective, as a function of `x`; it is differentiated in its other dependencies.
     - `curvature`: `v -> H v`, symmetric positive semi-definite (for complex `x` as a real-linear map).
-    - `ok`: boolean; where false the derivative in `inputs` is NaN.
-    - `inputs`: what the user gave, before anything invalid in it was replaced.
+    - `ok`: a boolean scalar; if it is false, the derivative in `inputs` is NaN.
+    - `inputs`: the user's arguments, before invalid values were replaced.
+
+    **Returns:** an array with the value of `x`.
     """
     frozen = jax.lax.stop_gradient(x)
     pack, unpack = _real_pair(frozen)
@@ -78,17 +82,17 @@ def attach_implicit(
 
     def solve(matvec, b):
         v = jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
-        # A derivative that was not found is NaN, not wrong: of a singular Hessian, say, or after too few steps.
+        # Without convergence (a singular Hessian, or too few steps) return NaN rather than a wrong derivative.
         missed, size = (jnp.sqrt(jnp.sum(u**2)) for u in (b - matvec(v), b))
         return jnp.where(missed <= max(10 * implicit.rtol, 1e-3) * size, v, jnp.nan)
 
     step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
-    # Not a NaN within the solve: conjugate gradients return 0 for a right-hand side that is NaN.
+    # Set NaN after the solve, since conjugate gradients return 0 for a right-hand side that is NaN.
     return _poison(frozen - unpack(step), jax.tree.leaves(eqx.filter(inputs, eqx.is_inexact_array)), ok)
 
 
 def _real_pair(x: Array) -> tuple[Callable[[Array], Array], Callable[[Array], Array]]:
-    # The Hessian of a real function is symmetric as a real-linear map, whatever it is as a complex one.
+    # The Hessian of a real function is always symmetric as a real-linear map, but not as a complex one.
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return (lambda v: jnp.stack([v.real, v.imag])), (lambda v: jax.lax.complex(v[0], v[1]))
     return (lambda v: v), (lambda v: v)

@@ -1,4 +1,4 @@
-"""Bound Flax linen modules, which are no pytrees, as pytrees."""
+"""The conversion of bound Flax linen modules, which are no pytrees, to pytrees."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, PyTree
 
 
 class LinenNetwork(eqx.Module):
-    """A bound Flax linen module, taken apart into its variables and its definition."""
+    """A bound Flax linen module as a pytree of its variables, with its definition as static data."""
 
     variables: PyTree[Array]
     module: Any = eqx.field(static=True)
@@ -32,7 +32,7 @@ class LinenNetwork(eqx.Module):
 def unbind_linen(tree: PyTree) -> PyTree:
     """`tree` with every linen module in it taken apart.
 
-    **Raises:** `ValueError` for one that is not bound.
+    **Raises:** `ValueError` for a module that is not bound.
     """
     is_linen = lambda node: isinstance(node, nn.Module)
     return jax.tree.map(lambda node: _taken_apart(node) if is_linen(node) else node, tree, is_leaf=is_linen)

@@ -1,4 +1,4 @@
-"""The interface that every generative prior shares."""
+"""The abstract class of generative priors, which `generative`, `diffusion` and `oracles` implement."""
 
 import abc
 from typing import Any
@@ -13,10 +13,10 @@ from ._types import Key
 class AbstractGenerativePrior(Module):
     """A prior on images that is given by a latent density and a decoder, `x = G(z)` with `z ~ p`.
 
-    The methods act on one latent and one image, never on a batch: map them with `jax.vmap`. A subclass has these
-    members, and is taken by every verb of `jaxinv.generative`.
+    The methods act on one latent and one image, never on a batch: map them with `jax.vmap`. To define a prior,
+    implement these members; every verb of `jaxinv.generative` accepts it.
 
-    - `latent_shape`, `image_shape`: tuples of integers, static.
+    - `latent_shape`, `image_shape`: the shapes of one latent and one image, static.
     """
 
     latent_shape: eqx.AbstractVar[tuple[int, ...]]
@@ -46,7 +46,7 @@ class AbstractGenerativePrior(Module):
 
     @abc.abstractmethod
     def sample_latent(self, *, key: Key) -> Array:
-        """A draw of `z` from `p`.
+        """Draw a latent `z` from `p`.
 
         **Arguments:**
 
@@ -65,12 +65,12 @@ class AbstractGenerativePrior(Module):
 
         **Returns:** one latent, of shape `latent_shape`.
 
-        **Raises:** `ValueError` where the prior has no encoder.
+        **Raises:** `ValueError` if the prior has no encoder.
         """
 
 
 def check_prior(prior: Any) -> AbstractGenerativePrior:
-    """Return `prior`, which must be a generative prior."""
+    """Return `prior`, or raise unless it is a generative prior."""
     if not isinstance(prior, AbstractGenerativePrior):
         raise ValueError(
             f"`prior` must be a generative prior, such as `VAEPrior(model)` or `FunctionPrior(decode, energy, shape)`; "
@@ -80,7 +80,7 @@ def check_prior(prior: Any) -> AbstractGenerativePrior:
 
 
 def no_encoder(name: str) -> ValueError:
-    """The error that a prior without an encoder raises."""
+    """The error of a prior without an encoder."""
     return ValueError(
         f"{name} has no encoder. The priors that have one are PCAPrior, AutoencoderPrior, VAEPrior, FlowPrior and "
         "oracles.Gaussian.as_latent(); or start from the prior, `start=generative.FromPrior()`."

@@ -1,4 +1,4 @@
-"""What every reconstruction returns, and its result codes."""
+"""The return value of every reconstruction, and its result codes."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from ._module import Module, Text
 
 
 class RESULTS(eqx.Enumeration):
-    """How the solve of one problem ended. Indexing gives the sentence: `RESULTS[solution.result]`."""
+    """The result codes of one problem. Indexing gives the sentence: `RESULTS[solution.result]`."""
 
     successful = "The solve succeeded."
     max_steps_reached = (
@@ -60,8 +60,8 @@ class Solution(Module):
 
     - `value`: the image, `(h, w, c)`, or the samples, `(num_samples, h, w, c)`.
     - `result`: one of `RESULTS` for each problem. A failed problem keeps its last finite iterate, or zeros.
-    - `stats`: a dict of arrays, `num_steps` and `objective` among them where the method has them.
-    - `aux`: what else the method has to give (its docstring says what), or `None`.
+    - `stats`: a dict of arrays, with `num_steps` and `objective` if the method has them.
+    - `aux`: further results of the method, which its docstring describes, or `None`.
     """
 
     value: PyTree[Array]
@@ -72,8 +72,8 @@ class Solution(Module):
     def check(self) -> "Solution":
         """Return this solution if every problem in it succeeded.
 
-        **Raises:** `RuntimeError` that names the failed problems of the batch and says what befell them. Call it on the
-        host: inside `jax.jit` it is a `ValueError`.
+        **Raises:** `RuntimeError` that names the failed problems of the batch and the reasons. Call it on the host:
+        inside `jax.jit` it raises a `ValueError`.
 
         !!! example
             ```python
@@ -101,7 +101,13 @@ class Solution(Module):
         return self
 
     def lane(self, index: int | tuple[int, ...]) -> "Solution":
-        """Problem number `index` of a batch of solutions.
+        """The solution of one problem of a batch.
+
+        **Arguments:**
+
+        - `index`: the number of the problem, or a tuple of numbers for nested batches.
+
+        **Returns:** a `Solution`.
 
         **Raises:** `ValueError` if this is the solution of one problem, or the batch has no such number.
         """

@@ -1,1 +1,1 @@
-"""What the subcommands of `jaxinv` run; imported only when one of them does."""
+"""The implementations of the subcommands of `jaxinv`; `cli.py` imports one only when it runs."""

@@ -1,4 +1,4 @@
-"""Compiled programs, kept from one run of a command to the next."""
+"""The cache that keeps compiled programs from one run of a command to the next."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from ..data._files import cache_folder
 
-# The small programs are many, and together they take seconds: all those are kept whose file is read faster than this.
+# The many small programs together take seconds to compile: keep all that take longer to compile than to read back.
 _LEAST_SECONDS = 0.05
 
 
@@ -24,10 +24,10 @@ def compiled_folder() -> Path:
 
 @contextlib.contextmanager
 def kept_programs() -> Iterator[None]:
-    """JAX's persistent compilation cache, switched on within this context and left as it was after it.
+    """Switch on JAX's persistent compilation cache in this context, and restore the previous options after it.
 
-    A cache that the user has switched on, by `$JAX_COMPILATION_CACHE_DIR`, is taken as it is. A folder that cannot be
-    written is no error: nothing is kept then.
+    A cache that the user has switched on, by `$JAX_COMPILATION_CACHE_DIR`, stays unchanged. A folder that cannot be
+    written is no error: then no program is kept.
     """
     chosen = {
         "jax_compilation_cache_dir": str(compiled_folder()),
@@ -40,7 +40,7 @@ def kept_programs() -> Iterator[None]:
     _configure(chosen)
     try:
         with warnings.catch_warnings():
-            # An entry that an interrupted run has left incomplete is compiled again, which need not be said.
+            # JAX compiles an incomplete entry of an interrupted run again, so its warning is not needed.
             warnings.filterwarnings("ignore", "Error (reading|writing) persistent compilation cache", UserWarning)
             yield
     finally:
@@ -50,7 +50,7 @@ def kept_programs() -> Iterator[None]:
 def _configure(options: dict[str, object]) -> None:
     for name, value in options.items():
         jax.config.update(name, value)
-    # JAX opens the folder once; without this it would not see that it is another one.
+    # JAX opens the folder once, and would ignore another folder without this reset.
     compilation_cache.reset_cache()
 
 

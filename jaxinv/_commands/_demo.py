@@ -1,4 +1,4 @@
-"""What `jaxinv demo` runs: the main job, end to end, on real images."""
+"""The command `jaxinv demo`, which trains priors and reconstructs real images, end to end."""
 
 import json
 import platform
@@ -30,10 +30,10 @@ NOISE = 0.1
 
 
 class _Effort(NamedTuple):
-    """How long everything takes, and how good it gets.
+    """The numbers of steps and samples, which decide time and quality.
 
-    - `posterior`, `samples`: how the posterior under the score network is sampled, and how often for one mean.
-    - `drawing_steps`: of the images drawn without a measurement.
+    - `posterior`, `samples`: the sampler of the posterior under the score network, and the number of samples of a mean.
+    - `drawing_steps`: the number of steps for images that are drawn without a measurement.
     """
 
     vae_steps: int
@@ -48,8 +48,8 @@ def _moment_matching(num_steps: int, **options: int) -> diffusion.MomentMatching
     return diffusion.MomentMatching(num_steps, schedule=diffusion.UniformLogSNR(), **options)
 
 
-# The default comes as near to the truth as the full training, to .3 dB: at the constant rate of that, the last two
-# thirds of the steps of the autoencoder only overfit, and a rate that decays needs a sixth of them.
+# The default is as accurate as the full training, to .3 dB: at the constant rate of the latter, the last two thirds of
+# the steps of the autoencoder only overfit, and a decaying rate needs a sixth of the steps.
 EFFORTS = {
     "quick": _Effort(400, 200, 2, _moment_matching(10, solver_steps=6, root_steps=3), 2, 20),
     "default": _Effort(1000, 3000, 8, _moment_matching(30, solver_steps=6, root_steps=3), 16, 20),
@@ -70,10 +70,10 @@ class _Task(NamedTuple):
 
 
 class _Method(NamedTuple):
-    """How measurements are reconstructed: `program(y, others)` does so for `piece` of them at a time.
+    """A method of reconstruction: `program(y, others)` reconstructs `piece` measurements at a time.
 
-    Models and operators are among `others`, which are arguments, and not closed over: what is closed over is compiled
-    in as a constant.
+    Models and operators are among the arguments `others`, since in a closure they would become constants of the
+    program.
     """
 
     name: str
@@ -83,7 +83,7 @@ class _Method(NamedTuple):
     compile_seconds: float
 
     def solve(self, y: Array, tell: Callable[[float], None]) -> Array:
-        """All the images."""
+        """The reconstructions of all measurements; `tell` receives the completed share."""
         return in_pieces(lambda piece: self.program(piece, self.others), y, self.piece, tell)
 
 
@@ -105,7 +105,11 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None
 
     **Arguments:**
 
+    - `data`: the name of a data set, as for `_images.load`.
     - `effort`: a key of `EFFORTS`.
+    - `images`: the number of images to reconstruct.
+    - `seed`: the seed of all random numbers.
+    - `output`: the folder of the results.
     """
     plotting_folder(output)
     began = time.perf_counter()
@@ -160,7 +164,7 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None
 
 
 def plotting_folder(output: Path) -> None:
-    """Make the folder of the figures, or say before the work that it cannot be."""
+    """Make the folder of the figures, or raise before the work if that fails."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -222,7 +226,7 @@ def _methods(
 
 
 def _compile(task: _Task, name: str, solve: Callable[..., Array], others: tuple, piece: int | None = None) -> _Method:
-    # `solve(y, *others)` is of one measurement.
+    # `solve(y, *others)` reconstructs one measurement.
     y, mapped = task.measurements, eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
     piece = min(piece or len(y), len(y))
     with progress(f"Compiling: {task.name}, {name}"):
@@ -232,7 +236,7 @@ def _compile(task: _Task, name: str, solve: Callable[..., Array], others: tuple,
 
 
 def _tuned(task: _Task, name: str, solve: Callable[..., Array], weights: Array) -> _Method:
-    # With the weight that is best, by PSNR, on images that are neither trained on nor reported.
+    # The weight is the one with the best PSNR on images that are neither training nor test images.
     method = _compile(task, name, solve, (task.likelihood, weights[0]))
     candidates = [method._replace(others=(task.likelihood, weight)) for weight in weights]
     quality = []

@@ -1,4 +1,4 @@
-"""The part of `jaxinv demo` that draws images without any measurement."""
+"""The part of `jaxinv demo` that draws images without a measurement, from the priors that `_demo.py` trains."""
 
 import time
 from pathlib import Path
@@ -16,8 +16,8 @@ from ._networks import rngs_of
 from ._progress import Bar, progress
 
 _COUNT, _SHOWN = 64, 8
-_TO = 2000  # training images that samples are compared with
-_KEPT = 0.9998  # of the variance of the images
+_TO = 2000  # The number of training images with which samples are compared.
+_KEPT = 0.9998  # The share of the variance of the images in the principal directions that are kept.
 
 
 def fit(train: Array, tuning: Array, *, key: Key, num_steps: int, full: bool) -> tuple[_score.Score, dict[str, Any]]:
@@ -25,17 +25,23 @@ def fit(train: Array, tuning: Array, *, key: Key, num_steps: int, full: bool) ->
 
     **Arguments:**
 
-    - `full`: with finer patches, all principal directions, and the epoch that is best on `tuning`.
+    - `train`: the training images.
+    - `tuning`: images that select the epoch.
+    - `key`: a typed key.
+    - `num_steps`: the number of training steps.
+    - `full`: whether to use finer patches, all principal directions, and the epoch that is best on `tuning`.
+
+    **Returns:** the score, and the history of `training.fit`.
     """
-    # Patches of 7 x 7 pixels are few, so that batches may be larger: with those of 32 images, or narrower tokens, the
-    # network needs a thousand steps before it does better than the Gaussian.
+    # An image has few patches of 7 x 7 pixels, so batches may be larger: with batches of 32 images, or narrower tokens,
+    # the network needs a thousand steps before it is better than the Gaussian.
     sizes = {"width": 64, "channel_width": 128} if full else {"patch_size": 7, "width": 96, "channel_width": 192}
-    # So short a training is to start from what the covariance tells.
+    # A short training needs the start from the covariance.
     parametrisation = Preconditioned.from_samples(train)
     return _score.fit(
         models.Mixer(train.shape[1:], num_blocks=3, token_width=64, **sizes, rngs=rngs_of(key)),
         train,
-        # A rate that decays ends at the best step, and looking for it is another program to compile.
+        # With a decaying rate the last step is the best, and validation would compile another program.
         tuning if full else None,
         key=key,
         parametrisation=parametrisation if full else _leading(parametrisation),
@@ -46,7 +52,7 @@ def fit(train: Array, tuning: Array, *, key: Key, num_steps: int, full: bool) ->
 
 
 def _leading(parametrisation: Preconditioned) -> Preconditioned:
-    # Every principal direction costs time in every evaluation, and the last two thirds of them hold next to nothing.
+    # Each principal direction costs time in every evaluation, and the last two thirds have almost no variance.
     basis, std = parametrisation.basis, parametrisation.std
     assert basis is not None
     share = np.cumsum(np.asarray(std) ** 2)

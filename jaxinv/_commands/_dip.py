@@ -1,4 +1,4 @@
-"""What `jaxinv dip` runs."""
+"""The command `jaxinv dip`, which fits a deep image prior to a measurement in the user's file (`_user_file.py`)."""
 
 import math
 import time
@@ -19,7 +19,7 @@ from ._progress import Bar
 from ._user_file import Measured, Request, measure
 
 NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
-# Values of an image, of which the rule of windowed variance keeps a hundred.
+# Images with more values than this are too large for the rule of windowed variance, which keeps a hundred images.
 _LARGE = 2**19
 STOPPING = {
     "fixed": dip.FixedSteps,
@@ -42,7 +42,7 @@ def run(
     seed: int,
     output: Path,
 ) -> None:
-    """Fit a network to one measurement of the user's own, and write the image; go on where an interrupted run was."""
+    """Fit a network to one measurement of the user, and write the image; an interrupted run continues."""
     arrays = output.with_suffix(".npy")
     check_outputs([output, arrays], [request.file, request.mask, reference])
     checkpoint = scratch_file(output)

@@ -1,4 +1,4 @@
-"""Which files a command writes: what the user named, and its own scratch files in a folder of their own."""
+"""The output files of a command, and its scratch files in a separate folder."""
 
 import contextlib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from .. import io
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
-    """Raise, before the work, where a file cannot be written or is one that the command reads.
+    """Raise, before the work, if an output cannot be written or is an input of the command.
 
     **Raises:** `ValueError` that names the file.
     """
@@ -20,9 +20,9 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) 
 
 
 def scratch_file(output: Path) -> Path:
-    """Where a run that writes `output` keeps its progress: `.jaxinv/NAME.checkpoint` beside it.
+    """The path of the progress of a run that writes `output`: `.jaxinv/NAME.checkpoint` in the same folder.
 
-    The name holds all of the output's and lies in another folder, so that no output has it.
+    NAME is the full name of the output, and the folder differs from the output's, so no output has this path.
     """
     folder = output.parent / ".jaxinv"
     folder.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def scratch_file(output: Path) -> Path:
 
 
 def discard(scratch: Path) -> None:
-    """Delete a scratch file, and its folder if it was the last in it."""
+    """Delete a scratch file, and its folder if it is then empty."""
     scratch.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # a file of another run is in it
+    with contextlib.suppress(OSError):  # The folder holds a file of another run.
         scratch.parent.rmdir()

@@ -1,4 +1,4 @@
-"""The images that the commands train on, and those that they hold out."""
+"""The training images of the commands, and the images that they hold out."""
 
 from pathlib import Path
 
@@ -10,15 +10,15 @@ from jaxtyping import Array
 from .. import data as datasets
 
 SIZE = 28
-# Of a file, and of the digits: held out to reconstruct, and to choose by.
+# The numbers of test and tuning images that are held out from a file, the digits and the ellipses.
 _TEST, _TUNING = 200, 97
 _PHANTOMS = 5000
 
 
 def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
-    """Training images, others to choose weights and epochs by, and `count` that are held out; `(n, h, w, c)`.
+    """Training images, tuning images to select weights and epochs, and `count` test images; all `(n, h, w, c)`.
 
-    Always the same split: what one command trains on, another must not take for held out, whatever their seeds.
+    The split does not depend on the seed, so that no command tests on training images of another one.
     """
     if name == "mnist":
         train, held_out = datasets.mnist("train")[0], datasets.mnist("test")[0]

@@ -1,4 +1,4 @@
-"""The priors that the commands train, and how they are kept in a file."""
+"""The generative priors that the commands train, and their files; `_score.py` has the scores."""
 
 import json
 from collections.abc import Callable
@@ -14,20 +14,20 @@ from .. import generative, io, metrics, models, training
 from .._prior import AbstractGenerativePrior
 
 Shape = tuple[int, ...]
-# Where a file says what it holds.
+# The entry of a file's metadata that describes its contents.
 METADATA = "jaxinv.network"
-# Of the training images, whose latents tell an autoencoder's prior where the images are.
+# The number of training images whose latents the file of an autoencoder stores, for its prior.
 _KEPT = 2000
 
 
 class Kind(NamedTuple):
-    """How one kind of network is made, trained, used and judged."""
+    """The functions that make, train, use and evaluate one kind of network."""
 
     make: Callable[[Shape, int, nnx.Rngs], Any]
     train: Callable[..., tuple[Any, dict[str, Any]]]
     prior: Callable[[Any, Array], AbstractGenerativePrior]
-    latents: Callable[[Any, Array], Array]  # kept beside the network
-    judge: Callable[[AbstractGenerativePrior, Array], str]  # by held-out images
+    latents: Callable[[Any, Array], Array]  # The latents to store with the network.
+    judge: Callable[[AbstractGenerativePrior, Array], str]  # The evaluation on held-out images.
 
 
 def _minimise(loss: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:
@@ -93,7 +93,7 @@ KINDS = {
         _no_latents,
         _projected,
     ),
-    # Its latents are as many as the pixels.
+    # A flow has as many latents as pixels.
     "flow": Kind(
         lambda shape, size, rngs: models.Flow(shape, rngs=rngs),
         _minimise(generative.flow_loss),

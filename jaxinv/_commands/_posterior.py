@@ -1,4 +1,4 @@
-"""The part of `jaxinv reconstruct` that samples the posterior under a trained score."""
+"""The part of `jaxinv reconstruct` that samples the posterior under a trained score, called by `_reconstruct.py`."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ _SHOWN, _IMAGES = 6, 4
 def solve(
     score: Score, count: int, likelihood: Likelihood, y: Array, keys: Key
 ) -> tuple[dict[str, Array], Array, Array]:
-    """Means and one sample of each posterior, all samples, `(n, count, *shape)`, and which failed."""
+    """Means and one sample of each posterior, all samples, `(n, count, *shape)`, and the mask of failures."""
 
     @eqx.filter_jit
     def draw(likelihood, learned, y, keys):
@@ -38,7 +38,7 @@ def solve(
 
 
 def report(samples: Array, truth: Array, path: Path) -> dict[str, Any]:
-    """Print what the samples say of their own error, and draw mean, deviation and samples of the first images."""
+    """Print the error that the samples predict, and draw mean, deviation and samples of the first images."""
     if samples.shape[1] < 2:
         return {}
     coverage = float(np.mean(jax.vmap(lambda s, x: metrics.coverage(s, x, level=_LEVEL))(samples, truth)))

@@ -1,4 +1,4 @@
-"""Bars that say what is being done and how long it still takes: on a terminal, and never on the standard output."""
+"""Progress bars of the commands, with the remaining time; only on a terminal, and never on the standard output."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,9 +14,9 @@ _FORMAT = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
 
 
 class Bar(diffrax.AbstractProgressMeter):
-    """A meter for work that the host drives in pieces, such as `training.fit`.
+    """A meter for work that the host runs in pieces, such as `training.fit`.
 
-    Not for a compiled loop: a program that calls back to the host is not kept by the compilation cache.
+    Do not use it in a compiled loop, since the compilation cache does not keep programs with host callbacks.
     """
 
     title: str = eqx.field(static=True)
@@ -24,7 +24,7 @@ class Bar(diffrax.AbstractProgressMeter):
     def init(self) -> Any:
         import tqdm
 
-        # `disable=None`: no bar where the standard error is not a terminal.
+        # With `disable=None` there is no bar if the standard error is not a terminal.
         options: dict[str, Any] = {"bar_format": _FORMAT, "mininterval": 0, "miniters": 0, "disable": None}
         return tqdm.tqdm(desc=self.title, total=1.0, leave=False, **options)
 
@@ -38,7 +38,7 @@ class Bar(diffrax.AbstractProgressMeter):
 
 @contextlib.contextmanager
 def progress(title: str) -> Iterator[Callable[[float], None]]:
-    """A bar during this context, which is given how to say what share of the work is done."""
+    """Show a bar in this context, which yields the function that sets the completed share."""
     bar = Bar(title)
     state = bar.init()
     try:
@@ -48,9 +48,9 @@ def progress(title: str) -> Iterator[Callable[[float], None]]:
 
 
 def in_pieces(function: Callable[[Array], Array], batch: Array, size: int, tell: Callable[[float], None]) -> Array:
-    """`function(batch)`, which maps over the first axis, by so many entries at a time, with the share done told.
+    """Evaluate `function`, which maps over the first axis, on `size` entries at a time; `tell` receives the share done.
 
-    Every piece has `size` entries, so that one compiled program does for all: the last one is filled up by copies.
+    Every piece has `size` entries, so that one compiled program suffices; the last one is padded by copies.
     """
     count = len(batch)
     padded = jnp.concatenate([batch, jnp.repeat(batch[-1:], -count % size, axis=0)])

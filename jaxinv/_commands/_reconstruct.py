@@ -1,4 +1,4 @@
-"""What `jaxinv reconstruct` runs."""
+"""The command `jaxinv reconstruct`, which reconstructs held-out images with a trained prior."""
 
 import json
 import time
@@ -23,9 +23,10 @@ from ._tasks import TASKS, Shape, measured_by
 
 
 class _Trained(NamedTuple):
-    """A trained prior: its kind, the shape of its images, and how it reconstructs, each image with its own key.
+    """A trained prior: its kind, the shape of its images, and its method of reconstruction.
 
-    `solve(likelihood, y, keys)` returns images by their name in the figure, arrays to store, and which failed.
+    `solve(likelihood, y, keys)`, with a key for each image, returns images by their name in the figure, arrays to
+    store, and the mask of failures.
     """
 
     kind: str
@@ -46,7 +47,7 @@ def run(
     seed: int,
     output: Path,
 ) -> None:
-    """Measure held-out images, reconstruct them with a trained prior, and write figure, arrays and figures of merit."""
+    """Simulate measurements of held-out images, reconstruct them with a trained prior, and write figure and numbers."""
     plotting_folder(output)
     trained = _open(network, restarts, samples)
     if prior not in (None, trained.kind):

@@ -1,4 +1,4 @@
-"""What `jaxinv sample` runs."""
+"""The command `jaxinv sample`, which draws images from a trained prior."""
 
 import time
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Scores that the commands train, and how they are kept in a file."""
+"""The scores that the commands train, and their files; `_networks.py` has the generative priors."""
 
 import json
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class _Process(NamedTuple):
     weighting: diffusion.AbstractWeighting
 
 
-# Images are in [0, 1]: at 28 x 28 pixels they are at most 28 apart.
+# Images are in [0, 1], so at 28 x 28 pixels their distances are at most 28.
 PROCESSES = {
     "vp": _Process(diffusion.VP, diffusion.NoiseWeighting()),
     "subvp": _Process(diffusion.SubVP, diffusion.NoiseWeighting()),
@@ -32,7 +32,7 @@ NETWORKS = {"unet": models.UNet, "mixer": models.Mixer}
 
 
 class Score(NamedTuple):
-    """A trained network, and what makes a score of it."""
+    """A trained network, with the process and parametrisation that make it a score."""
 
     network: Any
     process: str
@@ -40,7 +40,7 @@ class Score(NamedTuple):
 
     @property
     def shape(self) -> Shape:
-        """That of an image."""
+        """The shape of an image."""
         return self.network.image_shape
 
     def prior(self) -> diffusion.AbstractScore:
@@ -64,11 +64,18 @@ def fit(
     batch_size: int,
     **options: Any,
 ) -> tuple[Score, dict[str, Any]]:
-    """Train a network by denoising score matching; `options` of `training.fit`.
+    """Train a network by denoising score matching; `options` are those of `training.fit`.
 
     **Arguments:**
 
-    - `tuning`: images to choose the best epoch by; `None` for the last.
+    - `network`: an untrained network.
+    - `images`: the training images.
+    - `tuning`: images that select the best epoch; `None` for the last epoch.
+    - `process`: a key of `PROCESSES`.
+    - `parametrisation`: the parametrisation of the score, by default with the mean and the deviation of the images.
+    - `key`, `num_steps`, `batch_size`: as for `training.fit`.
+
+    **Returns:** the score, and the history of `training.fit`.
     """
     chosen = PROCESSES[process]
     parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
@@ -82,7 +89,7 @@ def fit(
         optimiser=optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate)),
         num_steps=num_steps,
         ema=0.999,
-        # In whole batches: what is left of them would be another copy of the network to compile.
+        # Use whole batches, since an incomplete one would compile another copy of the network.
         validation=None if tuning is None else tuning[: max(len(tuning) // batch_size, 1) * batch_size],
         batch_size=batch_size,
         **options,
@@ -108,7 +115,7 @@ def is_score(path: Path) -> bool:
 
 
 def load(path: Path) -> Score:
-    """The score that `save` wrote."""
+    """Read the score that `save` wrote."""
     description = _describe(path)
     if (
         description.get("kind") != "score"

@@ -1,4 +1,4 @@
-"""The kinds of measurement that the commands simulate."""
+"""The tasks of the commands: the kinds of measurement that they simulate."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def scan(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
 
 
 def compressed(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
-    """Inner products with Gaussian noise, a fifth as many as pixels."""
+    """Inner products with Gaussian noise images; their number is a fifth of that of the pixels."""
     size = shape[0] * shape[1] * shape[2]
     return operators.Matrix(jax.random.normal(key, (max(1, size // 5), size)), shape)
 
@@ -37,7 +37,7 @@ def inpaint(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
     return operators.Mask((jax.random.uniform(key, (*shape[:2], 1)) < 0.25).astype(jnp.float32) * jnp.ones(shape))
 
 
-# From the name of a task to its heading and its operator.
+# Each task has a name, a heading and an operator.
 TASKS: dict[str, tuple[str, Callable[[Shape, Key], operators.AbstractLinearOperator]]] = {
     "deblurring": ("Deblurring: 5 x 5 Gaussian blur", blur),
     "tomography": ("Tomography: 10 parallel X-ray projections", scan),
@@ -47,7 +47,7 @@ TASKS: dict[str, tuple[str, Callable[[Shape, Key], operators.AbstractLinearOpera
 
 
 def measured_by(operator: operators.AbstractLinearOperator, level: float, key: Key) -> Likelihood:
-    """Gaussian noise of `level` times the norm of the operator."""
+    """The likelihood of an operator with Gaussian noise of `level` times its norm."""
     std = level * operators.norm(operator, key=key)
-    # At this size the matrix is small, and applying it to a batch is one matrix product.
+    # At this size the matrix is small, and one matrix product applies it to a batch.
     return Likelihood(operators.materialise(operator), noise.Gaussian(std))

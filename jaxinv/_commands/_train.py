@@ -1,4 +1,4 @@
-"""What `jaxinv train` runs."""
+"""The command `jaxinv train`, which trains a generative prior or a score and writes its file."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from ._progress import Bar
 
 
 def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int, output: Path) -> None:
-    """Train a network and write it; go on where an interrupted run of the same settings stopped."""
+    """Train a network and write it; an interrupted run of the same settings continues."""
     check_outputs([output], [data])
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
     train, tuning, test = load(data, 100, quick=False)
@@ -40,7 +40,7 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
 
 
 def run_score(*, network: str, data: str, process: str, steps: int, batch: int, seed: int, output: Path) -> None:
-    """Train a score network and write it; go on where an interrupted run of the same settings stopped."""
+    """Train a score network and write it; an interrupted run of the same settings continues."""
     check_outputs([output], [data])
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
     train, tuning, _ = load(data, 1, quick=False)

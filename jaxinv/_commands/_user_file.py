@@ -1,4 +1,4 @@
-"""Measurements in a user's own files."""
+"""Measurements from the files of a user, for `jaxinv dip`: pictures and sinograms."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,16 +11,17 @@ from .. import classical, data, operators
 
 
 class Request(NamedTuple):
-    """What the user says of a file.
+    """The options of the user for a file. Lengths are in widths of a detector bin.
 
-    - `crop`: of a picture, the middle so many pixels a side.
-    - `mask`: a picture, white where `file` is known.
-    - `factor`: by which to enlarge.
-    - `angles`: of a sinogram in a `.npy` file, the first and the end of the last, in degrees.
-    - `fan`: of such a sinogram, how far source and detector are from the axis; `None` for parallel rays.
-    - `offset`: of such a sinogram, where the middle of the detector lies. Lengths are in widths of a detector bin.
-    - `every`: of the angles of a sinogram, every so manieth.
-    - `size`: pixels a side of what is reconstructed from a sinogram.
+    - `file`: the path of the file.
+    - `crop`: the number of pixels on each side of the middle of a picture that is used; `None` for all.
+    - `mask`: the path of a picture that is white where `file` is known; `None` for no inpainting.
+    - `factor`: the factor by which to enlarge; `None` for no enlarging.
+    - `angles`: the first angle of a sinogram in a `.npy` file, and the end of the range, in degrees.
+    - `fan`: the distances of source and detector from the axis for such a sinogram; `None` for parallel rays.
+    - `offset`: the position of the middle of the detector for such a sinogram.
+    - `every`: `N` to use every N-th angle of a sinogram.
+    - `size`: the number of pixels on each side of a reconstruction from a sinogram.
     """
 
     file: Path
@@ -37,9 +38,11 @@ class Request(NamedTuple):
 class Measured(NamedTuple):
     """A measurement of an image with values between 0 and about 1.
 
-    - `unit`: by which such an image is multiplied to have the unit of the file.
-    - `level`: the standard deviation of the noise in `y`, as far as one can guess.
-    - `view`: what is done to a picture of the whole to fit the reconstruction.
+    - `heading`: a line that describes the task.
+    - `operator`, `y`: the operator, and the measurement divided by `unit`.
+    - `unit`: the factor from such an image to the unit of the file.
+    - `level`: a guess of the standard deviation of the noise in `y`.
+    - `view`: the function that crops a picture of the whole to the reconstruction.
     """
 
     heading: str
@@ -51,7 +54,7 @@ class Measured(NamedTuple):
 
 
 def measure(request: Request) -> Measured:
-    """The measurement in the file, and its operator."""
+    """Read the measurement in the file, and make its operator."""
     suffix = request.file.suffix.lower()
     if suffix in SINOGRAMS or request.angles is not None:
         given = {"--mask": request.mask, "--factor": request.factor, "--crop": request.crop}
@@ -119,7 +122,7 @@ def _tomography(request: Request, sinogram: np.ndarray, make: Any, geometry: dic
         raise ValueError(f"--every {every}: {request.file} has only {len(sinogram)} angles.")
     y = jnp.asarray(sinogram[::every], jnp.float32)
     operator = make((size, size, 1), pixel_size=width / size, **{**geometry, "angles": geometry["angles"][::every]})
-    # The networks make images in [0, 1], and their rates suit them.
+    # The networks, with their learning rates, are for images in [0, 1].
     unit = float(jnp.max(classical.fbp(operator, y, window=classical.Hann()).value))
     if not 0 < unit < np.inf:
         raise ValueError(
@@ -136,7 +139,7 @@ def _htc2022(request: Request) -> Any:
 
 
 def _fan_width(geometry: dict[str, Any]) -> float:
-    """Of the disc that all the fans, of a detector in the middle, see whole."""
+    """The width of the disc that all fans cover completely, for a centred detector."""
     half = geometry["num_detectors"] * geometry["detector_spacing"] / 2
     distance = geometry["source_origin"] + geometry["origin_detector"]
     return 2 * geometry["source_origin"] * float(np.sin(np.arctan(half / distance)))
@@ -163,5 +166,5 @@ def _plain(request: Request) -> Any:
     return sinogram, operators.FanBeam, geometry, _fan_width(geometry)
 
 
-# From the suffix of a file to its reader: a sinogram, the operator's class, its geometry, the width of the image.
+# The reader of each suffix returns a sinogram, the operator's class, its geometry, and the width of the image.
 SINOGRAMS = {".mat": _htc2022, ".h5": _tooth}

@@ -187,7 +187,7 @@ def bits_per_dim(
 
     **Arguments:**
 
-    - `negative_log_likelihood`: in nats per image, for the density of images in their own unit; of any shape.
+    - `negative_log_likelihood`: that of the density of images in their own unit, in nats per image; of any shape.
     - `size`: the number of entries of one image, `h w c`, or its shape.
     - `levels`: the number of grey values, a Python integer.
     - `data_range`: `r`, the range of the images: 1 for [0, 1], 2 for [-1, 1]; a Python number.

@@ -49,7 +49,7 @@ class AbstractOperator(Module):
 
     @property
     def measured(self) -> PyTree[Array]:
-        """Which entries of a measurement exist: 0/1 weights of the codomain's rank, each axis full or of size 1."""
+        """The 0/1 weights of the entries that exist, of the codomain's rank; each axis is full or of size 1."""
         return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)
 
     def __matmul__(self, other: "AbstractOperator") -> "AbstractOperator":

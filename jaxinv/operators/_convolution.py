@@ -18,7 +18,7 @@ Boundary = Literal["zero", "circular", "reflect"]
 class Convolution(AbstractLinearOperator):
     """`(A x)[i] = sum_j kernel[j] x[i - j + o]`, a true convolution with origin `o = (k - 1) // 2`, by the FFT.
 
-    - `kernel`: `(kh, kw)` for all channels, or `(kh, kw, c)`, one for each.
+    - `kernel`: the kernel, `(kh, kw)` for all channels, or `(kh, kw, c)` with one for each channel.
     - `shape`: the shape of the image, `(h, w, c)`, static; the measurement has the same shape.
     - `boundary`: how the image continues outside its pixels, static: `"zero"`, `"circular"` (periodic), or `"reflect"`
       (mirrored about the centre of the edge pixel, as in numpy).

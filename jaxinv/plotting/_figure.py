@@ -124,9 +124,9 @@ def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = No
 if TYPE_CHECKING:
     import matplotlib.figure
 
-HEADING, TITLE, CAPTION, TICK = 10.0, 8.5, 7.0, 6.5  # In points.
+HEADING, TITLE, CAPTION, TICK = 10.0, 8.5, 7.0, 6.5  # Font sizes in points.
 POINTS = 72  # Points per inch.
-_MARGINS = 0.5, 0.12, 0.42, 0.12  # In inches: left, right, below, above.
+_MARGINS = 0.5, 0.12, 0.42, 0.12  # The margins in inches: left, right, below, above.
 
 
 def load_matplotlib() -> Any:

@@ -23,7 +23,7 @@ from ._figure import (
 )
 from ._stacks import check_images, image_limits
 
-_GAP, _BAR = 0.07, 0.09  # In inches.
+_GAP, _BAR = 0.07, 0.09  # The gap between images and the width of a bar, in inches.
 _INVALID = (1.0, 0.0, 1.0)
 
 
@@ -130,7 +130,7 @@ def draw(axes, image: np.ndarray, limits: tuple[float, float], cmap: str):
 if TYPE_CHECKING:
     import matplotlib.figure
 
-_BETWEEN = 1  # In pixels of the images.
+_BETWEEN = 1  # The gap between images, in pixels of the images.
 
 
 def sample_grid(

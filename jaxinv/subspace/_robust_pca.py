@@ -53,9 +53,7 @@ def robust_pca(
     - `rtol`: the tolerance of the stopping rule `||M - L - S|| <= rtol ||M||`, in the Frobenius norm; by default 1e-7
       in float64, and 1e-6 in float32, whose rounding is 1e-7.
 
-    **Returns:** a `RobustPCA`; `rank` counts the singular values that the last shrinkage kept. On 200 x 200 of ranks 10
-    and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative error below 3e-7 in float64 and 2e-6 in
-    float32, in 20 to 45 steps.
+    **Returns:** a `RobustPCA`; `rank` counts the singular values that the last shrinkage kept.
 
     **Raises:** `ValueError` for a matrix that is empty or, where its values are known, not finite (naming the first
     such row). Inside a trace that is the code `nonfinite_measurement`; an invalid weight is `invalid_parameter`.
@@ -71,6 +69,9 @@ def robust_pca(
         parts = jaxinv.subspace.robust_pca(low_rank + errors)
         assert parts.rank == 2
         ```
+
+    Measured: on 200 x 200 of ranks 10 and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative
+    error below 3e-7 in float64 and 2e-6 in float32, in 20 to 45 steps.
     """
     matrix = check_data(matrix, "robust_pca", "matrix", allow_complex=True)
     if weight is not None and jnp.ndim(weight) != 0:

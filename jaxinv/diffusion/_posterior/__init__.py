@@ -1,4 +1,4 @@
-"""Posterior sampling: the verb, its methods, and what methods of one's own are made of."""
+"""Posterior sampling under a diffusion prior: the verb, its methods, and the parts for further methods."""
 
 from ..._method import advance as advance
 from ._annealed_langevin import AnnealedLangevin as AnnealedLangevin

@@ -1,4 +1,4 @@
-"""Annealed Langevin dynamics."""
+"""Annealed Langevin dynamics, a method of `posterior_sample`."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
 
 
 class Annealed(NamedTuple):
-    """The state of annealed Langevin dynamics: `u = x / scale`, and the Langevin steps taken."""
+    """The state of annealed Langevin dynamics: `u = x / scale`, and the number of Langevin steps so far."""
 
     u: Array
     num_steps: Array
@@ -31,27 +31,27 @@ class Annealed(NamedTuple):
 class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
     """Annealed Langevin: `u + a/2 (score + grad log p(y | u) / (1 + r^2 L)) + sqrt(a) z`, `a = step_size r^2`.
 
-    In `u = x / scale`, where the process only adds noise, of level `r = std/scale`; so many steps at each level, then
-    the next. `L` is the curvature of `-log p(y | u)`, `||S^{-1/2} A'||^2` by a power iteration: the covariance `S` of
-    the noise is enlarged to `(1 + r^2 L) S`, which for `A A^T = I` and white noise is the `s^2 + r^2` of the second
-    reference. Any differentiable operator and any noise; of operators that are not linear `L` is found at each level.
-    A noise level of 0 is `invalid_parameter`. A step is one evaluation, without vector-Jacobian products of the score;
-    one more evaluation denoises the end.
+    The state is `u = x / scale`, where the process only adds noise, of level `r = std/scale`; each level has
+    `steps_per_level` steps. `L` is the curvature of `-log p(y | u)`, `||S^{-1/2} A'||^2` by a power iteration: the
+    covariance `S` of the noise is enlarged to `(1 + r^2 L) S`, which for `A A^T = I` and white noise is the `s^2 + r^2`
+    of the second reference. It accepts any differentiable operator and any noise; for non-linear operators it computes
+    `L` at each level. A noise level of 0 is `invalid_parameter`. A step is one evaluation, without vector-Jacobian
+    products of the score; one more evaluation denoises the result.
 
-    Its bias: too few steps end before the measurement has drawn the mean all the way, and long ones have too much
-    variance, a factor of up to `1/(1 - step_size/2)`; and where modes are far apart their weights are those of the
-    first levels, as Langevin steps do not move between them.
+    Its bias: with too few steps the mean has not converged to that of the posterior, and large steps have too much
+    variance, by a factor of up to `1/(1 - step_size/2)`; where modes are far apart their weights are those of the first
+    levels, as Langevin steps do not move between them.
+
+    - `num_levels`, `steps_per_level`: the number of noise levels, and of Langevin steps at each, static.
+    - `step_size`: the relative step size, positive and below 2; the first reference has .2, with more steps.
+    - `schedule`: the schedule of the levels, which are its times after the first.
+
+    **Reference:** Song, Ermon, Generative modeling by estimating gradients of the data distribution, 2019, Algorithm 1;
+    Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust compressed sensing MRI with deep generative priors, 2021.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .039 and .19 of its size, where exact draws have .015 and .013; 1.05 and 1.15 of its
     variance.
-
-    - `num_levels`, `steps_per_level`: static.
-    - `step_size`: positive and below 2; .2 in the first reference, where more steps are taken.
-    - `schedule`: of the levels, which are its times after the first.
-
-    **Reference:** Song, Ermon, Generative modeling by estimating gradients of the data distribution, 2019, Algorithm 1;
-    Jalal, Arvinte, Daras, Price, Dimakis, Tamir, Robust compressed sensing MRI with deep generative priors, 2021.
     """
 
     num_levels: IntLike = eqx.field(default=100, static=True)
@@ -70,12 +70,12 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
 
     @property
     def max_steps(self) -> int:
-        # A step is a level, and the last one denoises.
+        # A step of the loop is a whole level, and the last step denoises.
         return self.num_levels + 1
 
     def times(self, process: AbstractProcess) -> Array:
         levels = self.schedule.times(process, self.num_levels)[1:]
-        # The last level once more, for the step that denoises, which leads to time 0.
+        # The denoising step starts at the last level and ends at time 0.
         return jnp.append(jnp.append(levels, levels[-1]), jnp.zeros((), levels.dtype))
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
@@ -103,7 +103,7 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
 
 
 def _step(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, RESULTS]:
-    """One Langevin step at a level; or, at the last one, the denoised image, after which the level is over."""
+    """One Langevin step at a level; at the last level it returns the denoised image and stops."""
     problem, t, square, weight, length, last, key = args
     image = problem.score.denoiser(t, problem.process.marginal(t)[0] * u)
     gradient = (image - u) / square - weight * problem.slope(u)

@@ -1,4 +1,4 @@
-"""D-Flow: descent on the noise that an image is made from."""
+"""D-Flow, a method of `posterior_sample`: descent on the initial noise of an image."""
 
 from typing import Any, NamedTuple
 
@@ -20,12 +20,12 @@ from .._samplers._sampler import AbstractStepper, Options, check_not_negative
 from ._method import AbstractPosteriorMethod
 from ._problem import Problem, any_problem
 
-# Transformations of optax compare by identity.
+# One global instance, since transformations of optax compare by identity.
 _LBFGS = optax.scale_by_lbfgs()
-# A step that changes the objective by less, relatively, is the last.
+# The descent stops after a step with a smaller relative change of the objective.
 _RTOL = 1e-5
-# The line search of Armijo: at most so many lengths, each a share of the one before, until the objective falls by this
-# share of what its slope promises (Nocedal, Wright, Numerical optimization, 2006, algorithm 3.1).
+# The line search of Armijo: the largest number of tries, the ratio of successive lengths, and the share of the decrease
+# predicted by the slope that suffices (Nocedal, Wright, Numerical optimization, 2006, algorithm 3.1).
 _TRIES, _SHORTER, _DECREASE = 12, 0.5, 1e-4
 
 
@@ -41,10 +41,10 @@ class Point(eqx.Module):
 class Descent(NamedTuple):
     """The state of the descent.
 
-    - `direction`: of the next step.
-    - `memory`: that of L-BFGS.
-    - `key`: for a sampler that takes noise, the same in every step.
-    - `tries`: of all line searches.
+    - `direction`: the direction of the next step.
+    - `memory`: the state of L-BFGS.
+    - `key`: a key for samplers that draw noise, the same in every step.
+    - `tries`: the number of tries of all line searches.
     """
 
     point: Point
@@ -56,27 +56,29 @@ class Descent(NamedTuple):
 
 
 class DFlow(AbstractPosteriorMethod[Problem, Descent]):
-    """D-Flow: minimises `-log p(y | G(z)) + weight/2 ||z||^2` over the noise `z` that the ODE `G` makes an image of.
+    """D-Flow: minimise `-log p(y | G(z)) + weight/2 ||z||^2` over the noise `z` from which the ODE `G` makes an image.
 
-    By L-BFGS with a line search, from a standard normal `z`, and with the exact derivative of the steps that `G` takes.
-    (The paper begins with a mixture of noise and the latent of the measurement, and for its weight takes 0 or that of
-    `||z||`.) Any differentiable operator and any noise, any process. A noise level of 0 is `invalid_parameter`. With
-    `k` the evaluations of a decoding, each try of the line search, mostly one a step, is `k` evaluations and `k`
-    vector-Jacobian products; to begin is one try more. The memory is that of `k` evaluations.
+    It runs L-BFGS with a line search from a standard normal `z`, with the exact derivative of the discrete steps of
+    `G`. (The paper begins with a mixture of noise and the latent of the measurement, and its weight is 0 or that of
+    `||z||`.) It accepts any differentiable operator, any noise and any process. A noise level of 0 is
+    `invalid_parameter`. With `k` the evaluations of a decoding, each try of the line search, mostly one per step, costs
+    `k` evaluations and `k` vector-Jacobian products; the start costs one try more. The memory is that of `k`
+    evaluations.
 
-    Its bias: these are modes of `p(z | y)`, no samples: they differ only where there are several, and with `weight=0`
-    by where they began. For a Gaussian prior it is the posterior mean, without any spread.
-    `generative.sample_posterior` with a `ProbabilityFlowPrior` samples what this maximises.
+    Its bias: the results are modes of `p(z | y)` and not samples: they differ only if there are several modes, and with
+    `weight=0` by their starts. For a Gaussian prior the result is the posterior mean, without any spread.
+    `generative.sample_posterior` with a `ProbabilityFlowPrior` samples the density that this method maximises.
 
-    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior 1.01 and 1.00 of its size, where exact draws have .015 and .013; no variance.
-
-    - `num_steps`: of L-BFGS, at most; static.
-    - `sampler`: how `G` is solved: `DDIM()`, which for `FlowMatching()` is Euler's method, `Heun()` or `DPMSolver()`.
-    - `weight`: not negative; 1 is the maximum of the posterior density of `z`.
+    - `num_steps`: the largest number of L-BFGS steps, static.
+    - `sampler`: the solver of the ODE `G`: `DDIM()`, which for `FlowMatching()` is Euler's method, `Heun()` or
+        `DPMSolver()`.
+    - `weight`: the weight of the prior, not negative; 1 gives the maximum of the posterior density of `z`.
 
     **Reference:** Ben-Hamu, Puny, Gat, Karrer, Singer, Lipman, D-Flow: differentiating through flows for controlled
     generation, 2024, Algorithm 1.
+
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 1.01 and 1.00 of its size, where exact draws have .015 and .013; no variance.
     """
 
     num_steps: IntLike = eqx.field(default=20, static=True)
@@ -100,7 +102,7 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
     def init(self, problem: Problem, *, key: Key) -> Descent:
         latent_key, sampler_key = (jax.random.fold_in(key, i) for i in range(2))
         z = jax.random.normal(latent_key, problem.image.shape, problem.image.dtype)
-        # The first step goes nowhere, from a value that is above any: it evaluates the start.
+        # The first step has direction 0 and a value above any other, so that it only evaluates the start.
         nowhere, above = jnp.zeros_like(z), jnp.full((), jnp.finfo(z.dtype).max, z.dtype)
         point, zero = Point(z, above, nowhere, nowhere), jnp.zeros((), jnp.int32)
         return Descent(point, nowhere, _LBFGS.init(z), sampler_key, zero, zero - 1)
@@ -113,12 +115,12 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
         args = ((self, problem, sampler_key), point, direction)
         (new, found, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
-        # At a minimum nothing is found, at the price of all tries.
+        # At a minimum the line search fails, after all its tries.
         stops = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
         code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
         upwards: Any
         upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
-        # A step that has only become smaller may leave a memory that points nowhere: then the gradient is followed.
+        # A shortened step may make the direction of L-BFGS no descent direction; then use the gradient.
         descends = jnp.sum(upwards * new.gradient) > 0
         direction = -jnp.where(descends, upwards, new.gradient)
         return Descent(new, direction, memory, sampler_key, tries + tried, num_steps + 1), stops, code
@@ -151,6 +153,6 @@ def _objective(z: Array, args: PyTree) -> tuple[Array, Array]:
 def _image(z: Array, args: PyTree) -> Array:
     method, problem, key = args
     std = problem.process.prior_std
-    # The same noise every time, of a sampler that takes some.
+    # A sampler that draws noise gets the same key every time, so that the objective does not change.
     path = method.sampler.run(problem.score, std * z, key=key, options=Options(differentiate=Unrolled()))
     return jnp.where(path.result == RESULTS.successful, path.end, jnp.nan)

@@ -1,4 +1,4 @@
-"""Decoupled annealing posterior sampling."""
+"""Decoupled annealing posterior sampling (DAPS), a method of `posterior_sample`."""
 
 import equinox as eqx
 import jax
@@ -20,29 +20,30 @@ from ._problem import ratio
 
 
 class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
-    """DAPS: an image by the ODE, a draw towards the measurement, and noise of the next level on that draw.
+    """DAPS: compute an image by the ODE, draw around it given the measurement, and add noise of the next level.
 
     At each time: `x0h` by the probability-flow ODE from `x_t`; `x_0` from `N(x0h, r^2 I) p(y | x_0)`, `r = std/scale`;
-    then `x_s = scale_s x_0 + std_s n`, so that no state keeps the errors of those before it. Any differentiable
-    operator and any noise, by `Langevin()`; linear operators with Gaussian noise of any covariance by `Exact()`. A
-    noise level of 0 is `invalid_parameter`. A step is `ode_steps` evaluations, no vector-Jacobian products of the
-    score, and the draw.
+    then `x_s = scale_s x_0 + std_s n`, so that a state does not inherit the errors of earlier ones. It accepts any
+    differentiable operator and any noise, by `Langevin()`; linear operators with Gaussian noise of any covariance by
+    `Exact()`. A noise level of 0 is `invalid_parameter`. A step is `ode_steps` evaluations, no vector-Jacobian products
+    of the score, and the draw.
 
-    Its bias: the law of `x_0` given `x_t` is taken for a Gaussian of covariance `r^2 I`, wider than any true one, so
-    directions without measurements take much noise late, and the weights of modes are hardly those of the posterior.
-    `DAPS(100, ode_steps=1, schedule=UniformTime())` is "DAPS, exact inner" of the mixture test.
+    Its bias: it approximates the law of `x_0` given `x_t` by a Gaussian of covariance `r^2 I`, wider than any true one,
+    so directions without measurements receive much noise late, and the weights of modes are hardly those of the
+    posterior. `DAPS(100, ode_steps=1, schedule=UniformTime())` is "DAPS, exact inner" of the mixture test.
+
+    - `num_steps`: the number of steps, static.
+    - `ode_steps`: the number of steps of the ODE, static; with 1 the image is `E[x_0 | x_t]`.
+    - `inner`: the method of the draw: `Exact()` or `Langevin()`; by default the former where it is exact, and otherwise
+        the latter.
+    - `schedule`: the schedule of the noise levels.
+
+    **Reference:** Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving diffusion inverse problem solving with
+    decoupled noise annealing, 2024, Algorithm 1.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .28 and .51 of its size, where exact draws have .015 and .013; 1.39 and 1.99 of its
     variance.
-
-    - `num_steps`: static.
-    - `ode_steps`: static; 1 is `E[x_0 | x_t]`.
-    - `inner`: how the draw is made: `Exact()`, `Langevin()`; default: the former where it is exact, else the latter.
-    - `schedule`: of the levels.
-
-    **Reference:** Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving diffusion inverse problem solving with
-    decoupled noise annealing, 2024, Algorithm 1.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -67,7 +68,7 @@ class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
 
     def init(self, problem: DrawingProblem, *, key: Key) -> Array:
         del key
-        # The first state is noise alone: it is the noised state of no image.
+        # The first state is noise alone, that is the zero image with noise.
         return jnp.zeros(problem.image.shape, problem.image.dtype)
 
     def step(

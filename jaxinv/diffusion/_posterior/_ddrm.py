@@ -1,4 +1,4 @@
-"""Denoising diffusion restoration models."""
+"""Denoising diffusion restoration models (DDRM), a method of `posterior_sample`."""
 
 import math
 from typing import Any
@@ -26,10 +26,10 @@ MOST_ENTRIES = 4096
 
 
 class SpectralProblem(AbstractProblem):
-    """The problem by singular directions: `data = values * coefficients + std n`.
+    """The problem in the basis of singular directions: `data = values * coefficients + std n`.
 
-    - `directions`: orthonormal rows, as many as the matrix has rows or columns.
-    - `values`: the singular values, 0 below rounding.
+    - `directions`: orthonormal rows, whose number is the smaller dimension of the matrix.
+    - `values`: the singular values; those below rounding are 0.
     """
 
     score: AbstractScore
@@ -63,7 +63,7 @@ class SpectralProblem(AbstractProblem):
 
 
 class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
-    """DDRM: denoising steps, each singular direction of `A` on its own, in the coordinates `u = x / scale`.
+    """DDRM: denoising steps, separately in each singular direction of `A`, in the coordinates `u = x / scale`.
 
     Let `A = U S V^T`, `b = S^+ U^T y`, `s` the noise of `y`, `r = std / scale`; `p` and `v` the coefficients in a
     direction `V_i` of `E[x_0 | x_t]` and of `u_t`. The next `v`, at `r' < r`, is drawn from
@@ -72,24 +72,25 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
     - `N(p + sqrt(1 - eta^2) r' (b - p) / (s / S_i), eta^2 r'^2)` if `r' < s / S_i`;
     - `N((1 - eta_b) p + eta_b b, r'^2 - eta_b^2 s^2 / S_i^2)` otherwise;
 
-    at the end with `r' = 0`. Linear operators on images of up to 4096 entries: the matrix is formed and decomposed once
-    for a problem. Gaussian noise of any covariance, by whitening; photon noise by its approximation. A scalar std may
-    be 0: then `A x = y` at the end with `eta_b = 1`, and `S` within rounding of 0 counts as 0. One evaluation a step
-    and one at the end, no vector-Jacobian products.
+    and at the end `r' = 0`. It accepts linear operators on images of up to 4096 entries, and forms and decomposes the
+    matrix once for a problem. The noise is Gaussian with any covariance, by whitening, or photon noise, by its
+    approximation. A scalar std may be 0: then `A x = y` at the end with `eta_b = 1`, and `S` within rounding of 0
+    counts as 0. It costs one evaluation per step and one at the end, and no vector-Jacobian products.
 
-    Bias: measurements enter direction by direction: what one says of another (by the covariance of `x_0` given `x_t`)
-    is left to later denoising. The last step adds no noise, and `eta < 1` lessens the variance, so samples vary little.
+    Its bias: it uses measurements direction by direction, and leaves the information of one about another (by the
+    covariance of `x_0` given `x_t`) to later denoising. The last step adds no noise, and `eta < 1` reduces the
+    variance, so samples vary little.
+
+    - `num_steps`: the number of steps, static.
+    - `eta`: the share of fresh noise, between 0 and 1.
+    - `eta_b`: the weight of the measurement, between 0 and 1, in directions in which it has less noise than the state.
+    - `schedule`: the times of the steps.
+
+    **Reference:** Kawar, Elad, Ermon, Song, Denoising diffusion restoration models, 2022, equations 7 and 8.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .46 and .90 of its size, where exact draws have .015 and .013; .40 and 1.23 of its
     variance.
-
-    - `num_steps`: static.
-    - `eta`: between 0 and 1, the share of the noise that is fresh.
-    - `eta_b`: between 0 and 1, the share of the measurement in directions that it knows better than the state.
-    - `schedule`: when it steps.
-
-    **Reference:** Kawar, Elad, Ermon, Song, Denoising diffusion restoration models, 2022, equations 7 and 8.
     """
 
     num_steps: IntLike = eqx.field(default=20, static=True)
@@ -132,7 +133,7 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
     def init(self, problem: SpectralProblem, *, key: Key) -> Array:
         nothing = jnp.zeros(problem.image.shape, problem.image.dtype)
         first = ratio(problem.process, self.times(problem.process)[0])
-        # The law of the paper at the first time, equation 7, is its step from nothing with all noise fresh.
+        # The initial law of the paper, equation 7, is its step from the zero image with fresh noise only.
         one = jnp.ones((), first.dtype)
         return problem.transition(nothing, nothing, first, first, one, one, key=key)
 
@@ -147,14 +148,14 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
 
 
 def scalar_std(noise: AbstractNoise) -> Array | None:
-    """The standard deviation, where it is one number: it is not divided by, and may be 0."""
+    """The standard deviation if it is one number, or `None`; nothing divides by it, so it may be 0."""
     if isinstance(noise, Gaussian) and isinstance(noise.std, jax.Array) and noise.std.ndim == 0:
         return noise.std
     return None
 
 
 def check_size(domain: Any) -> None:
-    """Raise for images of which a matrix is too much."""
+    """Raise for images that are too large for a matrix."""
     if math.prod(domain.shape) > MOST_ENTRIES:
         raise ValueError(
             f"`DDRM` decomposes the matrix of the operator, for images of at most {MOST_ENTRIES} entries; got shape "

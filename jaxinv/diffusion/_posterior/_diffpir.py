@@ -1,4 +1,4 @@
-"""Denoising diffusion models for plug-and-play image restoration."""
+"""Denoising diffusion models for plug-and-play image restoration (DiffPIR), a method of `posterior_sample`."""
 
 from typing import Any
 
@@ -23,29 +23,30 @@ from ._problem import LinearProblem, linear_problem, ratio
 class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
     """DiffPIR: `x = argmin ||S^{-1/2} (y - A x)||^2 + weight / r^2 ||x - E[x_0 | x_t]||^2`, and noise again.
 
-    With `r = std / scale` and `S` the covariance of the noise; then
+    Here `r = std / scale` and `S` is the covariance of the noise; then
     `x_s = scale_s x + std_s (sqrt(1 - zeta) (x_t - scale x) / std + sqrt(zeta) z)`, `z` standard normal, and at the end
-    `x`. Linear operators and Gaussian noise of any covariance, by conjugate gradients with the operator alone; photon
-    noise by its approximation (`noise.linearise`). One evaluation a step and one at the end, no vector-Jacobian
-    products. It divides by the noise: for std 0 see `Replacement` and `DDRM`.
+    `x`. It accepts linear operators and Gaussian noise of any covariance, by conjugate gradients with the operator
+    alone; photon noise by its approximation (`noise.linearise`). It costs one evaluation per step and one at the end,
+    and no vector-Jacobian products. It divides by the noise: for std 0 use `Replacement` or `DDRM`.
 
-    Bias: `x` is a mode given `x_t`, whose uncertainty is never drawn, and with `weight` 1 it takes the covariance of
-    `x_0` given `x_t` for `r^2 I`: samples vary too little. A larger weight trusts the measurement less than its noise
-    says; a small `zeta` keeps the noise of the start, as `DDIM` does. On a Gaussian prior with its exact score the
-    defaults have the mean right within .15 of a standard deviation, and half of the variance.
+    Its bias: `x` is a mode given `x_t`, whose uncertainty is not sampled, and with `weight` 1 the covariance of `x_0`
+    given `x_t` is approximated by `r^2 I`: samples vary too little. A larger weight trusts the measurement less than
+    its noise justifies; a small `zeta` keeps the initial noise, as `DDIM` does.
 
-    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior .36 and .36 of its size, where exact draws have .015 and .013; .41 and .55 of its
-    variance.
-
-    - `num_steps`: static.
-    - `weight`: positive, the paper's lambda, which it tunes for each task, as `zeta`.
-    - `zeta`: between 0 and 1, the share of the variance that is fresh; 1 forgets the noise that was.
-    - `schedule`: when it steps.
-    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `num_steps`: the number of steps, static.
+    - `weight`: the weight of the prior, positive, the paper's lambda; the paper tunes it and `zeta` for each task.
+    - `zeta`: the share of the variance that is fresh, between 0 and 1; 1 discards the previous noise.
+    - `schedule`: the times of the steps.
+    - `solver_steps`, `rtol`: the largest number of steps of conjugate gradients, static, and the relative residual at
+        which they stop.
 
     **Reference:** Zhu, Zhang, Liang, Cao, Wen, Timofte, Van Gool, Denoising diffusion models for plug-and-play image
     restoration, 2023, Algorithm 1.
+
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior .36 and .36 of its size, where exact draws have .015 and .013; .41 and .55 of its
+    variance. On a Gaussian prior with its exact score the defaults have the mean right within .15 of a standard
+    deviation, and half of the variance.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -79,7 +80,7 @@ class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
     ) -> tuple[Array, Array, RESULTS]:
         (scale, std), (scale_next, std_next) = problem.process.marginal(t), target(problem.process, t_next)
         denoised, _ = problem.score.predict(t, x)
-        # From the image: so conjugate gradients stay in the range of A^*, and what is not measured is left as it is.
+        # Start from the image, so that conjugate gradients stay in the range of A^* and keep unmeasured parts.
         solved = conjugate_gradients(
             _product,
             problem.operator.adjoint(problem.residual(denoised)),

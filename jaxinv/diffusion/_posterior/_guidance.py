@@ -1,4 +1,4 @@
-"""Guidances, which move a sample towards the measurement, and twists, which weigh particles for `TDS`."""
+"""Guidances, which move a sample towards the measurement, and twists, which weight the particles of `TDS`."""
 
 import abc
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -23,7 +23,7 @@ class Guided(NamedTuple):
     """The state of a guided sample.
 
     - `x`: the image with its noise.
-    - `num_vjps`: the vector-Jacobian products taken so far.
+    - `num_vjps`: the number of vector-Jacobian products so far.
     """
 
     x: Array
@@ -31,10 +31,10 @@ class Guided(NamedTuple):
 
 
 class AbstractTwistView(eqx.Module):
-    """What a twist finds at the state of one particle.
+    """The evaluation of a twist at the state of one particle.
 
     - `log_twist`: the logarithm of the approximation of `p(y | x_t)`.
-    - `num_vjps`: the vector-Jacobian products taken.
+    - `num_vjps`: the number of vector-Jacobian products of the evaluation.
     """
 
     log_twist: eqx.AbstractVar[Array]
@@ -42,11 +42,16 @@ class AbstractTwistView(eqx.Module):
 
 
 class AbstractTwist(eqx.Module, Generic[Problem, View]):
-    """An approximation of `p(y | x_t)` by which `TDS` weighs its particles."""
+    """An approximation of `p(y | x_t)`, from which `TDS` computes the weights of its particles."""
 
     @abc.abstractmethod
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
-        """The problem as the twist sees it, and its code; arguments and errors are those of a posterior method."""
+        """Prepare the problem for this twist.
+
+        **Arguments, Raises:** as for `AbstractPosteriorMethod.prepare`.
+
+        **Returns:** the problem, and its code.
+        """
 
     @abc.abstractmethod
     def evaluate(self, problem: Problem, t: Array, t_next: Array, x: Array, *, key: Key) -> View:
@@ -54,49 +59,52 @@ class AbstractTwist(eqx.Module, Generic[Problem, View]):
 
         **Arguments:**
 
-        - `problem`: as `prepare` made it.
+        - `problem`: the problem that `prepare` returned.
         - `t`, `t_next`: the time of the state, and that of the next one.
         - `x`: the state.
-        - `key`: for a twist that draws an image for the proposal.
+        - `key`: a key for a twist that draws an image for the proposal.
 
-        **Returns:** a pytree of arrays and nothing else, which can be copied with its particle: the logarithm of the
-        twist, and whatever the proposal uses of what was found.
+        **Returns:** a pytree of arrays only, which can be copied with its particle: the logarithm of the twist, and the
+        results that the proposal uses.
         """
 
 
 class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
-    """A method that approximates `p(y | x_t)` and takes the transition given `y` that follows from it.
+    """A method that approximates `p(y | x_t)` and uses the transition given `y` that follows from it.
 
-    It samples by itself, with `step`, and proposes the moves of the particles of `TDS`, with `propose`.
+    It is a sampler, with `step`, and the proposal of the particles of `TDS`, with `propose`.
 
-    - `schedule`: when it steps.
+    - `schedule`: the times of the steps.
     """
 
     schedule: eqx.AbstractVar[AbstractSchedule]
 
     @abc.abstractmethod
     def twist(self) -> AbstractTwist:
-        """The twist that `TDS` weighs the moves of this guidance by, unless it is given another one."""
+        """The default twist of `TDS` for the moves of this guidance.
+
+        **Returns:** a twist, with the options of this guidance.
+        """
 
     @abc.abstractmethod
     def propose(
         self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: Any, *, key: Key
     ) -> tuple[Array, Array]:
-        """A move of a particle.
+        """Move a particle.
 
         **Arguments:**
 
         - `process`: the noising process.
-        - `t`, `t_next`, `x`: those that the twist was evaluated at.
-        - `view`: what the twist has found there.
-        - `key`: for this move alone.
+        - `t`, `t_next`, `x`: the times and the state at which the twist was evaluated.
+        - `view`: the evaluation of the twist there.
+        - `key`: a key for this move alone.
 
-        **Returns:** the state at `t_next`, and the logarithm of its density under the transition of the prior over that
-        under this one. At `t_next = 0` it is the image that is made of the last state, and the logarithm is 0.
+        **Returns:** the state at `t_next`, and the logarithm of the ratio of its density under the transition of the
+        prior to that under this one. At `t_next = 0` the state is the final image, and the logarithm is 0.
         """
 
     def times(self, process: AbstractProcess) -> Array:
-        # The last step leads to the image itself, at time 0.
+        # The last step ends at time 0, with the image itself.
         return self.schedule.times(process, self.num_steps).at[-1].set(0)
 
     def init(self, problem: Problem, *, key: Key) -> Guided:
@@ -110,10 +118,10 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
 
 
 class ShiftView(AbstractTwistView):
-    """A twist with the image that it asks for.
+    """The evaluation of a twist with the shift of the image that follows from it.
 
     - `image`, `noise`: the predictions of the score.
-    - `shift`: that of the image, `std^2 / scale` times the gradient of `log_twist`.
+    - `shift`: the shift of the image, `std^2 / scale` times the gradient of `log_twist`.
     """
 
     image: Array

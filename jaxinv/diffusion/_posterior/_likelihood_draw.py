@@ -29,36 +29,39 @@ from ._problem import (
 
 
 class AbstractLikelihoodDraw(eqx.Module, Generic[Problem]):
-    """How a draw from `N(x; centre, variance I) p(y | x)` is made."""
+    """A method to draw from `N(x; centre, variance I) p(y | x)`."""
 
     @abc.abstractmethod
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[Problem, RESULTS]:
-        """The problem as the draw sees it, and its code.
+        """Prepare the problem for these draws.
 
-        **Arguments:** those of `prepare` of a posterior method, and `name`, that of the method for error messages.
+        **Arguments:** as for `AbstractPosteriorMethod.prepare`, with `name`, the name of the method for error messages.
+
+        **Returns:** the problem, and its code.
         """
 
     @abc.abstractmethod
     def draw(self, problem: Problem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
-        """One draw.
+        """Draw one image.
 
         **Arguments:**
 
-        - `problem`: as `prepare` made it.
-        - `centre`, `variance`: the image and the scalar of the Gaussian.
-        - `key`: for this draw alone.
+        - `problem`: the problem that `prepare` returned.
+        - `centre`, `variance`: the mean image of the Gaussian, and its scalar variance.
+        - `key`: a key for this draw alone.
 
-        **Returns:** the draw, and its code. A draw that fails is anything finite.
+        **Returns:** the draw, and its code. With a code of failure the draw may be any finite image.
         """
 
 
 class Exact(AbstractLikelihoodDraw[LinearProblem]):
     """Perturbation and conjugate gradients: `x' + v A^T (v A A^T + S)^{-1} (y + n - A x')`, `x' ~ N(centre, v I)`.
 
-    Here `n ~ N(0, S)` and `v` is the variance. Linear operators and Gaussian noise of any covariance `S`; photon noise
-    by its approximation (`noise.linearise`).
+    Here `n ~ N(0, S)` and `v` is the variance. It accepts linear operators and Gaussian noise of any covariance `S`;
+    photon noise by its approximation (`noise.linearise`).
 
-    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `solver_steps`, `rtol`: the largest number of steps of conjugate gradients, static, and the relative residual at
+        which they stop.
 
     **Reference:** Papandreou, Yuille, Gaussian sampling by local perturbations, 2010.
     """
@@ -87,15 +90,16 @@ class Exact(AbstractLikelihoodDraw[LinearProblem]):
 
 
 class Langevin(AbstractLikelihoodDraw[CurvedProblem]):
-    """Langevin steps from the centre: any differentiable operator, any noise.
+    """Langevin steps from the centre, for any differentiable operator and any noise.
 
     `x - h grad(-log p(y | x) + ||x - centre||^2 / (2 v)) + sqrt(2 h) z` with `h = step_size / (1/v + L)`; `v` is the
     variance and `L` the curvature of the negative log-likelihood at the centre, `||S^{-1/2} A'||^2` by a power
-    iteration. Its bias: the variance is too large by a factor of up to `1/(1 - step_size/2)` where it is reached, and
-    too small in directions of which the measurement says little, in which it takes some `(1 + L v) / step_size` steps.
+    iteration. Its bias: where the chain has converged, the variance is too large by a factor of up to
+    `1/(1 - step_size/2)`; in directions with little information in the measurement, which need about
+    `(1 + L v) / step_size` steps, it is too small.
 
-    - `num_steps`: static; a gradient of the likelihood each.
-    - `step_size`: positive and below 2.
+    - `num_steps`: the number of steps, static; each computes a gradient of the likelihood.
+    - `step_size`: the relative step size, positive and below 2; a smaller one has less bias and needs more steps.
 
     **Reference:** Zhang, Chu, Berner, Meng, Anandkumar, Song, Improving diffusion inverse problem solving with
     decoupled noise annealing, 2024, section 3.2.
@@ -129,7 +133,7 @@ def _langevin_step(index: Array, x: Array, args: PyTree) -> tuple[Array, Array, 
 
 
 class DrawingProblem(AbstractProblem):
-    """A problem, and how a draw is made in it."""
+    """A problem, with the method to draw in it."""
 
     score: AbstractScore
     problem: AbstractProblem
@@ -144,14 +148,14 @@ class DrawingProblem(AbstractProblem):
 def drawing_problem(
     inner: AbstractLikelihoodDraw | None, likelihood: Likelihood, score: AbstractScore, y: State, name: str
 ) -> tuple[DrawingProblem, RESULTS]:
-    """The problem of the method called `name`, whose draws are made by `choose(inner, likelihood)`."""
+    """The problem of the method called `name`, which draws by `choose(inner, likelihood)`."""
     inner = choose(inner, likelihood)
     problem, code = inner.prepare(likelihood, score, y, name)
     return DrawingProblem(score=score, problem=problem, inner=inner, image=problem.image), code
 
 
 def choose(inner: AbstractLikelihoodDraw | None, likelihood: Likelihood) -> AbstractLikelihoodDraw:
-    """`inner`; or where it is `None` the exact draw if there is one, else Langevin steps."""
+    """`inner`; if it is `None`, the exact draw where there is one, and otherwise Langevin steps."""
     if inner is not None:
         return inner
     linear = isinstance(likelihood.operator, AbstractLinearOperator)
@@ -159,6 +163,6 @@ def choose(inner: AbstractLikelihoodDraw | None, likelihood: Likelihood) -> Abst
 
 
 def check_inner(inner: Any) -> None:
-    """Raise unless this is a way to draw, or `None`."""
+    """Raise unless `inner` is an `AbstractLikelihoodDraw` or `None`."""
     if not (inner is None or isinstance(inner, AbstractLikelihoodDraw)):
         raise ValueError(f"`inner` must be `Exact()` or `Langevin()` of `jaxinv.diffusion`; got {inner!r}.")

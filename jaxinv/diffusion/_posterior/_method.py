@@ -1,4 +1,4 @@
-"""The interface of the methods of `posterior_sample`, and the driver that runs one of them."""
+"""The abstract class of the methods of `posterior_sample`, and the driver that runs one of them."""
 
 import abc
 from typing import Any, TypeVar
@@ -66,27 +66,27 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
 
     @property
     def max_steps(self) -> int:
-        """How many times `step` is called: `num_steps`, or one more for a method whose last call denoises."""
+        """The number of calls of `step`: `num_steps`, or one more for a method whose last call denoises."""
         return self.num_steps
 
     @property
     def evaluations_per_step(self) -> int:
-        """How many times a step evaluates the score."""
+        """The number of evaluations of the score in a step."""
         return 1
 
     @property
     def vjps_per_step(self) -> int:
-        """How many vector-Jacobian products of the score a step takes."""
+        """The number of vector-Jacobian products of the score in a step."""
         return 0
 
     @property
     def num_particles(self) -> int | None:
-        """The number of samples that one run gives, or `None` for a method that is run once for each sample."""
+        """The number of samples of one run, or `None` for a method that runs once for each sample."""
         return None
 
     @abc.abstractmethod
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: Measurement) -> tuple[Problem, RESULTS]:
-        """The problem as this method sees it, and whether it can be solved.
+        """Prepare the problem for this method.
 
         **Arguments:**
 
@@ -94,16 +94,16 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         - `score`: the score with its process, both in the dtype of the image.
         - `y`: one measurement.
 
-        **Returns:** the problem, and `RESULTS.successful` or the reason why it cannot be solved.
+        **Returns:** the problem, and `RESULTS.successful` or the code of the reason why it cannot be solved.
 
-        **Raises:** `ValueError` for an operator or a noise that this method cannot take; the message names methods that
-        can.
+        **Raises:** `ValueError` for an operator or a noise that this method does not support; the message names methods
+        that do.
         """
 
     def times(self, process: AbstractProcess) -> Array | None:
         """The times between which the method steps, `(max_steps + 1,)` and decreasing; the last may be 0, the data.
 
-        By default `None`: `step` then gets the number of the step in place of two times.
+        The default is `None`: `step` then receives the number of the step in place of two times.
         """
         del process
 
@@ -113,8 +113,8 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
 
         **Arguments:**
 
-        - `problem`: as `prepare` made it.
-        - `key`: for the noise that sampling starts from.
+        - `problem`: the problem that `prepare` returned.
+        - `key`: a key for the initial noise.
 
         **Returns:** a pytree of arrays; an image for most methods.
         """
@@ -127,34 +127,34 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
 
         **Arguments:**
 
-        - `problem`: as `prepare` made it.
-        - `state`: as `init` or the step before made it.
+        - `problem`: the problem that `prepare` returned.
+        - `state`: the state of `init` or of the previous step.
         - `t`, `t_next`: two neighbours among `times`. A step to time 0, the data, returns an image without noise.
-        - `key`: for this step alone.
+        - `key`: a key for this step alone.
 
-        **Returns:** the next state, whether to stop, and the code of that: `diffusion.extend.advance(new, old)` makes
-        these three. A state that is not finite needs no code: the sample keeps the state before and gets
+        **Returns:** the next state, whether to stop, and the code if so: `diffusion.extend.advance(new, old)` makes
+        these three. A state that is not finite needs no code: the sample keeps the previous state and gets
         `RESULTS.nonfinite`.
         """
 
     def finish(self, problem: Problem, state: State, *, key: Key) -> tuple[Array, dict[str, Any]]:
-        """The sample that is made of the last state, by default the state itself.
+        """The sample from the last state, by default the state itself.
 
         **Arguments:**
 
-        - `problem`: as `prepare` made it.
-        - `state`: the last finite one.
-        - `key`: for a method that draws at the end.
+        - `problem`: the problem that `prepare` returned.
+        - `state`: the last finite state.
+        - `key`: a key for a method that draws at the end.
 
-        **Returns:** the image, or `(num_particles, *shape)`; and statistics, which replace those that are counted here
-        where they have the same name: `num_steps`, `network_evaluations` and `vjps`.
+        **Returns:** the image, or `(num_particles, *shape)`; and statistics, which replace the default ones of the same
+        name: `num_steps`, `network_evaluations` and `vjps`.
         """
         del problem, key
         return state, {}  # pyright: ignore[reportReturnType]
 
 
 def first_failure(code: RESULTS, *others: RESULTS) -> RESULTS:
-    """The first of these codes that is not `successful`, if there is one."""
+    """The first of these codes that is not `successful`, or `successful`."""
     for other in others:
         code = RESULTS.where(code == RESULTS.successful, other, code)
     return code
@@ -169,7 +169,7 @@ def run_method(
     key: Key,
     progress: diffrax.AbstractProgressMeter | None,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
-    """One run of a method: a sample, or a cloud of them, its code and its statistics."""
+    """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
     init_key, step_key, finish_key = (jax.random.fold_in(key, i) for i in range(3))
     state, taken, code = run(
         method,

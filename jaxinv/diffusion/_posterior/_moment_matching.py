@@ -1,4 +1,4 @@
-"""Sampling by Gaussian transitions of the right mean and covariance."""
+"""Moment matching, a guidance for `posterior_sample` and `TDS` whose transitions are exact for Gaussian priors."""
 
 from typing import Any
 
@@ -30,21 +30,32 @@ _STEPS = 8
 
 
 class MomentMatching(AbstractGuidance[LinearProblem]):
-    """Draws `x_0` from `N(E[x_0 | x_t, y], Cov[x_0 | x_t, y])`, then `x_s` from `p(x_s | x_t, x_0)`.
+    """Draw `x_0` from `N(E[x_0 | x_t, y], Cov[x_0 | x_t, y])`, then `x_s` from `p(x_s | x_t, x_0)`.
 
-    The mean is that of `TMPD`; the covariance `C - C A^T (A C A^T + S)^{-1} A C` enters the transition too, which all
-    other methods here leave out. So for a Gaussian prior every step is exact, and 50 steps do where others lack a tenth
-    of the variance at 100. Linear operators and Gaussian noise of any covariance `S`; photon noise by its approximation
-    (`noise.linearise`). A step is one evaluation, and a vector-Jacobian product for each step of the solver and of
-    the Lanczos process for `C^{1/2} z`.
+    The mean is that of `TMPD`; the transition also has the covariance `C - C A^T (A C A^T + S)^{-1} A C`, which all
+    other methods here omit. So for a Gaussian prior every step is exact, and 50 steps suffice where others lack a tenth
+    of the variance at 100. It accepts linear operators and Gaussian noise of any covariance `S`; photon noise by its
+    approximation (`noise.linearise`). A step is one evaluation, and a vector-Jacobian product for each step of the
+    solver and of the Lanczos process for `C^{1/2} z`.
+
+    Its twist is that of `TMPD`, with weights that are constant for a Gaussian prior: the length of the steps costs no
+    weight for any number of measurements. This costs a vector-Jacobian product for each measurement and each of up to 9
+    steps of a solver.
+
+    - `num_steps`: the number of steps, static.
+    - `schedule`: the times of the steps.
+    - `solver_steps`, `rtol`: the largest number of steps of the solver, static, and its relative residual, as for
+        `TMPD`. The memory is two images for each step of the solver, for each sample.
+    - `root_steps`: the number of steps of the Lanczos process, static; the root is exact if `C` has at most that many
+        different eigenvalues.
+
+    **Reference:** none that we know of; the mean is that of Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz,
+    Tweedie moment projected diffusions for inverse problems, 2024. The draw is that of Papandreou, Yuille, Gaussian
+    sampling by local perturbations, 2010.
 
     Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): alone it puts 30 % of the
     mass in the wrong mode with one measurement, 3 % with four, with the variance within modes right to 2 %; within
     `TDS` none beyond the sampling error in 8 and 80 dimensions.
-
-    As a twist it is that of `TMPD`, with weights that are constant for a Gaussian prior: no weight is lost to the
-    length of the steps, however many measurements there are. This costs a vector-Jacobian product for each measurement
-    and each of up to 9 steps of a solver.
 
     Where 100 measurements of 200 dimensions leave one mode (benchmarks, posterior many): the error of the mean of 1000
     samples 1.03 times that of exact draws, covariances within .6 %, for 9 vector-Jacobian products a step. Ten
@@ -53,15 +64,6 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .017 and .015 of its size, where exact draws have .015 and .013; 1.00 and 1.00 of its
     variance.
-
-    - `num_steps`: static.
-    - `schedule`: when it steps.
-    - `solver_steps`, `rtol`: as of `TMPD`. The memory is two images for each step, of each sample.
-    - `root_steps`: of the Lanczos process, static: exact if `C` has so many different eigenvalues.
-
-    **Reference:** none that we know of; the mean is that of Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz,
-    Tweedie moment projected diffusions for inverse problems, 2024. The draw is that of Papandreou, Yuille, Gaussian
-    sampling by local perturbations, 2010.
     """
 
     num_steps: IntLike = eqx.field(default=50, static=True)
@@ -83,7 +85,7 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
         x = state.x
         prior_key, noise_key, move_key = (jax.random.fold_in(key, i) for i in range(3))
         at = moments(problem.score, t, x)
-        # A draw from N(E[x_0 | x_t], C), moved by the gain times what it leaves of the measurement and its noise.
+        # A draw from N(E[x_0 | x_t], C), shifted by the gain times its residual minus a draw of the noise.
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         root, root_vjps, root_code = root_product(at, z, self.root_steps)
         draw = at.image + root
@@ -102,7 +104,7 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     ) -> tuple[Array, Array]:
         moved, z = bridge(process, t, t_next, x, view.draw, key=key)
         gap, after = _gap(process, t, t_next)
-        # How far x_s is from where it is expected without a measurement, and the innovation there.
+        # The deviation of x_s from its expectation without a measurement, and the innovation there.
         deviation = (gap * (view.draw - view.image) + z) / after**2
         change = jnp.tensordot(view.ahead.products, deviation, axes=x.ndim, precision=HIGHEST)
         ahead = eqx.tree_at(lambda a: a.residual, view.ahead, view.ahead.residual - change)
@@ -124,9 +126,9 @@ class BridgedView(AbstractTwistView):
 
 
 class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
-    """The twist of `TMPD`, with the same twist at the next state: the one that `MomentMatching` proposes for.
+    """The twist of `TMPD`, with the same twist at the next state, for the proposals of `MomentMatching`.
 
-    - `root_steps`: of the Lanczos process for the draw, static.
+    - `root_steps`: the number of steps of the Lanczos process for the draw, static.
     """
 
     root_steps: int = eqx.field(static=True)
@@ -148,7 +150,7 @@ class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
         draw = draw + innovation.gain_product(problem.residual(draw) - noise)
         ahead = innovation_from(problem, residual, wait_for(given, root))
         log_density = innovation.log_density()
-        # A particle has no code of its own: what is not finite is seen by the loop.
+        # A particle has no code; a NaN makes the loop report `nonfinite`.
         log_twist = jnp.where(code == RESULTS.successful, log_density - problem.constant, jnp.nan)
         return BridgedView(
             draw=draw,
@@ -165,20 +167,20 @@ def bridge(
 ) -> tuple[Array, Array]:
     """A draw of `x_s` from `p(x_s | x_t, x_0)` with `x_0` the image, and its random part in units of `scale_s`.
 
-    At time 0 it is the image.
+    At time 0 the draw is the image.
     """
     (scale, _), (scale_next, _) = process.marginal(t), target(process, t_next)
     gap, after = _gap(process, t, t_next)
-    # In the coordinates x / scale the process only adds noise, and x_s given x_t and x_0 is on the line between them.
+    # In the coordinates x / scale the process only adds noise, and the mean of x_s is on the line from x_t to x_0.
     z = after * jnp.sqrt(gap) * jax.random.normal(key, x.shape, x.dtype)
     moved = scale_next * (x / scale + gap * image - gap * (x / scale) + z)
     return jnp.where(is_data(t_next), image, moved), z
 
 
 def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Array]:
-    """The share of the variance of `x_t / scale` that a step takes away, and the noise `std/scale` after it.
+    """The share of the variance of `x_t / scale` that a step removes, and the noise `std/scale` after it.
 
-    A step to time 0 has the share 0 and the noise before it, so that nothing is divided by 0.
+    A step to time 0 has the share 0 and the noise before it, which avoids a division by 0.
     """
     before = ratio(process, t)
     after = ratio(process, jnp.where(is_data(t_next), t, t_next))
@@ -186,10 +188,10 @@ def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Arra
 
 
 def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array, Array, Array]:
-    """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, and how many products with `C` they took.
+    """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, and the number of products with `C`.
 
-    `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it,
-    and their first step, in the same loop, is the product that they start from.
+    `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it;
+    the first step of their loop computes the product from which they start.
     """
 
     def solve(row: Array) -> tuple[Array, Array, Array]:

@@ -1,4 +1,4 @@
-"""Mean and covariance of an image given its noised state, and what a measurement adds to them."""
+"""Mean and covariance of an image given its noised state, and the innovation of a measurement, for the guidances."""
 
 from typing import Any
 
@@ -47,13 +47,13 @@ def gain_product(
 ) -> tuple[Array, Array, RESULTS]:
     """`C B* (B C B* + I)^{-1} r` by the Lanczos process.
 
-    With a positive `C` it equals as many steps of conjugate gradients in exact arithmetic, and like them it stops where
-    the residual of the system is `rtol` of `r`. The derivative of a network has negative eigenvalues, large ones where
-    the noise is large, at which conjugate gradients break down; here a direction in which `C` is negative has no part
-    in the result.
+    With a positive `C` it equals the same number of steps of conjugate gradients in exact arithmetic, and like them it
+    stops when the residual of the system is `rtol` of `r`. The derivative of a network has negative eigenvalues, large
+    ones at large noise, at which conjugate gradients break down; here a direction in which `C` is negative does not
+    contribute to the result.
 
-    **Returns:** an image; the number of steps, each of which is one product with `C`; and the code, which is not that
-    of success where a product or the operator is not finite. To use up the steps is no failure.
+    **Returns:** an image; the number of steps, each of which is one product with `C`; and the code, which is not
+    successful if a product or the operator is not finite. Exhausting the steps is no failure.
     """
     flat, unravel = flatten(residual)
     empty = jnp.zeros((num_steps, at.image.size), flat.dtype)
@@ -64,7 +64,7 @@ def gain_product(
         image = at.covariance_product(problem.operator.adjoint(unravel(krylov.vector)))
         product, _ = flatten(problem.operator(image))
         krylov, exhausted = krylov.extend(index, product)
-        # A pivot of the tridiagonal `B C B* + I`, by chance 0 if `C` is not positive, and the norm of the residual.
+        # A pivot of the tridiagonal `B C B* + I`, which may be 0 if `C` is not positive, and the norm of the residual.
         diagonal, beside = krylov.diagonal[index], krylov.beside[index]
         pivot = 1 + diagonal - before
         pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).eps, pivot)
@@ -86,8 +86,8 @@ def gain_product(
 def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array, RESULTS]:
     """`C^{1/2} z` by at most `num_steps` steps of the Lanczos process.
 
-    It is exact if `C` has at most that many different eigenvalues. Negative ones, which the derivative of a network
-    has, count as zero.
+    It is exact if `C` has at most that many different eigenvalues. Negative ones, as the derivative of a network has,
+    count as zero.
 
     **Returns:** an image; the number of steps, each of which is one product with `C`; and the code.
 
@@ -106,12 +106,12 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array, R
 
 
 class Innovation(eqx.Module):
-    """What a few measurements add to a mean and a covariance of the image: `b ~ N(B x, B C B^T + I)`.
+    """The innovation of a few measurements at a mean and a covariance of the image: `b ~ N(B x, B C B^T + I)`.
 
     - `residual`: `b - B x`, `(m,)`.
     - `products`: `C B^T`, a row for each measurement, `(m, *shape)`.
     - `vectors`, `precisions`: the eigenvectors of `B C B^T + I`, and the inverses of its eigenvalues; 0 for a direction
-        in which `C` is negative, of which nothing is known.
+        in which `C` is negative, which is then ignored.
     """
 
     residual: Array
@@ -144,8 +144,8 @@ def innovation_at(problem: DenseProblem, at: Moments) -> Innovation:
 def innovation_from(problem: DenseProblem, residual: Array, products: Array) -> Innovation:
     """The innovation for known products `C B^T`."""
     gram = jnp.matmul(products.reshape(len(products), -1), problem.matrix.T, precision=HIGHEST)
-    # The derivative of a network is not symmetric, and has negative eigenvalues, large ones where the noise is; that of
-    # an exact denoiser has neither, up to rounding.
+    # The derivative of a network is not symmetric, and has negative eigenvalues, large ones at large noise; that of an
+    # exact denoiser is symmetric and positive, up to rounding.
     values, vectors = jnp.linalg.eigh(0.5 * (gram + gram.T))
     precisions = jnp.where(values > -0.5, 1 / (1 + jnp.maximum(values, 0)), 0)
     return Innovation(residual, products, vectors, precisions)

@@ -1,4 +1,4 @@
-"""The guided ODE along optimal-transport paths."""
+"""The guided ODE along optimal-transport paths (OT-ODE), a method of `posterior_sample`."""
 
 import equinox as eqx
 import jax
@@ -27,26 +27,26 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
 
     The score in the velocity `f x - 1/2 g^2 score` becomes `score + gamma grad log N(y; A x0h, r^2 A A^T + s^2)` with
     `x0h = E[x_0 | x_t]` and `r^2 = std^2 / (scale^2 + std^2)`. It begins where the noise has the share `start`, at
-    `scale x + std n`, with `x = A^T (A A^T + s^2)^{-1} y`, an image of the measurement (where the paper takes `y`). For
-    `FlowMatching()` this is the paper's method; any other process is that path after division by `scale + std`, and is
-    followed in the same steps. Linear operators, Gaussian noise of any covariance; photon noise by its approximation
-    (`noise.linearise`). A noise level of 0 is `invalid_parameter`. One evaluation and one vector-Jacobian product a
-    step, and conjugate gradients with the operator alone.
+    `scale x + std n`, with `x = A^T (A A^T + s^2)^{-1} y`, an image of the measurement (the paper uses `y`). For
+    `FlowMatching()` this is the paper's method; any other process has the same path after division by `scale + std`,
+    and the same steps. It accepts linear operators and Gaussian noise of any covariance; photon noise by its
+    approximation (`noise.linearise`). A noise level of 0 is `invalid_parameter`. It costs one evaluation and one
+    vector-Jacobian product per step, and conjugate gradients with the operator alone.
 
-    Its bias: that of `PiGDM`, and of the start, which is no state of the process: where the measurement says nothing it
-    is noise around 0, so data should be of about unit size, and modes are chosen by where it begins.
+    Its bias: it has the bias of `PiGDM`, and that of its start, which is no state of the process: in unmeasured
+    directions it is noise around 0, so data should be of about unit size, and the start decides the mode.
+
+    - `num_steps`: the number of steps, static.
+    - `start`: the initial share of noise, `std / (scale + std)`, between 0 and 1: the time of flow matching. The
+        paper's time .2 is .8 here.
+    - `gamma`: the weight of the guidance, not negative.
+    - `solver_steps`: the largest number of steps of conjugate gradients, static.
+
+    **Reference:** Pokle, Muckley, Chen, Karrer, Training-free linear image inverses via flows, 2024, Algorithm 1.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .34 and .62 of its size, where exact draws have .015 and .013; .97 and 1.22 of its
     variance.
-
-    - `num_steps`: static.
-    - `start`: the share of noise, `std / (scale + std)`, between 0 and 1: the time of flow matching. The paper's time
-        .2 is .8 here.
-    - `gamma`: the weight of the guidance, not negative.
-    - `solver_steps`: of conjugate gradients, at most; static.
-
-    **Reference:** Pokle, Muckley, Chen, Karrer, Training-free linear image inverses via flows, 2024, Algorithm 1.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -73,7 +73,7 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
 
     def init(self, problem: LinearProblem, *, key: Key) -> Array:
         scale, std = problem.process.marginal(self.times(problem.process)[0])
-        # Where this is not finite, the first step is not either.
+        # The code is not needed: if this is not finite, the first step is not finite either.
         solved, _ = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
         image = problem.operator.adjoint(solved)
         return scale * image + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
@@ -85,6 +85,6 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
         image, noise, shift, _, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
         scale, std = problem.process.marginal(t)
         shift = self.gamma.astype(x.dtype) * shift
-        # At fixed x the noise loses what the image gains.
+        # At fixed x a shift of the image changes the noise by the opposite amount.
         mean, _ = transition(problem.process, t, t_next, image + shift, noise - scale / std * shift, 0.0)
         return advance(mean, x, code)

@@ -15,11 +15,11 @@ _EXPONENT = 7
 
 
 def denoise_from(score: AbstractScore, t: Array, x: Array, num_steps: int, *, key: Key | None) -> tuple[Array, RESULTS]:
-    """The image of the state `x` at `t`, and the code: one evaluation of the score a step, down to `t_min`, then to 0.
+    """The image of the state `x` at `t`, and the code, by steps of one evaluation each down to `t_min`, and then to 0.
 
     Without a key it follows the probability-flow ODE by Euler's method in `r = std/scale`, so that one step gives
     `E[x_0 | x_t]`. With a key it follows the reverse SDE, `u_s = u + (r^2 - s^2) score + sqrt(r^2 - s^2) z` in
-    `u = x / scale`. (The smaller variance of `Ancestral` lacks more in few steps.)
+    `u = x / scale`. (The smaller variance of `Ancestral` has a larger deficit in few steps.)
     """
     process = score.process
     top = ratio(process, t)
@@ -53,12 +53,12 @@ def _denoise(index: Array, u: Array, args: PyTree) -> tuple[Array, Array, RESULT
 def straight_times(process: AbstractProcess, start: Array, num_steps: int) -> Array:
     """Times of equal steps along `x_t / (scale + std) = (1 - tau) x_0 + tau n`, and 0 as the last one.
 
-    They begin at `tau = start`, and the last step leads from `t_min` to the data. That path is `FlowMatching()`, whose
-    time is `tau`; so what is made for flow matching works for any process.
+    They begin at `tau = start`, and the last step leads from `t_min` to the data. This is the path of `FlowMatching()`,
+    whose time is `tau`, so methods for flow matching work for any process.
     """
     top = jnp.minimum(start, _tau(process, process.t_max))
     taus = jnp.linspace(top, _tau(process, process.t_min), num_steps)
-    # A time that rounds past an end would be outside the process.
+    # Rounding may move a time beyond an end of the process.
     times = jnp.clip(process.time(taus / (1 - taus)), process.t_min, process.t_max)
     return jnp.append(times, jnp.zeros((), times.dtype))
 

@@ -1,4 +1,4 @@
-"""Pseudoinverse-guided diffusion."""
+"""Pseudoinverse-guided diffusion (PiGDM), a guidance for `posterior_sample` and `TDS`."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,17 +17,24 @@ from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guide
 from ._moments import moments
 from ._problem import LinearProblem, linear_problem
 
-# The relative residual at which conjugate gradients stop. The network has no part in this system.
+# The relative residual at which conjugate gradients stop; their system does not contain the network.
 _RTOL = 1e-4
 
 
 class PiGDM(AbstractGuidance[LinearProblem]):
     """PiGDM: `E[x_0 | x_t, y] = x + C A^T (r^2 A A^T + s^2)^{-1} (y - A x)` with `x = E[x_0 | x_t]`, ancestral steps.
 
-    `C = Cov[x_0 | x_t]` and `r^2 = std^2 / (scale^2 + std^2)`: the noise of `x_0` given `x_t` is taken for white, with
-    the variance that it has for data of unit variance. Linear operators, Gaussian noise of any covariance; photon noise
-    by its approximation (`noise.linearise`). One evaluation and one vector-Jacobian product a step, and conjugate
-    gradients with the operator alone.
+    `C = Cov[x_0 | x_t]` and `r^2 = std^2 / (scale^2 + std^2)`: the law of `x_0` given `x_t` is approximated by white
+    noise, with the variance for data of unit variance. It accepts linear operators and Gaussian noise of any
+    covariance; photon noise by its approximation (`noise.linearise`). It costs one evaluation and one vector-Jacobian
+    product per step, and conjugate gradients with the operator alone.
+
+    - `num_steps`: the number of steps, static.
+    - `eta`: the share of fresh noise, the same as that of `DDIM`; 1 is ancestral sampling.
+    - `schedule`: the times of the steps.
+    - `solver_steps`: the largest number of steps of conjugate gradients, static.
+
+    **Reference:** Song, Vahdat, Mardani, Kautz, Pseudoinverse-guided diffusion models for inverse problems, 2023.
 
     Measured bias, on mixtures of 25 modes in 8 dimensions (benchmarks, posterior mixture): a third of the mass is in
     the wrong mode, with one measurement as with four.
@@ -35,13 +42,6 @@ class PiGDM(AbstractGuidance[LinearProblem]):
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .16 and .34 of its size, where exact draws have .015 and .013; .81 and 1.10 of its
     variance.
-
-    - `num_steps`: static.
-    - `eta`: as of `DDIM`; 1 is ancestral sampling.
-    - `schedule`: when it steps.
-    - `solver_steps`: of conjugate gradients, at most; static.
-
-    **Reference:** Song, Vahdat, Mardani, Kautz, Pseudoinverse-guided diffusion models for inverse problems, 2023.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -78,7 +78,7 @@ class PiGDM(AbstractGuidance[LinearProblem]):
 class PseudoinverseTwist(AbstractTwist[LinearProblem, ShiftView]):
     """`N(y; A E[x_0 | x_t], r^2 A A^T + s^2)`, the twist of `PiGDM`.
 
-    - `solver_steps`: the most steps of conjugate gradients, static.
+    - `solver_steps`: the largest number of steps of conjugate gradients, static.
     """
 
     solver_steps: int = eqx.field(static=True)
@@ -89,7 +89,7 @@ class PseudoinverseTwist(AbstractTwist[LinearProblem, ShiftView]):
     def evaluate(self, problem: LinearProblem, t: Array, t_next: Array, x: Array, *, key: Key) -> ShiftView:
         del t_next, key
         image, noise, shift, log_twist, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
-        # A particle has no code of its own: what is not finite is seen by the loop.
+        # A particle has no code; a NaN makes the loop report `nonfinite`.
         log_twist = jnp.where(code == RESULTS.nonfinite, jnp.nan, log_twist)
         return ShiftView(image, noise, shift, log_twist, jnp.int32(1))
 

@@ -1,4 +1,4 @@
-"""Plug-and-play flow matching."""
+"""Plug-and-play flow matching (PnP-Flow), a method of `posterior_sample`."""
 
 import equinox as eqx
 import jax
@@ -22,24 +22,25 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
 
     `h = step_size tau^alpha / L` with `tau = std / (scale + std)`, the time of flow matching, and `L` the curvature of
     `-log p(y | x)`, `||S^{-1/2} A'||^2` by a power iteration. For `FlowMatching()` this is the paper's method; any
-    other process is that path after division by `scale + std`, and is followed in the same steps. Any differentiable
-    operator and any noise; of operators that are not linear `L` is found at each step. A noise level of 0 is
-    `invalid_parameter`. `num_noises` evaluations a step, without vector-Jacobian products of the score.
+    other process has the same path after division by `scale + std`, and the same steps. It accepts any differentiable
+    operator and any noise; for non-linear operators it computes `L` at each step. A noise level of 0 is
+    `invalid_parameter`. It costs `num_noises` evaluations per step, without vector-Jacobian products of the score.
 
-    Its bias: this restores one image and is no sampler: samples differ less than the posterior allows. The noise level
-    has no part in it, as the steps are relative to `L`: `step_size` and `alpha` weigh measurement against prior.
+    Its bias: it restores one image and is no sampler, so its samples vary less than the posterior. The noise level has
+    no effect, as the steps are relative to `L`: `step_size` and `alpha` balance measurement and prior.
+
+    - `num_steps`: the number of steps, static.
+    - `num_noises`: the number of draws of the noise over which each denoised image is averaged (5 in the paper),
+        static.
+    - `step_size`: the relative step size, positive and below 2.
+    - `alpha`: the power of `tau`, not negative; the paper tunes it to the problem, .01 to 1.
+
+    **Reference:** Martin, Gagneux, Hagemann, Steidl, PnP-Flow: plug-and-play image restoration with flow matching,
+    2025, Algorithm 3.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .48 and .37 of its size, where exact draws have .015 and .013; .32 and .54 of its
     variance.
-
-    - `num_steps`: static.
-    - `num_noises`: draws of the noise that each denoised image is the mean of (5 in the paper); static.
-    - `step_size`: positive and below 2.
-    - `alpha`: the power, not negative; the paper tunes it to the problem, .01 to 1.
-
-    **Reference:** Martin, Gagneux, Hagemann, Steidl, PnP-Flow: plug-and-play image restoration with flow matching,
-    2025, Algorithm 3.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -65,7 +66,7 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
 
     def init(self, problem: CurvedProblem, *, key: Key) -> Array:
         del key
-        # The start does not matter: at the first time noise drowns it.
+        # The start has no effect, since noise dominates at the first time.
         return jnp.zeros(problem.image.shape, problem.image.dtype)
 
     def step(
@@ -75,7 +76,7 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
         scale, std = problem.process.marginal(t)
         r, curvature = ratio(problem.process, t), problem.curvature(x)
         step_size, alpha = self.step_size.astype(x.dtype), self.alpha.astype(x.dtype)
-        # Where nothing is measured the curvature and the slope are 0.
+        # If nothing is measured, curvature and slope are 0.
         length = step_size * (r / (1 + r)) ** alpha / jnp.where(curvature > 0, curvature, 1)
         z = x - length * problem.slope(x)
         noises = jax.random.normal(key, (self.num_noises, *x.shape), x.dtype)

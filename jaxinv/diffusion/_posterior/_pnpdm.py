@@ -1,4 +1,4 @@
-"""Plug-and-play diffusion models: a split Gibbs sampler."""
+"""Plug-and-play diffusion models (PnP-DM), a split Gibbs sampler and a method of `posterior_sample`."""
 
 import equinox as eqx
 import jax
@@ -20,27 +20,28 @@ from ._problem import ratio
 class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
     """PnP-DM: Gibbs steps on `p(y | z) N(z; x, rho^2 I) p(x)`, with `rho` annealed from `first` to `last`.
 
-    The likelihood step draws `z` from `p(y | z) N(z; x, rho^2 I)`; the prior step draws `x` from `p(x) N(x; z, rho^2
-    I)`, for which `z` is a state of the process with `std/scale = rho`, by the reverse SDE from there. Any
-    differentiable operator and any noise, by `Langevin()`; linear operators with Gaussian noise of any covariance by
-    `Exact()`. A noise level of 0 is `invalid_parameter`. A step is `prior_steps` evaluations, no vector-Jacobian
+    The likelihood step draws `z` from `p(y | z) N(z; x, rho^2 I)`; the prior step draws `x` from
+    `p(x) N(x; z, rho^2 I)`, by the reverse SDE from `z` as a state of the process with `std/scale = rho`. It accepts
+    any differentiable operator and any noise, by `Langevin()`; linear operators with Gaussian noise of any covariance
+    by `Exact()`. A noise level of 0 is `invalid_parameter`. A step is `prior_steps` evaluations, no vector-Jacobian
     products of the score, and the draw.
 
-    Its bias: what `last` leaves, noise of that size added to `A x`; and modes are those which the first `rho` chose,
-    as `rho` shrinks faster than the chain moves between them. `PnPDM(100, first=32 sqrt(d), last=.1)` is "PnP-DM, exact
-    inner" of the mixture test, up to the steps of the prior.
+    Its bias: `last` acts as noise of that size added to `A x`; and the first `rho` decides the modes, as `rho` shrinks
+    faster than the chain moves between them. `PnPDM(100, first=32 sqrt(d), last=.1)` is "PnP-DM, exact inner" of the
+    mixture test, up to the steps of the prior.
+
+    - `num_steps`: the number of Gibbs steps, static.
+    - `prior_steps`: the number of steps of the reverse SDE, from `rho` to `t_min`, static.
+    - `first`, `last`: the first and last `rho`, in the unit of the image, positive; the levels between are geometric.
+    - `inner`: the method to draw `z`: `Exact()` or `Langevin()`; by default the former where it is exact, and otherwise
+        the latter.
+
+    **Reference:** Wu, Sun, Chen, Zhang, Yue, Bouman, Principled probabilistic imaging using diffusion models as
+    plug-and-play priors, 2024, Algorithm 1.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .076 and .14 of its size, where exact draws have .015 and .013; 1.09 and 1.11 of its
     variance.
-
-    - `num_steps`: static.
-    - `prior_steps`: of the reverse SDE, from `rho` to `t_min`, static.
-    - `first`, `last`: the levels, in the unit of the image, positive; geometric in between.
-    - `inner`: how `z` is drawn: `Exact()`, `Langevin()`; default: the former where it is exact, else the latter.
-
-    **Reference:** Wu, Sun, Chen, Zhang, Yue, Bouman, Principled probabilistic imaging using diffusion models as
-    plug-and-play priors, 2024, Algorithm 1.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -61,8 +62,8 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
         return self.prior_steps
 
     def times(self, process: AbstractProcess) -> Array:
-        """The times at which `std/scale` is `rho`, the last of them twice."""
-        # No process has levels beyond its ends.
+        """The times at which `std/scale` is `rho`; the last one appears twice."""
+        # Clip to the levels that the process has.
         low, high = (ratio(process, t) for t in (process.t_min, process.t_max))
         first, last = (jnp.log(jnp.clip(rho.astype(low.dtype), low, high)) for rho in (self.first, self.last))
         levels = jnp.exp(jnp.linspace(first, last, self.num_steps))

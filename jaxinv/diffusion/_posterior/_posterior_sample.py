@@ -1,4 +1,4 @@
-"""The verb that samples the posterior under a diffusion prior, and the method that it takes by default."""
+"""The verb that samples the posterior under a diffusion prior, and its default method."""
 
 import math
 from typing import Any
@@ -29,14 +29,15 @@ _FROM_MILD_TO_GRAVE = (
     "invalid_parameter",
     "nonfinite_measurement",
 )
-# Up to so many measurements a vector-Jacobian product for each of them is affordable.
+# Up to this number of measurements, `TDS` can afford a vector-Jacobian product for each of them.
 MAX_TWISTED_MEASUREMENTS = 16
-# With an exact score a sixth of the particles is effective at worst, on mixtures of 25 modes.
+# The default share below which weights are tempered. An exact score does not reach it: on mixtures of 25 modes at least
+# a sixth of the particles is effective.
 _TEMPERED = 0.05
 
 
 def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
-    """Twisted sampling where few measurements may leave many modes, else moment matching; `DPS` if not linear."""
+    """`TDS` for few measurements, which may leave many modes, otherwise `MomentMatching`; `DPS` if not linear."""
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         return DPS()
     codomain: Any = likelihood.operator.codomain
@@ -46,7 +47,7 @@ def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
 
 
 def check_likelihood(likelihood: Any) -> None:
-    """Raise unless this is the likelihood of one real array."""
+    """Raise unless `likelihood` is a `Likelihood` on one real array."""
     if not isinstance(likelihood, Likelihood):
         raise ValueError(
             f"`likelihood` must be a `jaxinv.Likelihood(operator, noise)`; got {type(likelihood).__name__}. The "
@@ -72,25 +73,26 @@ def posterior_sample(
     num_samples: IntLike = 1,
     progress: diffrax.AbstractProgressMeter | None = None,
 ) -> Solution:
-    """Samples of the posterior `p(x | y) ~ p(y | x) p(x)`, where the prior is what a score has learned.
+    """Sample the posterior `p(x | y) ~ p(y | x) p(x)` under the prior that a score has learned.
 
     **Arguments:**
 
-    - `likelihood`: operator and noise, on images of the shape that the score takes.
-    - `score`: what `sample` takes.
+    - `likelihood`: operator and noise, on images of the shape of the score's.
+    - `score`: the score of the prior, as for `sample`.
     - `y`: one measurement.
-    - `key`: sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
-    - `method`: how it is sampled; by default `TDS(particles=1024)` for up to 16 measurements, else `MomentMatching()`,
-        and `DPS()` for operators that are not linear. See "Which method for my problem" in the README.
-    - `num_samples`: static; for a particle method at most its particles.
+    - `key`: a typed key; sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
+    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, otherwise
+        `MomentMatching()`, and `DPS()` for operators that are not linear. See "Which method for my problem" in the
+        README.
+    - `num_samples`: the number of samples, static; for a particle method at most its number of particles.
     - `progress`: a diffrax progress meter.
 
-    **Returns:** a `Solution`; the value is `(num_samples, *shape)`, always. The result is the gravest of the samples'
-    codes: `nonfinite` where a score became NaN or infinite (that sample is its last finite state), `weight_collapse`
-    where a particle method lost its particles; `aux` has the `results` of the samples. `stats`: `num_steps`,
-    `network_evaluations` and `vjps`, vector-Jacobian products of the score, of each sample, or of a whole cloud.
+    **Returns:** a `Solution`; the value is always `(num_samples, *shape)`. The result is the gravest code of the
+    samples: `nonfinite` if a score became NaN or infinite (that sample is its last finite state), `weight_collapse` if
+    a particle method lost its effective particles; `aux` has the `results` of the samples. `stats` has `num_steps`,
+    `network_evaluations` and `vjps`, the vector-Jacobian products of the score, for each sample or for a whole cloud.
 
-    **Raises:** `ValueError` where the method cannot take this operator or this noise, for sizes that are not positive
+    **Raises:** `ValueError` if the method does not support this operator or this noise, for sizes that are not positive
     integers, more samples than particles, and for anything but one typed key.
 
     **Reference:** Daras et al., A survey on diffusion models for inverse problems, 2024.
@@ -127,7 +129,7 @@ def posterior_sample(
     times = method.times(score.process)
     run = lambda key: run_method(method, problem, times, code, key=key, progress=progress)
     if particles is None:
-        # Sample i depends on the key and i, never on their number.
+        # Sample i depends on the key and i, never on the number of samples.
         values, results, stats = jax.vmap(lambda index: run(jax.random.fold_in(key, index)))(jnp.arange(num_samples))
     else:
         values, results, stats = run(key)

@@ -1,4 +1,4 @@
-"""The forms in which the methods of `posterior_sample` take a likelihood, each with the function that prepares it."""
+"""The forms of a likelihood that the methods of `posterior_sample` use, each with the function that prepares it."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ class AbstractProblem(eqx.Module):
     """A likelihood and a score, prepared for a method.
 
     - `score`: the score, with its process.
-    - `image`: shape and dtype of an image, static.
+    - `image`: the shape and dtype of an image, static.
     """
 
     score: eqx.AbstractVar[AbstractScore]
@@ -40,9 +40,9 @@ class AbstractProblem(eqx.Module):
 
 
 class Problem(AbstractProblem):
-    """Any likelihood.
+    """A problem with any likelihood.
 
-    - `likelihood`, `y`: in the dtype of the image.
+    - `likelihood`, `y`: the likelihood and the measurement, in the dtype of the image.
     """
 
     score: AbstractScore
@@ -56,7 +56,7 @@ class Problem(AbstractProblem):
 
 
 class LinearProblem(AbstractProblem):
-    """A linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`.
+    """A problem with a linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`.
 
     - `operator`: `B`, the operator whitened by the noise, with `adjoint`.
     - `data`: `b`, the whitened measurement.
@@ -77,7 +77,7 @@ class LinearProblem(AbstractProblem):
     ) -> tuple[State, RESULTS]:
         """`(variance B B^* + I)^{-1} residual` by conjugate gradients, and the code.
 
-        Using up the steps is no failure: what is found then is regularised.
+        Exhausting the steps is no failure: the result is then a regularised one.
         """
         solved = conjugate_gradients(
             _isotropic,
@@ -91,11 +91,11 @@ class LinearProblem(AbstractProblem):
 
 
 class ExactProblem(AbstractProblem):
-    """`y = A x + std n` with `A` linear and independent noise, which may be 0, as nothing is divided by it.
+    """`y = A x + std n` with `A` linear and independent noise, which may be 0, as nothing divides by it.
 
     Rows of `A`, data and noise are 0 where nothing is measured.
 
-    - `std`: of the shape of the data.
+    - `std`: the standard deviation of each entry, of the shape of the data.
     """
 
     score: AbstractScore
@@ -120,9 +120,9 @@ class DenseProblem(AbstractProblem):
 
 
 class CurvedProblem(AbstractProblem):
-    """Any likelihood with a bound on its curvature, from which gradient methods take their step size.
+    """Any likelihood with a bound on its curvature, from which gradient methods compute their step size.
 
-    - `constant_curvature`: that bound, where it is the same at every image; else `None`.
+    - `constant_curvature`: the bound if it is the same at every image, and otherwise `None`.
     """
 
     score: AbstractScore
@@ -138,7 +138,7 @@ class CurvedProblem(AbstractProblem):
     def curvature(self, x: Array) -> Array:
         """A bound on the second derivative of `-log p(y | x)`, `||S^{-1/2} A'(x)||^2`, by a power iteration.
 
-        `S` is the covariance of the noise; that of photon noise is the one of `noise.linearise`.
+        `S` is the covariance of the noise; for photon noise it is that of `noise.linearise`.
         """
         if self.constant_curvature is not None:
             return self.constant_curvature
@@ -146,13 +146,13 @@ class CurvedProblem(AbstractProblem):
 
 
 def any_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
-    """The problem of a method that takes any likelihood."""
+    """The problem of a method that accepts any likelihood."""
     likelihood, y, code = prepare(likelihood, y)
     return Problem(score=score, likelihood=likelihood, y=y, image=_image(likelihood)), code
 
 
 def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
-    """The problem of a method that takes gradient steps on any likelihood."""
+    """The problem of a method of gradient steps on any likelihood."""
     problem, code = any_problem(likelihood, score, y)
     linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
     origin = jnp.zeros(problem.image.shape, problem.image.dtype)
@@ -168,7 +168,7 @@ def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tu
 
 
 def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[LinearProblem, RESULTS]:
-    """The problem of a method, called `name`, for a linear operator. Photon noise enters by its approximation."""
+    """The problem of a method called `name` for a linear operator; photon noise is replaced by its approximation."""
     check_linear(likelihood, name)
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
@@ -189,7 +189,7 @@ def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
 
 
 def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[ExactProblem, RESULTS]:
-    """The problem of a method, called `name`, for a linear operator and independent Gaussian noise, or none.
+    """The problem of a method called `name` for a linear operator and independent Gaussian noise, or no noise.
 
     **Raises:** `ValueError` for another operator or noise.
     """
@@ -209,12 +209,12 @@ def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
 
 
 def unit_noise(likelihood: Likelihood) -> Likelihood:
-    """The same operator with noise of unit size, by which whitening leaves it as it is where something is measured."""
+    """The same operator with noise of unit size, so that whitening does not change its measured entries."""
     return Likelihood(likelihood.operator, Gaussian(1.0))
 
 
 def not_negative(std: State, code: RESULTS) -> tuple[State, RESULTS]:
-    """Standard deviations with their code: `invalid_parameter`, and 0, where one is negative or not finite."""
+    """Standard deviations with their code; if one is negative or not finite, it becomes 0 and `invalid_parameter`."""
     good = jax.tree.map(lambda s: jnp.all(jnp.isfinite(s) & (s >= 0)), std)
     good: Array = jax.tree.reduce(jnp.logical_and, good)
     bad = (code == RESULTS.successful) & ~good
@@ -231,7 +231,7 @@ def white_noise(like: State, key: Key) -> State:
 
 
 def check_linear(likelihood: Likelihood, name: str) -> None:
-    """Raise unless the operator is linear; `name` is the method that needs it."""
+    """Raise unless the operator is linear; the message names the method `name`."""
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         raise ValueError(
             f"`{name}` needs a linear operator; {type(likelihood.operator).__name__} is not one. `DPS()`, "
@@ -241,7 +241,7 @@ def check_linear(likelihood: Likelihood, name: str) -> None:
 
 
 def check_step_size(step_size: Array, below: float) -> None:
-    """Raise for a step size that is known and out of range."""
+    """Raise for a step size whose value is known and out of range."""
     if is_concrete(step_size) and not bool(jnp.all((step_size > 0) & (step_size < below))):
         raise ValueError(f"`step_size` must be positive and below {below:g}; got {step_size}.")
 
@@ -259,7 +259,7 @@ def _isotropic(u: State, args: Any) -> State:
 
 def _curvature(likelihood: Likelihood, y: State, x: Array) -> Array:
     whitened, _ = whiten(likelihood, y, "the curvature")
-    # The documented exception to "keys are never defaulted": the start of the power iteration is fixed.
+    # A fixed start of the power iteration is the documented exception to "keys are never defaulted".
     key = jax.random.key(0, impl="threefry2x32")
     return (norm(whitened, key=key, rtol=_CURVATURE_RTOL, max_steps=_CURVATURE_STEPS) ** 2).astype(x.dtype)
 

@@ -1,4 +1,4 @@
-"""Regularisation by denoising diffusion."""
+"""Regularisation by denoising diffusion (RED-diff), a method of `posterior_sample`."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ from ._dps import residual_square
 from ._method import AbstractPosteriorMethod
 from ._problem import AbstractProblem, Problem, any_problem, linear_problem
 
-# The decay rates of Adam, those of the authors' code.
+# The decay rates of Adam in the authors' code.
 _MOMENTUM, _SQUARES = 0.9, 0.99
 # Conjugate gradients for the start stop early, which regularises.
 _START_STEPS, _START_RTOL = 10, 1e-3
 
 
 class StartedProblem(AbstractProblem):
-    """A problem, and the image that descent starts from; `None` for a random one."""
+    """A problem, and the initial image of the descent; `None` for a random one."""
 
     score: AbstractScore
     problem: Problem
@@ -39,29 +39,29 @@ class StartedProblem(AbstractProblem):
 class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
     """RED-diff: Adam on `||y - A mu||^2 + weight (std / scale) <E[n | x_t] - n, mu>` with `x_t = scale mu + std n`.
 
-    A new `n` for each step, while `t` runs down from `t_max`; the bracket, through which no derivative is taken, is the
+    Each step draws a new `n`, while `t` decreases from `t_max`; the bracket, which is not differentiated, is the
     gradient `mu - E[x_0 | x_t]`, a pull towards the denoised image. **The results are not samples of the posterior**:
-    they are modes, of the measurement against a regulariser, and differ only in how far the noise of the steps and the
-    modes of the prior lead them apart.
+    they are modes of a regularised objective, and differ only by the effects of the noise of the steps and of the modes
+    of the prior.
 
-    Any differentiable operator, any noise. As in the paper the square does not know the noise level, so `weight` is to
-    be chosen for it (with noise of std `s` a Gaussian likelihood times `2 s^2` is this square). For photon noise, and
-    for levels that differ between entries, residuals are in units of the noise times its root mean square, by
-    `noise.linearise`; the noise must be positive. It starts, as in the paper, from the pseudo-inverse of the
-    measurement (a few conjugate gradients), for an operator that is not linear from a standard normal image. One
-    evaluation a step, no vector-Jacobian products.
+    It accepts any differentiable operator and any noise. As in the paper the square does not depend on the noise level,
+    so choose `weight` for the level (with noise of std `s` a Gaussian likelihood times `2 s^2` is this square). For
+    photon noise, and for levels that differ between entries, residuals are in units of the noise times its root mean
+    square, by `noise.linearise`; the noise must be positive. It starts, as in the paper, from the pseudo-inverse of the
+    measurement (a few conjugate gradients), and for a non-linear operator from a standard normal image. It costs one
+    evaluation per step, and no vector-Jacobian products.
 
-    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior 1.80 and .56 of its size, where exact draws have .015 and .013; .038 and .22 of its
-    variance.
-
-    - `num_steps`: static.
-    - `weight`: not negative.
-    - `learning_rate`: of Adam, in the unit of the image, positive.
+    - `num_steps`: the number of steps, static.
+    - `weight`: the weight of the regulariser, not negative; choose it for the noise level.
+    - `learning_rate`: the learning rate of Adam, in the unit of the image, positive.
     - `schedule`: the times at which it denoises.
 
     **Reference:** Mardani, Song, Kautz, Vahdat, A variational perspective on solving inverse problems with diffusion
     models, 2023, Algorithm 1.
+
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 1.80 and .56 of its size, where exact draws have .015 and .013; .038 and .22 of its
+    variance.
     """
 
     num_steps: IntLike = eqx.field(default=1000, static=True)
@@ -111,7 +111,7 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
 
 
 def _pseudo_inverse(likelihood: Likelihood, score: AbstractScore, y: State) -> Array:
-    """The least-squares image of a linear problem, regularised by few steps of conjugate gradients."""
+    """The least-squares image of a linear problem, regularised by a small number of conjugate gradient steps."""
     linear, _ = linear_problem(likelihood, score, y, "REDDiff")
     return conjugate_gradients(
         lambda v, operator: operator.normal(v),

@@ -1,4 +1,4 @@
-"""Replacement of what is measured, on the way."""
+"""Replacement of the measured part of the state (imputation), a method of `posterior_sample`."""
 
 import equinox as eqx
 import jax
@@ -21,35 +21,37 @@ from ._problem import ExactProblem, exact_problem
 
 
 class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
-    """Replacement, or imputation: `x_t <- x_t + strength A^+ (y_t - A x_t)`, then a step of `Ancestral`; and so on.
+    """Replacement, or imputation: alternate `x_t <- x_t + strength A^+ (y_t - A x_t)` and steps of `Ancestral`.
 
     Here `y_t = scale y + sqrt(max(std^2 - scale^2 s^2, 0)) A z` with `z` a fresh standard normal image and `s` the
-    noise of `y`, which is so counted (exactly where the singular values of `A` are 0 and 1), and `A^+` is the
-    pseudo-inverse. For a `Mask` these are the measured pixels. For `A = P L T`, with `T` a Fourier or Radon transform,
-    a mask `L` and a smaller array `P`, it is the replacement in the transform domain.
+    noise of `y`, which is thus accounted for (exactly if the singular values of `A` are 0 and 1), and `A^+` is the
+    pseudo-inverse. For a `Mask` this replaces the measured pixels. For `A = P L T`, with `T` a Fourier or Radon
+    transform, a mask `L` and a smaller array `P`, it is the replacement in the transform domain.
 
-    Any linear operator, by conjugate gradients with the operator alone: one step if `A A^*` is a projection, as for
-    inpainting and Fourier measurements; where they stop early (blur, tomography) small singular values count as 0.
-    Noise is `noise.Gaussian` only, and its std may be 0: at the end `A x = y`, up to what conjugate gradients leave.
-    One evaluation a step and one at the end, no vector-Jacobian products.
+    It accepts any linear operator, by conjugate gradients with the operator alone: one step if `A A^*` is a projection,
+    as for inpainting and Fourier measurements; where they stop early (blur, tomography) small singular values count as
+    0. The noise must be `noise.Gaussian`, and its std may be 0: at the end `A x = y`, up to the residual of conjugate
+    gradients. It costs one evaluation per step and one at the end, and no vector-Jacobian products.
 
-    Bias: what is measured enters a step only through the state, so the rest of the image is not drawn given it, even as
-    the steps become many; and `A x = y` at the end whatever the noise, which the sample keeps, and which the
-    pseudo-inverse of a blur makes large: there take fewer `solver_steps`, or another method.
+    Its bias: the measurement influences a step only through the state, so the unmeasured part of the image is not drawn
+    given it, even with many steps; and `A x = y` at the end at any noise, which the sample keeps, and which the
+    pseudo-inverse of a blur amplifies: for a blur use fewer `solver_steps`, or another method.
 
-    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior 11.31 and .90 of its size, where exact draws have .015 and .013; .005 and 1.53 of its
-    variance.
-
-    - `num_steps`: static.
-    - `strength`: from 0, the prior, to 1; less than 1 keeps part of what the model says of the measured part.
-    - `eta`: as of `DDIM`; 1 is ancestral sampling.
-    - `schedule`: when it steps.
-    - `solver_steps`, `rtol`: of conjugate gradients, the most, static, and the relative residual at which they stop.
+    - `num_steps`: the number of steps, static.
+    - `strength`: the strength of the replacement, from 0, the prior, to 1; below 1 the measured part keeps a share of
+        the model's prediction.
+    - `eta`: the share of fresh noise, the same as that of `DDIM`; 1 is ancestral sampling.
+    - `schedule`: the times of the steps.
+    - `solver_steps`, `rtol`: the largest number of steps of conjugate gradients, static, and the relative residual at
+        which they stop.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
     differential equations, 2021, appendix I.2; Song, Shen, Xing, Ermon, Solving inverse problems in medical imaging
     with score-based generative models, 2022, Algorithm 2.
+
+    Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
+    Wasserstein-2 to the posterior 11.31 and .90 of its size, where exact draws have .015 and .013; .005 and 1.53 of its
+    variance.
     """
 
     num_steps: IntLike = eqx.field(default=500, static=True)
@@ -80,7 +82,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         image, process = problem.image, problem.process
         x = process.prior_sample(image.shape, key=noise_key, dtype=image.dtype)
         replaced, code = self._replace(problem, self.times(process)[0], x, key=replacing_key)
-        # A start that is not finite is one that the loop cannot go back to; the first step fails for the same reason.
+        # The loop keeps the start if the first step fails, so the start must be finite; the same failure recurs there.
         return jnp.where(code == RESULTS.successful, replaced, x)
 
     def step(
@@ -93,14 +95,14 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         return advance(replaced, x, code)
 
     def _replace(self, problem: ExactProblem, t: Array, x: Array, *, key: Key) -> tuple[Array, RESULTS]:
-        """The state with what is measured replaced by the measurement, noised up to time `t`; not noised at time 0."""
+        """The state with its measured part replaced by the measurement, with the noise of time `t`, or none at 0."""
         scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
             lambda y, s, n: scale * y + safe_sqrt(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
         )
         residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
-        # A noisy measurement need not be in the range of A, so A^* A rather than A A^*: these equations have solutions.
+        # A noisy measurement may be outside the range of A, so solve with A^* A, whose equations always have solutions.
         solved = conjugate_gradients(
             lambda v, operator: operator.normal(v),
             problem.operator.adjoint(residual),

@@ -22,40 +22,41 @@ from ._moment_matching import MomentMatching
 
 # Fewer effective particles than this share: report weight_collapse.
 _COLLAPSED = 0.01
-# The number of powers tried, each half the one before; the last flattens even log-weights of 1000.
+# The number of powers to try, each half of the previous one; the last flattens even log-weights of 1000.
 _POWERS = 14
 
 
 class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
-    """Twisted diffusion sampler: particles moved by a guidance, weighted by what it neglects, and resampled.
+    """Twisted diffusion sampler: a guidance moves particles, weights correct its approximation, and it resamples them.
 
-    With `psi_t` the twist at a state, a particle that moves from `x_t` to `x_s` has its weight
-    multiplied by `p(x_s | x_t) psi_s(x_s) / (q(x_s | x_t) psi_t(x_t))`. So the samples are those of the posterior up to
-    `O(particles^-1/2)`, and to the length of the steps, whatever the guidance; a good one needs fewer particles. Below
-    `resample_below` of effective particles they are resampled, systematically, and at the end. Samples of one call are
-    members of one cloud: not independent of each other.
+    With `psi_t` the twist at a state, the weight of a particle that moves from `x_t` to `x_s` is multiplied by
+    `p(x_s | x_t) psi_s(x_s) / (q(x_s | x_t) psi_t(x_t))`. So the samples are those of the posterior up to
+    `O(particles^-1/2)`, and to the length of the steps, for any guidance; a good one needs fewer particles. It
+    resamples systematically when the share of effective particles is below `resample_below`, and at the end. The
+    samples of one call are members of one cloud, and not independent of each other.
+
+    - `proposal`: the guidance that moves the particles, with its steps and schedule: `MomentMatching()` (the default)
+        or `TMPD()`, for few measurements, since they cost a vector-Jacobian product for each; `PiGDM()`, or `DPS()`,
+        which accepts any operator and any noise.
+    - `twist`: the twist that weights the particles; by default `proposal.twist()`. `DPS()`, `PiGDM()` and `TMPD()`
+        propose moves for the twists of each other.
+    - `particles`: the number of particles, static; all are in memory at once.
+    - `resample_below`: the share of effective particles, between 0 and 1, below which it resamples.
+    - `temper_below`: the share of effective particles below which all weights are raised to the first power among 1/2,
+        1/4 and so on that restores it. The default is 0, never. Set it for a learned score, whose error at large noise
+        weighs like data: an error of a few tenths of a per cent leaves one effective particle of a thousand. Tempered,
+        the cloud lies between the samples of `TDS` and those of its guidance, and `log_evidence` no longer estimates
+        the evidence.
+
+    `stats` also has `effective_particles`, the smallest effective sample size of the run, and `log_evidence`, an
+    estimate of `log p(y)`. Below 1 % of the particles, or two, the result is `weight_collapse`.
+
+    **Reference:** Wu, Trippe, Naesseth, Blei, Cunningham, Practical and asymptotically exact conditional sampling in
+    diffusion models, 2023.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .015 and .013 of its size, which is that of exact draws; 1.00 and 1.00 of its
     variance.
-
-    - `proposal`: the guidance that moves the particles, whose steps and schedule are used: `MomentMatching()` (default)
-        or `TMPD()`, with a vector-Jacobian product for each measurement, so for few of them; `PiGDM()`, or `DPS()`,
-        which takes any operator and any noise.
-    - `twist`: what weighs the particles; by default `proposal.twist()`. `DPS()`, `PiGDM()` and `TMPD()` propose moves
-        for the twists of each other.
-    - `particles`: static; all at once in memory.
-    - `resample_below`: the share of effective particles, between 0 and 1.
-    - `temper_below`: where the share of effective particles falls below this, all weights are raised to the power, 1/2,
-        1/4 and so on, at which it does not. Default: 0, never. What a learned score errs at large noise weighs like
-        data: an error of a few tenths of a per cent leaves one particle of a thousand. Tempered, the cloud lies between
-        the samples of `TDS` and those of its guidance, and `log_evidence` no longer estimates the evidence.
-
-    `stats` has also `effective_particles`, the least effective sample size on the way, and `log_evidence`, an estimate
-    of `log p(y)`. Below 1 % of the particles, or two, the result is `weight_collapse`.
-
-    **Reference:** Wu, Trippe, Naesseth, Blei, Cunningham, Practical and asymptotically exact conditional sampling in
-    diffusion models, 2023.
     """
 
     proposal: Checked[AbstractGuidance] = MomentMatching()
@@ -125,7 +126,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
             cloud.least,
             cloud.num_vjps + jnp.sum(views.num_vjps, dtype=jnp.int32),
         )
-        # A collapse is reported at the end, where the samples are there to be looked at.
+        # Report a collapse only at the end, so that the samples exist for inspection.
         return cloud, collapsed & is_data(t_next), RESULTS.weight_collapse
 
     def finish(self, problem: PyTree, cloud: "Cloud", *, key: Key) -> tuple[Array, dict[str, Any]]:
@@ -146,10 +147,10 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
 class Cloud(eqx.Module):
     """Particles and their weights.
 
-    - `log_weights`: the weights since the last resampling, up to the twist of the present state.
-    - `log_twist`: the twist of the state before.
-    - `log_evidence`: the evidence up to the last resampling.
-    - `least`: the least effective sample size so far.
+    - `log_weights`: the log-weights since the last resampling, without the twist of the present state.
+    - `log_twist`: the log-twist of the previous state.
+    - `log_evidence`: the estimate of the log-evidence up to the last resampling.
+    - `least`: the smallest effective sample size so far.
     """
 
     x: Array
@@ -165,7 +166,7 @@ class Cloud(eqx.Module):
         return Cloud(x, zeros, zeros, zero, zero + len(x), jnp.zeros((), jnp.int32))
 
     def weigh(self, log_twist: Array, least_share: Array) -> "Cloud":
-        """The cloud weighed by the twist of its present state, and tempered if fewer than this share are effective."""
+        """The cloud weighted by the twist of its present state, and tempered below the share `least_share`."""
         log_weights = self.log_weights + log_twist - self.log_twist
         size = effective(log_weights)
         log_weights = tempered(log_weights, least_share.astype(size.dtype) * len(log_weights))
@@ -177,7 +178,7 @@ class Cloud(eqx.Module):
         return jax.nn.logsumexp(self.log_weights) - math.log(len(self.log_weights))
 
     def choose(self, key: Key) -> Array:
-        """The numbers of the particles that a systematic resampling takes."""
+        """The indices of the particles that a systematic resampling selects."""
         count = len(self.log_weights)
         ends = jnp.cumsum(jax.nn.softmax(self.log_weights))
         places = (jax.random.uniform(key, (), ends.dtype) + jnp.arange(count, dtype=ends.dtype)) / count
@@ -190,7 +191,7 @@ def effective(log_weights: Array) -> Array:
 
 
 def tempered(log_weights: Array, least: Array) -> Array:
-    """The weights to the largest power among 1, 1/2, 1/4, ... at which at least `least` particles are effective."""
+    """The log-weights times the first of 1, 1/2, 1/4, ... at which at least `least` particles are effective."""
     powers = 0.5 ** jnp.arange(_POWERS, dtype=log_weights.dtype)
     sizes = jax.vmap(lambda power: effective(power * log_weights))(powers)
     return log_weights * powers[jnp.argmax(jnp.append(sizes[:-1] >= least, True))]

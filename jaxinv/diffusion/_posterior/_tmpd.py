@@ -1,4 +1,4 @@
-"""Tweedie moment projected diffusion, also known as moment-matching posterior sampling."""
+"""Tweedie moment projected diffusion (TMPD or MMPS), a guidance for `posterior_sample` and `TDS`."""
 
 import equinox as eqx
 from jaxtyping import Array
@@ -19,12 +19,22 @@ from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem
 class TMPD(AbstractGuidance[LinearProblem]):
     """TMPD, or MMPS: `E[x_0 | x_t, y] = x + C A^T (A C A^T + S)^{-1} (y - A x)` with `x = E[x_0 | x_t]`.
 
-    `C = Cov[x_0 | x_t]`, so that it is exact where `x_0` given `x_t` is Gaussian; then ancestral steps. Linear
-    operators and Gaussian noise of any covariance `S`; photon noise by its approximation (`noise.linearise`). The
-    system is solved by a Krylov method whose products with `C` are vector-Jacobian products: one evaluation a step, and
-    such a product for each step of the solver. The papers take conjugate gradients, which break down where the
-    derivative of a network has negative eigenvalues; here such a direction is left alone. As a twist it is
+    `C = Cov[x_0 | x_t]`, so the mean is exact where `x_0` given `x_t` is Gaussian; ancestral steps follow. It accepts
+    linear operators and Gaussian noise of any covariance `S`; photon noise by its approximation (`noise.linearise`). A
+    Krylov method solves the system, with vector-Jacobian products as products with `C`: it costs one evaluation per
+    step, and one such product for each step of the solver. The papers use conjugate gradients, which break down where
+    the derivative of a network has negative eigenvalues; here such a direction is not changed. Its twist is
     `N(y; A x, A C A^T + S)`, by a matrix with a row and a vector-Jacobian product for each measurement.
+
+    - `num_steps`: the number of steps, static.
+    - `eta`: the share of fresh noise, the same as that of `DDIM`; 1 is ancestral sampling.
+    - `schedule`: the times of the steps.
+    - `solver_steps`: the largest number of steps of the solver, static.
+    - `rtol`: the relative residual of the system at which the solver stops.
+
+    **Reference:** Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie moment projected diffusions for inverse
+    problems, 2024; Rozet, Andry, Lanusse, Louppe, Learning diffusion priors from observations by expectation
+    maximization, 2024.
 
     Measured bias, on mixtures of 25 modes in 8 and 80 dimensions (benchmarks, posterior mixture): with one measurement
     29 % of the mass is in the wrong mode, with four 2 to 4 %; the variance within modes is 10 % too small after 100
@@ -33,16 +43,6 @@ class TMPD(AbstractGuidance[LinearProblem]):
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .11 and .071 of its size, where exact draws have .015 and .013; .79 and .88 of its
     variance.
-
-    - `num_steps`: static.
-    - `eta`: as of `DDIM`; 1 is ancestral sampling.
-    - `schedule`: when it steps.
-    - `solver_steps`: at most, static.
-    - `rtol`: the solver stops where the residual of the system is this share of its right-hand side.
-
-    **Reference:** Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, Tweedie moment projected diffusions for inverse
-    problems, 2024; Rozet, Andry, Lanusse, Louppe, Learning diffusion priors from observations by expectation
-    maximization, 2024.
     """
 
     num_steps: IntLike = eqx.field(default=100, static=True)
@@ -79,7 +79,7 @@ class TMPD(AbstractGuidance[LinearProblem]):
 
 
 class MomentTwist(AbstractTwist[DenseProblem, ShiftView]):
-    """`N(y; A E[x_0 | x_t], A Cov[x_0 | x_t] A^T + S)`, the twist of `TMPD`: a product for each measurement."""
+    """`N(y; A E[x_0 | x_t], A Cov[x_0 | x_t] A^T + S)`, the twist of `TMPD`, by one product for each measurement."""
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[DenseProblem, RESULTS]:
         return dense_problem(likelihood, score, y, "TMPD")
