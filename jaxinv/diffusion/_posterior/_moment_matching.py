@@ -23,7 +23,7 @@ from ._moments import Innovation, Moments, gain_product, innovation_from, moment
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
 
 HIGHEST = jax.lax.Precision.HIGHEST
-# Relative tolerance and most steps of conjugate gradients; the system is well conditioned.
+# The relative tolerance and largest number of steps of conjugate gradients; the system is well conditioned.
 _RTOL = 1e-3
 _STEPS = 8
 
