@@ -14,61 +14,31 @@ from .._types import Key, State
 
 
 class AbstractNoise(Module):
-    """The law `p(y | mean)` of a measurement."""
+    """The law `p(y | mean)` of a measurement.
+
+    The arguments of its methods are the noiseless measurement, `prediction = A x`, the measurement `y` of the same
+    shape, and the weights of `operator.measured`: an entry is measured where `measured > 0`.
+    """
 
     @abc.abstractmethod
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
-        """`-log p(y | A x)` with all constants, over the measured entries.
-
-        **Arguments:**
-
-        - `prediction`: the noiseless measurement `A x`.
-        - `y`: the measurement, of the same shape.
-        - `measured`: the weights of `operator.measured`; an entry counts where its weight is positive.
-
-        **Returns:** a scalar.
-        """
+        """`-log p(y | A x)` with all constants, over the measured entries. **Returns:** a scalar."""
 
     @abc.abstractmethod
     def simulate(self, prediction: State, *, key: Key) -> State:
-        """Draw a measurement.
-
-        **Arguments:**
-
-        - `prediction`: the noiseless measurement `A x`.
-        - `key`: a typed key.
-
-        **Returns:** a draw of `y`, of the shape of `prediction`.
-        """
+        """Draw a measurement, with a typed key. **Returns:** a draw of `y`, of the shape of `prediction`."""
 
     @abc.abstractmethod
     def linearise(self, y: State) -> tuple[State, State]:
-        """The Gaussian approximation of the noise at a measurement.
-
-        **Arguments:**
-
-        - `y`: the measurement.
-
-        **Returns:** `(data, std)` such that `data` is roughly Gaussian around `A x` with standard deviation `std`.
-        """
+        """The Gaussian approximation at `y`. **Returns:** `(data, std)`, with `data` roughly `N(A x, std^2)`."""
 
     @abc.abstractmethod
     def invalid(self, measured: State) -> Array:
-        """Whether a parameter is out of its range at a measured entry.
-
-        **Arguments:**
-
-        - `measured`: the weights of `operator.measured`.
-
-        **Returns:** a boolean scalar.
-        """
+        """Whether a parameter is out of its range at a measured entry. **Returns:** a boolean scalar."""
 
     @abc.abstractmethod
     def unit(self) -> "AbstractNoise":
-        """The same noise with valid parameters, for a problem that has a code and is not solved.
-
-        **Returns:** a noise model of the same class and shapes.
-        """
+        """The same noise with valid parameters, for a problem that has a code. **Returns:** a noise of this class."""
 
 
 class AbstractGaussianNoise(AbstractNoise):
@@ -76,36 +46,17 @@ class AbstractGaussianNoise(AbstractNoise):
 
     @abc.abstractmethod
     def whiten(self, residual: State) -> State:
-        """`W r` with `W* W` the inverse covariance.
-
-        **Arguments:**
-
-        - `residual`: `r`, of the shape of a measurement.
-
-        **Returns:** the whitened residual, of the same shape.
-        """
+        """`W r` with `W* W` the inverse covariance. **Returns:** an array of the shape of the residual `r`."""
 
     @abc.abstractmethod
     def whiten_adjoint(self, residual: State) -> State:
-        """`W* r`, the adjoint of `whiten`.
-
-        **Arguments:**
-
-        - `residual`: `r`, of the shape of a measurement.
-
-        **Returns:** an array of the same shape, or a tuple of arrays for a stack.
-        """
+        """`W* r`, the adjoint of `whiten`. **Returns:** an array of the shape of the residual `r`."""
 
     @abc.abstractmethod
     def restrict(self, measured: State, struct: Any) -> "AbstractGaussianNoise":
         """The noise of the measured entries alone; `y - A x` must be zero at the others.
 
-        **Arguments:**
-
-        - `measured`: the weights of `operator.measured`.
-        - `struct`: the codomain of the operator.
-
-        **Returns:** the noise whose whitening ignores the other entries.
+        **Arguments:** `measured`, and `struct`, the codomain of the operator. **Returns:** a noise of this class.
         """
 
 

@@ -10,7 +10,7 @@ from ..._solution import RESULTS
 from ..._types import Key
 from ._problem import ratio
 
-# Same exponent as `Karras`.
+# The same exponent as `Karras`.
 _EXPONENT = 7
 
 

@@ -214,7 +214,7 @@ def unit_noise(likelihood: Likelihood) -> Likelihood:
 
 
 def not_negative(std: State, code: RESULTS) -> tuple[State, RESULTS]:
-    """Standard deviations with their code; if one is negative or not finite, it becomes 0 and `invalid_parameter`."""
+    """Standard deviations with their code; if one is negative or not finite, all become 0 and `invalid_parameter`."""
     good = jax.tree.map(lambda s: jnp.all(jnp.isfinite(s) & (s >= 0)), std)
     good: Array = jax.tree.reduce(jnp.logical_and, good)
     bad = (code == RESULTS.successful) & ~good
