@@ -34,8 +34,9 @@ def check_solver(
     - `bad`: a problem of the same structure that cannot be solved. The default is the first problem with NaN for `y`,
         where problems are dictionaries with a measurement of that name.
     - `tolerance`: how far numbers of a batch may be from those of a loop, relative to the largest of an array, or to 1.
-        The default is 1e-5 in single precision and 1e-10 in double, which solvers of convex problems keep. Where
-        rounding decides what happens (accept or reject, resampling), check in double precision.
+        A statistic called `residual` is left out: where it has converged it is rounding. The default
+        is 1e-5 in single precision and 1e-10 in double, which solvers of convex problems keep. Where rounding decides
+        what happens (accept or reject, resampling), check in double precision.
 
     **Raises:** `AssertionError` that says which promise is broken, and by how much. `ValueError` for problems that do
     not fit.
@@ -127,7 +128,10 @@ def _without_measurement(problem: PyTree) -> PyTree:
 
 def _numbers(solution: Solution) -> tuple[list, list]:
     """The floating-point numbers of a solution, and its integers: steps, codes."""
-    leaves = [leaf for leaf in jax.tree.leaves(solution) if not _is_key(leaf)]
+    # A residual that has converged is as large as rounding makes it.
+    stats = {name: value for name, value in solution.stats.items() if name != "residual"}
+    parts = (solution.value, solution.result, stats, solution.aux)
+    leaves = [leaf for leaf in jax.tree.leaves(parts) if not _is_key(leaf)]
     arrays = [np.asarray(leaf) for leaf in leaves]
     is_float = lambda leaf: leaf.dtype.kind in "fc"
     return [leaf for leaf in arrays if is_float(leaf)], [leaf for leaf in arrays if not is_float(leaf)]
