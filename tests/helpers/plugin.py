@@ -7,6 +7,7 @@ from jax.scipy.special import gammaln
 
 import jaxinv
 from jaxinv import diffusion, dip, generative, noise, operators, regularisers
+from jaxinv.diffusion import extend
 
 
 def require_shape(x, shape, what):
@@ -159,10 +160,7 @@ class NoiseAgain(diffusion.AbstractStepper):
     schedule: diffusion.AbstractSchedule = diffusion.UniformLogSNR()
     evaluations_per_step = 1
 
-    def start(self, x):
-        return None
-
-    def step(self, score, t, t_next, x, memory, key):
+    def step(self, score, x, t, t_next, *, key):
         image, _ = score.predict(t, x)
         (scale, std), (scale_next, std_next) = score.process.marginal(t), score.process.marginal(t_next)
         ratio, ratio_next = std / scale, std_next / scale_next
@@ -170,7 +168,36 @@ class NoiseAgain(diffusion.AbstractStepper):
         added = ratio_next * jnp.sqrt(1 - kept) * jax.random.normal(key, x.shape, x.dtype)
         moved = scale_next * (image + kept * (x / scale - image) + added)
         # A step to time 0 is to denoise.
-        return jnp.where(t_next > 0, moved, image), memory
+        return extend.advance(jnp.where(t_next > 0, moved, image), x)
+
+
+class DrawnBetween(diffusion.AbstractPosteriorMethod):
+    """At each time: the denoised image, a draw between it and the measurement, and noise of that time on the draw.
+
+    - `num_steps`: static.
+    """
+
+    num_steps: int = eqx.field(static=True, default=40)
+
+    def prepare(self, likelihood, score, y):
+        return extend.linear_problem(likelihood, score, y, "DrawnBetween")
+
+    def times(self, process):
+        return diffusion.UniformLogSNR().times(process, self.num_steps)
+
+    def init(self, problem, *, key):
+        return problem.process.prior_sample(problem.image.shape, key=key, dtype=problem.image.dtype)
+
+    def step(self, problem, x, t, t_next, *, key):
+        draw_key, noise_key = jax.random.split(key)
+        scale, std = problem.process.marginal(t)
+        image = problem.score.denoiser(t, x)
+        drawn, code = diffusion.Exact().draw(problem, image, (std / scale) ** 2, key=draw_key)
+        scale_next, std_next = problem.process.marginal(t_next)
+        return extend.advance(scale_next * drawn + std_next * jax.random.normal(noise_key, x.shape, x.dtype), x, code)
+
+    def finish(self, problem, x, *, key):
+        return problem.score.denoiser(problem.process.t_min, x), {"network_evaluations": jnp.int32(self.num_steps + 1)}
 
 
 class RobustEnergy(generative.AbstractLatentMethod):
