@@ -54,7 +54,7 @@ def conjugate_gradients(
 
     - `product`: `product(v, args)`, linear in `v` and positive definite; where it turns out not to be, the code is
         `breakdown`.
-    - `result`, `differentiate`, `exhausted`: as of `iterate`.
+    - `result`, `differentiate`, `exhausted`: those of `iterate`.
     """
 
     def residual(v: PyTree, on: Array, args: PyTree) -> tuple[PyTree, None]:
@@ -86,7 +86,7 @@ def minimise_quadratic(
         asked for of the last iterate. The loop evaluates it at one place, for `b` as for `H`.
     - `start`: zeros of the shape of `x`.
     - `aside`: what is beside the residual at `start`.
-    - `result`, `differentiate`, `exhausted`: as of `iterate`.
+    - `result`, `differentiate`, `exhausted`: those of `iterate`.
     """
     zero = jnp.zeros_like(dot(start, start))
     state = _State(start, start, start, zero, zero, _BEGIN, aside)
@@ -186,7 +186,7 @@ def _solve(
         differentiate=differentiate,
         # Made of the residual, and all else of these; what is aside is not finite only where the true residual is not,
         # which the comparison notices.
-        telling=lambda state: (state.square, state.largest),
+        indicator=lambda state: (state.square, state.largest),
     )
     return Solved(state.x, state.aside, state.square, state.num_steps, result)
 

@@ -17,7 +17,7 @@ class Krylov(eqx.Module):
 
     - `vector`: the next to be multiplied by `M`; 0 once nothing is left.
     - `basis`: those before, `(num_steps, d)`.
-    - `diagonal`, `beside`: of `M` in the basis.
+    - `diagonal`, `beside`: the two diagonals of `M` in the basis.
     - `size`: the norm of `b`.
 
     **Reference:** Higham, Functions of matrices, 2008, section 13.2.

@@ -103,7 +103,7 @@ def iterate(
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
     progress: diffrax.AbstractProgressMeter | None = None,
-    telling: Callable[[PyTree], PyTree] = lambda state: state,
+    indicator: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.
 
@@ -117,7 +117,8 @@ def iterate(
     - `max_steps`: static, at least 1.
     - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
     - `exhausted`: the code of a lane that used all its steps.
-    - `telling`: what of a new state is finite only if all of it is; to look at all of it takes longer to compile.
+    - `indicator`: a function of the state whose value is finite only if the whole state is; by default the state itself.
+        A check of all leaves takes longer to compile.
 
     **Returns:** the last finite state, the number of steps taken, and the code, per lane.
     """
@@ -132,7 +133,7 @@ def iterate(
     def body(index, carry):
         state, running, result, num_steps, meter = carry
         new, finished, code = step(index, state, args)
-        finite = all_finite(telling(new))
+        finite = all_finite(indicator(new))
         advance = running & finite
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)

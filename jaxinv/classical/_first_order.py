@@ -1,4 +1,8 @@
-"""The loop of first-order methods, which finds the size of its steps by itself."""
+"""The loop of `tv`, `ista` and `fista`, which finds the sizes of its steps by itself.
+
+A step of such a method is in two halves, around the only place where the operator and its adjoint stand in the program:
+the first rounds of the loop put the vectors of an estimate of the norm there.
+"""
 
 import abc
 from typing import Any, NamedTuple
@@ -18,15 +22,15 @@ from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered
 from ._bound import SAFETY, norm_bound, positive
 
-# Of the estimate of the norm. From a random start its relative error is on average at most
+# The rounds of the estimate of the norm. From a random start its relative error is on average at most
 # .05 log(m (k - 1)^4)^2 / (k - 1)^2 after k rounds, for m measured values, whatever the operator: 3 % for 400 values,
 # 5 % for 10 000 (Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with
 # a random start, 1992). A fixed number, because all problems of a batch then begin their steps together.
 _ROUNDS = 24
-# One more, before these, makes the start a unit vector.
+# One round more, before these, makes the start a unit vector.
 _BEFORE = _ROUNDS + 1
-# Trial values of the norm, in units of the first number of the estimate, which is below it: to one part in a hundred.
-# As a square, which is summed by one kernel.
+# Trial values of the norm, in units of the first number of the estimate, which is below the norm, one part in a hundred
+# apart. They form a square, which is summed by one kernel.
 _LOG_RATIO = 0.01
 _TRIALS = np.exp(_LOG_RATIO * np.arange(32 * 32)).reshape(32, 32)
 
@@ -34,7 +38,8 @@ _TRIALS = np.exp(_LOG_RATIO * np.arange(32 * 32)).reshape(32, 32)
 class Iterate(NamedTuple):
     """The state of a method.
 
-    - `image`, `measurement`: zero at first. Until the norm is known its estimate keeps its vectors there.
+    - `image`, `measurement`: zero at first. Until the norm is known, its estimate keeps its vectors there.
+    - `rest`: what else the method remembers.
     """
 
     image: Array
@@ -45,7 +50,7 @@ class Iterate(NamedTuple):
 class AbstractFirstOrder(eqx.Module):
     """A method each of whose steps applies the operator and its adjoint once: the adjoint first.
 
-    - `operator`: `B`, whitened. A prediction `A x` is not.
+    - `operator`: the whitened operator `B`. A prediction `A x` is not whitened.
     """
 
     operator: eqx.AbstractVar[Whitened]
@@ -56,25 +61,25 @@ class AbstractFirstOrder(eqx.Module):
 
     @abc.abstractmethod
     def sizes(self, bound: Array) -> Array:
-        """What the sizes of steps are made of, once, as one array; `bound` is a bound of the norm of `B`."""
+        """The sizes of the steps as one array, from a bound of the norm of `B`."""
 
     @abc.abstractmethod
     def dual(self, state: Iterate) -> State:
-        """The measurement of which a step takes the adjoint."""
+        """The measurement that a step applies the adjoint to."""
 
     @abc.abstractmethod
     def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
-        """The image that it makes of that, `back`."""
+        """The next image, from `back`, the adjoint of that measurement."""
 
     @abc.abstractmethod
     def update(
         self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
     ) -> tuple[Iterate, Array, Any]:
-        """The next state, from that image and its prediction, whether to stop, and the code of that."""
+        """The next state, from the next image and its prediction; whether to stop; and the code of that."""
 
     @abc.abstractmethod
-    def telling(self, state: Iterate) -> PyTree[Array]:
-        """What of a state is finite only if all of it is."""
+    def indicator(self, state: Iterate) -> PyTree[Array]:
+        """A part of the state that is finite only if the whole state is."""
 
 
 def solve(
@@ -85,11 +90,11 @@ def solve(
     max_steps: int,
     differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> tuple[Iterate, Array, Any]:
-    """Steps until the method has finished; `norm` is that of the operator, before whitening, where it is known.
+    """Repeat the steps of a method until it has finished.
 
-    Else it is estimated in the first rounds of the same loop, so that operator and adjoint stand once in the program:
-    a projector takes longer to compile than all the rest of a step. Not through `Unrolled()` steps, which would keep
-    those rounds for the gradient.
+    - `norm`: the norm of the operator before whitening, where it is known. Otherwise it is estimated in the first rounds
+        of the same loop, so that operator and adjoint stand once in the program: a projector takes longer to compile
+        than the rest of a step. With `Unrolled()` it is estimated beforehand, as the gradient would keep those rounds.
 
     **Returns:** the last state, the number of steps without those rounds, and the code.
     """
@@ -108,7 +113,7 @@ def solve(
             result=result,
             max_steps=max_steps,
             differentiate=differentiate,
-            telling=method.telling,
+            indicator=method.indicator,
         )
 
     check_count(max_steps, "max_steps")
@@ -120,7 +125,7 @@ def solve(
         (method, scattered(method.operator.codomain)),
         result=result,
         max_steps=max_steps + _BEFORE,
-        telling=lambda carry: method.telling(carry[0]),
+        indicator=lambda carry: method.indicator(carry[0]),
     )
     return state, jnp.maximum(num_steps - _BEFORE, 0), result
 

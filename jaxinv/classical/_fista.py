@@ -88,6 +88,6 @@ class _Fista(AbstractFirstOrder):
         moved = Iterate(*here, (ahead, new_momentum, value))
         return moved, *self.problem.stop(new, state.image, value, objective)
 
-    def telling(self, state: Iterate) -> PyTree[Array]:
+    def indicator(self, state: Iterate) -> PyTree[Array]:
         # The objective is made of the image and its prediction, as the extrapolated ones are.
         return state.rest[-1]

@@ -91,5 +91,5 @@ class _Ista(AbstractFirstOrder):
         value = self.problem.value(new, prediction)
         return Iterate(new, prediction, value), *self.problem.stop(new, state.image, value, state.rest)
 
-    def telling(self, state: Iterate) -> PyTree[Array]:
+    def indicator(self, state: Iterate) -> PyTree[Array]:
         return state.rest

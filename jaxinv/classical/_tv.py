@@ -186,7 +186,7 @@ class _PrimalDual(AbstractFirstOrder):
         )
         return moved, finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
-    def telling(self, state: Iterate) -> PyTree[Array]:
+    def indicator(self, state: Iterate) -> PyTree[Array]:
         # It is made of the whitened prediction and the gradient, and all else of these.
         return state.rest[-1]
 

@@ -54,7 +54,8 @@ def linearised_posterior(
     - `num_samples`: static.
     - `exact_std`: static; standard deviations by one linear solve for each pixel, in place of those of the samples.
     - `frozen`: beginnings of names: the weights that are named so are taken as certain.
-    - `max_steps`, `rtol`: of conjugate gradients, in units of the noise.
+    - `max_steps`, `rtol`: the most steps of conjugate gradients, and the relative residual at which they stop, in units
+        of the noise.
 
     **Returns:** a `Solution` whose value is `(num_samples, *domain)`, around the network's image. Its `stats` are
     `std`, with the shape of the image, and the `num_steps` of the longest solve. Its `aux` is a dict of the `image`

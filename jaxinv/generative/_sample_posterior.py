@@ -55,7 +55,7 @@ def sample_posterior(
     - `num_warmup`: static, the steps of each chain that adapt it and are thrown away. Raise it where `r_hat` is large.
     - `num_chains`: static.
     - `weight`: the weight of the energy, not negative.
-    - `start`: of the chains, as in `reconstruct`: `FromPrior()`, `FromEncoder()`, or `From(z)`.
+    - `start`: the start of the chains, as in `reconstruct`: `FromPrior()`, `FromEncoder()`, or `From(z)`.
     - `max_doublings`: static; a trajectory has at most `2 ** max_doublings` steps.
 
     **Returns:** a `Solution` whose `value` is `(num_samples, *image_shape)`, the chains in turns. Its `aux` is a dict

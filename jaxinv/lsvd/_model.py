@@ -39,7 +39,7 @@ class LSVD(nnx.Module):
     **Arguments:**
 
     - `image_shape`: `(h, w, c)`.
-    - `measurement_shape`: of one measurement, `(angles, detectors, c)` or any other.
+    - `measurement_shape`: the shape of one measurement, `(angles, detectors, c)` or any other.
     - `latent_size`: `k`, the number of latent variables on either side, which bounds the rank.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
     - `trunk`: how all four networks are built: `models.Dense(widths)`, `models.Convolutional(channels)` for images of
@@ -104,7 +104,7 @@ class LSVD(nnx.Module):
     def __call__(self, y: ArrayLike, filter: SpectralFilter | None = None) -> Float[Array, "n h w c"]:
         """The reconstructions `D_x S E_y(y)` of measurements `(n, *measurement_shape)`.
 
-        - `filter`: of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`.
+        - `filter`: the filter of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`.
         """
         return self.image.decode(self.latent_map(self.measurement.encode(y), filter))
 

@@ -53,7 +53,7 @@ def train_lista(
     - `optimiser`, `learning_rate`: as in `training.fit`. Default: Adam, with a rate that falls from .006, or .0006 if
         weights are not tied, to a hundredth of it, by a cosine. It suits images whose entries are of order 1.
     - `validation`: `(images, measurements)`, or with a likelihood images; the weights of the lowest loss are returned.
-    - `options`: of `training.fit`: `ema`, `checkpoint`, `progress`, `chunk_size`, `mesh`.
+    - `options`: options of `training.fit`: `ema`, `checkpoint`, `progress`, `chunk_size`, `mesh`.
 
     **Returns:** the trained model, and the history of `training.fit`.
 

@@ -33,7 +33,7 @@ class Probe(_first_order.AbstractFirstOrder):
     def update(self, index, state, new, prediction, sizes):
         return state._replace(rest=sizes), jnp.ones((), bool), RESULTS.successful
 
-    def telling(self, state):
+    def indicator(self, state):
         return state.rest
 
 
