@@ -117,7 +117,7 @@ def iterate(
     - `max_steps`: static, at least 1.
     - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
     - `exhausted`: the code of a lane that used all its steps.
-    - `indicator`: a function of the state whose value is finite only if the whole state is; by default the state itself.
+    - `indicator`: a function of the state whose value is finite only if the whole state is; by default the state.
         A check of all leaves takes longer to compile.
 
     **Returns:** the last finite state, the number of steps taken, and the code, per lane.

@@ -22,8 +22,8 @@ def reconstruct(model: Network, y: State, *, filter: SpectralFilter | None = Non
     - `model`: an `LSVD`, a `ReducedRankRegression`, or any network from measurements to images with batched calls. A
         model of your own takes a filter if it has `takes_filter = True`, the call `model(y, filter)`, and `encode(y)`.
     - `y`: one measurement, of the shape that the model was made for.
-    - `filter`: the filter of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`. Create a function
-        once and reuse it: each new one compiles again.
+    - `filter`: the filter of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(k,) -> (k,)`. Create
+        a function once and reuse it: each new one compiles again.
 
     **Returns:** a `Solution`. Its `aux` is a dict of the `latent` of the measurement, `(k,)`; `None` for networks that
     take no filter.

@@ -84,7 +84,8 @@ class ReducedRankRegression(eqx.Module):
     def decode(self, z: ArrayLike, filter: SpectralFilter | None = None) -> Array:
         """The image `mean + sum_i s_i z_i d_i` of latents `(rank,)`; of a batch `(n, rank)`, `(n, ...)`.
 
-        - `filter`: the filter of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(rank,) -> (rank,)`.
+        - `filter`: the filter of the spectrum: `Tikhonov(weight)`, `Truncation(rank)`, or a function `(rank,) ->
+            (rank,)`.
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """
