@@ -3,21 +3,23 @@
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
 from ._linen import unbind_linen
-from ._types import Scalar
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @overload
-def verb(function: Callable) -> Callable: ...
+def verb(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
 @overload
-def verb(*, traced: tuple[str, ...]) -> Callable[[Callable], Callable]: ...
-def verb(function: Callable | None = None, *, traced: tuple[str, ...] | None = None) -> Callable:
+def verb(*, traced: tuple[str, ...]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> Callable:
     """A function compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
@@ -26,8 +28,7 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] | None = N
 
     - `function`: the function; `@verb` and `@verb(traced=(...))` both decorate.
     - `traced`: the names of the keyword arguments that are numbers of the problem (a weight, a tolerance): integers
-        given to these are traced as well. Integers given to all others, such as `max_steps`, stay static. Default: the
-        parameters that are annotated as `Scalar`.
+        given to these are traced as well. Integers given to all others, such as `max_steps`, stay static.
 
     **Returns:** the function with the same signature.
 
@@ -36,8 +37,6 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] | None = N
     if function is None:
         return functools.partial(verb, traced=traced)
     parameters = inspect.signature(function).parameters
-    if traced is None:
-        traced = tuple(name for name, p in parameters.items() if p.annotation in (Scalar, Scalar | None))
     unknown = set(traced) - parameters.keys()
     if unknown:
         raise ValueError(f"`traced` names {sorted(unknown)}; `{function.__name__}` takes {sorted(parameters)}.")

@@ -15,7 +15,7 @@ from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of
 
 
-@verb
+@verb(traced=("weight", "norm", "rtol", "atol"))
 def fista(
     likelihood: Likelihood,
     y: State,

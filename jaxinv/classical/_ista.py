@@ -13,7 +13,7 @@ from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, enter, objective_of
 
 
-@verb
+@verb(traced=("weight", "norm", "rtol", "atol"))
 def ista(
     likelihood: Likelihood,
     y: State,

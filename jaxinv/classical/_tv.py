@@ -19,7 +19,7 @@ from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient,
 from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
-@verb
+@verb(traced=("weight", "norm", "rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,

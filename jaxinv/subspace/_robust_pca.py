@@ -79,7 +79,7 @@ def robust_pca(
     return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)
 
 
-@verb
+@verb(traced=("weight", "rtol"))
 def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
     shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
     rows, columns = matrix.shape

@@ -80,7 +80,7 @@ def encode(
     return _encode(score, x, method, t_min=t_min)
 
 
-@verb
+@verb(traced=("t_min",))
 def _encode(score: AbstractScore, x: ArrayLike, method: ProbabilityFlow, *, t_min: Scalar | None) -> Solution:
     score, x, t_min = _enter(score, x, t_min)
     return _flow(score, x, t_min, score.process.t_max, method, is_start(score.process, t_min))
@@ -118,7 +118,7 @@ def decode(
     return _decode(score, z, method, t_min=t_min)
 
 
-@verb
+@verb(traced=("t_min",))
 def _decode(score: AbstractScore, z: ArrayLike, method: ProbabilityFlow, *, t_min: Scalar | None) -> Solution:
     score, z, t_min = _enter(score, z, t_min)
     return _flow(score, z, score.process.t_max, t_min, method, is_start(score.process, t_min))

@@ -72,7 +72,7 @@ def log_prob(
     return _log_prob(score, x, key, num_probes, method, prior_log_prob, t_min=t_min)
 
 
-@verb
+@verb(traced=("t_min",))
 def _log_prob(
     score: AbstractScore,
     x: ArrayLike,
