@@ -177,7 +177,7 @@ def train(
         do; with `pairs` they need not, and may differ in number.
     - `num_steps`, `batch_size`: as in `training.fit`; of each of the autoencoders for `Separate()`.
     - `validation`: `(images, measurements)`, or with a likelihood images; the weights of the lowest loss are returned.
-    - `options`: options of `training.fit`: `optimiser`, `learning_rate`, `ema`, `checkpoint` (two files for `Separate()`,
+    - `options`: those of `training.fit`: `optimiser`, `learning_rate`, `ema`, `checkpoint` (two files for `Separate()`,
         with `.image` and `.measurement` appended), `progress`, `chunk_size`, `mesh`.
 
     **Returns:** the trained model, and the history of `training.fit`; for `Separate()` a dict of two of them, `image`
