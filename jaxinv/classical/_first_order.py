@@ -94,7 +94,7 @@ def solve(
 
     - `norm`: the norm of the operator before whitening, where it is known. Otherwise it is estimated in the first
         rounds of the same loop, so that operator and adjoint stand once in the program: a projector takes longer to
-        compile than the rest of a step. With `Unrolled()` it is estimated beforehand, as gradients would keep its rounds.
+        compile than the rest of a step. With `Unrolled()` it is estimated beforehand: gradients would keep its rounds.
 
     **Returns:** the last state, the number of steps without those rounds, and the code.
     """
