@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from ._linen import unbind_linen
+from ._networks import unbind_linen
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

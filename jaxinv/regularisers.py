@@ -18,7 +18,7 @@ from ._proximal_map import (
     image_gradient_adjoint as image_gradient_adjoint,
 )
 from ._types import State
-from .operators._base import AbstractLinearOperator
+from .operators import AbstractLinearOperator
 
 __all__ = [
     "AbstractProximalMap",

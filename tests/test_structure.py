@@ -30,7 +30,7 @@ FIRST = [
     "_module",
     "_solution",
     "_differentiation",
-    "_linen",
+    "_networks",
     "_jit",
     "_method",
     "_workarounds",

@@ -7,8 +7,7 @@ from jaxtyping import Array
 from .._types import Scalar
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
-from ..operators import Identity, norm as operator_norm
-from ..operators._base import AbstractLinearOperator
+from ..operators import AbstractLinearOperator, Identity, norm as operator_norm
 
 # Estimates approach the norm from below, to a part in a thousand (`operators.norm`) or in twenty on average for large
 # measurements (`_first_order`), and a start that happens to be nearly orthogonal to the top direction is worse.

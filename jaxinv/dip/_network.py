@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._networks import as_network
 from .._types import Checked, Network, Struct
 from ..likelihood import Likelihood, domain_dtype
-from ..models._network import as_network
 from ..training._chunk import Split, split
 from ..training._options import check_weights
 

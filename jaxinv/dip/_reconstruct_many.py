@@ -7,10 +7,10 @@ import jax.numpy as jnp
 
 from .._arrays import check_key
 from .._jit import verb
+from .._networks import as_network
 from .._solution import Solution
 from .._types import Checked, Key, Network, State
 from ..likelihood import Likelihood
-from ..models._network import as_network
 from ._reconstruct import reconstruct
 
 

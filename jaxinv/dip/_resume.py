@@ -14,10 +14,10 @@ from jaxtyping import Array
 from .. import io
 from .._arrays import check_count
 from .._jit import verb
+from .._networks import as_network
 from .._solution import Solution
 from .._types import Checked, IntLike, Key, Network, State
 from ..likelihood import Likelihood
-from ..models._network import as_network
 from ..training._checkpoint import RunFile
 from ..training._data import fingerprint
 from ..training._options import check_chunk, check_host, check_progress

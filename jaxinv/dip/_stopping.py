@@ -12,7 +12,7 @@ from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
 from .._types import IntLike, Key, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
-from ..operators._base import AbstractLinearOperator, AbstractOperator
+from ..operators import AbstractLinearOperator, AbstractOperator
 
 
 class StoppingProblem(NamedTuple):

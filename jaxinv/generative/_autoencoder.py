@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import check_floating, check_key, check_one, is_concrete
+from .._networks import as_network
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key, Network
-from ..models._network import as_network
 from ._vae import decoded_shape
 
 

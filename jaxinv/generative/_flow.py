@@ -10,10 +10,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import check_key, check_one, check_shape
-from .._linen import LinenNetwork
+from .._networks import LinenNetwork, PyTreeNetwork, as_network, weights_dtype
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key, Network
-from ..models._network import PyTreeNetwork, as_network, weights_dtype
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import check_key, check_one, check_shape
+from .._networks import as_network, weights_dtype
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key
-from ..models._network import as_network, weights_dtype
 
 
 class FunctionPrior(AbstractGenerativePrior):

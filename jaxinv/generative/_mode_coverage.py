@@ -6,9 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_key, check_shape
+from .._networks import weights_dtype
 from .._types import Checked, IntLike, Key, Network
 from ..models._gan import latent_shape_of
-from ..models._network import weights_dtype
 from ..subspace import KMeans
 
 # A cluster is reached if its share of the samples is at least this part of its share of the data: a stray sample is

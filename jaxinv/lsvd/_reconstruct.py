@@ -7,9 +7,9 @@ from jaxtyping import Array
 
 from .._arrays import is_complex
 from .._jit import verb
+from .._networks import as_network, weights_dtype
 from .._solution import RESULTS, Solution
 from .._types import Network, State
-from ..models._network import as_network, weights_dtype
 from ._latent_map import AbstractFilter, SpectralFilter
 
 

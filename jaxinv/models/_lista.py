@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from .._arrays import HIGHEST, check_count, is_complex, is_concrete
 from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..likelihood import domain_dtype
-from ..operators import AbstractOperator, materialise
-from ..operators._base import AbstractLinearOperator
+from ..operators import AbstractLinearOperator, AbstractOperator, materialise
 from ..operators._matrix import Materialised
 from ..operators._norm import check_linear
 from ._measurements import check_measurements, check_scalar, input_shape, normalised

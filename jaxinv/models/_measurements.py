@@ -15,8 +15,7 @@ from .._types import Checked, Scalar, Struct
 from ..classical._bound import norm_bound
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
-from ..operators import AbstractOperator
-from ..operators._base import AbstractLinearOperator
+from ..operators import AbstractLinearOperator, AbstractOperator
 from ..operators._norm import check_linear
 from ._convolutional import convolution
 

@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from .._linen import rebind_like, unbind_linen
+from .._networks import rebind_like, unbind_linen
 from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, Scalar
 from ._checkpoint import Checkpoint, Run

@@ -14,11 +14,10 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from .._linen import rebind_like, unbind_linen
+from .._networks import rebind_like, unbind_linen, weights_dtype
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ..models._gan import latent_shape_of
-from ..models._network import weights_dtype
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run
 from ._chunk import split

@@ -8,9 +8,9 @@ from jaxtyping import PyTree
 
 from .._jit import verb
 from .._loop import all_finite
+from .._networks import as_network
 from .._solution import RESULTS, Solution
 from .._types import Network, State
-from ..models._network import as_network
 
 
 @verb(traced=())

@@ -13,10 +13,9 @@ from jaxtyping import Array, PyTree
 
 from ..._arrays import check_floating
 from ..._checks import checked
-from ..._linen import LinenNetwork
+from ..._networks import LinenNetwork, PyTreeNetwork, as_network
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
 from ..._types import Scalar, State
-from ...models._network import PyTreeNetwork, as_network
 from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation

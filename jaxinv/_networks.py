@@ -1,0 +1,109 @@
+"""Networks of any library as pytrees: those of Flax linen, of equinox, and plain objects and functions."""
+
+from typing import Any
+
+import equinox as eqx
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, PyTree
+
+
+class LinenNetwork(eqx.Module):
+    """A bound Flax linen module as a pytree of its variables, with its definition as static data."""
+
+    variables: PyTree[Array]
+    module: Any = eqx.field(static=True)
+
+    def bind(self) -> nn.Module:
+        """The module, bound."""
+        return self.module.bind(self.variables)
+
+    def encode(self, x: Array) -> Any:
+        return self.module.apply(self.variables, x, method="encode")
+
+    def decode(self, z: Array) -> Array:
+        return self.module.apply(self.variables, z, method="decode")
+
+    def __call__(self, *args: Array) -> Any:
+        return self.module.apply(self.variables, *args)
+
+
+def unbind_linen(tree: PyTree) -> PyTree:
+    """`tree` with every linen module in it taken apart.
+
+    **Raises:** `ValueError` for a module that is not bound.
+    """
+    is_linen = lambda node: isinstance(node, nn.Module)
+    return jax.tree.map(lambda node: _taken_apart(node) if is_linen(node) else node, tree, is_leaf=is_linen)
+
+
+def rebind_like(network: Any, given: Any) -> Any:
+    """`network`, bound again where what was given is a linen module."""
+    return network.bind() if isinstance(given, nn.Module) else network
+
+
+def _taken_apart(model: nn.Module) -> LinenNetwork:
+    if model.scope is None:
+        raise ValueError(f"The linen module {type(model).__name__} has no weights; bind them: `model.bind(variables)`.")
+    module, variables = model.unbind()
+    return LinenNetwork(jax.tree.map(jnp.asarray, variables), module)
+
+
+class PyTreeNetwork(eqx.Module):
+    """A network as a pytree whose leaves are all arrays, as `jax.jit` requires; its other leaves are static.
+
+    Equinox networks have functions among their leaves; a plain object is one leaf that is no array.
+    """
+
+    arrays: list[Array]
+    rest: Any = eqx.field(static=True)
+
+    def bind(self) -> Any:
+        """The network as it came."""
+        treedef, others = self.rest
+        arrays = iter(self.arrays)
+        return jax.tree.unflatten(treedef, [next(arrays) if other is _ARRAY else other for other in others])
+
+    def encode(self, x: Array) -> Any:
+        return self.bind().encode(x)
+
+    def decode(self, z: Array) -> Array:
+        return self.bind().decode(z)
+
+    def __call__(self, *args: Array) -> Any:
+        return self.bind()(*args)
+
+
+# Marks the place of an array among the static leaves; a string, so that equal networks compare equal.
+_ARRAY = "<array>"
+
+
+def as_network(model: Any) -> Any:
+    """`model` as a pytree whose leaves are all arrays, with the same calls.
+
+    A Flax NNX network is one already. A bound linen module and an equinox network work too, and so does any other
+    object or function, whose arrays become constants of the compiled program.
+    """
+    if isinstance(model, nn.Module):
+        return unbind_linen(model)
+    leaves, treedef = jax.tree.flatten(model)
+    leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
+    if leaves and all(eqx.is_array(leaf) for leaf in leaves):
+        return jax.tree.unflatten(treedef, leaves)
+    rest = (treedef, tuple(_ARRAY if eqx.is_array(leaf) else leaf for leaf in leaves))
+    try:
+        hash(rest)
+    except TypeError as error:
+        raise ValueError(
+            f"The network {type(model).__name__} can be neither flattened to arrays nor hashed ({error}). Make it a "
+            "pytree (`equinox.Module`, `flax.nnx.Module`), or give functions."
+        ) from error
+    return PyTreeNetwork([leaf for leaf in leaves if eqx.is_array(leaf)], rest)
+
+
+def weights_dtype(model: PyTree) -> Any:
+    """The real dtype in which a network computes, that of its weights."""
+    leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
+    return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
