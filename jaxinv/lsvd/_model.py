@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._arrays import check_shape
+from .._arrays import check_count, check_shape
 from .._types import ArrayLike, Checked, IntLike
 from ..models import AbstractTrunk, Convolutional, Dense
-from ..models._network import check_batch, check_sizes
+from ..models._network import check_batch, check_network_shape
 from ..models._trunks import MLP, Activation
 from ._latent_map import Full, SpectralFilter, Spectrum
 
@@ -82,7 +82,7 @@ class LSVD(nnx.Module):
         diagonal: bool = True,
         output: Callable[[Array], Array] | None = None,
     ):
-        image_shape, size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
+        image_shape, size = check_network_shape(image_shape, rngs), check_count(latent_size, "latent_size")
         measurement_shape = check_shape(measurement_shape, "measurement_shape")
         trunk = _check_trunk(Dense() if trunk is None else trunk, "trunk")
         other = trunk if measurement_trunk is None else _check_trunk(measurement_trunk, "measurement_trunk")

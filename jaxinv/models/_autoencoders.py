@@ -11,8 +11,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._arrays import check_count
 from .._types import ArrayLike, Checked, IntLike
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, check_trunk
 
 
@@ -58,7 +59,8 @@ class Autoencoder(nnx.Module):
         widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
-        self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
+        self.latent_size = check_count(latent_size, "latent_size")
         trunk = check_trunk(trunk, widths)
         self.encoder = trunk.encoder(self.image_shape, latent_size, activation=activation, rngs=rngs)
         self.decoder = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
@@ -165,7 +167,8 @@ class VAE(nnx.Module):
         widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
-        self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
+        self.latent_size = check_count(latent_size, "latent_size")
         self.likelihood = _check_likelihood(Gaussian() if likelihood is None else likelihood)
         trunk = check_trunk(trunk, widths)
         self.encoder = trunk.encoder(self.image_shape, 2 * latent_size, activation=activation, rngs=rngs)

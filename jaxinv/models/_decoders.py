@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._arrays import check_count
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import Bilinear, Nearest, channel_normalisation, convolution, growing_sizes
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 from ._skip_unet import check_input_shape
 
 START = 4
@@ -56,7 +56,7 @@ class ConvDecoder(nnx.Module):
         layers: IntLike = 7,
         channels: Any = 64,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         width, count = check_count(channels, "channels"), check_count(layers, "layers")
         if count < 2:
             raise ValueError(f"`layers` must be at least 2, one of which enlarges the image; got {layers}.")
@@ -135,7 +135,7 @@ class DeepDecoder(nnx.Module):
         channels: Any = 64,
         output: Callable[[Array], Array] = jax.nn.sigmoid,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         width, count = check_count(channels, "channels"), check_count(layers, "layers")
         h, w, out = self.image_shape
         default = (*(max(-(-n // 2**count), min(n, START)) for n in (h, w)), width)

@@ -12,7 +12,7 @@ from .._arrays import check_count
 from .._types import ArrayLike, Checked, IntLike, Scalar
 from ._conditioner import conditioners
 from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, partitions
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, Dense
 
 # Dividing the logits of pixels in [0, 1] by this brings them from +-14 to the size of a latent.
@@ -79,7 +79,7 @@ class Flow(nnx.Module):
         num_couplings: IntLike = 8,
         alpha: Checked[Scalar] = 1e-6,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         self.latent_size = math.prod(self.image_shape)
         coupling = Affine() if coupling is None else coupling
         if not isinstance(coupling, AbstractCoupling):

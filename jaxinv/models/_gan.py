@@ -7,9 +7,9 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._arrays import check_shape
+from .._arrays import check_count, check_shape
 from .._types import ArrayLike, Checked, IntLike
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, check_trunk
 
 
@@ -54,7 +54,8 @@ class Generator(nnx.Module):
         widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
     ):
-        self.image_shape, self.latent_size, _ = check_sizes(image_shape, latent_size, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
+        self.latent_size = check_count(latent_size, "latent_size")
         trunk = check_trunk(trunk, widths)
         self.network = trunk.decoder(latent_size, self.image_shape, activation=activation, rngs=rngs)
 
@@ -119,7 +120,7 @@ class Critic(nnx.Module):
         widths: Checked[Sequence[int] | None] = None,
         activation: Callable[[Array], Array] = _leaky,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         self.network = check_trunk(trunk, widths).encoder(self.image_shape, 1, activation=activation, rngs=rngs)
 
     def __call__(self, x: ArrayLike) -> Float[Array, " n"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from .._arrays import check_count
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import TimeEmbedding
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 from ._unet import check_batch_times
 
 
@@ -60,7 +60,7 @@ class Mixer(nnx.Module):
         channel_width: IntLike = 256,
         embedding_size: IntLike = 64,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         self.patch_size = check_count(patch_size, "patch_size")
         sizes = {"width": width, "token_width": token_width, "channel_width": channel_width}
         for name, size in {**sizes, "num_blocks": num_blocks, "embedding_size": embedding_size}.items():

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from .._arrays import check_count, check_floating, check_shape
+from .._arrays import check_floating, check_shape
 
 
 def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
@@ -26,14 +26,13 @@ def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
     return check_floating(x, what, name)
 
 
-def check_sizes(image_shape: Any, latent_size: Any, widths: Any, rngs: Any) -> tuple[tuple[int, int, int], int, tuple]:
-    """Check the static sizes of a network, and return them as integers."""
+def check_network_shape(image_shape: Any, rngs: Any) -> tuple[int, int, int]:
+    """Return the shape of an image as `(h, w, c)`, and raise unless weights can be drawn from `rngs`."""
     image_shape = check_shape(image_shape, "image_shape")
     if len(image_shape) != 3:
         raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
-    check_count(latent_size, "latent_size")
     check_rngs(rngs)
-    return image_shape, latent_size, check_shape(widths, "widths")
+    return image_shape
 
 
 def check_rngs(rngs: Any) -> None:

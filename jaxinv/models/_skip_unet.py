@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from .._arrays import check_count, check_shape
 from .._types import ArrayLike, Checked
 from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 
 _SLOPE = 0.2
 
@@ -66,7 +66,7 @@ class SkipUNet(nnx.Module):
         upsampling: Any = Bilinear(),  # noqa: B008
         output: Callable[[Array], Array] = jax.nn.sigmoid,
     ):
-        self.image_shape, _, _ = check_sizes(image_shape, 1, (1,), rngs)
+        self.image_shape = check_network_shape(image_shape, rngs)
         self.input_shape = check_input_shape(self.image_shape if input_shape is None else input_shape)
         if self.input_shape[:2] != self.image_shape[:2]:
             raise ValueError(

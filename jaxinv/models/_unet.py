@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._arrays import check_count
+from .._arrays import check_count, check_shape
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import (
     Downsampling,
@@ -18,7 +18,7 @@ from ._convolutional import (
     convolution,
     normalisation,
 )
-from ._network import check_batch, check_sizes
+from ._network import check_batch, check_network_shape
 
 
 class UNet(nnx.Module):
@@ -60,7 +60,7 @@ class UNet(nnx.Module):
         num_blocks: IntLike = 1,
         embedding_size: IntLike = 64,
     ):
-        self.image_shape, _, widths = check_sizes(image_shape, 1, widths, rngs)
+        self.image_shape, widths = check_network_shape(image_shape, rngs), check_shape(widths, "widths")
         check_count(num_blocks, "num_blocks")
         channels, embedded = self.image_shape[-1], check_count(embedding_size, "embedding_size")
         block = lambda into, out: ResidualBlock(into, out, embedded, rngs=rngs)
