@@ -85,21 +85,25 @@ def test_score(key):
     testing.check_score(score, (3, 1, 1), key=key)
 
 
+@pytest.mark.slow
 def test_sampler(key):
     testing.check_sampler(plugin.NoiseAgain(100), key=key, num_samples=1000)
 
 
+@pytest.mark.slow
 def test_posterior_method(key):
     # It takes the law of the image given its state for a Gaussian that is wider than the true one.
     with jax.enable_x64(True):
         testing.check_posterior_method(plugin.DrawnBetween(), key=key, allowance=1.5)
 
 
+@pytest.mark.slow
 def test_latent_method(key):
     with jax.enable_x64(True):
         testing.check_latent_method(plugin.RobustEnergy(0.5), key=key)
 
 
+@pytest.mark.slow
 def test_stopping_rule(key):
     with jax.enable_x64(True):
         testing.check_stopping_rule(plugin.SmallestChange(3), key=key)

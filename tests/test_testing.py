@@ -611,6 +611,7 @@ SAMPLER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", SAMPLER)
 def test_samplers(wrong, monkeypatch):
     changed("sample", monkeypatch, wrong)
@@ -632,6 +633,7 @@ POSTERIOR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", POSTERIOR)
 def test_posterior_methods(wrong, monkeypatch):
     changed("posterior_sample", monkeypatch, wrong)
@@ -639,6 +641,7 @@ def test_posterior_methods(wrong, monkeypatch):
         testing.check_posterior_method(diffusion.PiGDM(), key=KEY, num_samples=500)
 
 
+@pytest.mark.slow
 def test_posterior_methods_that_are_right_or_biased():
     testing.check_posterior_method(diffusion.PiGDM(), key=KEY, num_samples=500)
     with pytest.raises(AssertionError, match="of the samples of DPS"):
@@ -723,6 +726,7 @@ def test_stopping_rules(wrong):
         testing.check_stopping_rule(WrongRule(3, wrong), key=KEY)
 
 
+@pytest.mark.slow
 def test_the_image_that_a_run_keeps(monkeypatch):
     original = dip.reconstruct
 

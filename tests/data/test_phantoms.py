@@ -78,7 +78,7 @@ def test_ellipses_under_vmap_and_jit(x64):
         np.testing.assert_array_equal(jax.jit(lambda key: data.ellipses(3, 24, key=key))(keys[1]), alone[1])
 
 
-@pytest.mark.parametrize("size", [64, 100])
+@pytest.mark.parametrize("size", [64, pytest.param(100, marks=pytest.mark.slow)])
 def test_ellipses_are_one_object_at_every_size(size):
     coarse = np.asarray(data.ellipses(16, size, key=KEY), np.float64)
     fine = np.asarray(data.ellipses(16, 3 * size, key=KEY), np.float64)

@@ -295,6 +295,7 @@ def test_the_default(case):
         assert ("log_evidence" in call(None).stats) == (case == "few")
 
 
+@pytest.mark.slow
 def test_the_default_ends_on_two_cores():
     # jaxlib 0.10 waits for ever where as many batches are decomposed at once as XLA's pool has threads. A pool of its
     # own size is a process of its own.

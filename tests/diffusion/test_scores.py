@@ -161,7 +161,9 @@ def test_scores_of_every_kind_agree(name, process):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["function", "subclass", "wrapper"])
+@pytest.mark.parametrize(
+    "name", ["subclass", *(pytest.param(n, marks=pytest.mark.slow) for n in ("function", "wrapper"))]
+)
 def test_verbs_take_scores_of_every_kind(name, key):
     process = diffusion.VP()
     x, likelihood = jnp.asarray(IMAGE), Likelihood(operators.Identity((3,)), noise.Gaussian(0.5))
