@@ -184,9 +184,8 @@ def of_scores(bench):
         bench.add(f"posterior_sample, {type(method).__name__}", guided, network, ANGLES, y, key)
     # Beside the network there is next to nothing in the program of this one.
     masked = lambda network, mask, y, key: diffusion.posterior_sample(
-        process,
-        score(network),
         jaxinv.Likelihood(operators.Mask(mask), noise.Gaussian(0.1)),
+        score(network),
         y,
         key=key,
         method=diffusion.DPS(STEPS),

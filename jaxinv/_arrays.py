@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ._types import Key, State
+from ._types import Checked, Key, Scalar, State
 
 # The precision of products of matrices outside networks: the default of accelerators is TF32 or bfloat16, in which
 # exact adjoints and closed forms fail.
@@ -27,13 +27,13 @@ def parameter_dtype(*parameters: Any) -> Any:
     return jnp.result_type(float, *parameters)
 
 
-def as_parameter(array: Any) -> Array:
+def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
     """A parameter as an array leaf of inexact dtype."""
     array = jnp.asarray(array)
     return array.astype(jnp.result_type(float, array.dtype))
 
 
-def as_factor(value: Any) -> Array:
+def as_factor(value: Checked[Scalar]) -> Array:
     """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
     if isinstance(value, bool | int):
         value = float(value)

@@ -17,7 +17,7 @@ from ._proximal_map import (
     image_gradient as image_gradient,
     image_gradient_adjoint as image_gradient_adjoint,
 )
-from ._types import State
+from ._types import Checked, Scalar, State
 from .operators import AbstractLinearOperator
 
 __all__ = [
@@ -136,7 +136,7 @@ class Tikhonov(AbstractRegulariser):
 
     operator: AbstractLinearOperator | None
 
-    def __init__(self, operator: Any = None):
+    def __init__(self, operator: Checked[AbstractLinearOperator | None] = None):
         if not (operator is None or isinstance(operator, AbstractLinearOperator)):
             raise ValueError(f"`operator` must be a linear operator or None; got {type(operator).__name__}.")
         self.operator = operator
@@ -228,7 +228,7 @@ class Smoothed(eqx.Module):
     eps: Array
     is_smooth: ClassVar[bool] = True
 
-    def __init__(self, eps: Any):
+    def __init__(self, eps: Checked[Scalar]):
         self.eps = as_parameter(eps)
         if is_concrete(self.eps) and not bool(jnp.all(jnp.isfinite(self.eps) & (self.eps > 0))):
             raise ValueError(f"`eps` must be positive and finite; got {self.eps}. For eps = 0 take `Isotropic()`.")
@@ -257,7 +257,7 @@ class TV(AbstractRegulariser):
 
     kind: Isotropic | Anisotropic | Smoothed
 
-    def __init__(self, kind: Any = Isotropic()):  # noqa: B008
+    def __init__(self, kind: Checked[Isotropic | Anisotropic | Smoothed] = Isotropic()):  # noqa: B008
         if not isinstance(kind, Isotropic | Anisotropic | Smoothed):
             raise ValueError(
                 f"`kind` must be Isotropic(), Anisotropic() or Smoothed(eps) of `jaxinv.regularisers`; got {kind!r}."

@@ -1,7 +1,6 @@
 """Filtered back-projection and its windows."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -59,7 +58,7 @@ _MISSING = 3.0
 
 
 @verb
-def fbp(operator: Checked[AbstractOperator], y: State, *, window: Any = RamLak()) -> Solution:  # noqa: B008
+def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[AbstractWindow] = RamLak()) -> Solution:  # noqa: B008
     """Filtered back-projection: the inverse of the Radon transform, cut off at the Nyquist frequency of the detector.
 
     Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation

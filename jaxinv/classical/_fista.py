@@ -12,7 +12,7 @@ from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened
 from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve
-from ._proximal import ProximalProblem, enter, objective_of
+from ._proximal import ProximalProblem, objective_of, proximal_problem
 
 
 @verb(traced=("weight", "norm", "rtol", "atol"))
@@ -44,7 +44,9 @@ def fista(
         x = jaxinv.classical.fista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "fista")
+    problem, known, prepared, data, result = proximal_problem(
+        likelihood, y, weight, regulariser, norm, rtol, atol, "fista"
+    )
     state, num_steps, result = solve(_Fista(problem), known, result, max_steps=max_steps)
     objective = objective_of(prepared, data, problem, state.image, state.measurement)
     return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})

@@ -1,7 +1,5 @@
 """The posterior mean under a Gaussian prior."""
 
-from typing import Any
-
 import jax.numpy as jnp
 
 from .._differentiation import Implicit, Unrolled, check_differentiate
@@ -14,7 +12,11 @@ from ..oracles import Gaussian
 
 @verb
 def gaussian(
-    likelihood: Likelihood, prior: Any, y: State, *, differentiate: Checked[Unrolled | Implicit | None] = None
+    likelihood: Likelihood,
+    prior: Checked[Gaussian],
+    y: State,
+    *,
+    differentiate: Checked[Unrolled | Implicit | None] = None,
 ) -> Solution:
     """The exact posterior mean `E[x | y]` under a Gaussian prior, linear operator and Gaussian noise.
 

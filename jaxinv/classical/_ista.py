@@ -10,7 +10,7 @@ from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, Whitened
 from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve
-from ._proximal import ProximalProblem, enter, objective_of
+from ._proximal import ProximalProblem, objective_of, proximal_problem
 
 
 @verb(traced=("weight", "norm", "rtol", "atol"))
@@ -56,7 +56,9 @@ def ista(
         x = jaxinv.classical.ista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, known, prepared, data, result = enter(likelihood, y, weight, regulariser, norm, rtol, atol, "ista")
+    problem, known, prepared, data, result = proximal_problem(
+        likelihood, y, weight, regulariser, norm, rtol, atol, "ista"
+    )
     state, num_steps, result = solve(_Ista(problem), known, result, max_steps=max_steps)
     objective = objective_of(prepared, data, problem, state.image, state.measurement)
     return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})

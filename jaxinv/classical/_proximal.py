@@ -52,7 +52,7 @@ class ProximalProblem(eqx.Module):
         return still | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
 
-def enter(
+def proximal_problem(
     likelihood: Likelihood,
     y: State,
     weight: Scalar,

@@ -25,6 +25,7 @@ from ._posterior import (
     guided_transition as guided_transition,
     linear_problem as linear_problem,
 )
+from ._processes._process import target as target
 from ._samplers._sampler import Options as Options, Path as Path
 
 __all__ = [
@@ -48,4 +49,5 @@ __all__ = [
     "exact_problem",
     "guided_transition",
     "linear_problem",
+    "target",
 ]

@@ -144,7 +144,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step; or, where the steps are over, an evaluation of the network with its last weights."""
         assert key is not None
-        z = _jittered(problem, state.ended, key=key)
+        z = _jittered(problem, state.ended, key=jax.random.fold_in(key, 1))
         loss = lambda v: self.method.loss(problem.fit, v, state.memory, z, key=key)
         (value, evaluation), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
         # The gradient of a real function of complex weights points downhill as its conjugate.
@@ -227,7 +227,7 @@ def prepare_run(
     stopping = check_instance(stopping, AbstractStopping, "stopping", FixedSteps())
     if stopping.hides_measurements and start.uses_measurements:
         raise ValueError(
-            f"`{type(stopping).__name__}()` judges by measurements that the network must not see; "
+            f"`{type(stopping).__name__}()` compares images by measurements on which the network must not depend; "
             f"{type(start).__name__}() makes its input of all of them. Take `FromNoise()`, or another rule."
         )
     frozen = frozen if isinstance(frozen, str) else tuple(frozen)

@@ -1,4 +1,4 @@
-"""Checks that networks and the priors around them share, and adapters for networks of other libraries."""
+"""Checks that networks and the priors around them share; `_networks.py` adapts networks of other libraries."""
 
 from typing import Any
 

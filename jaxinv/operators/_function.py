@@ -1,6 +1,6 @@
 """Operators made from the user's functions, and the conversion of an operator to one of lineax."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -39,7 +39,7 @@ class FunctionOperator(AbstractLinearOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Checked[Callable[..., Any]], domain: Any):
+    def __init__(self, function: Checked[Callable[..., Any]], domain: Checked[Sequence[int] | jax.ShapeDtypeStruct]):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
@@ -91,7 +91,7 @@ class NonlinearFunction(AbstractOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Checked[Callable[..., Any]], domain: Any):
+    def __init__(self, function: Checked[Callable[..., Any]], domain: Checked[Sequence[int] | jax.ShapeDtypeStruct]):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
@@ -158,7 +158,7 @@ def _parameters(function: Callable) -> list[Array]:
     return [leaf for leaf in jax.tree.leaves(function) if eqx.is_inexact_array(leaf)]
 
 
-def _struct(domain: Any, function: Callable) -> jax.ShapeDtypeStruct:
+def _struct(domain: Checked[Sequence[int] | jax.ShapeDtypeStruct], function: Callable) -> jax.ShapeDtypeStruct:
     if isinstance(domain, jax.ShapeDtypeStruct):
         return jax.ShapeDtypeStruct(check_shape(domain.shape, "domain"), domain.dtype)
     return jax.ShapeDtypeStruct(check_shape(domain, "domain"), parameter_dtype(*_parameters(function)))

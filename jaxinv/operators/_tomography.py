@@ -63,7 +63,7 @@ def check_length(value: Any, what: str, name: str) -> float:
     return value
 
 
-def check_count(value: Any, what: str, name: str) -> int:
+def check_number_of(value: Any, what: str, name: str) -> int:
     """`value` as a positive Python integer.
 
     **Raises:** `ValueError` if it is not a positive integer, or is a traced value.
@@ -174,7 +174,7 @@ class ParallelBeam(AbstractTomograph):
         if num_detectors is None:
             # The small term keeps rounding of an integer quotient from adding a bin.
             num_detectors = math.ceil(2 * half_diagonal(shape[:2], self.pixel_size) / self.detector_spacing - 1e-6)
-        num_detectors = check_count(num_detectors, "num_detectors", name)
+        num_detectors = check_number_of(num_detectors, "num_detectors", name)
         self.domain = jax.ShapeDtypeStruct(shape, self.angles.dtype)
         self.codomain = jax.ShapeDtypeStruct((self.angles.shape[0], num_detectors, shape[2]), self.angles.dtype)
 
@@ -240,7 +240,7 @@ class FanBeam(AbstractTomograph):
         shape = check_image_shape(shape)
         name = type(self).__name__
         self.angles, self.centre_offset = check_angles(angles, centre_offset, name)
-        num_detectors = check_count(num_detectors, "num_detectors", name)
+        num_detectors = check_number_of(num_detectors, "num_detectors", name)
         self.detector_spacing = check_length(detector_spacing, "detector_spacing", name)
         self.source_origin = check_length(source_origin, "source_origin", name)
         self.origin_detector = check_length(origin_detector, "origin_detector", name)

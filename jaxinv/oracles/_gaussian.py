@@ -17,7 +17,7 @@ from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, enter, observe
+from ._update import condition, observe, prepare_update
 
 
 class Gaussian(Module):
@@ -223,7 +223,7 @@ class Gaussian(Module):
 
         **Reference:** Andrews, A square root formulation of the Kalman covariance equations, 1968.
         """
-        prior, problem, failed = self._enter(likelihood, y)
+        prior, problem, failed = self._prepare(likelihood, y)
         mean, factor = condition(problem, prior.mean, prior.full_factor())
         return Gaussian(jnp.where(failed, jnp.nan, mean), factor=factor)
 
@@ -235,7 +235,7 @@ class Gaussian(Module):
 
         **Returns:** a scalar.
         """
-        prior, problem, failed = self._enter(likelihood, y)
+        prior, problem, failed = self._prepare(likelihood, y)
         del prior
         return jnp.where(failed, jnp.nan, problem.log_evidence())
 
@@ -243,8 +243,8 @@ class Gaussian(Module):
         """The generative prior `x = mean + F z` with `z` standard normal."""
         return GaussianLatent(self.mean, self.full_factor())
 
-    def _enter(self, likelihood: Likelihood, y: State) -> tuple["Gaussian", Any, Array]:
-        likelihood, y, failed, dtype = enter(self.shape, likelihood, y)
+    def _prepare(self, likelihood: Likelihood, y: State) -> tuple["Gaussian", Any, Array]:
+        likelihood, y, failed, dtype = prepare_update(self.shape, likelihood, y)
         prior = jax.tree.map(lambda leaf: leaf.astype(dtype), self)
         return prior, observe(likelihood, y, prior.mean, prior.full_factor()), failed
 

@@ -18,7 +18,7 @@ from ._components import Components
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
 from ._mixture_update import update
-from ._update import enter
+from ._update import prepare_update
 
 
 class GaussianMixture(Module):
@@ -193,7 +193,7 @@ class GaussianMixture(Module):
 
         **Reference:** Cardoso et al., Monte Carlo guided diffusion for Bayesian linear inverse problems, 2023.
         """
-        prior, problem, failed = self._enter(likelihood, y)
+        prior, problem, failed = self._prepare(likelihood, y)
         evidences, means = problem.evidences_and_means()
         log_weights = jax.nn.log_softmax(prior.log_weights + evidences)
         log_weights, means = (jnp.where(failed, jnp.nan, v) for v in (log_weights, means))
@@ -207,7 +207,7 @@ class GaussianMixture(Module):
 
         **Returns:** a scalar.
         """
-        prior, problem, failed = self._enter(likelihood, y)
+        prior, problem, failed = self._prepare(likelihood, y)
         evidences, _ = problem.evidences_and_means()
         return jnp.where(failed, jnp.nan, jax.nn.logsumexp(prior.log_weights + evidences))
 
@@ -234,8 +234,8 @@ class GaussianMixture(Module):
         dtype = self.means.dtype
         return self._components().view(jnp.ones((), dtype), jnp.zeros((), dtype), x.ravel().astype(dtype))
 
-    def _enter(self, likelihood: Likelihood, y: State) -> tuple["GaussianMixture", Any, Array]:
-        likelihood, y, failed, dtype = enter(self.shape, likelihood, y)
+    def _prepare(self, likelihood: Likelihood, y: State) -> tuple["GaussianMixture", Any, Array]:
+        likelihood, y, failed, dtype = prepare_update(self.shape, likelihood, y)
         prior = jax.tree.map(lambda leaf: leaf.astype(dtype), self)
         return prior, update(likelihood, y, prior.means, prior.covariances), failed
 

@@ -70,7 +70,7 @@ class Observation(eqx.Module):
         return self.design.shape[0] <= self.design.shape[1]
 
 
-def enter(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Array, Any]:
+def prepare_update(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Array, Any]:
     """The prepared likelihood and measurement, whether the preparation failed, and the dtype; for every posterior."""
     if not isinstance(likelihood.noise, AbstractGaussianNoise):
         raise ValueError(

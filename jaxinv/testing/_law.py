@@ -19,7 +19,7 @@ def require_law(
     variances, basis = np.linalg.eigh(np.asarray(covariance, float))
     white = (draws - np.ravel(np.asarray(mean, float))) @ (basis / np.sqrt(variances))
     count, identity = len(white), np.eye(white.shape[1])
-    # The offset of the mean is told by itself, and is none of the covariance.
+    # The mean is compared separately, so its offset does not count as covariance.
     found = np.cov(white.T).reshape(identity.shape)
     for which, gap, error in (
         ("mean", np.abs(white.mean(axis=0)), np.full(len(identity), 1 / np.sqrt(count))),

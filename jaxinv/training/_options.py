@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from .._arrays import check_key, is_concrete
+from .._arrays import check_count, check_key, is_concrete
 from .._types import Key
 from ._mesh import check_mesh
 
@@ -51,13 +51,6 @@ def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, cou
 def check_chunk(chunk_size: Any, num_steps: int) -> int:
     """The number of steps of one compiled call; by default a 50th of all, at most 1000."""
     return check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
-
-
-def check_count(value: Any, name: str) -> int:
-    """`value` as a positive integer."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"`{name}` must be an integer of at least 1; got {value!r}.")
-    return int(value)
 
 
 def check_average(ema: Any) -> Array:

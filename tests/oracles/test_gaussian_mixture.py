@@ -249,8 +249,8 @@ def test_two_measurements_one_after_the_other():
         np.testing.assert_allclose(chain, prior.evidence(both, tuple(data)), rtol=1e-9)
 
 
-def section_five(d, rows, dtype):
-    """A problem of the protocol of MCGdiff, as `tools/reference_mixture.py` draws it."""
+def mixture_problem(d, rows, dtype):
+    """A problem of the protocol of MCGdiff."""
     rng = np.random.default_rng(1000 * d + 10 * rows)
     centres = np.asarray(list(itertools.product((-16.0, -8.0, 0.0, 8.0, 16.0), repeat=2)))
     means = np.tile(centres, (1, d // 2))
@@ -268,7 +268,7 @@ def section_five(d, rows, dtype):
 @x64
 @pytest.mark.parametrize("rows", cases([1, 4], 4))
 def test_the_protocol_of_the_reference(rows):
-    prior, likelihood, y, (weights, means, matrix, std) = section_five(80, rows, np.float64)
+    prior, likelihood, y, (weights, means, matrix, std) = mixture_problem(80, rows, np.float64)
     posterior = prior.posterior(likelihood, y)
     total = matrix @ matrix.T + std**2 * np.eye(rows)
     residuals = y - means @ matrix.T
@@ -282,7 +282,7 @@ def test_the_protocol_of_the_reference(rows):
 
 def test_float32_in_many_dimensions():
     def answers(dtype):
-        prior, likelihood, y, (_, means, _, _) = section_five(800, 4, dtype)
+        prior, likelihood, y, (_, means, _, _) = mixture_problem(800, 4, dtype)
         ts = np.array([0.05, 0.5, 1.5], dtype)
         x = np.cos(ts)[:, None] * means[[3, 12, 20]]
         x = (x + np.sin(ts)[:, None] * np.random.default_rng(0).normal(size=(3, 800))).astype(dtype)

@@ -82,7 +82,7 @@ def encode(
 
 @verb(traced=("t_min",))
 def _encode(score: AbstractScore, x: ArrayLike, method: ProbabilityFlow, *, t_min: Scalar | None) -> Solution:
-    score, x, t_min = _enter(score, x, t_min)
+    score, x, t_min = _prepare(score, x, t_min)
     return _flow(score, x, t_min, score.process.t_max, method, is_start(score.process, t_min))
 
 
@@ -120,11 +120,11 @@ def decode(
 
 @verb(traced=("t_min",))
 def _decode(score: AbstractScore, z: ArrayLike, method: ProbabilityFlow, *, t_min: Scalar | None) -> Solution:
-    score, z, t_min = _enter(score, z, t_min)
+    score, z, t_min = _prepare(score, z, t_min)
     return _flow(score, z, score.process.t_max, t_min, method, is_start(score.process, t_min))
 
 
-def _enter(score: AbstractScore, x: ArrayLike, t_min: Any) -> tuple[AbstractScore, Array, Array]:
+def _prepare(score: AbstractScore, x: ArrayLike, t_min: Any) -> tuple[AbstractScore, Array, Array]:
     x = as_parameter(x)
     score = cast_process(score, x.dtype)
     return score, x, score.process.t_min if t_min is None else jnp.asarray(t_min).astype(x.dtype)

@@ -14,11 +14,11 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from .._processes._process import is_data
+from .._processes._process import is_data, noise_to_signal
 from .._processes._schedule import AbstractSchedule, UniformLogSNR
 from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
+from ._problem import CurvedProblem, check_step_size, curved_problem
 
 
 class Annealed(NamedTuple):
@@ -90,7 +90,7 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
         self, problem: CurvedProblem, state: Annealed, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Annealed, Array, RESULTS]:
         u, last = state.u, is_data(t_next)
-        square = ratio(problem.process, t) ** 2
+        square = noise_to_signal(problem.process, t) ** 2
         weight = 1 / (1 + square * problem.curvature(u))
         args = (problem, t, square, weight, 0.5 * self.step_size.astype(u.dtype) * square, last, key)
         u, taken, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)

@@ -11,12 +11,12 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
+from .._processes._process import noise_to_signal
 from .._processes._schedule import AbstractSchedule, Karras
 from .._samplers._sampler import check_steps
 from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
 from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import denoise_from
-from ._problem import ratio
 
 
 class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
@@ -79,5 +79,5 @@ class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
         scale, std = problem.process.marginal(t)
         x = scale * image + std * jax.random.normal(noise_key, image.shape, image.dtype)
         denoised, ode_code = denoise_from(problem.score, t, x, self.ode_steps, key=None)
-        drawn, draw_code = problem.draw(denoised, ratio(problem.process, t) ** 2, key=draw_key)
+        drawn, draw_code = problem.draw(denoised, noise_to_signal(problem.process, t) ** 2, key=draw_key)
         return advance(drawn, image, first_failure(ode_code, draw_code))

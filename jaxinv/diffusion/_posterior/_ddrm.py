@@ -15,11 +15,11 @@ from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
-from .._processes._process import target
+from .._processes._process import noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_share, check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, ratio, unit_noise
+from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, unit_noise
 
 # The identity of this size, which the matrix is made from, takes 64 MB, and its decomposition minutes.
 MOST_ENTRIES = 4096
@@ -132,7 +132,7 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
 
     def init(self, problem: SpectralProblem, *, key: Key) -> Array:
         nothing = jnp.zeros(problem.image.shape, problem.image.dtype)
-        first = ratio(problem.process, self.times(problem.process)[0])
+        first = noise_to_signal(problem.process, self.times(problem.process)[0])
         # The initial law of the paper, equation 7, is its step from the zero image with fresh noise only.
         one = jnp.ones((), first.dtype)
         return problem.transition(nothing, nothing, first, first, one, one, key=key)
@@ -144,7 +144,9 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
         scale_next, std_next = target(process, t_next)
         image = problem.score.denoiser(t, process.marginal(t)[0] * u)
         eta, eta_b = (value.astype(u.dtype) for value in (self.eta, self.eta_b))
-        return advance(problem.transition(image, u, ratio(process, t), std_next / scale_next, eta, eta_b, key=key), u)
+        return advance(
+            problem.transition(image, u, noise_to_signal(process, t), std_next / scale_next, eta, eta_b, key=key), u
+        )
 
 
 def scalar_std(noise: AbstractNoise) -> Array | None:

@@ -13,11 +13,11 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
-from .._processes._process import target
+from .._processes._process import noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._sampler import check_positive, check_share, check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import LinearProblem, linear_problem, ratio
+from ._problem import LinearProblem, linear_problem
 
 
 class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
@@ -84,7 +84,7 @@ class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
         solved = conjugate_gradients(
             _product,
             problem.operator.adjoint(problem.residual(denoised)),
-            (problem.operator, self.weight.astype(x.dtype) / ratio(problem.process, t) ** 2),
+            (problem.operator, self.weight.astype(x.dtype) / noise_to_signal(problem.process, t) ** 2),
             rtol=self.rtol,
             max_steps=self.solver_steps,
             exhausted=RESULTS.successful,

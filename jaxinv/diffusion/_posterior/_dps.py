@@ -17,7 +17,7 @@ from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._ddim import transition
 from .._samplers._sampler import check_not_negative, check_share, check_steps
-from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
+from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, check_view, guided_transition
 from ._problem import Problem, any_problem
 
 
@@ -88,6 +88,7 @@ class DPS(AbstractGuidance[Problem]):
     def propose(
         self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: ShiftView, *, key: Key
     ) -> tuple[Array, Array]:
+        check_view(view, ShiftView, "DPS")
         # `TDS` weights the last image by `p(y | E[x_0 | x_t])`, so the last step has no shift.
         shift = jnp.where(is_data(t_next), 0, view.shift)
         return guided_transition(process, t, t_next, view.image, view.noise, shift, self.eta.astype(x.dtype), key=key)

@@ -96,7 +96,8 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
 
         - `process`: the noising process.
         - `t`, `t_next`, `x`: the times and the state at which the twist was evaluated.
-        - `view`: the evaluation of the twist there.
+        - `view`: the evaluation of the twist there, as `AbstractTwist.evaluate` returned it: a `ShiftView`, or the
+            `AbstractTwistView` of your own twist.
         - `key`: a key for this move alone.
 
         **Returns:** the state at `t_next`, and the logarithm of the ratio of its density under the transition of the
@@ -115,6 +116,15 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
     def finish(self, problem: Problem, state: Guided, *, key: Key) -> tuple[Array, dict[str, Any]]:
         del problem, key
         return state.x, {"vjps": state.num_vjps}
+
+
+def check_view(view: Any, kind: type, name: str) -> None:
+    """Raise unless a twist made what the proposal `name` moves particles by."""
+    if not isinstance(view, kind):
+        raise ValueError(
+            f"`{name}` cannot propose moves for this twist, which evaluates to {type(view).__name__}; it needs "
+            f"{kind.__name__}. Leave `twist` out, or take the twist of `{name}()`."
+        )
 
 
 class ShiftView(AbstractTwistView):

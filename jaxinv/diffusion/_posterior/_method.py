@@ -31,13 +31,13 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
 
     !!! example
         ```python
-        import jax, jax.numpy as jnp, jaxinv
+        import equinox as eqx, jax, jax.numpy as jnp, jaxinv
         from jaxinv import diffusion, oracles
         from jaxinv.diffusion import extend
 
         class Noisy(diffusion.AbstractPosteriorMethod):  # Euler steps along the flow, and a pull towards y
-            num_steps: int = 50
-            pull: float = 0.1
+            num_steps: int = eqx.field(default=50, static=True)
+            pull: jax.Array = eqx.field(default=0.1, converter=jnp.asarray)
 
             def prepare(self, likelihood, score, y):
                 return extend.any_problem(likelihood, score, y)
@@ -50,9 +50,9 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
                 return problem.process.prior_sample(image.shape, key=key, dtype=image.dtype)
 
             def step(self, problem, x, t, t_next, *, key):
-                moved = x + (t_next - t) * problem.score.velocity(t, x)
-                slope = jax.grad(problem.negative_log_likelihood)(problem.score.denoiser(t, x))
-                return extend.advance(moved - self.pull * slope, x)
+                velocity, image = problem.score.velocity_and_image(t, x)
+                slope = jax.grad(problem.negative_log_likelihood)(image)
+                return extend.advance(x + (t_next - t) * velocity - self.pull * slope, x)
 
         prior = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16))
         likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((4, 4, 1), 2), jaxinv.noise.Gaussian(1.0))
@@ -129,7 +129,8 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
 
         - `problem`: the problem that `prepare` returned.
         - `state`: the state of `init` or of the previous step.
-        - `t`, `t_next`: two neighbours among `times`. A step to time 0, the data, returns an image without noise.
+        - `t`, `t_next`: two neighbours among `times`. A step to time 0, the data, returns an image without
+            noise; `diffusion.extend.target(process, t_next)` is scale 1 and deviation 0 there.
         - `key`: a key for this step alone.
 
         **Returns:** the next state, whether to stop, and the code if so: `diffusion.extend.advance(new, old)` makes

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._arrays import HIGHEST
+from ..._arrays import HIGHEST, check_count
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
 from ..._method import advance
@@ -16,13 +16,13 @@ from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ..._workarounds import wait_for
 from ...likelihood import Likelihood
-from .._processes._process import is_data, target
+from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_steps
-from ._guidance import AbstractGuidance, AbstractTwist, AbstractTwistView, Guided
+from ._guidance import AbstractGuidance, AbstractTwist, AbstractTwistView, Guided, check_view
 from ._method import first_failure
 from ._moments import Innovation, Moments, gain_product, innovation_from, moments, root_product
-from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, ratio, white_noise
+from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem, white_noise
 
 # Relative tolerance and most steps of conjugate gradients; the system is well conditioned.
 _RTOL = 1e-3
@@ -73,8 +73,9 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     root_steps: IntLike = eqx.field(default=4, static=True)
 
     def __check_init__(self):
-        for number in (self.num_steps, self.solver_steps, self.root_steps):
-            check_steps(number, self.schedule)
+        check_steps(self.num_steps, self.schedule)
+        check_count(self.solver_steps, "solver_steps")
+        check_count(self.root_steps, "root_steps")
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
         return linear_problem(likelihood, score, y, "MomentMatching")
@@ -102,6 +103,7 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     def propose(
         self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: "BridgedView", *, key: Key
     ) -> tuple[Array, Array]:
+        check_view(view, BridgedView, "MomentMatching")
         moved, z = bridge(process, t, t_next, x, view.draw, key=key)
         gap, after = _gap(process, t, t_next)
         # The deviation of x_s from its expectation without a measurement, and the innovation there.
@@ -182,8 +184,8 @@ def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Arra
 
     A step to time 0 has the share 0 and the noise before it, which avoids a division by 0.
     """
-    before = ratio(process, t)
-    after = ratio(process, jnp.where(is_data(t_next), t, t_next))
+    before = noise_to_signal(process, t)
+    after = noise_to_signal(process, jnp.where(is_data(t_next), t, t_next))
     return jnp.clip(1 - (after / before) ** 2, 0, 1), after
 
 

@@ -147,5 +147,5 @@ def innovation_from(problem: DenseProblem, residual: Array, products: Array) -> 
     # The derivative of a network is not symmetric, and has negative eigenvalues, large ones at large noise; that of an
     # exact denoiser is symmetric and positive, up to rounding.
     values, vectors = jnp.linalg.eigh(0.5 * (gram + gram.T))
-    precisions = jnp.where(values > -0.5, 1 / (1 + jnp.maximum(values, 0)), 0)
+    precisions = jnp.where(values > _NEGATIVE, 1 / (1 + jnp.maximum(values, 0)), 0)
     return Innovation(residual, products, vectors, precisions)

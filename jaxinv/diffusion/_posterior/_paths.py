@@ -8,7 +8,7 @@ from ..._loop import iterate
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
-from ._problem import ratio
+from .._processes._process import noise_to_signal
 
 # The same exponent as `Karras`.
 _EXPONENT = 7
@@ -22,8 +22,8 @@ def denoise_from(score: AbstractScore, t: Array, x: Array, num_steps: int, *, ke
     `u = x / scale`. (The smaller variance of `Ancestral` has a larger deficit in few steps.)
     """
     process = score.process
-    top = ratio(process, t)
-    bottom = jnp.minimum(ratio(process, process.t_min), top)
+    top = noise_to_signal(process, t)
+    bottom = jnp.minimum(noise_to_signal(process, process.t_min), top)
     ratios = jnp.linspace(top ** (1 / _EXPONENT), bottom ** (1 / _EXPONENT), num_steps) ** _EXPONENT
     times = process.time(ratios).at[-1].set(jnp.minimum(process.t_min, t)).at[0].set(t)
     ratios = jnp.append(ratios, jnp.zeros((), ratios.dtype))
@@ -64,5 +64,5 @@ def straight_times(process: AbstractProcess, start: Array, num_steps: int) -> Ar
 
 
 def _tau(process: AbstractProcess, t: Array) -> Array:
-    r = ratio(process, t)
+    r = noise_to_signal(process, t)
     return r / (1 + r)

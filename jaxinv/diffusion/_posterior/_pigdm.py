@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter
+from ..._arrays import as_parameter, check_count
 from ..._conjugate_gradients import dot
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
@@ -13,7 +13,7 @@ from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_share, check_steps
-from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, guided_transition
+from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, check_view, guided_transition
 from ._moments import moments
 from ._problem import LinearProblem, linear_problem
 
@@ -51,7 +51,7 @@ class PiGDM(AbstractGuidance[LinearProblem]):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_steps(self.solver_steps, self.schedule)
+        check_count(self.solver_steps, "solver_steps")
         check_share(self.eta, "eta")
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
@@ -71,6 +71,7 @@ class PiGDM(AbstractGuidance[LinearProblem]):
     def propose(
         self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: ShiftView, *, key: Key
     ) -> tuple[Array, Array]:
+        check_view(view, ShiftView, "PiGDM")
         eta = self.eta.astype(x.dtype)
         return guided_transition(process, t, t_next, view.image, view.noise, view.shift, eta, key=key)
 

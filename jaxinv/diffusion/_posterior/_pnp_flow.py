@@ -11,10 +11,11 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
+from .._processes._process import noise_to_signal
 from .._samplers._sampler import check_not_negative
 from ._method import AbstractPosteriorMethod
 from ._paths import straight_times
-from ._problem import CurvedProblem, check_step_size, curved_problem, ratio
+from ._problem import CurvedProblem, check_step_size, curved_problem
 
 
 class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
@@ -74,7 +75,7 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
     ) -> tuple[Array, Array, RESULTS]:
         del t_next
         scale, std = problem.process.marginal(t)
-        r, curvature = ratio(problem.process, t), problem.curvature(x)
+        r, curvature = noise_to_signal(problem.process, t), problem.curvature(x)
         step_size, alpha = self.step_size.astype(x.dtype), self.alpha.astype(x.dtype)
         # If nothing is measured, curvature and slope are 0.
         length = step_size * (r / (1 + r)) ** alpha / jnp.where(curvature > 0, curvature, 1)

@@ -11,10 +11,10 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
+from .._processes._process import noise_to_signal
 from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
 from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import denoise_from
-from ._problem import ratio
 
 
 class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
@@ -64,7 +64,7 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
     def times(self, process: AbstractProcess) -> Array:
         """The times at which `std/scale` is `rho`; the last one appears twice."""
         # Clip to the levels that the process has.
-        low, high = (ratio(process, t) for t in (process.t_min, process.t_max))
+        low, high = (noise_to_signal(process, t) for t in (process.t_min, process.t_max))
         first, last = (jnp.log(jnp.clip(rho.astype(low.dtype), low, high)) for rho in (self.first, self.last))
         levels = jnp.exp(jnp.linspace(first, last, self.num_steps))
         times = jnp.clip(process.time(levels), process.t_min, process.t_max)
@@ -74,7 +74,7 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
         return drawing_problem(self.inner, likelihood, score, y, "PnPDM")
 
     def init(self, problem: DrawingProblem, *, key: Key) -> Array:
-        first = ratio(problem.process, self.times(problem.process)[0])
+        first = noise_to_signal(problem.process, self.times(problem.process)[0])
         return first * jax.random.normal(key, problem.image.shape, problem.image.dtype)
 
     def step(

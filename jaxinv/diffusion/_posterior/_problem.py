@@ -12,8 +12,8 @@ from ..._arrays import HIGHEST, is_concrete
 from ..._conjugate_gradients import conjugate_gradients
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, Scalar, State
-from ...likelihood import Likelihood, Whitened, domain_dtype, gaussian_approximation, prepare, whiten
+from ..._types import Key, State
+from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
 from ...oracles._update import dense
@@ -63,7 +63,7 @@ class LinearProblem(AbstractProblem):
     """
 
     score: AbstractScore
-    operator: Whitened
+    operator: AbstractLinearOperator
     data: State
     constant: Array
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
@@ -99,7 +99,7 @@ class ExactProblem(AbstractProblem):
     """
 
     score: AbstractScore
-    operator: Whitened
+    operator: AbstractLinearOperator
     data: State
     std: State
     image: jax.ShapeDtypeStruct = eqx.field(static=True)
@@ -244,12 +244,6 @@ def check_step_size(step_size: Array, below: float) -> None:
     """Raise for a step size whose value is known and out of range."""
     if is_concrete(step_size) and not bool(jnp.all((step_size > 0) & (step_size < below))):
         raise ValueError(f"`step_size` must be positive and below {below:g}; got {step_size}.")
-
-
-def ratio(process: AbstractProcess, t: Scalar) -> Array:
-    """The noise-to-signal ratio `std / scale` at one time."""
-    scale, std = process.marginal(t)
-    return std / scale
 
 
 def _isotropic(u: State, args: Any) -> State:

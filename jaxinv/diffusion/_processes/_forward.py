@@ -46,7 +46,7 @@ def forward(process: AbstractProcess, x0: ArrayLike, *, key: Key, t: Scalar | No
 
 @verb
 def _forward(process: AbstractProcess, x0: ArrayLike, t: Array, key: Key) -> Array:
-    process, x0 = _enter(process, x0, key)
+    process, x0 = _prepare(process, x0, key)
     scale, std = process.marginal(t.astype(x0.dtype))
     return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
 
@@ -90,7 +90,7 @@ def trajectory(process: AbstractProcess, x0: ArrayLike, times: ArrayLike, *, key
 
 @verb
 def _trajectory(process: AbstractProcess, x0: ArrayLike, times: Array, key: Key) -> Array:
-    process, x0 = _enter(process, x0, key)
+    process, x0 = _prepare(process, x0, key)
     scales, stds = jax.vmap(process.marginal)(times.astype(x0.dtype))
     # x_s / scale_s is a random walk; the variance of its steps is the growth of (std/scale)^2.
     variance = (stds / scales) ** 2
@@ -101,7 +101,7 @@ def _trajectory(process: AbstractProcess, x0: ArrayLike, times: Array, key: Key)
     return scales.reshape(column) * (x0[None] + jnp.cumsum(steps, axis=0))
 
 
-def _enter(process: AbstractProcess, x0: ArrayLike, key: Key) -> tuple[AbstractProcess, Array]:
+def _prepare(process: AbstractProcess, x0: ArrayLike, key: Key) -> tuple[AbstractProcess, Array]:
     check_key(key)
     x0 = as_parameter(x0)
     if jnp.iscomplexobj(x0):

@@ -1,12 +1,12 @@
 """Schedules: the times at which a sampler steps."""
 
 import abc
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ..._types import Checked
 from ._process import AbstractProcess, noise_to_signal
 
 
@@ -67,7 +67,7 @@ def times_to_data(schedule: AbstractSchedule, process: AbstractProcess, num_step
     return jnp.append(times, jnp.zeros((), times.dtype))
 
 
-def as_schedule(schedule: Any) -> AbstractSchedule:
+def as_schedule(schedule: Checked[AbstractSchedule]) -> AbstractSchedule:
     """A schedule, checked: the converter of a field `schedule`."""
     check_schedule(schedule)
     return schedule

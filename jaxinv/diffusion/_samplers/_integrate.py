@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from ..._loop import all_finite
 from ..._score import AbstractProcess
 from ..._solution import RESULTS, from_diffrax
+from ..._types import Checked
 
 # The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
 _SHORTEST = 1e-7
@@ -262,7 +263,7 @@ def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) 
     return jnp.where(last.now, process.t_min, t), jnp.where(last.now, last.x, x)
 
 
-def as_solver(solver: Any) -> diffrax.AbstractSolver:
+def as_solver(solver: Checked[diffrax.AbstractSolver]) -> diffrax.AbstractSolver:
     """A solver of diffrax, checked: the converter of a field `solver`."""
     if not isinstance(solver, diffrax.AbstractSolver):
         raise ValueError(f"`solver` must be a solver of diffrax, such as `diffrax.Euler()`; got {solver!r}.")

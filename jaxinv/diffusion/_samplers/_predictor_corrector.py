@@ -1,6 +1,6 @@
 """Predictor-corrector sampling."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,13 +11,13 @@ from ..._arrays import as_parameter, check_count, is_concrete
 from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key
+from ..._types import IntLike, Key
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._sampler import AbstractStepper, as_steps
 
 
-def _corrector_steps(corrector_steps: Any) -> int:
+def _corrector_steps(corrector_steps: IntLike) -> int:
     return check_count(corrector_steps, "corrector_steps")
 
 

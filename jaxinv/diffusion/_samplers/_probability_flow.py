@@ -9,18 +9,18 @@ from jaxtyping import Array
 
 from ..._arrays import check_count
 from ..._score import AbstractProcess, AbstractScore
-from ..._types import Key
+from ..._types import Checked, IntLike, Key
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from .._scores._parametrisation import Velocity
 from ._integrate import Integral, Last, as_solver, at_the_end, evaluations, integrate, reuses
 from ._sampler import AbstractSampler, Options, Path, as_steps, saved_steps
 
 
-def _steps_or_none(num_steps: Any) -> int | None:
+def _steps_or_none(num_steps: Checked[int | None]) -> int | None:
     return None if num_steps is None else as_steps(num_steps)
 
 
-def _max_steps(max_steps: Any) -> int:
+def _max_steps(max_steps: IntLike) -> int:
     return check_count(max_steps, "max_steps")
 
 

@@ -16,7 +16,7 @@ from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key
+from ..._types import IntLike, Key
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
@@ -125,7 +125,8 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
         """One step, or one call of it, from time `t` to time `t_next < t`.
 
         A step to `t_next = 0` is the last one, if the end is to be denoised; its image is `E[x_0 | x_t = x]`. Such a
-        step is one call with one evaluation, by the same code as the others; `target` gives scale and deviation there.
+        step is one call with one evaluation, by the same code as the others; `diffusion.extend.target` gives scale and
+        deviation there.
 
         **Arguments:**
 
@@ -203,7 +204,7 @@ def saved_steps(num_saved: Any, num_steps: int) -> np.ndarray | None:
     return None if num_saved == 0 else np.arange(1, num_saved + 1) * num_steps // num_saved
 
 
-def as_steps(num_steps: Any) -> int:
+def as_steps(num_steps: IntLike) -> int:
     """A static number of steps, checked: the converter of a field `num_steps`."""
     return check_count(num_steps, "num_steps")
 

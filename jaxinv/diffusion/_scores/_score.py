@@ -15,7 +15,7 @@ from ..._arrays import check_floating
 from ..._checks import checked
 from ..._networks import LinenNetwork, PyTreeNetwork, as_network
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
-from ..._types import Scalar, State
+from ..._types import Checked, Scalar, State
 from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation
@@ -71,7 +71,9 @@ class FunctionScore(AbstractGradientScore):
 def Score() -> ScoreParametrisation: ...
 @overload
 def Score(function: Callable[[Array, Array], Array], process: AbstractProcess) -> FunctionScore: ...
-def Score(function: Any = None, process: Any = None) -> ScoreParametrisation | FunctionScore:
+def Score(
+    function: Checked[Callable[[Array, Array], Array] | None] = None, process: Checked[AbstractProcess | None] = None
+) -> ScoreParametrisation | FunctionScore:
     """The score of a function, `Score(function, process)`; or, without arguments, a parametrisation of `score_from`.
 
     `Score(function, process)` is the score `grad log p_t(x) = function(t, x)` of images under a noising process. The
