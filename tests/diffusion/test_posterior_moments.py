@@ -147,7 +147,7 @@ def test_other_measurements_are_those_of_a_real_matrix(name, kind):
     row, (operator, std, levels) = METHODS[name], EQUIVALENT[kind]()
     p = problem(row, 0, jnp.float64)
     likelihood = Likelihood(operator, noise.Gaussian(std))
-    y = likelihood.simulate(p["score"].args[0].mean, key=jax.random.key(7))
+    y = likelihood.simulate(p["score"].function.args[0].mean, key=jax.random.key(7))
     matrix, rows = as_matrix(operator)
     real = {"likelihood": Likelihood(matrix, noise.Gaussian(levels)), "y": rows(y)}
     got, expected = (solve(row)(p | q) for q in ({"likelihood": likelihood, "y": y}, real))

@@ -148,9 +148,12 @@ def test_the_steps_are_those_of_the_paper(name):
     solution, times = drawn(name)
     for i, value in enumerate(solution.value[:2]):
         # The same noise: that of the start, of each step, in the order in which it is used, and of the end.
-        twice = isinstance(method, Replacement)
-        numbers = [(n, *last) for n in range(STEPS + 1) for last in (((0,), (1,)) if twice else ((), ()))]
-        z = [normal(KEY, i, 0), *[normal(KEY, i, 1, *number) for number in numbers]]
+        steps = range(STEPS + 1)
+        if isinstance(method, Replacement):
+            numbers = [(0, 0), (0, 1), *((1, n, last) for n in steps for last in range(2))]
+        else:
+            numbers = [(0,), *((1, n) for n in steps for _ in range(2))]
+        z = [normal(KEY, i, *number) for number in numbers]
         # Parameters of the methods, made without x64, are .85 and the like in single precision.
         np.testing.assert_allclose(value, follow(reference, times, np.stack(z))[:, 0], rtol=1e-5, atol=1e-5)
     assert np.all(solution.stats["network_evaluations"] == STEPS + 1)

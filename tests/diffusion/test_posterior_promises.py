@@ -118,8 +118,9 @@ def test_a_failed_sample_is_its_last_finite_state(name):
     # are none.)
     row = METHODS[name]
     p = problem(row, 0, jnp.dtype("float64"))
-    score = p["score"].args[0]
-    window = lambda low: jax.tree_util.Partial(nan_between, score, jnp.asarray(low), jnp.asarray(0.6))
+    score = p["score"].function.args[0]
+    bad = lambda low: jax.tree_util.Partial(nan_between, score, jnp.asarray(low), jnp.asarray(0.6))
+    window = lambda low: diffusion.Score(bad(low), score.process)
     kept, back = (solve(row)(p | {"score": window(low)}) for low in (-1.0, 0.4))
     assert set(codes(kept.aux["results"]).ravel()) == set(codes(back.aux["results"]).ravel()) == {"nonfinite"}
     assert np.all(np.isfinite(kept.value))
@@ -135,7 +136,9 @@ def nan_beyond(score, below, t, x):
 def test_samples_fail_one_by_one(name):
     row = METHODS[name]
     p = problem(row, 0, jnp.dtype("float64"))
-    beyond = lambda below: jax.tree_util.Partial(nan_beyond, p["score"].args[0], jnp.asarray(below))
+    score = p["score"].function.args[0]
+    spoiled = lambda below: jax.tree_util.Partial(nan_beyond, score, jnp.asarray(below))
+    beyond = lambda below: diffusion.Score(spoiled(below), score.process)
     # One compiled program for both.
     clean, bad = (solve(row, num_samples=32)(p | {"score": beyond(below)}) for below in (-1.0, 0.6))
     results = codes(bad.aux["results"])

@@ -112,7 +112,7 @@ def test_verbs_on_eight_devices_equal_a_loop():
     )
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    paths = os.pathsep.join([str(here), str(here.parent / "helpers"), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "XLA_FLAGS": flags, "PYTHONPATH": paths, "JAX_NUMPY_RANK_PROMOTION": "raise"}
     subprocess.run([sys.executable, "-W", "error", "-c", code], env=environment, check=True)
 
