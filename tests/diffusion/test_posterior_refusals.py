@@ -200,7 +200,7 @@ def test_tempered_weights(key):
 @pytest.mark.slow
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_resampling_never_and_always(share, key):
-    method = diffusion.TDS(diffusion.TMPD(32, schedule=diffusion.UniformLogSNR()), 1024, share)
+    method = diffusion.TDS(diffusion.TMPD(32, schedule=diffusion.UniformLogSNR()), particles=1024, resample_below=share)
     row = METHODS["TDS-TMPD"]
     assert_clouds(clouds(method, key, 1024), *law(row, VP, row.times(32)))
 
