@@ -158,14 +158,16 @@ def _solve(
             num_steps=state.num_steps + 1,
         )
 
-        def look() -> tuple[Array, Array]:
+        def compare() -> tuple[Array, Array]:
             gap = jax.tree.map(jnp.subtract, found, state.residual)
             scale = state.largest * safe_sqrt(dot(state.x, state.x)) + state.size
             near = safe_sqrt(dot(gap, gap)) <= tolerance + _DRIFT * jnp.finfo(real).eps * scale
             return dot(found, found), ~near
 
         # Three reductions that most steps do without.
-        square, drifted = jax.lax.cond(any_lane(~iterates), look, lambda: (jnp.zeros_like(state.square), state.broken))
+        square, drifted = jax.lax.cond(
+            any_lane(~iterates), compare, lambda: (jnp.zeros_like(state.square), state.broken)
+        )
         begun = state._replace(
             residual=found, direction=found, square=square, size=safe_sqrt(square), stage=count + _ITERATE
         )

@@ -279,6 +279,7 @@ NOISE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", NOISE)
 def test_noise(wrong):
     struct = jax.ShapeDtypeStruct((3, 2, 1), jnp.float32)
@@ -327,6 +328,7 @@ REGULARISER = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", REGULARISER)
 @pytest.mark.parametrize("kind", ["real", "complex"])
 def test_regularisers(wrong, kind):
@@ -381,6 +383,7 @@ PRIOR = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", PRIOR)
 def test_generative_priors(wrong):
     testing.check_generative_prior(Scales(jnp.float32(0.7)), key=KEY)
@@ -460,6 +463,7 @@ SOLVERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solve", SOLVERS)
 def test_solvers(solve):
     problems = [problem(i) for i in range(3)]
@@ -544,6 +548,7 @@ SCORE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", SCORE)
 def test_scores(wrong):
     testing.check_score(Ball(diffusion.VE()), (3, 1, 1), key=KEY)
@@ -619,6 +624,7 @@ def test_samplers(wrong, monkeypatch):
         testing.check_sampler(diffusion.DPMSolver(20), key=KEY, num_samples=1000)
 
 
+@pytest.mark.slow
 def test_samplers_with_too_few_steps():
     with pytest.raises(AssertionError, match="covariance of the samples|mean of the samples"):
         testing.check_sampler(diffusion.DDIM(3), key=KEY)
@@ -682,6 +688,7 @@ LATENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", LATENT)
 def test_latent_methods(wrong):
     with jax.enable_x64(True), pytest.raises(AssertionError, match=LATENT[wrong]):
@@ -720,6 +727,7 @@ RULE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", RULE)
 def test_stopping_rules(wrong):
     with pytest.raises(AssertionError, match=RULE[wrong]):

@@ -27,7 +27,7 @@ class Kind(NamedTuple):
     train: Callable[..., tuple[Any, dict[str, Any]]]
     prior: Callable[[Any, Array], AbstractGenerativePrior]
     latents: Callable[[Any, Array], Array]  # The latents to store with the network.
-    judge: Callable[[AbstractGenerativePrior, Array], str]  # The evaluation on held-out images.
+    evaluate: Callable[[AbstractGenerativePrior, Array], str]  # The evaluation on held-out images.
 
 
 def _minimise(loss: Any) -> Callable[..., tuple[Any, dict[str, Any]]]:

@@ -34,7 +34,7 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
     discard(checkpoint)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
-    verdict = chosen.judge(chosen.prior(model, chosen.latents(model, train)), test)
+    verdict = chosen.evaluate(chosen.prior(model, chosen.latents(model, train)), test)
     print(f"{kind}: {steps} steps in {history['seconds']:.0f} s; {verdict} on held-out images.")
     print(f"Wrote {output}. Use it: jaxinv reconstruct {output} --task deblurring --data {data}")
 

@@ -144,7 +144,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step; or, where the steps are over, an evaluation of the network with its last weights."""
         assert key is not None
-        z = _jittered(problem, state.ended, key=jax.random.fold_in(key, 1))
+        z = _jittered(problem, state.ended, key=key)
         loss = lambda v: self.method.loss(problem.fit, v, state.memory, z, key=key)
         (value, evaluation), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
         # The gradient of a real function of complex weights points downhill as its conjugate.

@@ -113,7 +113,7 @@ class LearnedGradient(nnx.Module):
         (x, memory), operator = state, self.operator.get_value()
         residual = jax.tree.map(jnp.subtract, jax.vmap(operator)(x), y)
         gradient = jax.vmap(operator.adjoint)(residual)
-        seen = [to_grid(image, operator.domain, self.grid) for image in (x, gradient)]
-        made = self.blocks[0 if self.tied else k](jnp.concatenate([*seen, memory], axis=-1))
-        change, memory = jnp.split(made, [self.grid[-1]], axis=-1)
+        inputs = [to_grid(image, operator.domain, self.grid) for image in (x, gradient)]
+        outputs = self.blocks[0 if self.tied else k](jnp.concatenate([*inputs, memory], axis=-1))
+        change, memory = jnp.split(outputs, [self.grid[-1]], axis=-1)
         return x - self.steps[k] * gradient + from_grid(change, operator.domain), self.activation(memory)

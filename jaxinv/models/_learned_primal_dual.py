@@ -112,11 +112,11 @@ class LearnedPrimalDual(nnx.Module):
         """Apply one layer to `f` and `h`; they and `y` are channels, and `y` is divided by the norm of the operator."""
         (f, h), operator = state, self.operator.get_value()
         image = from_grid(_part(f, 1, self.primal), operator.domain)
-        seen = to_grid(jax.vmap(operator)(image), operator.codomain, self.dual)
-        h = h + self.dual_blocks[k](jnp.concatenate([h, seen, y], axis=-1))
+        projected = to_grid(jax.vmap(operator)(image), operator.codomain, self.dual)
+        h = h + self.dual_blocks[k](jnp.concatenate([h, projected, y], axis=-1))
         measurement = from_grid(_part(h, 0, self.dual), operator.codomain)
-        seen = to_grid(jax.vmap(operator.adjoint)(measurement), operator.domain, self.primal)
-        return f + self.primal_blocks[k](jnp.concatenate([f, seen], axis=-1)), h
+        projected = to_grid(jax.vmap(operator.adjoint)(measurement), operator.domain, self.primal)
+        return f + self.primal_blocks[k](jnp.concatenate([f, projected], axis=-1)), h
 
 
 def _part(stack: Array, index: int, grid: tuple[int, int, int]) -> Array:

@@ -43,8 +43,8 @@ def mode_coverage(
         figure = plotting.mode_coverage(history, reference_entropy=0.98)
         ```
     """
-    seen = history.get("monitor") if isinstance(history, Mapping) else None
-    if not isinstance(seen, Mapping) or not _COLOURS.keys() <= seen.keys() or len(history["monitor_steps"]) == 0:
+    monitor = history.get("monitor") if isinstance(history, Mapping) else None
+    if not isinstance(monitor, Mapping) or not _COLOURS.keys() <= monitor.keys() or len(history["monitor_steps"]) == 0:
         raise ValueError(
             "`history` must be that of `training.fit_adversarial(..., monitor=generative.ModeCoverage(clusters))`, "
             f"with `coverage` and `entropy` under `monitor`; got {_describe(history)}."
@@ -53,7 +53,7 @@ def mode_coverage(
     figure, (axes,) = panels([""], (3.6, 2.1), heading)
     for name, colour in _COLOURS.items():
         # Draw markers too, since a run that stopped after its first chunk has one point.
-        axes.plot(steps, np.asarray(seen[name]), color=colour, linewidth=1.2, label=name, marker="o", markersize=2)
+        axes.plot(steps, np.asarray(monitor[name]), color=colour, linewidth=1.2, label=name, marker="o", markersize=2)
     if reference_entropy is not None:
         label = "entropy of the data"
         axes.axhline(float(reference_entropy), color=_COLOURS["entropy"], linewidth=0.8, linestyle="--", label=label)
@@ -66,5 +66,5 @@ def mode_coverage(
 def _describe(history: Any) -> str:
     if not isinstance(history, Mapping):
         return type(history).__name__
-    seen = history.get("monitor")
-    return f"one with {sorted(map(str, seen)) if seen else 'nothing'} there"
+    monitor = history.get("monitor")
+    return f"one with {sorted(map(str, monitor)) if monitor else 'nothing'} there"

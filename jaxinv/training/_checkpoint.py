@@ -51,11 +51,11 @@ class RunFile:
         metadata = io.read_metadata(self.path)
         if "settings" not in metadata or "progress" not in metadata:
             raise ValueError(f"{self.path} is not a checkpoint of `{self.maker}`. Delete it, or give another path.")
-        theirs = json.loads(metadata["settings"])
-        for name in dict.fromkeys([*self.settings, *theirs]):
-            if theirs.get(name) != self.settings.get(name):
+        stored = json.loads(metadata["settings"])
+        for name in dict.fromkeys([*self.settings, *stored]):
+            if stored.get(name) != self.settings.get(name):
                 raise ValueError(
-                    f"The checkpoint {self.path} is of another run: its {name} is {theirs.get(name)}, not "
+                    f"The checkpoint {self.path} is of another run: its {name} is {stored.get(name)}, not "
                     f"{self.settings.get(name)}. Delete it, or give another path."
                 )
         return json.loads(metadata["progress"])
@@ -89,8 +89,8 @@ class Run:
 
     def record_validation(self, value: float, observed: Sequence[float] = ()) -> None:
         """Record a validation loss, and keep the weights if it is the lowest so far; NaN is never the lowest."""
-        seen = self.validation[np.isfinite(self.validation)]
-        if np.isfinite(value) and value < seen.min(initial=np.inf):
+        finite = self.validation[np.isfinite(self.validation)]
+        if np.isfinite(value) and value < finite.min(initial=np.inf):
             self.best = self.weights()
         self.validation = np.append(self.validation, value)
         self.validation_steps = np.append(self.validation_steps, self.step)

@@ -183,8 +183,8 @@ def fit_adversarial(
         spec, run.carry = eqx.filter_shard((spec, run.carry), replicated(sizes.mesh))
 
     def validate():
-        seen = observe(rest, run.weights(), monitor, monitor_key)
-        run.record_validation(float(seen.get("loss", np.nan)), [float(seen[name]) for name in names])
+        values = observe(rest, run.weights(), monitor, monitor_key)
+        run.record_validation(float(values.get("loss", np.nan)), [float(values[name]) for name in names])
 
     callback = None if monitor is None else validate
     run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)

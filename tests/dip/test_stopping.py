@@ -124,7 +124,7 @@ def test_a_rule_from_outside():
     solution = dip.reconstruct(likelihood(), network, jnp.asarray(DATA), stopping=Darkest(), **options)
     means = solution.stats["history"]["mean"]
     np.testing.assert_allclose(jnp.mean(solution.value), jnp.min(means))
-    with pytest.raises(ValueError, match=r"`Darkest\(\)` judges by measurements .* FromAdjoint\(\) makes"):
+    with pytest.raises(ValueError, match=r"`Darkest\(\)` compares images by measurements .* FromAdjoint\(\) makes"):
         dip.reconstruct(likelihood(), network, DATA, stopping=Darkest(), start=dip.FromAdjoint(), **options)
 
 
