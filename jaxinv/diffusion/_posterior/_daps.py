@@ -42,7 +42,7 @@ class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
     decoupled noise annealing, 2024, Algorithm 1.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior .28 and .51 of its size, where exact draws have .015 and .013; 1.39 and 1.99 of its
+    Wasserstein-2 to the posterior .28 and .52 of its size, where exact draws have .015 and .013; 1.39 and 2.00 of its
     variance.
     """
 

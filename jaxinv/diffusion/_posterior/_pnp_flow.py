@@ -40,7 +40,7 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
     2025, Algorithm 3.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior .48 and .37 of its size, where exact draws have .015 and .013; .32 and .54 of its
+    Wasserstein-2 to the posterior .48 and .38 of its size, where exact draws have .015 and .013; .32 and .54 of its
     variance.
     """
 

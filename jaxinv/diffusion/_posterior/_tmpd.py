@@ -41,7 +41,7 @@ class TMPD(AbstractGuidance[LinearProblem]):
     steps.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
-    Wasserstein-2 to the posterior .11 and .071 of its size, where exact draws have .015 and .013; .79 and .88 of its
+    Wasserstein-2 to the posterior .11 and .072 of its size, where exact draws have .015 and .013; .79 and .87 of its
     variance.
     """
 
