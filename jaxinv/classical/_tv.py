@@ -150,7 +150,7 @@ class _PrimalDual(AbstractFirstOrder):
         dual_size = jnp.sqrt(count / bound**2 + entries * _RADIUS * (self.problem.weight / bound**2) ** 2)
         ratio = jnp.clip(jnp.where(primal_size > 0, primal_size / dual_size, 1), 1e-3, 1e3)
         ratio = jax.lax.stop_gradient(ratio)
-        # Of the image, twice as that leads to the extrapolated one, by the two adjoints; then of the dual variables.
+        # The step of the image, doubled because it leads to the extrapolated image, and the step of the dual variables.
         image, dual = 2 * math.sqrt(0.5) * ratio, math.sqrt(0.5) / ratio
         shrink, radius = 1 / (1 + dual), self.problem.weight * _ROOT / bound**2
         return jnp.stack([image / bound, image / _ROOT, shrink, shrink * dual / bound, dual, radius])

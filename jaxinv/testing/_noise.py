@@ -173,7 +173,7 @@ def _check_gradient(
         f"The gradient of {name}.negative_log_likelihood is {slope:.6g} along a direction, and a central difference "
         f"with step {step:.0e} is {expected:.6g}; they may differ by {allowed:.0e} of that.",
     )
-    # What is not measured matters nowhere.
+    # An entry that is not measured must not change a value or a gradient.
     spoiled = jax.tree.map(lambda v, m: np.where(m > 0, v, np.nan).astype(v.dtype), y, measured)
     other_value, other_gradient = _value_and_gradient(noise, mean, spoiled, measured)
     require(

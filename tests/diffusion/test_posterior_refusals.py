@@ -109,6 +109,10 @@ ERRORS = {
     "TDS: a guidance that is not made": (lambda: diffusion.TDS(diffusion.TMPD), r"`proposal` must be.*TMPD"),
     "TDS: no particles": (lambda: diffusion.TDS(particles=0), r"`particles`.*at least 1; got 0"),
     "TDS: half a particle": (lambda: diffusion.TDS(particles=1.5), r"`particles`.*static integer"),
+    "TDS: a twist for another proposal": (
+        of(diffusion.TDS(diffusion.MomentMatching(2), diffusion.TMPD().twist(), particles=4)),
+        "`MomentMatching` cannot propose moves for this twist.*ShiftView",
+    ),
     "TDS: steps without noise": (
         lambda: diffusion.TDS(diffusion.TMPD(eta=0.0)),
         r"`eta` of its proposal.*positive; got 0",
@@ -309,3 +313,19 @@ diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, num_sam
 """
     environment = {**os.environ, "NPROC": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [diffusion.MomentMatching(3), diffusion.TMPD(3), diffusion.DiffPIR(3)],
+    ids=lambda method: type(method).__name__,
+)
+def test_an_inner_solve_that_fails_is_reported(method, key):
+    # The solver keeps its last finite iterate, from which the sample would go on as if nothing was measured.
+    broken = operators.FunctionOperator(lambda x: x * jnp.nan, (3,))
+    likelihood = Likelihood(broken, noise.Gaussian(0.5))
+    score = gaussian().score(diffusion.VP())
+    solution = diffusion.posterior_sample(likelihood, score, jnp.ones(3), key=key, method=method)
+    assert codes(solution.result) == "nonfinite"
+    assert np.all(np.isfinite(solution.value))
