@@ -11,9 +11,14 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DECLARED = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["demo"]
+EXTRAS = PROJECT["optional-dependencies"]
+DECLARED = PROJECT["dependencies"] + EXTRAS["demo"] + EXTRAS["mcmc"]
 # The first release without the faults that the list of known vulnerabilities has, or that bundles a library without.
 SOUND = {"h5py": (3, 16), "pillow": (12, 2), "tqdm": (4, 66, 3), "scikit-learn": (1, 5), "scipy": (1, 11, 1)}
+
+
+# Only looked for, by code that runs in its shell.
+OPTIONAL = {"IPython"}
 
 
 def imported():
@@ -24,7 +29,7 @@ def imported():
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 found.add(str(node.module).split(".")[0])
-    return found - sys.stdlib_module_names
+    return found - sys.stdlib_module_names - OPTIONAL
 
 
 def test_what_is_imported_is_declared():

@@ -103,8 +103,8 @@ def read_idx(path: Path, ndim: int, sha256: str) -> np.ndarray:
     found = hashlib.sha256(raw).hexdigest()
     if found != sha256:
         raise ValueError(
-            f"{path} is not that file of MNIST, or it is corrupt: the SHA-256 of its contents is {found}, not {sha256}. "
-            f"{_AGAIN}"
+            f"{path} is not that file of MNIST, or it is corrupt: the SHA-256 of its contents is {found}, not "
+            f"{sha256}. {_AGAIN}"
         )
     return np.frombuffer(raw, np.uint8, offset=header).reshape(shape).copy()
 
