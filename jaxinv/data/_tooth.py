@@ -87,8 +87,8 @@ def _rotation_centre(sinogram: np.ndarray, angles: np.ndarray) -> float | None:
     opposite = sinogram[:, last] + missing * (sinogram[:, last] - sinogram[:, before]) / (last - before)
     mirrored = sinogram[:, first, ::-1]
     sound = _sound_bins(sinogram)
-    # A speck in one frame counts at most as much as a mismatch of the object, which is about as large as the object.
-    largest = np.ptp(np.percentile(sinogram[:, first], (5, 95)))
+    # A speck in one frame counts at most as much as a mismatch of the object.
+    largest = np.ptp(np.percentile(sinogram[:, first], (5, 95))) / 4
     # Mirroring about bin c maps bin k to 2c - k; at least half of the detector must overlap.
     sums = np.arange(size // 2, 2 * (size - 1) - size // 2 + 1)
     misfits = np.empty(len(sums))
