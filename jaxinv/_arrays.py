@@ -107,6 +107,15 @@ def check_key(key: Key) -> None:
         )
 
 
+def subkeys(key: Key, count: int) -> tuple[Key, ...]:
+    """`jax.random.fold_in(key, i)` for `i` from 0 to `count - 1`.
+
+    They are computed by one loop of threefry: each such loop in a program takes about as long to compile as a layer.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return tuple(keys[i] for i in range(count))
+
+
 def check_count(value: Any, name: str) -> int:
     """Return `value`, which must be an integer of at least 1 that is known when the program is traced."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .. import _loop, _method as grammar
-from .._arrays import check_count, check_key
+from .._arrays import check_count, check_key, subkeys
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
 from .._solution import RESULTS, Solution
@@ -107,7 +107,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         invalid = (result == RESULTS.successful) & ~(ema < 1)
         result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
 
-        start_key, stopping_key = (jax.random.fold_in(key, i) for i in range(2))
+        start_key, stopping_key = subkeys(key, 2)
         parts = prepare_network(network, likelihood, self.frozen)
         z0 = make_input(self.start, likelihood, y, parts.input_shape, key=start_key)
         parts.check_image(z0, operator.domain)

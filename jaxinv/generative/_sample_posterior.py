@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import check_count, check_key
+from .._arrays import check_count, check_key, subkeys
 from .._jit import verb
 from .._loop import run
 from .._method import AbstractMethod
@@ -92,7 +92,7 @@ def sample_posterior(
     problem, result = method.prepare(likelihood, prior, y, weight=weight)
     prior, shape, real = problem.prior, tuple(problem.prior.latent_shape), problem.weight.dtype
 
-    starts_key, chains_key = (jax.random.fold_in(key, i) for i in range(2))
+    starts_key, chains_key = subkeys(key, 2)
     starts = start.latents(problem.likelihood, prior, problem.y, num_chains, key=starts_key)
     starts = starts.reshape(num_chains, -1).astype(jnp.result_type(float))
     draws, codes, stats = jax.vmap(
@@ -217,7 +217,7 @@ class _NUTS(AbstractMethod[_Density, _State]):
 def _run_chain(
     method: _NUTS, problem: _Density, z: Float[Array, " k"], result: RESULTS, *, key: Key
 ) -> tuple[Float[Array, "n k"], RESULTS, dict[str, Array]]:
-    warmup_key, draw_key = (jax.random.fold_in(key, i) for i in range(2))
+    warmup_key, draw_key = subkeys(key, 2)
     state = method.init(problem, z, key=warmup_key)
     # A chain that stands where the density is not finite stays there for ever.
     finite = jnp.isfinite(state.chain.logdensity) & jnp.all(jnp.isfinite(state.chain.logdensity_grad))

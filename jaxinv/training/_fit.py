@@ -7,11 +7,11 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from .._arrays import subkeys
 from .._networks import rebind_like, unbind_linen
 from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, Scalar
@@ -119,7 +119,7 @@ def fit(
     weights, rest = split(model)
     check_weights(weights, model)
     rate = check_rate(learning_rate, weights)
-    order_key, loss_key, validation_key = (jax.random.fold_in(key, i) for i in range(3))
+    order_key, loss_key, validation_key = subkeys(key, 3)
     spec = TrainingSpec(
         model=rest,
         loss=loss,

@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from .._arrays import subkeys
 from .._networks import rebind_like, unbind_linen, weights_dtype
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
@@ -138,7 +139,7 @@ def fit_adversarial(
     dtype = weights_dtype(generator)
     _check_images(generator, (sizes.batch_size, *latent_shape), dtype, images)
     rates = _check_rates(learning_rate, weights)
-    order_key, loss_key, monitor_key = (jax.random.fold_in(key, i) for i in range(3))
+    order_key, loss_key, monitor_key = subkeys(key, 3)
     spec = AdversarialSpec(
         model=rest,
         loss=loss,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from ..._arrays import as_parameter, check_count
+from ..._arrays import as_parameter, check_count, subkeys
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
@@ -100,7 +100,7 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         return any_problem(likelihood, score, y)
 
     def init(self, problem: Problem, *, key: Key) -> Descent:
-        latent_key, sampler_key = (jax.random.fold_in(key, i) for i in range(2))
+        latent_key, sampler_key = subkeys(key, 2)
         z = jax.random.normal(latent_key, problem.image.shape, problem.image.dtype)
         # The first step has direction 0 and a value above any other, so that it only evaluates the start.
         nowhere, above = jnp.zeros_like(z), jnp.full((), jnp.finfo(z.dtype).max, z.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._arrays import as_parameter, check_count
+from ..._arrays import as_parameter, check_count, subkeys
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
@@ -78,7 +78,7 @@ class Exact(AbstractLikelihoodDraw[LinearProblem]):
         return linear_problem(likelihood, score, y, f"{name} with Exact()")
 
     def draw(self, problem: LinearProblem, centre: Array, variance: Array, *, key: Key) -> tuple[Array, RESULTS]:
-        prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        prior_key, noise_key = subkeys(key, 2)
         x = centre + jnp.sqrt(variance) * jax.random.normal(prior_key, centre.shape, centre.dtype)
         residual = problem.residual(x)
         residual = jax.tree.map(jnp.add, residual, white_noise(residual, noise_key))

@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import diffrax
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
+from ..._arrays import subkeys
 from ..._loop import run
 from ..._method import AbstractMethod
 from ..._score import AbstractProcess, AbstractScore
@@ -171,7 +171,7 @@ def run_method(
     progress: diffrax.AbstractProgressMeter | None,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
-    init_key, step_key, finish_key = (jax.random.fold_in(key, i) for i in range(3))
+    init_key, step_key, finish_key = subkeys(key, 3)
     state, taken, code = run(
         method,
         problem,

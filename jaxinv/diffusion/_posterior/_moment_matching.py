@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._arrays import HIGHEST, check_count
+from ..._arrays import HIGHEST, check_count, subkeys
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
 from ..._method import advance
@@ -84,7 +84,7 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
         self, problem: LinearProblem, state: Guided, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Guided, Array, RESULTS]:
         x = state.x
-        prior_key, noise_key, move_key = (jax.random.fold_in(key, i) for i in range(3))
+        prior_key, noise_key, move_key = subkeys(key, 3)
         at = moments(problem.score, t, x)
         # A draw from N(E[x_0 | x_t], C), shifted by the gain times its residual minus a draw of the noise.
         z = jax.random.normal(prior_key, x.shape, x.dtype)
@@ -140,7 +140,7 @@ class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
 
     def evaluate(self, problem: DenseProblem, t: Array, t_next: Array, x: Array, *, key: Key) -> BridgedView:
         at = moments(problem.score, t, x)
-        prior_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        prior_key, noise_key = subkeys(key, 2)
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         gap, after = _gap(problem.process, t, t_next)
         residual = problem.residual(at.image)

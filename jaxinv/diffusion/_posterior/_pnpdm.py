@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count, is_concrete, subkeys
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
@@ -81,7 +81,7 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
         self, problem: DrawingProblem, x: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
         del t_next
-        draw_key, prior_key = (jax.random.fold_in(key, i) for i in range(2))
+        draw_key, prior_key = subkeys(key, 2)
         scale, std = problem.process.marginal(t)
         z, draw_code = problem.draw(x, (std / scale) ** 2, key=draw_key)
         moved, prior_code = denoise_from(problem.score, t, scale * z, self.prior_steps, key=prior_key)

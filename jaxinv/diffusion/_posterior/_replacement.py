@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, safe_sqrt
+from ..._arrays import as_parameter, check_count, safe_sqrt, subkeys
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
@@ -78,7 +78,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         return exact_problem(likelihood, score, y, "Replacement")
 
     def init(self, problem: ExactProblem, *, key: Key) -> Array:
-        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        noise_key, replacing_key = subkeys(key, 2)
         image, process = problem.image, problem.process
         x = process.prior_sample(image.shape, key=noise_key, dtype=image.dtype)
         replaced, code = self._replace(problem, self.times(process)[0], x, key=replacing_key)
@@ -88,7 +88,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
     def step(
         self, problem: ExactProblem, x: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
-        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        noise_key, replacing_key = subkeys(key, 2)
         mean, std = transition(problem.process, t, t_next, *problem.score.predict(t, x), self.eta.astype(x.dtype))
         moved = mean + std * jax.random.normal(noise_key, x.shape, x.dtype)
         replaced, code = self._replace(problem, t_next, moved, key=replacing_key)

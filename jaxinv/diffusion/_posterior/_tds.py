@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count, is_concrete, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
@@ -106,7 +106,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         self, problem: PyTree, cloud: "Cloud", t: Array, t_next: Array, *, key: Key
     ) -> tuple["Cloud", Array, RESULTS]:
         twist, process, count = self._twist(), problem.process, self.particles
-        twist_key, resampling_key, move_key = (jax.random.fold_in(key, i) for i in range(3))
+        twist_key, resampling_key, move_key = subkeys(key, 3)
         evaluate = lambda x, key: twist.evaluate(problem, t, t_next, x, key=key)
         views = jax.vmap(evaluate)(cloud.x, self._keys(twist_key))
         cloud = cloud.weigh(views.log_twist, self.temper_below)
