@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ._networks import unbind_linen
+from ._solution import settle
+from .requirements import valid
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -23,6 +25,9 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
     """A function compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
+
+    Here, once for all verbs, the numbers of all modules among the arguments are checked against what these require:
+    where one is out of its range, the solution has the code `invalid_parameter` and its value is zero (`settle`).
 
     **Arguments:**
 
@@ -40,7 +45,12 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
     unknown = set(traced) - parameters.keys()
     if unknown:
         raise ValueError(f"`traced` names {sorted(unknown)}; `{function.__name__}` takes {sorted(parameters)}.")
-    compiled = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def settled(*args: Any, **kwargs: Any) -> Any:
+        return settle(function(*args, **kwargs), valid(args, kwargs))
+
+    compiled = eqx.filter_jit(settled)
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """The return value of every reconstruction, and its result codes."""
 
+import functools
 from typing import Any
 
 import diffrax
@@ -21,10 +22,13 @@ class RESULTS(eqx.Enumeration):
         "The solve used all of `max_steps` without meeting its tolerances; the last iterate is returned. "
         "Raise `max_steps`, or loosen `rtol` and `atol`."
     )
-    nonfinite_measurement = "The measurement holds NaN or infinity where it is measured; nothing was solved."
+    nonfinite_measurement = (
+        "The measurement, or the image that a verb takes in its place, holds NaN or infinity where it is measured; "
+        "nothing was solved."
+    )
     invalid_parameter = (
-        "A parameter (a noise level, a weight, a dose, a step size) is negative, zero where it may not be, or not "
-        "finite; nothing was solved."
+        "A parameter (a noise level, a weight, a time, an option of the method) is out of its range, or not finite; "
+        "nothing was solved."
     )
     nonfinite = "An iterate became NaN or infinite; the last finite one is returned. Try a smaller step size."
     diverged = "The objective grew beyond all bounds; the last finite iterate is returned. Try a smaller step size."
@@ -45,6 +49,31 @@ _NAMES = (
     "breakdown",
     "weight_collapse",
 )
+
+
+def reject(result: Any, good: Array | bool) -> Any:
+    """The code of a problem: `invalid_parameter` where its parameters are not good and nothing worse is known.
+
+    **Arguments:**
+
+    - `result`: the code so far.
+    - `good`: what `requirements.valid` says of everything that the problem is made of.
+    """
+    return RESULTS.where(jnp.asarray(good) | (result != RESULTS.successful), result, RESULTS.invalid_parameter)
+
+
+def settle(outcome: Any, good: Array | bool) -> Any:
+    """What a verb returns, given whether the parameters of the problem are good.
+
+    A solution gets its last guard here. Where the parameters are not good its code is `invalid_parameter` and its value
+    zero; and a value that is not finite becomes zero, with the code `nonfinite` unless it has one. An array has no
+    code, and becomes NaN where the parameters are not good. Anything else stays as it is.
+    """
+    if isinstance(outcome, Solution):
+        return outcome.settled(good)
+    if good is True or not eqx.is_inexact_array(outcome):
+        return outcome
+    return jnp.where(good, outcome, jnp.full_like(outcome, jnp.nan))
 
 
 def from_diffrax(result: Any) -> Any:
@@ -99,6 +128,23 @@ class Solution(Module):
         if complaints:
             raise RuntimeError("\n".join(complaints))
         return self
+
+    def settled(self, good: Array | bool) -> "Solution":
+        """This solution with its last guard: see `settle`."""
+        lanes = jnp.ndim(self.result == RESULTS.successful)
+        values = [leaf for leaf in jax.tree.leaves(self.value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in values]
+        finite = functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
+        result = RESULTS.where(finite | (self.result != RESULTS.successful), self.result, RESULTS.nonfinite)
+        known = good | (result == RESULTS.nonfinite_measurement)
+        result = RESULTS.where(known, result, RESULTS.invalid_parameter)
+        keep = finite & good
+
+        def guarded(leaf: Array) -> Array:
+            where = keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim))
+            return jnp.where(where, leaf, jnp.zeros_like(leaf))
+
+        return Solution(jax.tree.map(guarded, self.value), result, self.stats, self.aux)
 
     def lane(self, index: int | tuple[int, ...]) -> "Solution":
         """The solution of one problem of a batch.

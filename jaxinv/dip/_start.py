@@ -14,9 +14,10 @@ from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ..operators import AbstractLinearOperator
+from ..requirements import Parametric, Requirement, finite, not_negative
 
 
-class AbstractStart(eqx.Module):
+class AbstractStart(Parametric):
     """The input `z0` of the network. A start of your own implements these members.
 
     - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids.
@@ -57,6 +58,9 @@ class FromNoise(AbstractStart):
     def __init__(self, channels: Checked[int | None] = None, std: Scalar = 0.1):
         self.channels = None if channels is None else check_count(channels, "channels")
         self.std = as_leaf(std)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y
@@ -111,6 +115,9 @@ class From(AbstractStart):
 
     image: Array = eqx.field(converter=jnp.asarray)
     uses_measurements: ClassVar[bool] = False
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("image", self.image),)
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y, shape, key

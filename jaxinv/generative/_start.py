@@ -13,9 +13,10 @@ from .._types import Key, State
 from ..classical import tikhonov
 from ..likelihood import Likelihood
 from ..operators import AbstractLinearOperator
+from ..requirements import Parametric, Requirement, finite
 
 
-class AbstractStart(eqx.Module):
+class AbstractStart(Parametric):
     """The latents that the restarts of a reconstruction, or the chains of a sampler, begin with.
 
     A start of your own implements `latents`.
@@ -78,6 +79,9 @@ class From(AbstractStart):
     """
 
     z: Array = eqx.field(converter=jnp.asarray)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("z", self.z),)
 
     def latents(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, restarts: int, *, key: Key

@@ -7,15 +7,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from ..._arrays import HIGHEST, check_count
+from ..._arrays import HIGHEST, as_leaf, check_count
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, Scalar, State
 from ..._workarounds import wait_for
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_steps
@@ -69,13 +70,16 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     num_steps: IntLike = eqx.field(default=50, static=True)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-2, static=True)
+    rtol: Scalar = eqx.field(default=1e-2, converter=as_leaf)
     root_steps: IntLike = eqx.field(default=4, static=True)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
         check_count(self.root_steps, "root_steps")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("rtol", self.rtol),)
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
         return linear_problem(likelihood, score, y, "MomentMatching")

@@ -2,17 +2,16 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, requirement
 from .._samplers._ddim import transition
-from .._samplers._sampler import check_not_negative
 from ._method import AbstractPosteriorMethod
 from ._paths import straight_times
 from ._pigdm import pseudoinverse_shift
@@ -57,9 +56,12 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
         check_count(self.solver_steps, "solver_steps")
-        if is_concrete(self.start) and not bool(jnp.all((self.start > 0) & (self.start < 1))):
-            raise ValueError(f"`start` must lie between 0 and 1; got {self.start}.")
-        check_not_negative(self.gamma, "gamma")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            requirement("`start` must lie between 0 and 1, without the ends", self.start, lambda v: (v > 0) & (v < 1)),
+            not_negative("gamma", self.gamma),
+        )
 
     @property
     def vjps_per_step(self) -> int:

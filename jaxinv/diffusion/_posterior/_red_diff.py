@@ -15,8 +15,9 @@ from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
+from ...requirements import Requirement, not_negative, positive
 from .._processes._schedule import AbstractSchedule, UniformTime
-from .._samplers._sampler import check_not_negative, check_positive, check_steps
+from .._samplers._sampler import check_steps
 from ._dps import residual_square
 from ._method import AbstractPosteriorMethod
 from ._problem import AbstractProblem, Problem, any_problem, linear_problem
@@ -71,8 +72,9 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_not_negative(self.weight, "weight")
-        check_positive(self.learning_rate, "learning_rate")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight), positive("learning_rate", self.learning_rate))
 
     def times(self, process: AbstractProcess) -> Array:
         return self.schedule.times(process, self.num_steps)
