@@ -1,5 +1,6 @@
 """The return value of every reconstruction, and its result codes."""
 
+import abc
 import functools
 from typing import Any
 
@@ -65,15 +66,28 @@ def reject(result: Any, good: Array | bool) -> Any:
 def settle(outcome: Any, good: Array | bool) -> Any:
     """What a verb returns, given whether the parameters of the problem are good.
 
-    A solution gets its last guard here. Where the parameters are not good its code is `invalid_parameter` and its value
-    zero; and a value that is not finite becomes zero, with the code `nonfinite` unless it has one. An array has no
-    code, and becomes NaN where the parameters are not good. Anything else stays as it is.
+    An outcome with a code gets its last guard, by its method `settled`. An array has no code, and becomes NaN where the
+    parameters are not good. Anything else stays as it is.
     """
-    if isinstance(outcome, Solution):
+    if isinstance(outcome, AbstractOutcome):
         return outcome.settled(good)
     if good is True or not eqx.is_inexact_array(outcome):
         return outcome
     return jnp.where(good, outcome, jnp.full_like(outcome, jnp.nan))
+
+
+def or_nan(solution: Any, *enough: RESULTS) -> Array:
+    """The value of a solution, NaN where it failed, so that whatever starts from it reports the failure.
+
+    **Arguments:**
+
+    - `solution`: a `Solution` whose value is one array.
+    - `enough`: codes that count as success.
+    """
+    found = functools.reduce(
+        lambda ok, code: ok | (solution.result == code), enough, solution.result == RESULTS.successful
+    )
+    return jnp.where(found, solution.value, jnp.nan)
 
 
 def from_diffrax(result: Any) -> Any:
@@ -84,7 +98,22 @@ def from_diffrax(result: Any) -> Any:
     return RESULTS.where(result == codes.dt_min_reached, RESULTS.diverged, ours)
 
 
-class Solution(Module):
+class AbstractOutcome(Module):
+    """What a verb returns together with a code: a solution, or the result of a decomposition."""
+
+    @abc.abstractmethod
+    def settled(self, good: Array | bool) -> "AbstractOutcome":
+        """This outcome with its last guard.
+
+        **Arguments:**
+
+        - `good`: whether all parameters of the problem are in their range.
+
+        **Returns:** an outcome of this class, which is finite, and has a code where it is not to be trusted.
+        """
+
+
+class Solution(AbstractOutcome):
     """The reconstruction of one problem, or of a batch under `jax.vmap`.
 
     - `value`: the image, `(h, w, c)`, or the samples, `(num_samples, h, w, c)`.
@@ -130,7 +159,15 @@ class Solution(Module):
         return self
 
     def settled(self, good: Array | bool) -> "Solution":
-        """This solution with its last guard: see `settle`."""
+        """This solution with its last guard.
+
+        **Arguments:**
+
+        - `good`: whether all parameters of the problem are in their range.
+
+        **Returns:** a `Solution`. Where the parameters are not good, its code is `invalid_parameter` and its value zero.
+        A value that is not finite becomes zero, with the code `nonfinite` unless it has another.
+        """
         lanes = jnp.ndim(self.result == RESULTS.successful)
         values = [leaf for leaf in jax.tree.leaves(self.value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in values]

@@ -27,19 +27,19 @@ class Requirement(NamedTuple):
     """What must hold of some numbers. A NaN must not satisfy it.
 
     - `words`: the requirement in words, such as "`eta` must lie between 0 and 1".
-    - `values`: a tuple of the numbers, each an array or a Python number.
+    - `values`: the numbers by name, each an array or a Python number.
     - `holds`: a function of the values that says where they are good. It uses operators that numpy and JAX share, such
         as `<` and `&`, and returns a boolean array or a list of boolean arrays.
 
     !!! example
         ```python
         from jaxinv.requirements import Requirement
-        ordered = Requirement("`low` must be below `high`", (0.0, 1.0), lambda low, high: low < high)
+        ordered = Requirement("It needs low < high", {"low": 0.0, "high": 1.0}, lambda low, high: low < high)
         ```
     """
 
     words: str
-    values: tuple[Any, ...]
+    values: dict[str, Any]
     holds: Callable[..., Any]
 
 
@@ -104,7 +104,9 @@ def requirement(words: str, value: PyTree, holds: Callable[[Any], Any]) -> Requi
 
     **Returns:** a `Requirement`.
     """
-    return Requirement(words, tuple(jax.tree.leaves(value)), lambda *leaves: [holds(leaf) for leaf in leaves])
+    leaves = jax.tree.leaves(value)
+    names = [""] if len(leaves) == 1 else [f"part {i}" for i in range(len(leaves))]
+    return Requirement(words, dict(zip(names, leaves, strict=True)), lambda *leaves: [holds(leaf) for leaf in leaves])
 
 
 def finite(name: str, value: PyTree, words: str | None = None) -> Requirement:
@@ -160,7 +162,7 @@ def valid(*trees: PyTree) -> Array | bool:
         for module in _modules(trees)
         for _, values, holds in module.requirements()
         if values
-        for leaf in jax.tree.leaves(holds(*map(jnp.asarray, values)))
+        for leaf in jax.tree.leaves(holds(*map(jnp.asarray, values.values())))
     ]
     return functools.reduce(jnp.logical_and, good) if good else True
 
@@ -171,11 +173,11 @@ def check(owner: str, requirements: tuple[Requirement, ...]) -> None:
     By numpy: within a trace, JAX makes tracers of comparisons, even of known numbers.
     """
     for words, values, holds in requirements:
-        if not all(_is_known(value) for value in values):
+        if not all(_is_known(value) for value in values.values()):
             continue
-        known = [np.asarray(value) for value in values]
+        known = {name: np.asarray(value) for name, value in values.items()}
         with np.errstate(all="ignore"):
-            good = jax.tree.leaves(holds(*known))
+            good = jax.tree.leaves(holds(*known.values()))
         if not all(np.all(leaf) for leaf in good):
             place = "" if words.startswith(owner) else f"{owner}: "
             raise ValueError(f"{place}{words}; got {_shown(known, good)}.")
@@ -197,15 +199,16 @@ def _is_known(value: Any) -> bool:
     return isinstance(value, bool | int | float | complex | np.ndarray | np.generic)
 
 
-def _shown(values: list[np.ndarray], good: list[Any]) -> str:
+def _shown(values: dict[str, np.ndarray], good: list[Any]) -> str:
     """The numbers, or of a large array those that are not good."""
+    each = [np.asarray(leaf) for leaf in good] if len(good) == len(values) else [np.zeros(())] * len(values)
     texts = []
-    for i, value in enumerate(values):
-        where = np.asarray(good[i]) if len(good) == len(values) else None
-        if value.size > _SHOWN and where is not None and where.shape == value.shape:
+    for (name, value), where in zip(values.items(), each, strict=True):
+        if value.size > _SHOWN and where.shape == value.shape:
             bad = value[~where]
-            texts += [f"{bad.size} of {value.size} entries that are not, such as {bad[0]}"] if bad.size else []
+            text = f"{bad.size} of {value.size} entries that do not, such as {bad[0]}" if bad.size else ""
         else:
             text = f"{value}" if value.ndim == 0 else np.array2string(value, precision=6, separator=", ")
-            texts.append(text.replace("\n", ""))
-    return " and ".join(texts)
+        if text:
+            texts.append(f"{name}={text}" if name else text)
+    return ", ".join(texts).replace("\n", "")

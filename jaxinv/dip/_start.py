@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import as_leaf, check_count
 from .._conjugate_gradients import dot
+from .._solution import or_nan
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
@@ -104,7 +105,7 @@ class FromFBP(AbstractStart):
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
         _, data = gaussian_approximation(likelihood, y)
-        return fbp(likelihood.operator, data).value.real
+        return or_nan(fbp(likelihood.operator, data)).real
 
 
 class From(AbstractStart):

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
+from .._solution import RESULTS, or_nan
 from .._types import Key, State
 from ..classical import tikhonov
 from ..likelihood import Likelihood
@@ -66,8 +67,8 @@ class FromEncoder(AbstractStart):
                 f"`FromEncoder()` starts from a linear reconstruction and needs a linear operator; got "
                 f"{type(likelihood.operator).__name__}. Take `FromPrior()`, or `From(prior.encode(image))`."
             )
-        image = tikhonov(likelihood, y, weight=1.0, max_steps=50, rtol=1e-3).value
-        encoded = prior.encode(image.real)
+        solution = tikhonov(likelihood, y, weight=1.0, max_steps=50, rtol=1e-3)
+        encoded = prior.encode(or_nan(solution, RESULTS.max_steps_reached).real)
         draws = FromPrior().latents(likelihood, prior, y, restarts, key=key)
         return draws.at[0].set(encoded.astype(draws.dtype))
 

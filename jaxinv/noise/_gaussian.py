@@ -115,7 +115,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         self.factor = _triangular(factor)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (finite("factor", self.factor),)
+        return (finite("factor", self.factor, "`factor` holds values that are not finite"),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         y = _one_array(y)

@@ -12,16 +12,25 @@ from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
 from ...requirements import Requirement, not_negative, requirement
 from .._samplers._ddim import transition
-from ._method import AbstractPosteriorMethod
+from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import straight_times
 from ._pigdm import pseudoinverse_shift
-from ._problem import LinearProblem, linear_problem
+from ._problem import AbstractProblem, LinearProblem, linear_problem
 
 # The relative residual at which conjugate gradients stop for the first image.
 _RTOL = 1e-4
 
 
-class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
+class FlowProblem(AbstractProblem):
+    """A linear problem, and the image of the measurement from which the flow starts."""
+
+    score: AbstractScore
+    problem: LinearProblem
+    start: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+
+class OTODE(AbstractPosteriorMethod[FlowProblem, Array]):
     """OT-ODE: Euler's method along the flow, whose velocity is that given `y` by the approximation of `PiGDM`.
 
     The score in the velocity `f x - 1/2 g^2 score` becomes `score + gamma grad log N(y; A x0h, r^2 A A^T + s^2)` with
@@ -70,21 +79,21 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
     def times(self, process: AbstractProcess) -> Array:
         return straight_times(process, self.start.astype(process.t_max.dtype), self.num_steps)
 
-    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
-        return linear_problem(likelihood, score, y, "OTODE")
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[FlowProblem, RESULTS]:
+        problem, code = linear_problem(likelihood, score, y, "OTODE")
+        solved, start_code = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
+        start = problem.operator.adjoint(solved)
+        return FlowProblem(score, problem, start, problem.image), first_failure(code, start_code)
 
-    def init(self, problem: LinearProblem, *, key: Key) -> Array:
+    def init(self, problem: FlowProblem, *, key: Key) -> Array:
         scale, std = problem.process.marginal(self.times(problem.process)[0])
-        # The code is not needed: if this is not finite, the first step is not finite either.
-        solved, _ = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
-        image = problem.operator.adjoint(solved)
-        return scale * image + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
+        return scale * problem.start + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
 
     def step(
-        self, problem: LinearProblem, x: Array, t: Array, t_next: Array, *, key: Key
+        self, problem: FlowProblem, x: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
         del key
-        image, noise, shift, _, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
+        image, noise, shift, _, code = pseudoinverse_shift(problem.problem, t, x, self.solver_steps)
         scale, std = problem.process.marginal(t)
         shift = self.gamma.astype(x.dtype) * shift
         # At fixed x a shift of the image changes the noise by the opposite amount.

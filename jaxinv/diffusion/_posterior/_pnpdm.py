@@ -59,7 +59,11 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
     def requirements(self) -> tuple[Requirement, ...]:
         return (
             positive("first", self.first),
-            Requirement("PnPDM needs `first >= last > 0`", (self.first, self.last), lambda a, b: (a >= b) & (b > 0)),
+            Requirement(
+                "PnPDM needs `first >= last > 0`",
+                {"first": self.first, "last": self.last},
+                lambda a, b: (a >= b) & (b > 0),
+            ),
         )
 
     @property

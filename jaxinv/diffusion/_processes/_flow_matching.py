@@ -42,7 +42,7 @@ class FlowMatching(AbstractProcess):
         return (
             Requirement(
                 "FlowMatching needs 0 <= t_min < t_max < 1",
-                (self.t_min, self.t_max),
+                {"t_min": self.t_min, "t_max": self.t_max},
                 lambda low, high: (low >= 0) & (low < high) & (high < 1),
             ),
         )

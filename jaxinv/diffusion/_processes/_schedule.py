@@ -50,7 +50,7 @@ class Karras(AbstractSchedule):
     rho: Scalar = eqx.field(default=7.0, converter=as_leaf)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (positive("rho", self.rho),)
+        return (positive("rho", self.rho, "`rho` must be positive and finite"),)
 
     def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
         ends = [noise_to_signal(process, t) for t in (process.t_max, process.t_min)]

@@ -46,12 +46,12 @@ class VE(AbstractProcess):
         return (
             Requirement(
                 "VE needs 0 < sigma_min < sigma_max",
-                (self.sigma_min, self.sigma_max),
+                {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max},
                 lambda low, high: (low > 0) & (low < high) & (high < math.inf),
             ),
             Requirement(
                 "VE needs t_max beyond t_min, where std = sigma_min",
-                (self.sigma_min, self.sigma_max, self.t_max),
+                {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "t_max": self.t_max},
                 # That is, the variance there is above the square of sigma_min.
                 lambda low, high, end: ((high / low) ** (2 * end) > 2) & (end < math.inf),
             ),

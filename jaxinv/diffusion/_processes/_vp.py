@@ -26,12 +26,12 @@ class AbstractLinearRate(AbstractProcess):
         return (
             Requirement(
                 f"{name_of(self)} needs 0 <= beta_min <= beta_max, and beta_max > 0",
-                (self.beta_min, self.beta_max),
+                {"beta_min": self.beta_min, "beta_max": self.beta_max},
                 lambda low, high: (low >= 0) & (low <= high) & (high > 0) & (high < math.inf),
             ),
             Requirement(
                 f"{name_of(self)} needs 0 <= t_min < t_max",
-                (self.t_min, self.t_max),
+                {"t_min": self.t_min, "t_max": self.t_max},
                 lambda low, high: (low >= 0) & (low < high) & (high < math.inf),
             ),
         )

@@ -56,7 +56,7 @@ class PredictorCorrector(AbstractStepper[Corrected]):
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (positive("snr", self.snr),)
+        return (positive("snr", self.snr, "`snr` must be positive and finite"),)
 
     @property
     def evaluations_per_step(self) -> int:

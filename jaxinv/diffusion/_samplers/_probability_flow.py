@@ -53,7 +53,7 @@ class ProbabilityFlow(AbstractSampler):
     max_steps: int = eqx.field(default=4096, static=True, converter=_max_steps)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (positive("rtol", self.rtol), not_negative("atol", self.atol))
+        return (positive("rtol", self.rtol, "`rtol` must be positive and finite"), not_negative("atol", self.atol))
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         # diffrax records the steps at checkpoints, so `options.differentiate` makes no difference.
