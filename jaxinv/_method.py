@@ -3,19 +3,19 @@
 import abc
 from typing import Any, Generic, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from ._solution import RESULTS
 from ._types import Key
+from .requirements import Parametric
 
 Problem = TypeVar("Problem")
 State = TypeVar("State")
 
 
-class AbstractMethod(eqx.Module, Generic[Problem, State]):
+class AbstractMethod(Parametric, Generic[Problem, State]):
     """An iterative method, as four members that mean the same in every module of the package.
 
     A verb checks its key, and then does no more than this:

@@ -26,6 +26,7 @@ FIRST = [
     "_version",
     "_checks",
     "_types",
+    "requirements",
     "_arrays",
     "_module",
     "_solution",

@@ -19,7 +19,7 @@ from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient,
 from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
-@verb(traced=("weight", "norm", "rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,

@@ -12,6 +12,7 @@ from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
 from .._types import IntLike, Key
 from ..likelihood import prepare_parameter
+from ..requirements import Requirement, positive
 from ._method import AbstractWeightsMethod, Evaluation, Problem
 
 
@@ -56,6 +57,9 @@ class ADMM(AbstractWeightsMethod):
 
     def __check_init__(self):
         check_count(self.every, "every")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("penalty", self.penalty),)
 
     def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
         operator, regulariser = problem.likelihood.operator, problem.regulariser

@@ -134,7 +134,7 @@ def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunSta
     return advance(run, problem, state, key=key, first=state.num_done)
 
 
-_solution = eqx.filter_jit(solution)
+_solution = verb(solution)
 
 
 def _describe(options: dict[str, Any]) -> dict[str, str]:

@@ -10,13 +10,15 @@ from jaxtyping import Array
 
 from .._arrays import as_leaf, check_count
 from .._conjugate_gradients import dot
+from .._solution import or_nan
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ..operators import AbstractLinearOperator
+from ..requirements import Parametric, Requirement, finite, not_negative
 
 
-class AbstractStart(eqx.Module):
+class AbstractStart(Parametric):
     """The input `z0` of the network. A start of your own implements these members.
 
     - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids.
@@ -57,6 +59,9 @@ class FromNoise(AbstractStart):
     def __init__(self, channels: Checked[int | None] = None, std: Scalar = 0.1):
         self.channels = None if channels is None else check_count(channels, "channels")
         self.std = as_leaf(std)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y
@@ -100,7 +105,7 @@ class FromFBP(AbstractStart):
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
         _, data = gaussian_approximation(likelihood, y)
-        return fbp(likelihood.operator, data).value.real
+        return or_nan(fbp(likelihood.operator, data)).real
 
 
 class From(AbstractStart):
@@ -111,6 +116,9 @@ class From(AbstractStart):
 
     image: Array = eqx.field(converter=jnp.asarray)
     uses_measurements: ClassVar[bool] = False
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("image", self.image),)
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y, shape, key

@@ -13,6 +13,7 @@ from .._solution import RESULTS
 from .._types import IntLike, Key, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
 from ..operators import AbstractLinearOperator, AbstractOperator
+from ..requirements import Parametric, Requirement, positive, requirement
 
 
 class StoppingProblem(NamedTuple):
@@ -26,7 +27,7 @@ class StoppingProblem(NamedTuple):
     parameters: PyTree = None
 
 
-class AbstractStopping(eqx.Module):
+class AbstractStopping(Parametric):
     """A rule that assigns a criterion to every image of a run: the image with the lowest one is kept.
 
     A rule of your own implements these members, and is given as `reconstruct(..., stopping=...)`. All of them act on
@@ -192,8 +193,10 @@ class Discrepancy(AbstractStopping):
     hides_measurements: ClassVar[bool] = False
 
     def __check_init__(self):
-        if is_concrete(self.factor) and not (self.factor.shape == () and bool(0 < self.factor < jnp.inf)):
-            raise ValueError(f"`factor` must be a positive number; got {self.factor}.")
+        check_one_number("factor", self.factor)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("factor", self.factor),)
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -237,8 +240,11 @@ class HeldOut(AbstractStopping):
 
     def __check_init__(self):
         check_count(self.patience, "patience")
-        if is_concrete(self.fraction) and not (self.fraction.shape == () and bool(0 < self.fraction < 1)):
-            raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
+        check_one_number("fraction", self.fraction)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        words = "`fraction` must be between 0 and 1, without the ends"
+        return (requirement(words, self.fraction, lambda v: (v > 0) & (v < 1)),)
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -267,6 +273,12 @@ class HeldOut(AbstractStopping):
     def stops(self, problem: StoppingProblem, criterion: Array, num_since_best: Array) -> Bool[Array, ""]:
         del problem, criterion
         return num_since_best >= self.patience
+
+
+def check_one_number(name: str, value: Array) -> None:
+    """Raise unless an option is one number."""
+    if value.ndim != 0 and is_concrete(value):
+        raise ValueError(f"`{name}` must be one number; got shape {value.shape}. Map over several with `jax.vmap`.")
 
 
 class _Restricted(AbstractOperator):

@@ -2,7 +2,6 @@
 
 import abc
 
-import equinox as eqx
 from jaxtyping import Array, PyTree
 
 from .._prior import AbstractGenerativePrior
@@ -10,9 +9,10 @@ from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
 from .._types import State
 from ..likelihood import Likelihood
+from ..requirements import Parametric
 
 
-class AbstractLatentMethod(eqx.Module):
+class AbstractLatentMethod(Parametric):
     """The objective of a latent reconstruction, and its variables: the `method` of `generative.reconstruct`.
 
     An algorithm (an optimiser of optax, or `Alternating()`) iterates on it. A method of your own implements these

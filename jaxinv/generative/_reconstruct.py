@@ -23,7 +23,7 @@ from ._method import AbstractLatentMethod, Hard
 from ._start import AbstractStart, FromPrior
 
 
-@verb(traced=("weight", "learning_rate", "rtol", "atol"))
+@verb(traced=("weight", "learning_rate"), tolerances=("rtol", "atol"))
 def reconstruct(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .._types import Checked, Scalar, State
+from ..requirements import Parametric, Requirement, positive
 from ._checks import check_images, check_positive, squared_modulus
 
 
@@ -91,7 +92,7 @@ def _as_float(number: Any) -> Array:
     return number.astype(jnp.result_type(float, number.dtype))
 
 
-class AbstractWindow(eqx.Module):
+class AbstractWindow(Parametric):
     """The window of the local means and covariances of `ssim`, the same along both axes."""
 
     size: eqx.AbstractVar[int]
@@ -169,7 +170,11 @@ class GaussianWindow(AbstractWindow):
 
     def __check_init__(self):
         _check_size(self)
-        check_positive(self.sigma, self.sigma.dtype, "sigma")
+        if self.sigma.ndim != 0:
+            raise ValueError(f"`sigma` must be one number; got shape {self.sigma.shape}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("sigma", self.sigma),)
 
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
         offsets = jnp.arange(self.size, dtype=dtype) - self.size // 2

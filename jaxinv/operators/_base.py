@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
 from .._types import State, Struct
+from ..requirements import Requirement, finite
 
 
 class AbstractOperator(Module):
@@ -215,6 +216,9 @@ class Scaled(AbstractLinearOperator):
     def __init__(self, factor: Any, operator: AbstractLinearOperator):
         self.factor = as_factor(factor)
         self.operator = operator
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor),)
 
     @property
     def domain(self) -> Struct:

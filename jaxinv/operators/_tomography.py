@@ -38,9 +38,6 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     dtype = parameter_dtype(angles, centre_offset)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} expects real `angles` and a real `centre_offset`; got dtype {dtype}.")
-    for what, value in (("angles", angles), ("centre_offset", centre_offset)):
-        if is_concrete(value) and not np.isfinite(value).all():
-            raise ValueError(f"{name}: `{what}` holds a value that is not finite.")
     # Angles beyond two turns, with a margin for rounding, are probably in degrees.
     if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
         warnings.warn(

@@ -13,8 +13,9 @@ from .._arrays import check_count, check_floating, check_key, is_concrete
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
-from .._solution import RESULTS
+from .._solution import RESULTS, reject
 from .._types import ArrayLike, Key
+from ..requirements import valid
 from ._check import check_data
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
@@ -132,6 +133,8 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
     cloud = Cloud.of(points, k, restarts)
     starts = start.centres(*cloud.flat, k, shape, restarts, key=key)
+    good = valid(start)
+    result, starts = reject(result, good), jnp.where(good, starts, 0)
 
     def run(centres):
         state = (jnp.zeros(cloud.exists.shape, jnp.int32), centres)

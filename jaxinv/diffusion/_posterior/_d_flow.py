@@ -15,8 +15,9 @@ from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._samplers._ddim import DDIM
-from .._samplers._sampler import AbstractStepper, Options, check_not_negative
+from .._samplers._sampler import AbstractStepper, Options
 from ._method import AbstractPosteriorMethod
 from ._problem import Problem, any_problem
 
@@ -90,7 +91,9 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         check_count(self.num_steps, "num_steps")
         if not isinstance(self.sampler, AbstractStepper):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
-        check_not_negative(self.weight, "weight")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight),)
 
     @property
     def max_steps(self) -> int:

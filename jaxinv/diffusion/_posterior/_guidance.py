@@ -12,6 +12,7 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key, State
 from ...likelihood import Likelihood
+from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule
 from .._samplers._ddim import transition
 from ._method import AbstractPosteriorMethod, Problem
@@ -41,7 +42,7 @@ class AbstractTwistView(eqx.Module):
     num_vjps: eqx.AbstractVar[Array]
 
 
-class AbstractTwist(eqx.Module, Generic[Problem, View]):
+class AbstractTwist(Parametric, Generic[Problem, View]):
     """An approximation of `p(y | x_t)`, from which `TDS` computes the weights of its particles."""
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ from ..._arrays import subkeys
 from ..._loop import run
 from ..._method import AbstractMethod
 from ..._score import AbstractProcess, AbstractScore
-from ..._solution import RESULTS
+from ..._solution import RESULTS, Solution
 from ..._types import Key, State as Measurement
 from ...likelihood import Likelihood
 
@@ -189,4 +189,5 @@ def run_method(
         "network_evaluations": method.evaluations_per_step * taken,
         "vjps": method.vjps_per_step * taken,
     }
-    return value, code, counted | stats
+    kept = Solution(value, code, counted | stats).settled(True)
+    return kept.value, kept.result, kept.stats

@@ -13,6 +13,7 @@ from ..._loop import all_finite
 from ..._score import AbstractProcess
 from ..._solution import RESULTS, from_diffrax
 from ..._types import Checked
+from ...requirements import valid
 
 # The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
 _SHORTEST = 1e-7
@@ -41,6 +42,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
     At a step that is not finite it keeps the state before the step. An adaptive step is first tried again with shorter
     lengths, until these are below `shortest`.
 
+    - `sound`: whether there is anything to solve; otherwise the first step is the last one.
     - `stop`: the time at which the process ends, in the variable of the solver.
     - `direction`: 1, or -1 if the variable of the solver is minus the time of the vector field.
     - `image`: a function that makes the denoised image from the end and the velocity there, for a solver whose last
@@ -52,6 +54,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
 
     solver: diffrax.AbstractSolver
     shortest: Array
+    sound: Array
     # The kind of loop over the stages of a Runge-Kutta method; the adjoints of diffrax set it on the solver.
     scan_kind: str | None = None
     stop: Array | None = None
@@ -103,7 +106,8 @@ class Guarded(diffrax.AbstractWrappedSolver):
             _, velocity = solver_state
             y1 = jnp.where(t1 >= stop, self.image(y1, velocity, args), y1)
         finite = all_finite(y1)
-        give_up = ~finite & ((t1 - t0 <= self.shortest) | last)
+        give_up = (~finite & ((t1 - t0 <= self.shortest) | last)) | ~self.sound
+        finite &= self.sound
         y1 = jax.tree.map(lambda new, old: jnp.where(finite, new, old), y1, y0)
         choose = lambda e: jnp.where(finite, e, jnp.where(give_up, jnp.zeros_like(e), jnp.full_like(e, jnp.inf)))
         error = jax.tree.map(choose, error)
@@ -198,8 +202,10 @@ def integrate(
     - `denoise`: whether the end is `E[x_0 | x_t]` for the state at `stop`. It is computed by one step beyond `stop`, or
         by `image(x, velocity, args)` from what the last step has evaluated.
     """
-    # A lane with times that are not finite gets others, and a code in the end; diffrax would raise for the whole batch.
-    sound = jnp.isfinite(start) & jnp.isfinite(stop)
+    # A lane with numbers out of their range gets other times, and a code in the end; diffrax would raise for the whole
+    # batch.
+    begins = all_finite(y)
+    sound = jnp.isfinite(start) & jnp.isfinite(stop) & valid(args)
     start, stop = jnp.where(sound, start, 0), jnp.where(sound, stop, 1)
     if times is not None:
         sound &= jnp.all(jnp.where(start < stop, 1, -1) * jnp.diff(times) > 0)
@@ -216,7 +222,9 @@ def integrate(
             stop + length,
         )
     shortest = jnp.asarray(shortest, start.dtype)
-    solver = Guarded(solver, shortest, scan_kind, stop * direction, direction, image if denoise else None, before)
+    solver = Guarded(
+        solver, shortest, sound & begins, scan_kind, stop * direction, direction, image if denoise else None, before
+    )
     steps: Any = controller
     if times is not None:
         steps = Grid(jnp.append(times, end) if beyond else times)
