@@ -1,6 +1,6 @@
 """The type aliases that the whole package shares."""
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import jax
 import numpy as np
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     IntLike = int
     BoolLike = bool
     ArrayLike = Array | np.ndarray
+
+    class Abstract(Generic[T]):
+        """An `eqx.AbstractVar` for type checkers, which take that for a field, and so for an argument of `__init__`."""
+
+        def __get__(self, instance: Any, owner: Any) -> T: ...
+
 else:
 
     class Checked:
@@ -33,6 +39,7 @@ else:
         def __class_getitem__(cls, kind: Any) -> Any:
             return Annotated[Any, kind]
 
+    Abstract = None
     Key = Checked[Array]
     IntLike = Checked[int]
     BoolLike = Checked[bool]

@@ -92,7 +92,9 @@ class AbstractAlgorithm(AbstractMethod[Problem, State]):
         return Problem(likelihood, prior, y, weight, method, learning_rate, rtol, atol), result
 
     @abc.abstractmethod
-    def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: Problem, z: Array, *, key: Key | None = None
+    ) -> State:
         """The first state of a restart that begins with the latent `z`."""
 
     def finish(self, problem: Problem, state: State, *, key: Key | None = None) -> tuple[Array, dict[str, Array]]:

@@ -232,8 +232,8 @@ def _assemble(
     sign = jnp.where(largest < 0, -1, 1).astype(decoder.dtype)
     decoder = (sign * decoder).reshape(-1, *means[0].shape)
     encoder = jnp.broadcast_to(sign.reshape(-1, *[1] * (encoder.ndim - 1)), encoder.shape) * encoder
-    leaves = (jnp.where(ok, leaf, jnp.nan) for leaf in (*means, encoder, spectrum, decoder))
-    return ReducedRankRegression(*leaves, decoder.shape[0], means[0].shape, means[1].shape)
+    model = ReducedRankRegression(*means, encoder, spectrum, decoder, decoder.shape[0], means[0].shape, means[1].shape)
+    return jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), model)
 
 
 def _checked(model: ReducedRankRegression, rank: Any) -> ReducedRankRegression:

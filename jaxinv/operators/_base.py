@@ -1,7 +1,7 @@
 """The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
-from .._types import State, Struct
+from .._types import Abstract, State, Struct
 
 
 class AbstractOperator(Module):
@@ -22,8 +22,12 @@ class AbstractOperator(Module):
     `jax.vmap`.
     """
 
-    domain: eqx.AbstractVar[Struct]
-    codomain: eqx.AbstractVar[Struct]
+    if TYPE_CHECKING:
+        domain = Abstract[Struct]()
+        codomain = Abstract[Struct]()
+    else:
+        domain: eqx.AbstractVar[Struct]
+        codomain: eqx.AbstractVar[Struct]
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:

@@ -11,13 +11,13 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import condition, observe, prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, observe, prepare_update
 
 
 class Gaussian(Module):

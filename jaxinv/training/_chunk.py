@@ -73,7 +73,7 @@ class AbstractTrainingSpec(eqx.Module):
     batch_size: eqx.AbstractVar[int]
     count: eqx.AbstractVar[int]
     mesh: eqx.AbstractVar[Mesh | None]
-    loss_shape: eqx.AbstractClassVar[tuple[int, ...]]
+    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
@@ -100,7 +100,6 @@ class TrainingSpec(AbstractTrainingSpec):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
-    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         order, batch = draw(self, carry.order, carry.step)

@@ -154,10 +154,11 @@ def fit(
     if sizes.mesh is not None:
         spec, run.carry, validation_data = eqx.filter_shard((spec, run.carry, validation_data), replicated(sizes.mesh))
 
-    def validate():
-        run.record_validation(float(evaluate(spec, run.weights(), *validation_data, validation_key)))
-
-    callback = None if validation_data is None else validate
+    callback = None
+    if validation_data is not None:
+        examples, count = validation_data
+        validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
+        callback = lambda: run.record_validation(float(validate()))
     run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
     history = {
         "loss": run.losses,
