@@ -1,5 +1,6 @@
 """The type aliases that the whole package shares."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 import jax
@@ -14,6 +15,8 @@ Scalar = Array | np.ndarray | float | int
 Struct = PyTree[jax.ShapeDtypeStruct]
 # A Flax network, an equinox network, or any object with the batched calls that the docstring names.
 Network = PyTree
+# A function of a network, entry by entry.
+Activation = Callable[[Array], Array]
 
 # `Checked[T]` is the type `T` of an argument that the library itself checks, by a `ValueError` that says what to do. A
 # type checker reads `T`, and so does `help()`; a checker at run time (jaxtyping with beartype) lets everything pass,

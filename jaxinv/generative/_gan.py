@@ -6,10 +6,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from .._arrays import as_parameter, check_key, check_one, is_concrete
-from .._networks import as_network, weights_dtype
+from .._networks import as_network, latent_shape_of, weights_dtype
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key, Network, Scalar
-from ..models._gan import latent_shape_of
 
 
 class GANPrior(AbstractGenerativePrior):

@@ -9,7 +9,7 @@ from .._arrays import as_parameter, check_key, check_one, check_shape, is_concre
 from .._networks import as_network, weights_dtype
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Checked, Key, Network, Scalar
-from ..models._autoencoders import Gaussian
+from ..models import Gaussian
 
 
 class VAEPrior(AbstractGenerativePrior):

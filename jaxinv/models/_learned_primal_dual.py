@@ -8,11 +8,11 @@ from flax import nnx
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_count
+from .._networks import check_rngs
 from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..likelihood import domain_dtype
 from ..operators import AbstractOperator
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
-from ._network import check_rngs
 
 
 class LearnedPrimalDual(nnx.Module):

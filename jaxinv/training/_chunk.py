@@ -13,9 +13,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from .._mesh import replicated, sharded
 from .._types import Checked, Key
 from ..io import leaf_names
-from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
