@@ -1,11 +1,18 @@
 """The type aliases that the whole package shares."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Shaped
+
+if TYPE_CHECKING:
+    # Anything, as in jaxtyping, whose own alias is an unknown type, which a strict checker reports wherever it is used.
+    T = TypeVar("T")
+    PyTree: TypeAlias = Annotated[Any, T]
+else:
+    from jaxtyping import PyTree
 
 # What a user hands in: shapes and dtypes of these are checked by the library itself, with a message that says what to
 # do, so the aliases stay as wide as the messages need.
@@ -22,7 +29,6 @@ Activation = Callable[[Array], Array]
 # type checker reads `T`, and so does `help()`; a checker at run time (jaxtyping with beartype) lets everything pass,
 # so that its error does not come before the library's own.
 if TYPE_CHECKING:
-    T = TypeVar("T")
     Checked = Annotated[T, "checked by the library"]
     Key = Array
     IntLike = int
