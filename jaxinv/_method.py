@@ -6,10 +6,10 @@ from typing import Any, Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ._solution import RESULTS
-from ._types import Key
+from ._types import Key, PyTree
 
 Problem = TypeVar("Problem")
 State = TypeVar("State")

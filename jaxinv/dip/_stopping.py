@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
-from .._types import IntLike, Key, State, Struct
+from .._types import IntLike, Key, PyTree, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
 from ..operators import AbstractLinearOperator, AbstractOperator
 

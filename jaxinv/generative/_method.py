@@ -3,12 +3,12 @@
 import abc
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import State
+from .._types import PyTree, State
 from ..likelihood import Likelihood
 
 

@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
-from .._types import Abstract, State, Struct
+from .._types import Abstract, PyTree, State, Struct
 
 
 class AbstractOperator(Module):

@@ -10,12 +10,11 @@ import equinox as eqx
 import jax
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from .._mesh import replicated, to_host
 from .._networks import rebind_like, unbind_linen
 from .._solution import RESULTS
-from .._types import Checked, IntLike, Key, Scalar
+from .._types import Checked, IntLike, Key, PyTree, Scalar
 from ._checkpoint import Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint

@@ -6,13 +6,13 @@ from typing import Any, Generic
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import IntLike, Key, State
+from ..._types import IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator

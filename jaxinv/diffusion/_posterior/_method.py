@@ -7,13 +7,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ..._loop import run
 from ..._method import AbstractMethod
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Abstract, Key, State as Measurement
+from ..._types import Abstract, Key, PyTree, State as Measurement
 from ...likelihood import Likelihood
 
 Problem = TypeVar("Problem")

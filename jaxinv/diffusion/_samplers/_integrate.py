@@ -7,12 +7,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._loop import all_finite
 from ..._score import AbstractProcess
 from ..._solution import RESULTS, from_diffrax
-from ..._types import Checked
+from ..._types import Checked, PyTree
 
 # The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
 _SHORTEST = 1e-7

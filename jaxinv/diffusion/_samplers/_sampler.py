@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ..._arrays import check_count, is_concrete
 from ..._differentiation import Unrolled
@@ -16,7 +16,7 @@ from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Abstract, IntLike, Key
+from ..._types import Abstract, IntLike, Key, PyTree
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
