@@ -193,7 +193,7 @@ def _solve(
     return Solved(state.x, state.aside, state.square, state.num_steps, result)
 
 
-def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:
+def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array], PyTree[Array], Array], Array]:
     """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
     square = dot(b, b)
     return (jax.tree.map(jnp.zeros_like, b), b, b, square), safe_sqrt(square)

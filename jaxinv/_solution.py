@@ -10,9 +10,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._module import Module, Text
+from ._types import PyTree
 
 
 class RESULTS(eqx.Enumeration):

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import PyTree
+
+from ._types import PyTree
 
 __all__ = ["load", "save"]
 

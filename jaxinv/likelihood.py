@@ -5,12 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import check_key, check_state, real_dtype
 from ._module import Module
 from ._solution import RESULTS, reject
-from ._types import Checked, Key, Scalar, State, Struct
+from ._types import Checked, Key, PyTree, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
 from .requirements import valid

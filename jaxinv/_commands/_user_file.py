@@ -158,7 +158,8 @@ def _plain(request: Request) -> Any:
             f"{sinogram.shape}."
         )
     views, bins = sinogram.shape[:2]
-    angles = np.linspace(*np.deg2rad(request.angles), views, endpoint=False)
+    first, end = np.deg2rad(request.angles)
+    angles = np.linspace(first, end, views, endpoint=False)
     geometry = {"angles": angles, "num_detectors": bins, "detector_spacing": 1.0, "centre_offset": request.offset}
     if request.fan is None:
         return sinogram, operators.ParallelBeam, geometry, float(bins)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file
+from ._files import check_file
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
 # The types of the elements of a MATLAB file.

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file
+from ._files import check_file
 
 
 def picture(path: Checked[str | os.PathLike]) -> np.ndarray:

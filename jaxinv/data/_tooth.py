@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file
+from ._files import check_file
 
 _NAMES = ("exchange/data", "exchange/data_white", "exchange/data_dark", "exchange/theta")
 

@@ -5,12 +5,12 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_parameter, check_count
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import IntLike, Key
+from .._types import IntLike, Key, PyTree
 from ..likelihood import prepare_parameter
 from ..requirements import Requirement, positive
 from ._method import AbstractWeightsMethod, Evaluation, Problem

@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._solution import RESULTS
-from .._types import Key, State
+from .._types import Key, PyTree, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ..requirements import Parametric

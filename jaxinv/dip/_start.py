@@ -21,10 +21,11 @@ from ..requirements import Parametric, Requirement, finite, not_negative
 class AbstractStart(Parametric):
     """The input `z0` of the network. A start of your own implements these members.
 
-    - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids.
+    - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids; `True` by
+        default.
     """
 
-    uses_measurements: eqx.AbstractClassVar[bool]
+    uses_measurements: ClassVar[bool] = True
 
     @abc.abstractmethod
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
@@ -80,8 +81,6 @@ class FromNoise(AbstractStart):
 class FromAdjoint(AbstractStart):
     """The real part of the adjoint of the data in the unit of an image, `a A* y`: a step of steepest descent from 0."""
 
-    uses_measurements: ClassVar[bool] = True
-
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
         operator = likelihood.operator
@@ -99,8 +98,6 @@ class FromAdjoint(AbstractStart):
 
 class FromFBP(AbstractStart):
     """The filtered back-projection of a sinogram."""
-
-    uses_measurements: ClassVar[bool] = True
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key

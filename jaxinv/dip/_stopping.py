@@ -6,11 +6,11 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
-from .._types import IntLike, Key, State, Struct
+from .._types import IntLike, Key, PyTree, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
 from ..operators import AbstractLinearOperator, AbstractOperator
 from ..requirements import Parametric, Requirement, positive, requirement
@@ -33,16 +33,16 @@ class AbstractStopping(Parametric):
     A rule of your own implements these members, and is given as `reconstruct(..., stopping=...)`. All of them act on
     one problem, never on a batch.
 
-    - `criterion_name`: the name of the criterion in the history; `None` for a rule without one.
-    - `expects_all_steps`: whether a run that takes all its steps is successful. Otherwise its code is
+    - `criterion_name`: the name of the criterion in the history; `None`, the default, for a rule without one.
+    - `expects_all_steps`: whether a run that takes all its steps is successful. Otherwise, by default, its code is
         `max_steps_reached`.
     - `hides_measurements`: whether the network must not depend on the whole measurement, so that its input cannot be
-        made of it.
+        made of it; `False` by default.
     """
 
-    criterion_name: eqx.AbstractClassVar[str | None]
-    expects_all_steps: eqx.AbstractClassVar[bool]
-    hides_measurements: eqx.AbstractClassVar[bool]
+    criterion_name: ClassVar[str | None] = None
+    expects_all_steps: ClassVar[bool] = False
+    hides_measurements: ClassVar[bool] = False
 
     @abc.abstractmethod
     def prepare(
@@ -102,9 +102,7 @@ class AbstractStopping(Parametric):
 class FixedSteps(AbstractStopping):
     """Take all the steps, and keep the last image."""
 
-    criterion_name: ClassVar[str | None] = None
     expects_all_steps: ClassVar[bool] = True
-    hides_measurements: ClassVar[bool] = False
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -143,8 +141,6 @@ class WindowedVariance(AbstractStopping):
     window: IntLike = eqx.field(default=100, static=True)
     patience: IntLike = eqx.field(default=1000, static=True)
     criterion_name: ClassVar[str | None] = "variance"
-    expects_all_steps: ClassVar[bool] = False
-    hides_measurements: ClassVar[bool] = False
 
     def __check_init__(self):
         check_count(self.window, "window")
@@ -189,8 +185,6 @@ class Discrepancy(AbstractStopping):
 
     factor: Array = eqx.field(default=1.0, converter=as_parameter)
     criterion_name: ClassVar[str | None] = "discrepancy"
-    expects_all_steps: ClassVar[bool] = False
-    hides_measurements: ClassVar[bool] = False
 
     def __check_init__(self):
         check_one_number("factor", self.factor)
@@ -235,7 +229,6 @@ class HeldOut(AbstractStopping):
     fraction: Array = eqx.field(default=0.1, converter=as_parameter)
     patience: IntLike = eqx.field(default=1000, static=True)
     criterion_name: ClassVar[str | None] = "held_out"
-    expects_all_steps: ClassVar[bool] = False
     hides_measurements: ClassVar[bool] = True
 
     def __check_init__(self):

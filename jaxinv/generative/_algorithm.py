@@ -9,14 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
 from .._prior import AbstractGenerativePrior, check_prior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import Key, Scalar, State as Measurement
+from .._types import Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ._method import AbstractLatentMethod
 
@@ -92,7 +92,9 @@ class AbstractAlgorithm(AbstractMethod[Problem, State]):
         return Problem(likelihood, prior, y, weight, method, learning_rate, rtol, atol), result
 
     @abc.abstractmethod
-    def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: Problem, z: Array, *, key: Key | None = None
+    ) -> State:
         """The first state of a restart that begins with the latent `z`."""
 
     def finish(self, problem: Problem, state: State, *, key: Key | None = None) -> tuple[Array, dict[str, Array]]:

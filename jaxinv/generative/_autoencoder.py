@@ -3,12 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import check_floating, check_key, check_one, is_concrete
 from .._networks import as_network
 from .._prior import AbstractGenerativePrior
-from .._types import ArrayLike, Key, Network
+from .._types import ArrayLike, Key, Network, PyTree
 from ..requirements import Requirement, finite
 from ._vae import decoded_shape
 

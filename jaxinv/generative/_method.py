@@ -7,7 +7,7 @@ from jaxtyping import Array, PyTree
 from .._prior import AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import State
+from .._types import PyTree, State
 from ..likelihood import Likelihood
 from ..requirements import Parametric
 

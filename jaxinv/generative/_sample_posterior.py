@@ -175,7 +175,9 @@ class _NUTS(AbstractMethod[_Density, _State]):
         weight, result = prepare_parameter(weight, likelihood.operator, result)
         return _Density(likelihood, prior, y, weight), result
 
-    def init(self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None) -> _State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None
+    ) -> _State:
         blackjax = _blackjax()
         # The library itself relies on the rank promotion that a user may have forbidden.
         with jax.numpy_rank_promotion("allow"):

@@ -1,7 +1,7 @@
 """Metrics of one image against a reference; `_samples.py` has those of sets of samples."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._types import Checked, Scalar, State
+from .._types import Abstract, Checked, Scalar, State
 from ..requirements import Parametric, Requirement, positive
 from ._checks import check_images, check_positive, squared_modulus
 
@@ -95,7 +95,10 @@ def _as_float(number: Any) -> Array:
 class AbstractWindow(Parametric):
     """The window of the local means and covariances of `ssim`, the same along both axes."""
 
-    size: eqx.AbstractVar[int]
+    if TYPE_CHECKING:
+        size = Abstract[int]()
+    else:
+        size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def weights(self, dtype: Checked[DTypeLike]) -> Array:

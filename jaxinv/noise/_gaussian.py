@@ -6,10 +6,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, real_dtype
-from .._types import Checked, Key, Scalar, State
+from .._types import Checked, Key, PyTree, Scalar, State
 from ..requirements import Requirement, finite, not_negative
 from ._base import (
     AbstractGaussianNoise,

@@ -4,9 +4,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._types import Checked, Key, Scalar, State
+from .._types import Checked, Key, PyTree, Scalar, State
 from ..requirements import Requirement, positive
 from ._base import (
     AbstractNoise,

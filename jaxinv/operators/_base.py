@@ -1,17 +1,17 @@
 """The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
 from .._module import Module
-from .._types import State, Struct
+from .._types import Abstract, PyTree, State, Struct
 from ..requirements import Requirement, finite
 
 
@@ -23,8 +23,12 @@ class AbstractOperator(Module):
     `jax.vmap`.
     """
 
-    domain: eqx.AbstractVar[Struct]
-    codomain: eqx.AbstractVar[Struct]
+    if TYPE_CHECKING:
+        domain = Abstract[Struct]()
+        codomain = Abstract[Struct]()
+    else:
+        domain: eqx.AbstractVar[Struct]
+        codomain: eqx.AbstractVar[Struct]
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_shape, check_state, is_complex, parameter_dtype, real_dtype, varying_like
-from .._types import Checked, State, Struct
+from .._types import Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
-from .._types import ArrayLike, Checked, State, Struct
+from .._types import ArrayLike, Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 

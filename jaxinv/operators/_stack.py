@@ -5,10 +5,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_state, shapes
-from .._types import State, Struct
+from .._types import PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, image_struct
 
 

@@ -4,7 +4,7 @@ import abc
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array
 from .._arrays import check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
-from .._types import ArrayLike, Checked, IntLike, Scalar, State
+from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
 from ._base import AbstractLinearOperator
 
 
@@ -87,10 +87,16 @@ def _static(value: Any, kind: type, what: str, name: str) -> Any:
 class AbstractTomograph(AbstractLinearOperator):
     """Line integrals along rays, by Joseph's method, with the exact adjoint."""
 
-    angles: eqx.AbstractVar[Array]
-    centre_offset: eqx.AbstractVar[Array]
-    domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
-    codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        angles = Abstract[Array]()
+        centre_offset = Abstract[Array]()
+        domain = Abstract[jax.ShapeDtypeStruct]()
+        codomain = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        angles: eqx.AbstractVar[Array]
+        centre_offset: eqx.AbstractVar[Array]
+        domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+        codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
     @abc.abstractmethod

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import condition, observe, prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
@@ -18,7 +19,6 @@ from ..likelihood import Likelihood
 from ..requirements import Requirement, finite, not_negative
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, observe, prepare_update
 
 # A covariance whose least eigenvalue is below minus this share of the largest is negative by more than rounding.
 NEGATIVE = 1e-3

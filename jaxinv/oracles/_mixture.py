@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
@@ -19,7 +20,6 @@ from ._components import Components, log_weights
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
 from ._mixture_update import update
-from ._update import prepare_update
 
 
 class GaussianMixture(Module):

@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import PyTree
 
+from .._mesh import replicated, sharded
 from ..io import leaf_names
-from ..training._mesh import replicated, sharded
 from ._problems import ON_THE_HOST, ProblemSpec, describe
 
 # The exceptions that a function raises for unsuitable arguments.

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_floating, check_key, is_concrete
+from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS, reject
 from .._types import ArrayLike, Key
 from ..requirements import valid
-from ._check import check_data
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
@@ -112,7 +112,7 @@ def kmeans(
         ```
     """
     check_key(key)
-    data, k, restarts = check_data(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
+    data, k, restarts = check_examples(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
     start = Greedy() if start is None else start
     if not isinstance(start, AbstractSeeding):
         raise ValueError(f"`start` must be `Greedy()`, `PlusPlus()` or `From(centres)` of `subspace`; got {start!r}.")

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
+from .._checks import check_examples
 from .._jit import verb
 from .._loop import iterate
 from .._solution import RESULTS, AbstractOutcome, reject
 from .._types import ArrayLike, Scalar
-from ._check import check_data
 
 
 class RobustPCA(AbstractOutcome):
@@ -77,7 +77,7 @@ def robust_pca(
     Measured: on 200 x 200 of ranks 10 and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative
     error below 3e-7 in float64 and 2e-6 in float32, in 20 to 45 steps.
     """
-    matrix = check_data(matrix, "robust_pca", "matrix", allow_complex=True)
+    matrix = check_examples(matrix, "robust_pca", "matrix", allow_complex=True)
     if weight is not None and jnp.ndim(weight) != 0:
         raise ValueError(f"`weight` must be a scalar; got shape {jnp.shape(weight)}. Map with `jax.vmap`.")
     return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)

@@ -13,9 +13,9 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from .._mesh import replicated, sharded
 from .._types import Checked, Key
 from ..io import leaf_names
-from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
@@ -73,7 +73,7 @@ class AbstractTrainingSpec(eqx.Module):
     batch_size: eqx.AbstractVar[int]
     count: eqx.AbstractVar[int]
     mesh: eqx.AbstractVar[Mesh | None]
-    loss_shape: eqx.AbstractClassVar[tuple[int, ...]]
+    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
@@ -100,7 +100,6 @@ class TrainingSpec(AbstractTrainingSpec):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
-    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         order, batch = draw(self, carry.order, carry.step)

@@ -15,15 +15,14 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from .._arrays import subkeys
-from .._networks import rebind_like, unbind_linen, weights_dtype
+from .._mesh import replicated, to_host
+from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
-from ..models._gan import latent_shape_of
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run
 from ._chunk import split
 from ._data import check_data, fingerprint
-from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_count,

@@ -11,8 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_count, check_key, is_concrete
+from .._mesh import check_mesh
 from .._types import Key
-from ._mesh import check_mesh
 
 
 class Sizes(NamedTuple):

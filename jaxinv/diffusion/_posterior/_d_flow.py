@@ -6,14 +6,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count, subkeys
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
 from ...requirements import Requirement, not_negative
 from .._samplers._ddim import DDIM

@@ -6,13 +6,13 @@ from typing import Any, Generic
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_leaf, as_parameter, check_count, subkeys
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import IntLike, Key, Scalar, State
+from ..._types import IntLike, Key, PyTree, Scalar, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import HIGHEST, as_leaf, check_count, subkeys
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
@@ -13,7 +13,7 @@ from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, Scalar, State
+from ..._types import Checked, IntLike, Key, PyTree, Scalar, State
 from ..._workarounds import wait_for
 from ...likelihood import Likelihood
 from ...requirements import Requirement, not_negative

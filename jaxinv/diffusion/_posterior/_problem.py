@@ -1,7 +1,7 @@
 """The forms of a likelihood that the methods of `posterior_sample` use, each with the function that prepares it."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -10,9 +10,10 @@ from jaxtyping import Array
 
 from ..._arrays import HIGHEST
 from ..._conjugate_gradients import conjugate_gradients
+from ..._linear_gaussian import dense
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Abstract, Key, State
 from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
@@ -31,8 +32,12 @@ class AbstractProblem(eqx.Module):
     - `image`: the shape and dtype of an image, static.
     """
 
-    score: eqx.AbstractVar[AbstractScore]
-    image: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        score = Abstract[AbstractScore]()
+        image = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        score: eqx.AbstractVar[AbstractScore]
+        image: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
     def process(self) -> AbstractProcess:

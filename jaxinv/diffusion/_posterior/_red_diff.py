@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from ...requirements import Requirement, not_negative, positive

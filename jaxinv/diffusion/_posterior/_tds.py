@@ -11,7 +11,7 @@ from jaxtyping import Array, PyTree
 from ..._arrays import as_parameter, check_count, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
 from ...requirements import Requirement, requirement, share
 from .._processes._process import is_data

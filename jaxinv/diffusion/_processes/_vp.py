@@ -1,14 +1,14 @@
 """The processes whose rate of noise grows linearly in time: variance preserving, and sub-variance preserving."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter, name_of
-from ..._types import Scalar
+from ..._types import Abstract, Scalar
 from ...requirements import Requirement
 from ._process import AbstractProcess, check_scalars
 
@@ -16,8 +16,12 @@ from ._process import AbstractProcess, check_scalars
 class AbstractLinearRate(AbstractProcess):
     """`dx = -b/2 x dt + ...` with `b(t) = beta_min + t (beta_max - beta_min)`, from data to `N(0, I)`."""
 
-    beta_min: eqx.AbstractVar[Array]
-    beta_max: eqx.AbstractVar[Array]
+    if TYPE_CHECKING:
+        beta_min = Abstract[Array]()
+        beta_max = Abstract[Array]()
+    else:
+        beta_min: eqx.AbstractVar[Array]
+        beta_max: eqx.AbstractVar[Array]
 
     def __check_init__(self):
         check_scalars(self)

@@ -7,12 +7,12 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._loop import all_finite
 from ..._score import AbstractProcess
 from ..._solution import RESULTS, from_diffrax
-from ..._types import Checked
+from ..._types import Checked, PyTree
 from ...requirements import valid
 
 # The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
@@ -52,7 +52,8 @@ class Guarded(diffrax.AbstractWrappedSolver):
         repeats such a step.
     """
 
-    solver: diffrax.AbstractSolver
+    # diffrax declares this and three members below as class variables, and its own wrappers override them like this.
+    solver: diffrax.AbstractSolver  # pyright: ignore[reportIncompatibleVariableOverride]
     shortest: Array
     sound: Array
     # The kind of loop over the stages of a Runge-Kutta method; the adjoints of diffrax set it on the solver.
@@ -63,15 +64,15 @@ class Guarded(diffrax.AbstractWrappedSolver):
     before: Array | None = None
 
     @property
-    def term_structure(self) -> Any:
+    def term_structure(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.solver.term_structure
 
     @property
-    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.solver.interpolation_cls
 
     @property
-    def term_compatible_contr_kwargs(self) -> Any:
+    def term_compatible_contr_kwargs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.solver.term_compatible_contr_kwargs
 
     def order(self, terms: Any) -> Any:
@@ -127,9 +128,18 @@ class Grid(diffrax.AbstractStepSizeController):
         return self.times[1], jnp.asarray(2)
 
     def adapt_step_size(
-        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any, state: Any
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
     ) -> Any:
-        return True, t1, self.times[state], False, state + 1, diffrax.RESULTS.successful
+        after = self.times[controller_state]
+        return True, t1, after, False, controller_state + 1, diffrax.RESULTS.successful
 
 
 class Beyond(diffrax.AbstractStepSizeController):
@@ -149,10 +159,18 @@ class Beyond(diffrax.AbstractStepSizeController):
         return jnp.minimum(first, self.stop), state
 
     def adapt_step_size(
-        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any, state: Any
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
     ) -> Any:
         keep, before, after, *rest = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+            t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
         )
         # A step that would end just before the stop ends there, so no step is as short as a rounding error.
         near = after >= self.stop - _SHORTEST * (self.stop - before)

@@ -1,14 +1,14 @@
 """The interface of samplers, and the loop that runs those that step along a schedule."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ..._arrays import check_count
 from ..._differentiation import Unrolled
@@ -16,7 +16,7 @@ from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS, reject
-from ..._types import IntLike, Key
+from ..._types import Abstract, IntLike, Key, PyTree
 from ...requirements import Parametric, valid
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
@@ -78,8 +78,12 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
     returns a pytree from `init`, and says in `finish` which part of it is the image.
     """
 
-    num_steps: eqx.AbstractVar[int]
-    schedule: eqx.AbstractVar[AbstractSchedule]
+    if TYPE_CHECKING:
+        num_steps = Abstract[int]()
+        schedule = Abstract[AbstractSchedule]()
+    else:
+        num_steps: eqx.AbstractVar[int]
+        schedule: eqx.AbstractVar[AbstractSchedule]
 
     @property
     @abc.abstractmethod
@@ -121,7 +125,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
 
     @abc.abstractmethod
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, score: AbstractScore, state: State, t: Array, t_next: Array, *, key: Key
+        self, score: AbstractScore, state: State, t: Array, t_next: Array, /, *, key: Key
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step, or one call of it, from time `t` to time `t_next < t`.
 
