@@ -31,6 +31,7 @@ FIRST = [
     "_solution",
     "_differentiation",
     "_networks",
+    "_writing",
     "_jit",
     "_method",
     "_workarounds",
