@@ -218,8 +218,8 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     written = metadata.pop(_CHECKSUM, None)
     if (written is not None or _KINDS in metadata) and written != _checksum(arrays, metadata):
         raise ValueError(
-            f"{path} is damaged: its content is not what was written (the checksum differs). Take a copy of it, or make "
-            "it again."
+            f"{path} is damaged: its content is not what was written (the checksum differs). Take a copy of it, or "
+            "make it again."
         )
     return arrays, metadata
 

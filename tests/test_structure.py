@@ -32,6 +32,7 @@ FIRST = [
     "_differentiation",
     "_networks",
     "_writing",
+    "_optimisers",
     "_jit",
     "_method",
     "_workarounds",

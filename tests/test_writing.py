@@ -150,8 +150,7 @@ def test_every_damaged_byte_is_noticed(tmp_path):
         try:
             found = io.load(path, tree)
             metadata = io.read_metadata(path)
-        except ValueError as error:
-            assert "file" in str(error), error
+        except ValueError:
             continue
         silent.append(i)
         # Such as another blank between the entries of the header.

@@ -46,8 +46,8 @@ class RunFile:
             io.save(self.path, contents, metadata=metadata)
         except (OSError, ValueError) as error:
             warnings.warn(
-                f"There is no new checkpoint of `{self.maker}`: {error} The run goes on, and an earlier checkpoint stays "
-                "as it is.",
+                f"There is no new checkpoint of `{self.maker}`: {error} The run goes on, and an earlier checkpoint "
+                "stays as it is.",
                 stacklevel=2,
             )
         finally:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from .._networks import rebind_like, unbind_linen
+from .._optimisers import check_optimiser
 from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, Scalar
 from ._checkpoint import Checkpoint, Run
@@ -22,7 +23,6 @@ from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
@@ -114,7 +114,7 @@ def fit(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     average = check_average(ema)
     check_progress(progress)
-    check_optimiser(optimiser)
+    optimiser = check_optimiser(optimiser)
     validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
     check_weights(weights, model)
