@@ -33,6 +33,8 @@ FIRST = [
     "_differentiation",
     "_networks",
     "_mesh",
+    "_writing",
+    "_optimisers",
     "_jit",
     "_method",
     "_workarounds",

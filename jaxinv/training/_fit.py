@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from .._arrays import subkeys
 from .._mesh import replicated, to_host
 from .._networks import rebind_like, unbind_linen
+from .._optimisers import check_optimiser
 from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, PyTree, Scalar
 from ._checkpoint import Checkpoint, Run
@@ -21,7 +22,6 @@ from ._data import check_data, fingerprint
 from ._options import (
     check_average,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
@@ -113,7 +113,7 @@ def fit(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     average = check_average(ema)
     check_progress(progress)
-    check_optimiser(optimiser)
+    optimiser = check_optimiser(optimiser)
     validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
     check_weights(weights, model)

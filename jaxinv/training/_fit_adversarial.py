@@ -17,6 +17,7 @@ from jaxtyping import Array
 from .._arrays import subkeys
 from .._mesh import replicated, to_host
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
+from .._optimisers import check_optimiser
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
@@ -27,7 +28,6 @@ from ._options import (
     check_average,
     check_count,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
@@ -239,13 +239,12 @@ def _check_rates(rate: Any, weights: dict[str, Array]) -> tuple[Any, Any]:
 def _check_optimisers(optimisers: Any, rates: tuple[Any, Any]) -> tuple[Any, Any]:
     if optimisers is None:
         return rates
-    if isinstance(optimisers, optax.GradientTransformation):
-        return optimisers, optimisers
+    if isinstance(optimisers, optax.GradientTransformation) or hasattr(optimisers, "gradient_transformation"):
+        optimisers = (optimisers, optimisers)
     if not isinstance(optimisers, tuple | list) or len(optimisers) != 2:
         raise ValueError(
             f"`optimisers` must be two optax transformations, `(generator's, critic's)`; got {optimisers!r}."
         )
-    for optimiser in optimisers:
-        check_optimiser(optimiser, "optimisers")
+    optimisers = [check_optimiser(optimiser, "optimisers") for optimiser in optimisers]
     first, second = (rate if own is None else own for own, rate in zip(optimisers, rates, strict=True))
     return first, second
