@@ -12,7 +12,6 @@ import safetensors
 import safetensors.numpy
 
 from ._types import PyTree
-
 from ._writing import check_writable as check_writable, write_bytes as write_bytes
 
 __all__ = ["load", "save"]
@@ -76,6 +75,8 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
         kind, array = _encode(leaf)
         if array is None:
             continue
+        if isinstance(array, jax.ShapeDtypeStruct):
+            raise ValueError(f"The leaf {name!r} is the shape of an array, without values; save the array.")
         if array.dtype not in _DTYPES.values():
             raise ValueError(f"The leaf {name!r} has the dtype {array.dtype}, which a safetensors file cannot hold.")
         stored[name] = array
@@ -98,8 +99,8 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     **Arguments:**
 
     - `path`: the path of the file.
-    - `like`: a pytree with the expected structure, shapes and dtypes, such as a new network. Its values are not used,
-        except those of leaves that a file does not hold (functions, strings).
+    - `like`: a pytree with the expected structure, shapes and dtypes, such as a new network, or what `jax.eval_shape`
+        says of one. Its values are not used, except those of leaves that a file does not hold (functions, strings).
 
     **Returns:** a tree like `like` with the values of the file, as NumPy arrays where `like` has them and as JAX arrays
     otherwise.
@@ -120,12 +121,12 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     """
     path = os.fspath(path)
     stored, metadata = _read(path)
-    kinds = json.loads(metadata.get(_KINDS, metadata.get(_OLD_KINDS, "{}")))
+    kinds = read_json(metadata.get(_KINDS, metadata.get(_OLD_KINDS, "{}")), path)
     expected = {}
     for name, leaf in _named_leaves(like):
         kind, array = _encode(leaf)
         if array is not None:
-            expected[name] = (array.shape, kind)
+            expected[name] = (tuple(array.shape), kind)
     found = {name: (array.shape, kinds.get(name, str(array.dtype))) for name, array in stored.items()}
     differences = [f"{name} is missing" for name in expected if name not in found]
     differences += [f"{name} is not expected" for name in found if name not in expected]
@@ -148,6 +149,20 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     return {key: value for key, value in _read(os.fspath(path))[1].items() if key not in _RESERVED}
 
 
+def read_json(text: str, path: str | os.PathLike) -> dict[str, Any]:
+    """The dict that an entry of the metadata of a file holds as JSON.
+
+    **Raises:** `ValueError` that names the file if it holds none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is corrupt: an entry of its metadata is no JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is corrupt: an entry of its metadata should be a JSON object; it is {text[:40]!r}.")
+    return value
+
+
 def leaf_names(tree: PyTree) -> list[str]:
     """The name of each leaf of a tree, in order: its path, joined by dots."""
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
@@ -162,8 +177,10 @@ def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return list(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
+def _encode(leaf: Any) -> tuple[str, Any]:
     # The kind of a leaf, and the array that represents it in the file (None: it is not stored).
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return str(leaf.dtype), leaf
     if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
         kind = f"Python {type(leaf).__name__}"
         array = np.asarray(leaf)
@@ -182,6 +199,8 @@ def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
 
 
 def _decode(array: np.ndarray, like: Any) -> Any:
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return jnp.array(array)
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
     if np.asarray(like).dtype == np.complex128:
