@@ -138,7 +138,7 @@ def iterate(
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
         result = RESULTS.where(advance & finished, code, result)
-        num_steps = num_steps + running
+        num_steps = num_steps + running.astype(num_steps.dtype)
         if progress is not None:
             meter = progress.step(meter, (index + 1) / max_steps)
         return state, advance & ~finished, result, num_steps, meter

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
+from ._arrays import standard_promotion
+
 
 class LinenNetwork(eqx.Module):
     """A bound Flax linen module as a pytree of its variables, with its definition as static data."""
@@ -106,4 +108,5 @@ def as_network(model: Any) -> Any:
 def weights_dtype(model: PyTree) -> Any:
     """The real dtype in which a network computes, that of its weights."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
-    return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+    with standard_promotion():
+        return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype

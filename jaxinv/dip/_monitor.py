@@ -95,7 +95,7 @@ class Monitor(eqx.Module):
     def history(self, state: MonitorState) -> dict[str, Array]:
         """The history, whose last entry is repeated to the end."""
         length = state.history["objective"].shape[0]
-        places = jnp.minimum(jnp.arange(length), state.num_steps // self.stride)
+        places = jnp.minimum(jnp.arange(length, dtype=state.num_steps.dtype), state.num_steps // self.stride)
         history = {name: line[places] for name, line in state.history.items()}
         if "psnr" in history:
             square = history["psnr"]

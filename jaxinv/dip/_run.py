@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, PyTree
 
 from .. import _loop, _method as grammar
-from .._arrays import check_count, check_key
+from .._arrays import check_count, check_key, standard_promotion
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
 from .._solution import RESULTS, Solution
@@ -150,9 +150,10 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         # The gradient of a real function of complex weights points downhill as its conjugate.
         gradient = jax.tree.map(jnp.conj, gradient)
         # An optimiser that searches along a line needs the value and the function too.
-        updates, optimiser = optax.with_extra_args_support(self._optimiser(problem)).update(
-            gradient, state.optimiser, state.variables, value=value, grad=gradient, value_fn=lambda v: loss(v)[0]
-        )
+        with standard_promotion():
+            updates, optimiser = optax.with_extra_args_support(self._optimiser(problem)).update(
+                gradient, state.optimiser, state.variables, value=value, grad=gradient, value_fn=lambda v: loss(v)[0]
+            )
         variables: Any = optax.apply_updates(state.variables, updates)
         stepped = (variables, optimiser, self.method.step(problem.fit, state.memory, evaluation.image, index))
         monitor, stop, diverged = problem.monitor.step(state.monitor, evaluation, index)
@@ -173,7 +174,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
             monitor=select(monitored & finite, monitor, state.monitor),
             ended=state.ended | stop | diverged | ~finite | (index + 1 >= self.num_steps),
             code=RESULTS.where(monitored, code, state.code),
-            num_done=state.num_done + ~state.ended,
+            num_done=jnp.where(state.ended, state.num_done, state.num_done + 1),
             last=jnp.where(
                 state.ended & jnp.isfinite(evaluation.image), evaluation.image, jnp.zeros_like(evaluation.image)
             ),

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, PyTree
 
+from .._arrays import standard_promotion
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
 from .._prior import AbstractGenerativePrior, check_prior
@@ -120,9 +121,10 @@ class Descent(AbstractAlgorithm):
         del key
         value, gradient = jax.value_and_grad(lambda v: problem(v))(state.variables)
         # An optimiser that searches along a line needs the value and the function too.
-        updates, memory = optax.with_extra_args_support(self._optimiser(problem)).update(
-            gradient, state.memory, state.variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
-        )
+        with standard_promotion():
+            updates, memory = optax.with_extra_args_support(self._optimiser(problem)).update(
+                gradient, state.memory, state.variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
+            )
         variables: Any = optax.apply_updates(state.variables, updates)
         return _next_state(problem, state, index, variables, memory, value, jnp.ones((), bool))
 

@@ -9,7 +9,15 @@ import jax.numpy as jnp
 import lineax
 from jaxtyping import Array, PyTree
 
-from .._arrays import check_shape, check_state, is_complex, parameter_dtype, real_dtype, varying_like
+from .._arrays import (
+    check_shape,
+    check_state,
+    common_dtype,
+    is_complex,
+    parameter_dtype,
+    real_dtype,
+    varying_like,
+)
 from .._types import Checked, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
@@ -61,9 +69,9 @@ class FunctionOperator(AbstractLinearOperator):
     def _transpose(self, y: State) -> State:
         # A real operator accepts complex measurements too. The precision is that of measurement and parameters.
         precisions = [real_dtype(parameter.dtype) for parameter in _parameters(self.function)]
-        dtype = jnp.result_type(*jax.tree.leaves(y), *precisions)
+        dtype = common_dtype(*jax.tree.leaves(y), *precisions)
         if is_complex(self.domain):
-            dtype = jnp.result_type(dtype, jnp.complex64)
+            dtype = common_dtype(dtype, jnp.complex64)
         elif into_complex(self):
             dtype = real_dtype(dtype)
         example = varying_like(jnp.zeros(self.domain.shape, dtype), y, self.function)
@@ -150,7 +158,7 @@ def as_leaves(function: Any) -> Callable:
 
 
 def _promote(point: Array, x: Array) -> tuple[Array, Array]:
-    dtype = jnp.result_type(point, x)
+    dtype = common_dtype(point, x)
     return point.astype(dtype), x.astype(dtype)
 
 

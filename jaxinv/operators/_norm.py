@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_key, real_dtype, safe_sqrt
+from .._arrays import check_key, common_dtype, real_dtype, safe_sqrt
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key, Scalar, State
@@ -50,7 +50,7 @@ def norm(operator: AbstractOperator, *, key: Key, rtol: Scalar = 1e-3, max_steps
     operator = check_linear(operator, "norm")
     vectors = RealVectors(operator.domain)
     dtypes = [s.dtype for s in jax.tree.leaves(operator.domain)]
-    tolerance = jnp.asarray(rtol).astype(real_dtype(jnp.result_type(*dtypes)))
+    tolerance = jnp.asarray(rtol).astype(real_dtype(common_dtype(*dtypes)))
 
     def step(index, state, args):
         operator, tolerance = args

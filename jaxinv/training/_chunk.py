@@ -13,6 +13,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from .._arrays import common_dtype, standard_promotion
 from .._types import Checked, Key
 from ..io import leaf_names
 from ._mesh import replicated, sharded
@@ -239,7 +240,8 @@ def apply_gradient(
     """The weights after one step of the optimiser, and its state."""
     # For complex weights the conjugate of JAX's gradient is the direction of steepest ascent.
     gradient = jax.tree.map(jnp.conj, gradient)
-    updates, state = optimiser.update(gradient, state, weights)
+    with standard_promotion():
+        updates, state = optimiser.update(gradient, state, weights)
     moved: Any = optax.apply_updates(weights, updates)
     return moved, state
 
@@ -260,7 +262,7 @@ def repeat(function: Callable[[Array, PyTree], PyTree], state: PyTree, times: in
 
 def loss_dtype(weights: dict[str, Array]) -> Any:
     """The dtype in which losses are recorded: real, float32 at least."""
-    return jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
+    return common_dtype(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
 
 
 def shard_batch(spec: AbstractTrainingSpec, batch: PyTree[Array]) -> PyTree[Array]:

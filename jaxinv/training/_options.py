@@ -10,7 +10,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, PyTree
 
-from .._arrays import check_count, check_key, is_concrete
+from .._arrays import check_count, check_key, is_concrete, standard_promotion
 from .._types import Key
 from ._mesh import check_mesh
 
@@ -87,7 +87,8 @@ def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
     """A learning rate as a scalar in the real dtype of the weights; a schedule stays unchanged."""
     if callable(rate):
         return rate
-    dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
+    with standard_promotion():
+        dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
     rate = jnp.asarray(rate, dtype)
     if rate.shape != () or not 0 < float(rate) < np.inf:
         raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")

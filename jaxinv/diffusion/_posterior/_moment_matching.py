@@ -202,7 +202,7 @@ def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array,
         return product, solved[0], num_steps
 
     within, given, num_steps = jax.vmap(solve)(problem.matrix.reshape(-1, *at.image.shape))
-    return within, given, jnp.sum(num_steps)
+    return within, given, jnp.sum(num_steps, dtype=num_steps.dtype)
 
 
 def _solve(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:
