@@ -21,9 +21,7 @@ from jaxinv import (
     Unrolled,
     classical,
     diffusion,
-    dip,
     generative,
-    lsvd,
     metrics,
     models,
     noise,
@@ -34,7 +32,6 @@ from jaxinv import (
     training,
     unrolled,
 )
-from jaxinv.models import LISTA
 
 SHAPE = (6, 5, 1)
 KEY = jax.random.key(0)
@@ -226,9 +223,7 @@ EXTRA = [
         lambda x: subspace.pca(x, rank=2, method=subspace.Randomised(), key=KEY).encode(x[0]),
     ),
     Call("kmeans", _images, lambda x: subspace.kmeans(x, 3, key=KEY, restarts=2, max_steps=5).centres),
-    Call(
-        "robust_pca", lambda d: _images(d).reshape(12, -1), lambda x: subspace.robust_pca(x, max_steps=5).low_rank
-    ),
+    Call("robust_pca", lambda d: _images(d).reshape(12, -1), lambda x: subspace.robust_pca(x, max_steps=5).low_rank),
     Call("choose_rank", lambda d: jnp.asarray([4.0, 2.0, 1.0], d), lambda s: subspace.choose_rank(s, 0.25), host=True),
     Call("tikhonov implicit gradient", _tikhonov_problem, _gradient(classical.tikhonov, differentiate=Implicit())),
     Call(
