@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from ._arrays import is_concrete
+from ._arrays import common_dtype, is_concrete
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -73,8 +73,7 @@ def check_examples(data: Any, verb: str, name: str = "data", *, allow_complex: b
             f"`{verb}` takes `{name}` of {called} dtype; got {data.dtype}. Convert it: `{name}.astype(float)`, divided "
             "by 255 for 8-bit images."
         )
-    # JAX has no linear algebra in half precision.
-    data = data.astype(jnp.promote_types(data.dtype, jnp.float32))
+    data = data.astype(common_dtype(data.dtype))
     if is_concrete(data):
         finite = np.asarray(_finite_examples(data))
         if not finite.all():

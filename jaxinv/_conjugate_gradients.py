@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import check_count, safe_sqrt
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
+from ._types import PyTree
 
 # What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
 _BEGIN, _ITERATE, _COMPARE = range(3)

@@ -11,13 +11,13 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ._arrays import check_count
 from ._differentiation import Implicit, Unrolled
 from ._method import AbstractMethod
 from ._solution import RESULTS, reject
-from ._types import Key
+from ._types import Key, PyTree
 from ._workarounds import all_of
 from .requirements import valid
 
@@ -140,7 +140,7 @@ def iterate(
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
         result = RESULTS.where(advance & finished, code, result)
-        num_steps = num_steps + running
+        num_steps = num_steps + running.astype(num_steps.dtype)
         if progress is not None:
             meter = progress.step(meter, (index + 1) / max_steps)
         return state, advance & ~finished, result, num_steps, meter

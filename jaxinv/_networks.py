@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._arrays import check_floating, check_shape
-from ._types import Checked
+from ._arrays import check_floating, check_shape, standard_promotion
+from ._types import Checked, PyTree
 
 
 class LinenNetwork(eqx.Module):
@@ -111,7 +111,8 @@ def as_network(model: Any) -> Any:
 def weights_dtype(model: PyTree) -> Any:
     """The real dtype in which a network computes, that of its weights."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
-    return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+    with standard_promotion():
+        return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
 
 
 def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:

@@ -7,7 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
+
+from ._arrays import standard_promotion
+from ._types import PyTree
 
 # What optax raises, or JAX inside of it, where a transformation does not fit.
 _ERRORS = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError)
@@ -90,7 +93,8 @@ def step_optimiser(
         "grad_fn": lambda variables, index=None: ascent(jax.grad(function)(variables)),
     }
     try:
-        updates, new = _update(optimiser, gradient, state, variables, extra)
+        with standard_promotion():
+            updates, new = _update(optimiser, gradient, state, variables, extra)
         _check_like(updates, variables, "updates")
         _check_like(new, state, "state")
         moved = optax.apply_updates(variables, updates)

@@ -166,7 +166,7 @@ class Solution(AbstractOutcome):
 
         - `good`: whether all parameters of the problem are in their range.
 
-        **Returns:** a `Solution`. Where the parameters are not good, its code is `invalid_parameter` and its value zero.
+        **Returns:** a `Solution`. Where parameters are not good, the code is `invalid_parameter` and the value zero.
         A value that is not finite becomes zero, with the code `nonfinite` unless it has another.
         """
         lanes = jnp.ndim(self.result == RESULTS.successful)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import check_key, check_state, real_dtype
+from ._arrays import check_key, check_state, common_dtype, real_dtype
 from ._module import Module
 from ._solution import RESULTS, reject
 from ._types import Checked, Key, PyTree, Scalar, State, Struct
@@ -138,7 +138,7 @@ def prepare_parameter(
 
 def domain_dtype(operator: AbstractOperator) -> Any:
     """The real dtype in which a verb computes."""
-    return real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain))))
+    return real_dtype(common_dtype(*(s.dtype for s in jax.tree.leaves(operator.domain))))
 
 
 class Whitened(AbstractLinearOperator):

@@ -15,7 +15,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
+
+from ._types import PyTree
 
 __all__ = ["Parametric", "Requirement", "finite", "not_negative", "positive", "requirement", "share", "valid"]
 

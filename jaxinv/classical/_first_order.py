@@ -11,13 +11,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, safe_sqrt
 from .._conjugate_gradients import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
-from .._types import Abstract, Checked, State
+from .._types import Abstract, Checked, PyTree, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered
 from ._bound import SAFETY, norm_bound, positive

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._jit import verb
 from .._solution import Solution
-from .._types import Checked, Scalar, State
+from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened
 from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .. import _loop, _method as grammar
 from .._arrays import check_count, check_key, subkeys
@@ -15,7 +15,7 @@ from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
 from .._optimisers import check_optimiser, init_optimiser, step_optimiser
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, Network, Scalar, State as Measurement
+from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
@@ -169,7 +169,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
             monitor=select(monitored & finite, monitor, state.monitor),
             ended=state.ended | stop | diverged | ~finite | (index + 1 >= self.num_steps),
             code=RESULTS.where(monitored, code, state.code),
-            num_done=state.num_done + ~state.ended,
+            num_done=jnp.where(state.ended, state.num_done, state.num_done + 1),
             last=jnp.where(
                 state.ended & jnp.isfinite(evaluation.image), evaluation.image, jnp.zeros_like(evaluation.image)
             ),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_count
+from .._arrays import as_leaf, check_count, common_dtype
 from .._conjugate_gradients import dot
 from .._solution import or_nan
 from .._types import Checked, Key, Scalar, State
@@ -120,7 +120,7 @@ class From(AbstractStart):
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y, shape, key
         real = domain_dtype(likelihood.operator)
-        return self.image.astype(jnp.result_type(real, 1j) if jnp.iscomplexobj(self.image) else real)
+        return self.image.astype(common_dtype(real, 1j) if jnp.iscomplexobj(self.image) else real)
 
 
 def make_input(

@@ -2,7 +2,7 @@
 
 import abc
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, check_key
 from .._checks import check_instance
@@ -17,7 +17,7 @@ from .._loop import run
 from .._optimisers import check_optimiser
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Checked, IntLike, Key, Scalar, State as Measurement
+from .._types import Checked, IntLike, Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood
 from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
 from ._method import AbstractLatentMethod, Hard

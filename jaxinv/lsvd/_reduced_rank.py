@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, check_count, check_floating, is_complex, is_concrete
+from .._arrays import HIGHEST, check_count, check_floating, common_dtype, is_complex, is_concrete
 from .._checks import check_examples
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
@@ -149,7 +149,7 @@ def reduced_rank_regression(
         raise ValueError("One pair has no covariance; `reduced_rank_regression` needs two at least.")
     if noise is not None and not isinstance(noise, AbstractGaussianNoise):
         raise ValueError(f"`noise` must be a Gaussian noise of `jaxinv.noise`; got {type(noise).__name__}.")
-    dtype = jnp.result_type(x, y)
+    dtype = common_dtype(x, y)
     most = min(len(x) - 1, x[0].size, y[0].size)
     count = most if rank is None else _check_rank(rank, most, f"{len(x)} pairs")
     if noise is not None:

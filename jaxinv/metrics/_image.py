@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from .._arrays import as_array, common_dtype
 from .._types import Abstract, Checked, Scalar, State
 from ..requirements import Parametric, Requirement, positive
 from ._checks import check_images, check_positive, squared_modulus
@@ -88,8 +89,8 @@ def _check_size(window: Any) -> None:
 
 
 def _as_float(number: Any) -> Array:
-    number = jnp.asarray(number)
-    return number.astype(jnp.result_type(float, number.dtype))
+    number = as_array(number)
+    return number.astype(common_dtype(float, number.dtype))
 
 
 class AbstractWindow(Parametric):

@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, real_dtype
 from .._module import Module
-from .._types import Key, State
+from .._types import Key, PyTree, State
 
 
 class AbstractNoise(Module):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, real_dtype
+from .._arrays import as_parameter, check_key, multiply, real_dtype
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..requirements import Requirement, finite, not_negative
 from ._base import (
@@ -56,12 +56,12 @@ class Gaussian(AbstractGaussianNoise):
             residual = where_measured(measured, y - prediction) / std
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
-            return jnp.sum(0.5 * square_of(residual) + parts * constant * (jnp.broadcast_to(measured, y.shape) > 0))
+            return jnp.sum(0.5 * square_of(residual) + jnp.where(measured > 0, parts * constant, 0))
 
         return total(part, prediction, y, measured, broadcast_to_parts(self.std, y))
 
     def simulate(self, prediction: State, *, key: Key) -> State:
-        draw = lambda mean, std, k: mean + fit_to(std, mean, "std") * standard_normal(k, mean)
+        draw = lambda mean, std, k: mean + multiply(fit_to(std, mean, "std"), standard_normal(k, mean))
         return jax.tree.map(draw, prediction, broadcast_to_parts(self.std, prediction), part_keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_key, real_dtype, safe_sqrt
+from .._arrays import check_key, common_dtype, real_dtype, safe_sqrt
 from .._jit import verb
 from .._loop import iterate
 from .._solution import RESULTS
@@ -56,7 +56,7 @@ def norm(operator: AbstractOperator, *, key: Key, rtol: Scalar = 1e-3, max_steps
     operator = check_linear(operator, "norm")
     vectors = RealVectors(operator.domain)
     dtypes = [s.dtype for s in jax.tree.leaves(operator.domain)]
-    real = real_dtype(jnp.result_type(*dtypes))
+    real = real_dtype(common_dtype(*dtypes))
     tolerance = jnp.maximum(jnp.asarray(rtol).astype(real), _FLOOR * jnp.finfo(real).eps)
 
     def step(index, state, args):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_shape, check_state, parameter_dtype
+from .._arrays import as_parameter, check_shape, check_state, common_dtype, multiply, parameter_dtype
 from .._types import ArrayLike, Checked, State
 from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator
@@ -62,7 +62,7 @@ class Real(AbstractLinearOperator):
 
     def __init__(self, shape: Checked[Sequence[int]]):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
-        self.codomain = jax.ShapeDtypeStruct(self.domain.shape, jnp.result_type(complex))
+        self.codomain = jax.ShapeDtypeStruct(self.domain.shape, common_dtype(complex))
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self).real
@@ -104,10 +104,10 @@ class Mask(AbstractLinearOperator):
         return (self.mask > 0).astype(self.mask.dtype)
 
     def __call__(self, x: State) -> Array:
-        return self.mask * check_state(x, self.domain, "the image", self)
+        return multiply(self.mask, check_state(x, self.domain, "the image", self))
 
     def adjoint(self, y: State) -> Array:
-        return self.mask * check_state(y, self.codomain, "the measurement", self)
+        return multiply(self.mask, check_state(y, self.codomain, "the measurement", self))
 
 
 def check_mask(mask: Any) -> Array:

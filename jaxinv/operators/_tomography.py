@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
+from .._arrays import check_image_shape, check_state, common_dtype, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
 from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
@@ -108,12 +108,12 @@ class AbstractTomograph(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        dtype = jnp.result_type(x, self.angles)
+        dtype = common_dtype(x, self.angles)
         return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        dtype = jnp.result_type(y, self.angles)
+        dtype = common_dtype(y, self.angles)
         return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def placement(self, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:

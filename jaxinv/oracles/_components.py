@@ -113,7 +113,7 @@ class Components(Parametric):
         constants = self.log_weights + roots
         least = jax.lax.stop_gradient(jnp.min(jnp.where(possible, gaps, jnp.inf)))
         halves = jnp.minimum(0.5 * unit * (unit * (gaps - least)), FAR)
-        widths = jnp.sum(~tight, axis=1) + others * ~rest_tight
+        widths = jnp.sum(~tight, axis=1) + jnp.where(rest_tight, 0, others)
         strays = jnp.sum(jnp.where(tight, coefficients**2, 0), axis=1) + jnp.where(rest_tight, squares, 0)
         return View(
             jax.nn.log_softmax(constants - halves),

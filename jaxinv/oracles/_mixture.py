@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._arrays import HIGHEST, as_parameter, check_count, check_key, common_dtype, is_concrete
 from .._jit import compiled_method
 from .._linear_gaussian import prepare_update
 from .._module import Module
@@ -74,7 +74,7 @@ class GaussianMixture(Module):
             raise ValueError(f"A mixture is of real images; got means of dtype {means.dtype}.")
         self.shape = means.shape[1:]
         numbers = [c for c in jax.tree.leaves(covariances) if hasattr(c, "dtype")]
-        dtype = jnp.result_type(means, *(as_parameter(c) for c in numbers))
+        dtype = common_dtype(means, *(as_parameter(c) for c in numbers))
         self.log_weights = _log_weights(weights, dtype)
         self.means = means.astype(dtype)
         self.covariances = as_low_rank(covariances, len(means), math.prod(self.shape), dtype)

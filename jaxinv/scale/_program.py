@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import PyTree
 
 from .._mesh import replicated, sharded
+from .._types import PyTree
 from ..io import leaf_names
 from ._problems import ON_THE_HOST, ProblemSpec, describe
 

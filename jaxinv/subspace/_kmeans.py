@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_floating, check_key, is_concrete
+from .._arrays import check_count, check_floating, check_key, common_dtype, is_concrete
 from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
@@ -56,7 +56,7 @@ class KMeans(Module):
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"KMeans takes an image of shape {shape}, or a batch of them; got {x.shape}. {advice}")
-        centres = self.centres.reshape(k, -1).astype(jnp.result_type(x, self.centres))
+        centres = self.centres.reshape(k, -1).astype(common_dtype(x, self.centres))
         cloud = Cloud.of(x.astype(centres.dtype).reshape(-1, math.prod(shape)), k, 1)
 
         def choose(points, exists, labels):

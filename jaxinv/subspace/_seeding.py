@@ -137,4 +137,4 @@ def _draw(mass: Array, key: Key, count: int) -> Array:
     ladder = jnp.cumsum(mass)
     heights = jax.random.uniform(key, (count,), mass.dtype) * ladder[-1]
     # Rounding may lift a height to the total mass, beyond the last index.
-    return jnp.minimum(jnp.searchsorted(ladder, heights, side="right"), jnp.argmax(ladder))
+    return jnp.minimum(jnp.searchsorted(ladder, heights, side="right"), jax.lax.argmax(ladder, 0, jnp.int32))

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_key
-from .._types import Key
+from .._types import Key, PyTree
 
 # The bars of the package: relative to the sizes of what is compared.
 SINGLE, DOUBLE = 1e-5, 1e-12

@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .._arrays import is_complex
-from .._types import Key, State
+from .._types import Key, PyTree, State
 from ..operators import AbstractLinearOperator, AbstractOperator, materialise
 from ._compare import (
     combine,

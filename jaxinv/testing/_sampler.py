@@ -6,11 +6,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .. import diffusion
 from .._solution import RESULTS, Solution
-from .._types import Key
+from .._types import Key, PyTree
 from ..oracles import Gaussian
 from ._compare import (
     difference,

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._optimisers import init_optimiser, step_optimiser
-from .._types import Checked, Key
+from .._types import Checked, Key, PyTree
 from ._chunk import (
     AbstractTrainingSpec,
     Carry,

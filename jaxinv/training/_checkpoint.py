@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .. import io
+from .._types import PyTree
 from ._chunk import Carry
 
 # Writing takes at most this share of the time of a run.

@@ -11,11 +11,12 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
+from .._arrays import common_dtype
 from .._mesh import replicated, sharded
 from .._optimisers import init_optimiser, step_optimiser
-from .._types import Checked, Key
+from .._types import Checked, Key, PyTree
 from ..io import leaf_names
 
 
@@ -250,7 +251,7 @@ def repeat(function: Callable[[Array, PyTree], PyTree], state: PyTree, times: in
 
 def loss_dtype(weights: dict[str, Array]) -> Any:
     """The dtype in which losses are recorded: real, float32 at least."""
-    return jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
+    return common_dtype(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
 
 
 def shard_batch(spec: AbstractTrainingSpec, batch: PyTree[Array]) -> PyTree[Array]:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_count, check_key, is_concrete
+from .._arrays import check_count, check_key, is_concrete, standard_promotion
 from .._mesh import check_mesh
-from .._types import Key
+from .._types import Key, PyTree
 
 
 class Sizes(NamedTuple):
@@ -78,7 +78,8 @@ def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
     """A learning rate as a scalar in the real dtype of the weights; a schedule stays unchanged."""
     if callable(rate):
         return rate
-    dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
+    with standard_promotion():
+        dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
     rate = jnp.asarray(rate, dtype)
     if rate.shape != () or not 0 < float(rate) < np.inf:
         raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")

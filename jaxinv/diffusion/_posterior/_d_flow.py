@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, subkeys
+from ..._arrays import as_parameter, check_count, standard_promotion, subkeys
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
@@ -122,7 +122,8 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         stops = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
         code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
         upwards: Any
-        upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
+        with standard_promotion():
+            upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
         # A shortened step may make the direction of L-BFGS no descent direction; then use the gradient.
         descends = jnp.sum(upwards * new.gradient) > 0
         direction = -jnp.where(descends, upwards, new.gradient)

@@ -128,6 +128,6 @@ def residual_square(problem: Problem, image: Array) -> Array:
     total = jax.tree.reduce(jnp.add, jax.tree.map(lambda r: jnp.sum(jnp.abs(r) ** 2), whitened))
     _, std = noise.linearise(data)
     kept = jax.tree.map(lambda m, s: jnp.broadcast_to(m > 0, s.shape), measured, std)
-    sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k)]), kept, std)
+    sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k, dtype=s.dtype)]), kept, std)
     squares, count = jax.tree.reduce(jnp.add, sums)
     return total * squares / count

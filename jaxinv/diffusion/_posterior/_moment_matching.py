@@ -200,7 +200,7 @@ def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array,
 
     `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it;
     the first step of their loop computes the product from which they start. They break down at a negative eigenvalue,
-    as the derivative of a network has, which is no failure: the last iterate is then the covariance on fewer directions.
+    as the derivative of a network has. That is no failure: the last iterate is then the covariance on fewer directions.
     """
 
     def solve(row: Array) -> tuple[Array, Array, Array, Array]:
@@ -209,7 +209,7 @@ def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array,
         return product, solved[0], num_steps, code == RESULTS.nonfinite
 
     within, given, num_steps, broken = jax.vmap(solve)(problem.matrix.reshape(-1, *at.image.shape))
-    return within, given, jnp.sum(num_steps), jnp.any(broken)
+    return within, given, jnp.sum(num_steps, dtype=num_steps.dtype), jnp.any(broken)
 
 
 def _solve(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:

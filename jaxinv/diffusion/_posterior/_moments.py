@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import HIGHEST
 from ..._krylov import Krylov, flatten
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Scalar
+from ..._types import PyTree, Scalar
 from ._problem import DenseProblem, LinearProblem
 
 # An eigenvalue of `B C B*` below this is negative by more than rounding; the unit is that of the noise.

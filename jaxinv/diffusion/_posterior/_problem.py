@@ -17,7 +17,6 @@ from ..._types import Abstract, Key, State
 from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
-from ...oracles._update import dense
 from ...requirements import Requirement, requirement
 
 # The power iteration for the curvature, which only sets a step size, needs no more than this.

@@ -7,7 +7,7 @@ import jax
 import optax
 from jaxtyping import Array
 
-from ..._arrays import as_parameter
+from ..._arrays import as_parameter, standard_promotion
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
@@ -103,7 +103,8 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
         image = problem.score.denoiser(t, scale * mu + std * noise)
         misfit = lambda mu: residual_square(problem.problem, mu)
         gradient = jax.grad(misfit)(mu) + self.weight.astype(mu.dtype) * (mu - image)
-        updates, moments = self._adam(mu.dtype).update(gradient, moments)
+        with standard_promotion():
+            updates, moments = self._adam(mu.dtype).update(gradient, moments)
         return advance((optax.apply_updates(mu, updates), moments), state)
 
     def finish(self, problem: StartedProblem, state: tuple[Array, PyTree], *, key: Key) -> tuple[Array, dict[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count, subkeys
 from ..._score import AbstractProcess, AbstractScore
@@ -118,7 +118,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         resampled = effective(cloud.log_weights) < self.resample_below.astype(cloud.x.dtype) * count
         # `finish` draws from the last images, with the weights of the state before.
         resampled &= ~is_data(t_next)
-        chosen = jnp.where(resampled, cloud.choose(resampling_key), jnp.arange(count))
+        chosen = jnp.where(resampled, cloud.choose(resampling_key), jnp.arange(count, dtype=jnp.int32))
         x, views = jax.tree.map(lambda leaf: leaf[chosen], (cloud.x, views))
         propose = lambda x, view, key: self.proposal.propose(process, t, t_next, x, view, key=key)
         x, log_ratio = jax.vmap(propose)(x, views, self._keys(move_key))

@@ -278,7 +278,8 @@ def integrate(
     result = RESULTS.where(sound, RESULTS.where(stopped, RESULTS.nonfinite, result), RESULTS.invalid_parameter)
     end = jax.tree.map(lambda last, first: jnp.where(sound, last, first), end, y)
     taken = solution.stats["num_steps"]
-    num_steps = taken - (direction * reached > direction * stop) if beyond else taken
+    passed = direction * reached > direction * stop
+    num_steps = taken - passed.astype(taken.dtype) if beyond else taken
     return Integral(end, result, num_steps, taken, states)
 
 

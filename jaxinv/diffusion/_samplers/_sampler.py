@@ -181,7 +181,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
         if ends is not None:
             # A lane that stopped early stays where it is.
             completed = jnp.where(code == RESULTS.successful, taken, taken - 1) // calls
-            missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
+            missed = (jnp.asarray(ends, completed.dtype) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
         # The call that denoises evaluates the score once.
         stepping = jnp.minimum(taken, self.num_steps * calls)
