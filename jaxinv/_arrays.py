@@ -1,5 +1,6 @@
 """What every part of the package needs for arrays: parameters, dtypes, shapes, keys, guarded roots, checks."""
 
+from contextlib import AbstractContextManager
 from operator import index
 from typing import Any
 
@@ -8,9 +9,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._types import Checked, Key, Scalar, State
+from ._types import Checked, Key, PyTree, Scalar, State
 
 # The precision of products of matrices outside networks: the default of accelerators is TF32 or bfloat16, in which
 # exact adjoints and closed forms fail.
@@ -22,15 +23,50 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+def standard_promotion() -> AbstractContextManager:
+    """A context in which arrays of different dtypes meet by JAX's standard rules.
+
+    Real parameters meet complex images by design, and other libraries mix dtypes; a user who sets
+    `jax_numpy_dtype_promotion="strict"` to find faults in their own code should not find this.
+    """
+    return jax.numpy_dtype_promotion("standard")
+
+
+def common_dtype(*values: Any) -> Any:
+    """The dtype in which arrays, dtypes and Python numbers meet; at least single precision, since JAX has neither
+    Fourier transforms nor linear algebra in half precision, and no adjoint is exact in it."""
+    with standard_promotion():
+        dtype = jnp.result_type(*values)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if half else dtype
+
+
 def parameter_dtype(*parameters: Any) -> Any:
     """The dtype of images that an operator with these parameters has; booleans and integers count as default floats."""
-    return jnp.result_type(float, *parameters)
+    return common_dtype(float, *parameters)
+
+
+def multiply(factor: Array, array: Array) -> Array:
+    """Their product, of which one may be real and the other complex."""
+    with standard_promotion():
+        return factor * array
+
+
+def as_array(value: Any) -> Array:
+    """`value` as a JAX array; NumPy arrays of foreign byte order, such as FITS files hold, are converted."""
+    return jnp.asarray(native(value))
+
+
+def native(value: Any) -> Any:
+    """`value`, or if it is a NumPy array of foreign byte order the same numbers in that of the machine."""
+    foreign = isinstance(value, np.ndarray | np.generic) and not value.dtype.isnative
+    return value.astype(value.dtype.newbyteorder("=")) if foreign else value
 
 
 def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
-    """A parameter as an array leaf of inexact dtype."""
-    array = jnp.asarray(array)
-    return array.astype(jnp.result_type(float, array.dtype))
+    """A parameter as an array leaf of inexact dtype, at least single precision."""
+    array = as_array(array)
+    return array.astype(parameter_dtype(array.dtype))
 
 
 def as_factor(value: Checked[Scalar]) -> Array:
@@ -107,6 +143,15 @@ def check_key(key: Key) -> None:
         )
 
 
+def subkeys(key: Key, count: int) -> tuple[Key, ...]:
+    """`jax.random.fold_in(key, i)` for `i` from 0 to `count - 1`.
+
+    They are computed by one loop of threefry: each such loop in a program takes about as long to compile as a layer.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return tuple(keys[i] for i in range(count))
+
+
 def check_count(value: Any, name: str) -> int:
     """Return `value`, which must be an integer of at least 1 that is known when the program is traced."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
@@ -153,7 +198,7 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
                 f"got {type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}."
             )
         return tuple(check_state(part, s, what, operator) for part, s in zip(x, struct, strict=True))
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != tuple(struct.shape):
         raise ValueError(
             f"{name_of(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
@@ -166,7 +211,7 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
             f"{name_of(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "
             "`x.astype(float)`, divided by 255 for an 8-bit image."
         )
-    return x
+    return x.astype(common_dtype(x.dtype))
 
 
 def check_floating(x: Array, what: str, name: str) -> Array:
@@ -181,7 +226,7 @@ def check_floating(x: Array, what: str, name: str) -> Array:
 
 def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
     """`x` as one array of the given shape and floating dtype, as a prior expects it."""
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape:
         advice = "Check the sizes."
         if x.shape[1:] == shape:
@@ -199,3 +244,21 @@ def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if got[1:] == expected:
         return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
     return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
+
+
+def same_varying(*operands: Array) -> tuple[Array, ...]:
+    """The operands, cast so that all of them vary over every axis of the mesh over which one of them varies.
+
+    Inside `jax.shard_map` the type of an array says along which axes of the mesh its value differs, and a primitive
+    requires operands of one such type. Outside, the operands are unchanged.
+    """
+    axes = frozenset().union(*(_axes(operand) for operand in operands))
+    return tuple(_vary(operand, tuple(sorted(axes - _axes(operand)))) for operand in operands)
+
+
+def _axes(operand: Array) -> frozenset:
+    return jax.typeof(operand).manual_axis_type.varying
+
+
+def _vary(operand: Array, axes: tuple) -> Array:
+    return jax.lax.pcast(operand, axes, to="varying") if axes else operand

@@ -230,7 +230,8 @@ def _plain(request: Request) -> Any:
             f"{sinogram.shape}."
         )
     views, bins = sinogram.shape[:2]
-    angles = np.linspace(*np.deg2rad(request.angles), views, endpoint=False)
+    first, end = np.deg2rad(request.angles)
+    angles = np.linspace(first, end, views, endpoint=False)
     geometry = {
         "angles": angles,
         "num_detectors": bins,

@@ -16,7 +16,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
-from ._shard_map import same_varying
+from .._arrays import same_varying
 
 
 @runtime_checkable

@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_state
+from .._arrays import check_state, common_dtype, multiply
 from .._jit import verb
 from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import Checked, State
-from ..operators import AbstractOperator
-from ..operators._tomography import FanBeam, ParallelBeam
+from ..operators import AbstractOperator, FanBeam, ParallelBeam
 
 
 class AbstractWindow(eqx.Module):
@@ -103,7 +102,7 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
         )
     y = check_state(y, operator.codomain, "the measurement", operator)
     dtype = operator.codomain.dtype
-    y = y.astype(jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
+    y = y.astype(common_dtype(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
 
     finite = jnp.all(jnp.isfinite(y))
     valid = jnp.all(jnp.isfinite(operator.angles)) & jnp.isfinite(operator.centre_offset)
@@ -160,5 +159,6 @@ def _filter(y: Array, spacing: float, window: AbstractWindow) -> Array:
     dtype = jnp.finfo(y.dtype).dtype
     response = jnp.asarray(np.fft.fft(ramp).real / spacing, dtype)
     response = response * window(jnp.asarray(n / (size // 2), dtype))
-    filtered = jnp.fft.ifft(jnp.fft.fft(y, n=size, axis=1) * response[None, :, None], axis=1)[:, :num_detectors]
+    spectrum = multiply(response[None, :, None], jnp.fft.fft(y, n=size, axis=1))
+    filtered = jnp.fft.ifft(spectrum, axis=1)[:, :num_detectors]
     return filtered.astype(y.dtype) if jnp.iscomplexobj(y) else filtered.real.astype(y.dtype)

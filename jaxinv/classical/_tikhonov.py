@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import common_dtype
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
@@ -16,7 +17,7 @@ from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, white
 from ..regularisers import AbstractRegulariser, Tikhonov
 
 
-@verb(traced=("weight", "rtol", "atol"))
+@verb(traced=("weight",), tolerances=("rtol", "atol"))
 def tikhonov(
     likelihood: Likelihood,
     y: State,
@@ -130,5 +131,5 @@ class _Quadratic(eqx.Module):
 
 def _matching(dtype: Any, real: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        return jnp.result_type(real, jnp.complex64)
+        return common_dtype(real, jnp.complex64)
     return real if jnp.issubdtype(dtype, jnp.floating) else dtype

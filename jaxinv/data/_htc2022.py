@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file, reading
+from ._files import check_file
+from ._reading import reading
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
 # The types of the elements of a MATLAB file.

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file, check_unpacked, read_array, reading
+from ._files import check_file
+from ._reading import check_unpacked, read_array, reading
 
 
 def picture(path: Checked[str | os.PathLike]) -> np.ndarray:

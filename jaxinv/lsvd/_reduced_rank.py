@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, check_count, check_floating, is_complex, is_concrete
+from .._arrays import HIGHEST, check_count, check_floating, common_dtype, is_complex, is_concrete
+from .._checks import check_examples
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
 from ..noise import AbstractGaussianNoise
 from ..oracles import Gaussian
-from ..subspace._check import check_data
 from ._latent_map import SpectralFilter, filtered
 
 
@@ -141,15 +141,15 @@ def reduced_rank_regression(
         image = model(operator(images[0]))
         ```
     """
-    x = check_data(images, "reduced_rank_regression", "images")
-    y = check_data(measurements, "reduced_rank_regression", "measurements")
+    x = check_examples(images, "reduced_rank_regression", "images")
+    y = check_examples(measurements, "reduced_rank_regression", "measurements")
     if len(x) != len(y):
         raise ValueError(f"`images` and `measurements` must be pairs; there are {len(x)} and {len(y)}.")
     if len(x) < 2:
         raise ValueError("One pair has no covariance; `reduced_rank_regression` needs two at least.")
     if noise is not None and not isinstance(noise, AbstractGaussianNoise):
         raise ValueError(f"`noise` must be a Gaussian noise of `jaxinv.noise`; got {type(noise).__name__}.")
-    dtype = jnp.result_type(x, y)
+    dtype = common_dtype(x, y)
     most = min(len(x) - 1, x[0].size, y[0].size)
     count = most if rank is None else _check_rank(rank, most, f"{len(x)} pairs")
     if noise is not None:
@@ -232,8 +232,8 @@ def _assemble(
     sign = jnp.where(largest < 0, -1, 1).astype(decoder.dtype)
     decoder = (sign * decoder).reshape(-1, *means[0].shape)
     encoder = jnp.broadcast_to(sign.reshape(-1, *[1] * (encoder.ndim - 1)), encoder.shape) * encoder
-    leaves = (jnp.where(ok, leaf, jnp.nan) for leaf in (*means, encoder, spectrum, decoder))
-    return ReducedRankRegression(*leaves, decoder.shape[0], means[0].shape, means[1].shape)
+    model = ReducedRankRegression(*means, encoder, spectrum, decoder, decoder.shape[0], means[0].shape, means[1].shape)
+    return jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), model)
 
 
 def _checked(model: ReducedRankRegression, rank: Any) -> ReducedRankRegression:

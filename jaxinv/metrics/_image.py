@@ -1,7 +1,7 @@
 """Metrics of one image against a reference; `_samples.py` has those of sets of samples."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._types import Checked, Scalar, State
+from .._arrays import as_array, common_dtype
+from .._types import Abstract, Checked, Scalar, State
+from ..requirements import Parametric, Requirement, positive
 from ._checks import check_images, check_positive, squared_modulus
 
 
@@ -87,14 +89,17 @@ def _check_size(window: Any) -> None:
 
 
 def _as_float(number: Any) -> Array:
-    number = jnp.asarray(number)
-    return number.astype(jnp.result_type(float, number.dtype))
+    number = as_array(number)
+    return number.astype(common_dtype(float, number.dtype))
 
 
-class AbstractWindow(eqx.Module):
+class AbstractWindow(Parametric):
     """The window of the local means and covariances of `ssim`, the same along both axes."""
 
-    size: eqx.AbstractVar[int]
+    if TYPE_CHECKING:
+        size = Abstract[int]()
+    else:
+        size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
@@ -169,7 +174,11 @@ class GaussianWindow(AbstractWindow):
 
     def __check_init__(self):
         _check_size(self)
-        check_positive(self.sigma, self.sigma.dtype, "sigma")
+        if self.sigma.ndim != 0:
+            raise ValueError(f"`sigma` must be one number; got shape {self.sigma.shape}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("sigma", self.sigma),)
 
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
         offsets = jnp.arange(self.size, dtype=dtype) - self.size // 2

@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, is_concrete, real_dtype
-from .._types import Checked, Key, Scalar, State
+from .._arrays import as_parameter, check_key, multiply, real_dtype
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..requirements import Requirement, finite, not_negative
 from ._base import (
     AbstractGaussianNoise,
     as_noise_parameter,
@@ -44,7 +45,10 @@ class Gaussian(AbstractGaussianNoise):
     std: PyTree[Array]
 
     def __init__(self, std: Checked[Scalar]):
-        self.std = as_noise_parameter(std, "std", positive=False)
+        self.std = as_noise_parameter(std, "std")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
@@ -52,12 +56,12 @@ class Gaussian(AbstractGaussianNoise):
             residual = where_measured(measured, y - prediction) / std
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
-            return jnp.sum(0.5 * square_of(residual) + parts * constant * (jnp.broadcast_to(measured, y.shape) > 0))
+            return jnp.sum(0.5 * square_of(residual) + jnp.where(measured > 0, parts * constant, 0))
 
         return total(part, prediction, y, measured, broadcast_to_parts(self.std, y))
 
     def simulate(self, prediction: State, *, key: Key) -> State:
-        draw = lambda mean, std, k: mean + fit_to(std, mean, "std") * standard_normal(k, mean)
+        draw = lambda mean, std, k: mean + multiply(fit_to(std, mean, "std"), standard_normal(k, mean))
         return jax.tree.map(draw, prediction, broadcast_to_parts(self.std, prediction), part_keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:
@@ -108,9 +112,10 @@ class CorrelatedGaussian(AbstractGaussianNoise):
                 "`factor` must be a real square matrix, a row for each entry of the measurement; got shape "
                 f"{shape} and dtype {factor.dtype}."
             )
-        if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
-            raise ValueError("`factor` holds values that are not finite.")
         self.factor = _triangular(factor)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor, "`factor` holds values that are not finite"),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         y = _one_array(y)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_floating, check_key, is_concrete
+from .._arrays import check_count, check_floating, check_key, common_dtype, is_concrete
+from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
-from .._solution import RESULTS
+from .._solution import RESULTS, reject
 from .._types import ArrayLike, Key
-from ._check import check_data
+from ..requirements import valid
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
@@ -55,7 +56,7 @@ class KMeans(Module):
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"KMeans takes an image of shape {shape}, or a batch of them; got {x.shape}. {advice}")
-        centres = self.centres.reshape(k, -1).astype(jnp.result_type(x, self.centres))
+        centres = self.centres.reshape(k, -1).astype(common_dtype(x, self.centres))
         cloud = Cloud.of(x.astype(centres.dtype).reshape(-1, math.prod(shape)), k, 1)
 
         def choose(points, exists, labels):
@@ -111,7 +112,7 @@ def kmeans(
         ```
     """
     check_key(key)
-    data, k, restarts = check_data(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
+    data, k, restarts = check_examples(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
     start = Greedy() if start is None else start
     if not isinstance(start, AbstractSeeding):
         raise ValueError(f"`start` must be `Greedy()`, `PlusPlus()` or `From(centres)` of `subspace`; got {start!r}.")
@@ -132,6 +133,8 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
     cloud = Cloud.of(points, k, restarts)
     starts = start.centres(*cloud.flat, k, shape, restarts, key=key)
+    good = valid(start)
+    result, starts = reject(result, good), jnp.where(good, starts, 0)
 
     def run(centres):
         state = (jnp.zeros(cloud.exists.shape, jnp.int32), centres)

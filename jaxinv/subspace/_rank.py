@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import is_concrete
+from .._arrays import as_array, is_concrete, parameter_dtype
 from .._types import ArrayLike, Checked, Scalar
 
 
@@ -71,8 +71,8 @@ def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: An
         ```
     """
     norm = check_norm(norm)
-    s = jnp.asarray(singular_values)
-    s = s.astype(jnp.promote_types(s.dtype, jnp.result_type(float) if s.dtype.kind in "biu" else jnp.float32))
+    s = as_array(singular_values)
+    s = s.astype(parameter_dtype(s.dtype))
     if s.ndim != 1 or s.size == 0 or jnp.iscomplexobj(s):
         raise ValueError(f"`singular_values` must be real, of shape (m,); got shape {s.shape} of dtype {s.dtype}.")
     if jnp.ndim(tolerance) != 0:
