@@ -8,7 +8,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
 
+from ._arrays import native
 from ._networks import unbind_linen
 
 _P = ParamSpec("_P")
@@ -45,9 +47,9 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = unbind_linen((args, kwargs))
-        args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
+        args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        return compiled(*args, **kwargs)
+        return without_explicit_axes(compiled, *args, **kwargs)
 
     return wrapper
 
@@ -62,9 +64,44 @@ def compiled_method(function: Callable) -> Callable:
 
     @functools.wraps(function)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return compiled(self, *args, **kwargs)
+        args, kwargs = jax.tree.map(native, (args, kwargs))
+        return without_explicit_axes(compiled, self, *args, **kwargs)
 
     return wrapper
+
+
+def without_explicit_axes(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
+    """`function(*args, **kwargs)`, in which the compiler chooses the shardings, also over axes of type `Explicit`.
+
+    Those require a sharding of the result of many an operation; `jax.make_mesh` makes them by default. Under `jax.vmap`
+    the results keep the sharding of the problems, else they are replicated.
+    """
+    mesh = _explicit_mesh((args, kwargs))
+    if mesh is None:
+        return function(*args, **kwargs)
+    arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+    static: list[Any] = []
+
+    def call(arrays: Any) -> Any:
+        args, kwargs = eqx.combine(arrays, rest)
+        out, other = eqx.partition(function(*args, **kwargs), eqx.is_array)
+        static.append(other)
+        return out
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        out = jax.sharding.auto_axes(call, out_sharding=PartitionSpec())(arrays)
+    return eqx.combine(out, static[-1])
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    """The mesh with axes of type `Explicit` that is set, or over which an array is distributed."""
+    meshes = [jax.sharding.get_abstract_mesh()]
+    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
+
+
+def _as_input(value: Any) -> Any:
+    return jnp.asarray(value) if isinstance(value, float) else native(value)
 
 
 def _is_integer(value: Any) -> bool:
