@@ -9,9 +9,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._types import Checked, Key, Scalar, State
+from ._types import Checked, Key, PyTree, Scalar, State
 
 # The precision of products of matrices outside networks: the default of accelerators is TF32 or bfloat16, in which
 # exact adjoints and closed forms fail.
@@ -121,6 +121,11 @@ def safe_sqrt(square: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+def nan_unless(ok: Array, dtype: DTypeLike) -> Array:
+    """0 where `ok`, else NaN; no NaN is at hand where all is well, so that `jax_debug_nans` stops only what is not."""
+    return jnp.sqrt(jnp.where(ok, jnp.zeros((), dtype), -jnp.ones((), dtype)))
+
+
 def check_key(key: Key) -> None:
     """Raise unless `key` is one typed threefry key.
 
@@ -141,6 +146,15 @@ def check_key(key: Key) -> None:
         raise ValueError(
             f"`key` must be one key, of shape (); got shape {key.shape}. Map over several keys with `jax.vmap`."
         )
+
+
+def subkeys(key: Key, count: int) -> tuple[Key, ...]:
+    """`jax.random.fold_in(key, i)` for `i` from 0 to `count - 1`.
+
+    They are computed by one loop of threefry: each such loop in a program takes about as long to compile as a layer.
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+    return tuple(keys[i] for i in range(count))
 
 
 def check_count(value: Any, name: str) -> int:
@@ -235,3 +249,21 @@ def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if got[1:] == expected:
         return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
     return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
+
+
+def same_varying(*operands: Array) -> tuple[Array, ...]:
+    """The operands, cast so that all of them vary over every axis of the mesh over which one of them varies.
+
+    Inside `jax.shard_map` the type of an array says along which axes of the mesh its value differs, and a primitive
+    requires operands of one such type. Outside, the operands are unchanged.
+    """
+    axes = frozenset().union(*(_axes(operand) for operand in operands))
+    return tuple(_vary(operand, tuple(sorted(axes - _axes(operand)))) for operand in operands)
+
+
+def _axes(operand: Array) -> frozenset:
+    return jax.typeof(operand).manual_axis_type.varying
+
+
+def _vary(operand: Array, axes: tuple) -> Array:
+    return jax.lax.pcast(operand, axes, to="varying") if axes else operand

@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import check_count, safe_sqrt
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
+from ._types import PyTree
 
 # What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
 _BEGIN, _ITERATE, _COMPARE = range(3)
@@ -193,7 +194,7 @@ def _solve(
     return Solved(state.x, state.aside, state.square, state.num_steps, result)
 
 
-def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:
+def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array], PyTree[Array], Array], Array]:
     """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
     square = dot(b, b)
     return (jax.tree.map(jnp.zeros_like, b), b, b, square), safe_sqrt(square)

@@ -12,6 +12,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from ._arrays import native
 from ._networks import unbind_linen
+from ._solution import settle
+from .requirements import Requirement, check, not_negative, valid
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -20,32 +22,50 @@ _R = TypeVar("_R")
 @overload
 def verb(function: Callable[_P, _R]) -> Callable[_P, _R]: ...
 @overload
-def verb(*, traced: tuple[str, ...]) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
-def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> Callable:
+def verb(
+    *, traced: tuple[str, ...] = (), tolerances: tuple[str, ...] = ()
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
+def verb(
+    function: Callable | None = None, *, traced: tuple[str, ...] = (), tolerances: tuple[str, ...] = ()
+) -> Callable:
     """A function compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
+
+    Here, once for all verbs, the numbers of all modules among the arguments are checked against what these require:
+    where one is out of its range, the solution has the code `invalid_parameter` and its value is zero (`settle`).
 
     **Arguments:**
 
     - `function`: the function; `@verb` and `@verb(traced=(...))` both decorate.
     - `traced`: the names of the keyword arguments that are numbers of the problem (a weight, a tolerance): integers
         given to these are traced as well. Integers given to all others, such as `max_steps`, stay static.
+    - `tolerances`: the names of further ones, each of which must be finite and not negative. One that is known and
+        is not raises a `ValueError`. A traced one counts as 1 in its problem, so that it ends, with the code
+        `invalid_parameter`.
 
     **Returns:** the function with the same signature.
 
     **Raises:** `ValueError` for a name in `traced` that is no parameter of the function.
     """
     if function is None:
-        return functools.partial(verb, traced=traced)
+        return functools.partial(verb, traced=traced, tolerances=tolerances)
+    traced = (*traced, *tolerances)
     parameters = inspect.signature(function).parameters
     unknown = set(traced) - parameters.keys()
     if unknown:
         raise ValueError(f"`traced` names {sorted(unknown)}; `{function.__name__}` takes {sorted(parameters)}.")
-    compiled = eqx.filter_jit(function)
+
+    @functools.wraps(function)
+    def settled(*args: Any, **kwargs: Any) -> Any:
+        usable, good = _usable(kwargs, tolerances)
+        return settle(function(*args, **usable), valid(args, kwargs) & good)
+
+    compiled = eqx.filter_jit(settled)
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        check(function.__name__.lstrip("_"), _required(kwargs, tolerances))
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
@@ -54,8 +74,8 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
     return wrapper
 
 
-def compiled_method(function: Callable) -> Callable:
-    """A method compiled by `eqx.filter_jit`.
+def compiled_method(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method, or a function, compiled by `eqx.filter_jit`; Python numbers stay static.
 
     A class holds a function, not what `eqx.filter_jit` makes of it, so that a bound method stays one: `jax.jit` takes
     it, and its signature is shown.
@@ -63,9 +83,8 @@ def compiled_method(function: Callable) -> Callable:
     compiled = eqx.filter_jit(function)
 
     @functools.wraps(function)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        args, kwargs = jax.tree.map(native, (args, kwargs))
-        return without_explicit_axes(compiled, self, *args, **kwargs)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return without_explicit_axes(compiled, *jax.tree.map(native, args), **jax.tree.map(native, kwargs))
 
     return wrapper
 
@@ -102,6 +121,20 @@ def _explicit_mesh(tree: Any) -> AbstractMesh | None:
 
 def _as_input(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, float) else native(value)
+
+
+def _required(kwargs: dict[str, Any], tolerances: tuple[str, ...]) -> tuple[Requirement, ...]:
+    return tuple(not_negative(name, kwargs[name]) for name in tolerances if name in kwargs)
+
+
+def _usable(kwargs: dict[str, Any], tolerances: tuple[str, ...]) -> tuple[dict[str, Any], Any]:
+    """The arguments, where a tolerance that is out of its range becomes 1; and whether none was."""
+    good = True
+    for requirement in _required(kwargs, tolerances):
+        for value in requirement.values.values():
+            good = good & jnp.all(jnp.asarray(requirement.holds(value)[0]))
+    one = lambda value: jnp.where(good, value, jnp.ones_like(value))
+    return kwargs | {name: jax.tree.map(one, kwargs[name]) for name in tolerances if name in kwargs}, good
 
 
 def _is_integer(value: Any) -> bool:

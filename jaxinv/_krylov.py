@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import HIGHEST, safe_sqrt
+from ._types import PyTree
 
 
 class Krylov(eqx.Module):

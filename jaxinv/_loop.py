@@ -11,14 +11,15 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ._arrays import check_count
 from ._differentiation import Implicit, Unrolled
 from ._method import AbstractMethod
-from ._solution import RESULTS
-from ._types import Key
+from ._solution import RESULTS, reject
+from ._types import Key, PyTree
 from ._workarounds import all_of
+from .requirements import valid
 
 # step(index, state, args) -> (new state, finished, code if finished)
 Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, RESULTS]]
@@ -49,7 +50,8 @@ def run(
     - `problem`: as `method.prepare` made it.
     - `state`: as `method.init` made it, or an earlier call of `run`.
     - `key`: of all steps; `None` for a method without randomness.
-    - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code.
+    - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code. So
+        does a problem with a number out of its range (`requirements`), with the code `invalid_parameter`.
     - `max_steps`: static, at least 1.
     - `first`: the index of the first step, for a run that goes on from an earlier one.
     - `times`: for a method on a grid of times, one more than it has steps: step `index` then gets `times[index]` and
@@ -71,7 +73,7 @@ def run(
         step,
         state,
         (method, problem, key, first, times),
-        result=result,
+        result=reject(result, valid(method, problem)),
         max_steps=max_steps,
         differentiate=differentiate,
         exhausted=exhausted,

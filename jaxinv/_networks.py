@@ -1,5 +1,6 @@
-"""Networks of any library as pytrees: those of Flax linen, of equinox, and plain objects and functions."""
+"""Networks of any library as pytrees (Flax linen, equinox, plain objects and functions), and the checks of networks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -7,9 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from flax import nnx
+from jaxtyping import Array
 
-from ._arrays import standard_promotion
+from ._arrays import check_floating, check_shape, standard_promotion
+from ._types import Checked, PyTree
 
 
 class LinenNetwork(eqx.Module):
@@ -110,3 +113,48 @@ def weights_dtype(model: PyTree) -> Any:
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
     with standard_promotion():
         return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+
+
+def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
+    """`x` as an array of shape `(n, *shape)` and floating dtype, as a network expects it."""
+    x = jnp.asarray(x)
+    letters = "(n, h, w, c)" if len(shape) == 3 else "(n, k)"
+    expected = f"(n, {', '.join(map(str, shape))})"
+    if x.shape[1:] != shape or x.ndim != len(shape) + 1:
+        advice = "Networks take a batch " + letters + "; "
+        if x.shape == shape:
+            advice += "add the batch axis: `x[None]`."
+        elif x.ndim == len(shape) and len(shape) == 3 and x.shape[1:] == shape[:2] and shape[2] == 1:
+            advice += "add the channel axis: `x[..., None]`."
+        else:
+            advice += "this network was made for other sizes."
+        raise ValueError(f"{name} expects {what} of shape {expected}; got {x.shape}. {advice}")
+    return check_floating(x, what, name)
+
+
+def check_network_shape(image_shape: Any, rngs: Any) -> tuple[int, int, int]:
+    """Return the shape of an image as `(h, w, c)`, and raise unless weights can be drawn from `rngs`."""
+    image_shape = check_shape(image_shape, "image_shape")
+    if len(image_shape) != 3:
+        raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
+    check_rngs(rngs)
+    return image_shape
+
+
+def check_rngs(rngs: Any) -> None:
+    """Raise unless `rngs` is a `flax.nnx.Rngs`, from which weights can be drawn."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")
+
+
+def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
+    """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
+
+    - `call`: the call with a shape, for the error message.
+    """
+    if latent_shape is None:
+        size = getattr(generator, "latent_size", None)
+        if size is None:
+            raise ValueError(f"The generator {type(generator).__name__} does not say its `latent_size`; give `{call}`.")
+        latent_shape = (size,)
+    return check_shape(latent_shape, "latent_shape")

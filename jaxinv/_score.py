@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from ._arrays import check_key, common_dtype
 from ._module import Module
-from ._types import ArrayLike, Checked, Key, Scalar, State
+from ._types import Abstract, ArrayLike, Checked, Key, Scalar, State
 
 
 class AbstractProcess(Module):
@@ -23,8 +23,12 @@ class AbstractProcess(Module):
     `t_max`, `drift`, `diffusion`, `marginal`, `rates`, `time` and `prior_std`.
     """
 
-    t_min: eqx.AbstractVar[Array]
-    t_max: eqx.AbstractVar[Array]
+    if TYPE_CHECKING:
+        t_min = Abstract[Array]()
+        t_max = Abstract[Array]()
+    else:
+        t_min: eqx.AbstractVar[Array]
+        t_max: eqx.AbstractVar[Array]
 
     @abc.abstractmethod
     def drift(self, t: Scalar, x: ArrayLike) -> Array:
@@ -104,7 +108,10 @@ class AbstractScore(Module):
         ```
     """
 
-    process: eqx.AbstractVar[AbstractProcess]
+    if TYPE_CHECKING:
+        process = Abstract[AbstractProcess]()
+    else:
+        process: eqx.AbstractVar[AbstractProcess]
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:

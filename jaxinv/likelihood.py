@@ -5,14 +5,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import check_key, check_state, common_dtype, real_dtype
 from ._module import Module
-from ._solution import RESULTS
-from ._types import Checked, Key, Scalar, State, Struct
+from ._solution import RESULTS, reject
+from ._types import Checked, Key, PyTree, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
+from .requirements import valid
 
 __all__ = ["Likelihood"]
 
@@ -106,9 +107,10 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     noise = jax.tree.map(lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, noise)
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
     invalid = noise.invalid(operator.measured)
-    result = RESULTS.where(invalid, RESULTS.invalid_parameter, RESULTS.successful)
+    good = ~invalid & valid(operator, noise)
+    result = reject(RESULTS.successful, good)
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
-    usable = finite & ~invalid
+    usable = finite & good
     y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
     # The condition is that of the noise alone, so that a batch of measurements with one noise factors it only once.
     noise = jax.tree.map(lambda leaf, unit: jnp.where(invalid, unit, leaf), noise, noise.unit())

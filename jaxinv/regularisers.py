@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import HIGHEST, as_factor, as_parameter, is_concrete, safe_sqrt
+from ._arrays import HIGHEST, as_factor, as_parameter, safe_sqrt
 from ._module import Module
 from ._proximal_map import (
     AbstractProximalMap as AbstractProximalMap,
@@ -19,6 +19,7 @@ from ._proximal_map import (
 )
 from ._types import Checked, Scalar, State
 from .operators import AbstractLinearOperator
+from .requirements import Parametric, Requirement, not_negative, positive
 
 __all__ = [
     "AbstractProximalMap",
@@ -193,7 +194,7 @@ class L1(AbstractRegulariser):
         return False
 
 
-class Isotropic(eqx.Module):
+class Isotropic(Parametric):
     """`sum sqrt(d_h^2 + d_w^2)` over pixels and channels."""
 
     is_smooth: ClassVar[bool] = False
@@ -206,7 +207,7 @@ class Isotropic(eqx.Module):
         return dual * _shrink(_square_at(dual), radius)[None]
 
 
-class Anisotropic(eqx.Module):
+class Anisotropic(Parametric):
     """`sum |d_h| + |d_w|` over pixels and channels."""
 
     is_smooth: ClassVar[bool] = False
@@ -219,7 +220,7 @@ class Anisotropic(eqx.Module):
         return dual * _shrink(_square(dual), radius)
 
 
-class Smoothed(eqx.Module):
+class Smoothed(Parametric):
     """`sum sqrt(d_h^2 + d_w^2 + eps^2) - eps` over pixels and channels, differentiable.
 
     - `eps`: positive, in the unit of the image.
@@ -230,8 +231,10 @@ class Smoothed(eqx.Module):
 
     def __init__(self, eps: Checked[Scalar]):
         self.eps = as_parameter(eps)
-        if is_concrete(self.eps) and not bool(jnp.all(jnp.isfinite(self.eps) & (self.eps > 0))):
-            raise ValueError(f"`eps` must be positive and finite; got {self.eps}. For eps = 0 take `Isotropic()`.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        words = "`eps` must be positive and finite (for eps = 0 take `Isotropic()`)"
+        return (positive("eps", self.eps, words),)
 
     def __call__(self, gradient: Array) -> Array:
         eps = _like(self.eps, gradient)
@@ -311,6 +314,9 @@ class Gaussian(AbstractRegulariser):
         # Once, here: a solver evaluates the penalty in every step.
         self.basis, self.std = prior.spectrum()
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
+
     def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)
         spread = self.std.astype(coefficients.dtype)
@@ -383,8 +389,9 @@ class Scaled(AbstractRegulariser):
     def __check_init__(self):
         if jnp.iscomplexobj(self.factor):
             raise ValueError(f"The factor of a regulariser must be real; got dtype {self.factor.dtype}.")
-        if is_concrete(self.factor) and not bool(jnp.all(jnp.isfinite(self.factor) & (self.factor >= 0))):
-            raise ValueError(f"The factor of a regulariser must not be negative; got {self.factor}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("factor", self.factor, "The factor of a regulariser must not be negative"),)
 
     def __call__(self, x: State) -> Array:
         x = jnp.asarray(x)

@@ -26,11 +26,15 @@ FIRST = [
     "_version",
     "_checks",
     "_types",
+    "requirements",
     "_arrays",
     "_module",
     "_solution",
     "_differentiation",
     "_networks",
+    "_mesh",
+    "_writing",
+    "_optimisers",
     "_jit",
     "_method",
     "_workarounds",
@@ -47,7 +51,7 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["oracles", "classical", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
@@ -147,6 +151,37 @@ def wrong_imports(path):
 
 def test_imports_go_one_way():
     none_of(in_files(wrong_imports))
+
+
+# Private files of a room that others use; what everybody uses lives on the ground floor, in `jaxinv/_*.py`.
+SHARED = {
+    "classical._bound": "the bound of a norm, which unrolled networks divide by too",
+    "operators._matrix": "the result of `materialise`, which LISTA makes by rows",
+    "operators._norm": "the check that an operator is linear, and the start of an estimate of its norm",
+    "training._checkpoint": "the file of a run, which `dip.resume` has too",
+    "training._chunk": "the weights of a network as arrays, which `dip` trains too",
+    "training._data": "the check and the checksum of data",
+    "training._options": "the checks of the options that every training takes",
+}
+
+
+def private_imports(path):
+    """What a file imports from the private files of another room, without those that are shared."""
+    part = part_of(path)
+    package = path.relative_to(ROOT.parent).parts[:-1]
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.ImportFrom) or not node.level or part in ("__init__", "_commands", "cli"):
+            continue
+        names = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")][1:]
+        room, private = names[0], any(name.startswith("_") for name in names[1:])
+        if private and room not in (part, *FIRST):
+            yield ".".join(names)
+
+
+def test_private_files_are_used_in_their_own_room():
+    found = {(str(path.relative_to(ROOT)), name) for path in FILES for name in private_imports(path)}
+    none_of([f"{path} imports {name}" for path, name in sorted(found) if name not in SHARED])
+    assert SHARED.keys() == {name for _, name in found}, "no longer shared"
 
 
 def forbidden(path):

@@ -16,8 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
+from .._arrays import same_varying
 from .._jit import without_explicit_axes
-from ._shard_map import same_varying
 
 
 @runtime_checkable

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._shard_map import same_varying
+from .._arrays import same_varying
+from .._types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)

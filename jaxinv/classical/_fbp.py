@@ -13,8 +13,7 @@ from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import Checked, State
-from ..operators import AbstractOperator
-from ..operators._tomography import FanBeam, ParallelBeam
+from ..operators import AbstractOperator, FanBeam, ParallelBeam
 
 
 class AbstractWindow(eqx.Module):

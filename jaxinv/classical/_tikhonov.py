@@ -17,7 +17,7 @@ from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, white
 from ..regularisers import AbstractRegulariser, Tikhonov
 
 
-@verb(traced=("weight", "rtol", "atol"))
+@verb(traced=("weight",), tolerances=("rtol", "atol"))
 def tikhonov(
     likelihood: Likelihood,
     y: State,

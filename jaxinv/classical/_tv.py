@@ -6,20 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_image_shape, safe_sqrt
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
-from .._types import Checked, Scalar, State
+from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
-@verb(traced=("weight", "norm", "rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,

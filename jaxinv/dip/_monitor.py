@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._loop import divergence_threshold
+from .._types import PyTree
 from ._method import Evaluation
 from ._stopping import AbstractStopping, StoppingProblem
 

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, Float
 
 from .. import data
-from .._arrays import check_count, check_floating, check_image_shape, check_key
+from .._arrays import check_count, check_floating, check_image_shape, check_key, subkeys
 from .._types import Checked, IntLike, Key, Network, Scalar
 from ..likelihood import Likelihood, prepare
 from ..operators import FanBeam, ParallelBeam
@@ -120,7 +120,7 @@ class _Supervised(eqx.Module):
     def __call__(self, network: Network, batch: Any, *, key: Key) -> Float[Array, ""]:
         del batch
         domain, count = self.likelihood.operator.domain, self.count
-        image_key, noise_key = (jax.random.fold_in(key, i) for i in range(2))
+        image_key, noise_key = subkeys(key, 2)
         x = check_floating(jnp.asarray(self.images(count, key=image_key)), "images", "pretrain")
         if x.shape != (count, *domain.shape):
             raise ValueError(
@@ -130,7 +130,7 @@ class _Supervised(eqx.Module):
         x = x.astype(domain.dtype)
 
         def make(x: Array, key: Key) -> Array:
-            measure_key, start_key = (jax.random.fold_in(key, i) for i in range(2))
+            measure_key, start_key = subkeys(key, 2)
             likelihood, y, _ = prepare(self.likelihood, self.likelihood.simulate(x, key=measure_key))
             return make_input(self.start, likelihood, y, self.shape, key=start_key)
 

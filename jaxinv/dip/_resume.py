@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -97,7 +96,7 @@ def resume(
             # This waits for the steps, whose time is not to count as that of writing.
             over = bool(state.ended)
             if over or file.due():
-                _write(file, state)
+                file.write(state, {})
             if progress is not None:
                 meter = progress.step(meter, state.num_done / num_steps)
             if report is not None:
@@ -107,14 +106,6 @@ def resume(
         if progress is not None:
             progress.close(meter)
     return _solution(run, problem, state)
-
-
-def _write(file: RunFile, contents: Any) -> None:
-    """The checkpoint, if there is room for it: a full disk is no reason to lose the image."""
-    try:
-        file.write(contents, {})
-    except OSError as error:
-        warnings.warn(f"{error}. The run goes on; a checkpoint from before is as it was.", stacklevel=3)
 
 
 def _defaults() -> dict[str, Any]:
@@ -134,7 +125,7 @@ def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunSta
     return advance(run, problem, state, key=key, first=state.num_done)
 
 
-_solution = eqx.filter_jit(solution)
+_solution = verb(solution)
 
 
 def _describe(options: dict[str, Any]) -> dict[str, str]:

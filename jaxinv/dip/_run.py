@@ -7,18 +7,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .. import _loop, _method as grammar
-from .._arrays import check_count, check_key, standard_promotion
+from .._arrays import check_count, check_key, subkeys
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
+from .._optimisers import check_optimiser, init_optimiser, step_optimiser
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, Network, Scalar, State as Measurement
+from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
-from ..training._options import check_optimiser
 from ._method import AbstractMethod, Plain, Problem
 from ._monitor import Monitor, MonitorState
 from ._network import prepare_network
@@ -107,7 +107,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         invalid = (result == RESULTS.successful) & ~(ema < 1)
         result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)
 
-        start_key, stopping_key = (jax.random.fold_in(key, i) for i in range(2))
+        start_key, stopping_key = subkeys(key, 2)
         parts = prepare_network(network, likelihood, self.frozen)
         z0 = make_input(self.start, likelihood, y, parts.input_shape, key=start_key)
         parts.check_image(z0, operator.domain)
@@ -130,7 +130,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         solvable = problem.result == RESULTS.successful
         return State(
             variables=variables,
-            optimiser=self._optimiser(problem).init(variables),
+            optimiser=init_optimiser(self._optimiser(problem), variables),
             memory=memory,
             monitor=problem.monitor.init(domain, self.num_steps),
             ended=~solvable,
@@ -147,14 +147,9 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         z = _jittered(problem, state.ended, key=key)
         loss = lambda v: self.method.loss(problem.fit, v, state.memory, z, key=key)
         (value, evaluation), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
-        # The gradient of a real function of complex weights points downhill as its conjugate.
-        gradient = jax.tree.map(jnp.conj, gradient)
-        # An optimiser that searches along a line needs the value and the function too.
-        with standard_promotion():
-            updates, optimiser = optax.with_extra_args_support(self._optimiser(problem)).update(
-                gradient, state.optimiser, state.variables, value=value, grad=gradient, value_fn=lambda v: loss(v)[0]
-            )
-        variables: Any = optax.apply_updates(state.variables, updates)
+        variables, optimiser, _ = step_optimiser(
+            self._optimiser(problem), lambda v: loss(v)[0], value, gradient, state.optimiser, state.variables
+        )
         stepped = (variables, optimiser, self.method.step(problem.fit, state.memory, evaluation.image, index))
         monitor, stop, diverged = problem.monitor.step(state.monitor, evaluation, index)
 
@@ -222,7 +217,7 @@ def prepare_run(
     """The run with the options of `reconstruct`, once these are checked, and its problem."""
     check_key(key)
     num_steps, stride = check_count(num_steps, "num_steps"), check_count(stride, "stride")
-    check_optimiser(optimiser)
+    optimiser = check_optimiser(optimiser)
     method = check_instance(method, AbstractMethod, "method", Plain())
     start = check_instance(start, AbstractStart, "start", FromNoise())
     stopping = check_instance(stopping, AbstractStopping, "stopping", FixedSteps())

@@ -9,15 +9,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
-from .._arrays import standard_promotion
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
+from .._optimisers import init_optimiser, step_optimiser
 from .._prior import AbstractGenerativePrior, check_prior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import Key, Scalar, State as Measurement
+from .._types import Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ._method import AbstractLatentMethod
 
@@ -93,7 +93,9 @@ class AbstractAlgorithm(AbstractMethod[Problem, State]):
         return Problem(likelihood, prior, y, weight, method, learning_rate, rtol, atol), result
 
     @abc.abstractmethod
-    def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: Problem, z: Array, *, key: Key | None = None
+    ) -> State:
         """The first state of a restart that begins with the latent `z`."""
 
     def finish(self, problem: Problem, state: State, *, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
@@ -113,20 +115,20 @@ class Descent(AbstractAlgorithm):
     def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
         del key
         variables = problem.method.init(problem.prior, z)
-        return _first_state(problem, variables, self._optimiser(problem).init(variables))
+        return _first_state(problem, variables, init_optimiser(self._optimiser(problem), variables))
 
     def step(
         self, problem: Problem, state: State, index: Array, *, key: Key | None = None
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         del key
-        value, gradient = jax.value_and_grad(lambda v: problem(v))(state.variables)
-        # An optimiser that searches along a line needs the value and the function too.
-        with standard_promotion():
-            updates, memory = optax.with_extra_args_support(self._optimiser(problem)).update(
-                gradient, state.memory, state.variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
-            )
-        variables: Any = optax.apply_updates(state.variables, updates)
-        return _next_state(problem, state, index, variables, memory, value, jnp.ones((), bool))
+        function = lambda v: problem(v)
+        value, gradient = jax.value_and_grad(function)(state.variables)
+        variables, memory, moved = step_optimiser(
+            self._optimiser(problem), function, value, gradient, state.memory, state.variables
+        )
+        # An optimiser that collects gradients over several steps stands still without having converged.
+        stationary = ~jnp.any(jnp.stack([jnp.any(slope != 0) for slope in jax.tree.leaves(gradient)]))
+        return _next_state(problem, state, index, variables, memory, value, moved | stationary)
 
     def _optimiser(self, problem: Problem) -> optax.GradientTransformation:
         # Built inside the trace, so that another learning rate does not compile again.

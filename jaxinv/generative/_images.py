@@ -2,7 +2,6 @@
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -11,6 +10,7 @@ from .._arrays import as_parameter, check_count, check_key, common_dtype
 from .._jit import verb
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
+from ..requirements import Parametric
 
 
 @verb
@@ -41,7 +41,7 @@ def sample(prior: Checked[AbstractGenerativePrior], n: IntLike, *, key: Key) -> 
     return jax.vmap(draw)(jnp.arange(n))
 
 
-class AbstractPath(eqx.Module):
+class AbstractPath(Parametric):
     """A path from one latent to another. A path of your own implements the call."""
 
     @abc.abstractmethod

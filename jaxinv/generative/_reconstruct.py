@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, check_key
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import run
+from .._optimisers import check_optimiser
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Checked, IntLike, Key, Scalar, State as Measurement
+from .._types import Checked, IntLike, Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood
 from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
 from ._method import AbstractLatentMethod, Hard
 from ._start import AbstractStart, FromPrior
 
 
-@verb(traced=("weight", "learning_rate", "rtol", "atol"))
+@verb(traced=("weight", "learning_rate"), tolerances=("rtol", "atol"))
 def reconstruct(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],
@@ -153,11 +154,8 @@ def reconstruct(
 
 def _choose(optimiser: Any, method: AbstractLatentMethod) -> AbstractAlgorithm:
     """The algorithm that the options name."""
-    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation | Alternating)):
-        raise ValueError(
-            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
-            f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
-        )
+    if not isinstance(optimiser, Alternating):
+        optimiser = check_optimiser(optimiser)
     if isinstance(optimiser, optax.GradientTransformation) or (optimiser is None and method.is_smooth):
         return Descent(optimiser)
     if not method.is_smooth and method.proximal_map() is None:

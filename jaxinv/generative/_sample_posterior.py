@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import check_count, check_key, standard_promotion
+from .._arrays import check_count, check_key, standard_promotion, subkeys
 from .._jit import verb
 from .._loop import run
 from .._method import AbstractMethod
@@ -92,7 +92,7 @@ def sample_posterior(
     problem, result = method.prepare(likelihood, prior, y, weight=weight)
     prior, shape, real = problem.prior, tuple(problem.prior.latent_shape), problem.weight.dtype
 
-    starts_key, chains_key = (jax.random.fold_in(key, i) for i in range(2))
+    starts_key, chains_key = subkeys(key, 2)
     starts = start.latents(problem.likelihood, prior, problem.y, num_chains, key=starts_key)
     starts = starts.reshape(num_chains, -1).astype(jnp.result_type(float))
     draws, codes, stats = jax.vmap(
@@ -175,7 +175,9 @@ class _NUTS(AbstractMethod[_Density, _State]):
         weight, result = prepare_parameter(weight, likelihood.operator, result)
         return _Density(likelihood, prior, y, weight), result
 
-    def init(self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None) -> _State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None
+    ) -> _State:
         blackjax = _blackjax()
         # The library itself relies on the promotions that a user may have forbidden.
         with jax.numpy_rank_promotion("allow"), standard_promotion():
@@ -217,7 +219,7 @@ class _NUTS(AbstractMethod[_Density, _State]):
 def _run_chain(
     method: _NUTS, problem: _Density, z: Float[Array, " k"], result: RESULTS, *, key: Key
 ) -> tuple[Float[Array, "n k"], RESULTS, dict[str, Array]]:
-    warmup_key, draw_key = (jax.random.fold_in(key, i) for i in range(2))
+    warmup_key, draw_key = subkeys(key, 2)
     state = method.init(problem, z, key=warmup_key)
     # A chain that stands where the density is not finite stays there for ever.
     finite = jnp.isfinite(state.chain.logdensity) & jnp.all(jnp.isfinite(state.chain.logdensity_grad))

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
-from ..models._trunks import MLP
+from ..models import MLP
 from ..training._data import check_data
 from ._latent_map import Full, Spectrum
 from ._model import LSVD, Side

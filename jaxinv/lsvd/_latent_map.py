@@ -8,14 +8,15 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import HIGHEST, is_concrete
+from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
+from ..requirements import Parametric, Requirement, not_negative, requirement, valid
 
 # An `AbstractFilter`, or any function of the spectrum.
 SpectralFilter = Checked[Callable[[Array], Array]]
 
 
-class AbstractFilter(eqx.Module):
+class AbstractFilter(Parametric):
     """A change of the spectrum before it is used, `(k,) -> (k,)`. A filter of your own implements these members."""
 
     @abc.abstractmethod
@@ -29,12 +30,12 @@ class AbstractFilter(eqx.Module):
         **Returns:** the filtered spectrum, of the same shape and dtype.
         """
 
-    @abc.abstractmethod
     def invalid(self) -> Bool[Array, ""]:
-        """Whether a parameter is out of its range.
+        """Whether a parameter is out of its range, by default whether it breaks one of the `requirements`.
 
         **Returns:** a boolean scalar; where it is true, the result of `lsvd.reconstruct` is `invalid_parameter`.
         """
+        return ~jnp.asarray(valid(self))
 
 
 class Tikhonov(AbstractFilter):
@@ -48,18 +49,16 @@ class Tikhonov(AbstractFilter):
     weight: Array = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
-        if self.weight.ndim == 0 and is_concrete(self.weight) and not self.invalid():
-            return
-        if self.weight.ndim != 0 or is_concrete(self.weight):
+        if self.weight.ndim != 0:
             raise ValueError(f"`weight` must be a scalar that is finite and not negative; got {self.weight}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight),)
 
     def __call__(self, spectrum: Array) -> Array:
         square = spectrum**2
         total = square + self.weight.astype(spectrum.dtype)
         return jnp.where(total > 0, spectrum * square / jnp.where(total > 0, total, 1), 0)
-
-    def invalid(self) -> Bool[Array, ""]:
-        return ~(jnp.isfinite(self.weight) & (self.weight >= 0))
 
 
 class Truncation(AbstractFilter):
@@ -75,15 +74,15 @@ class Truncation(AbstractFilter):
 
     def __check_init__(self):
         integer = self.rank.ndim == 0 and jnp.issubdtype(self.rank.dtype, jnp.integer)
-        if not integer or (is_concrete(self.rank) and bool(self.invalid())):
+        if not integer:
             raise ValueError(f"`rank` must be an integer of at least 1; got {self.rank} of dtype {self.rank.dtype}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (requirement("`rank` must be an integer of at least 1", self.rank, lambda v: v >= 1),)
 
     def __call__(self, spectrum: Array) -> Array:
         order = jnp.argsort(jnp.argsort(jnp.abs(spectrum), descending=True))
         return jnp.where(order < self.rank, spectrum, 0)
-
-    def invalid(self) -> Bool[Array, ""]:
-        return self.rank < 1
 
 
 def filtered(spectrum: Array, spectral_filter: SpectralFilter | None) -> Array:

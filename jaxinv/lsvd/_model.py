@@ -10,10 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
-from .._types import ArrayLike, Checked, IntLike
-from ..models import AbstractTrunk, Convolutional, Dense
-from ..models._network import check_batch, check_network_shape
-from ..models._trunks import MLP, Activation
+from .._networks import check_batch, check_network_shape
+from .._types import Activation, ArrayLike, Checked, IntLike
+from ..models import MLP, AbstractTrunk, Convolutional, Dense
 from ._latent_map import Full, SpectralFilter, Spectrum
 
 

@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, check_count, check_floating, common_dtype, is_complex, is_concrete
+from .._checks import check_examples
+from .._jit import compiled_method
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
 from ..noise import AbstractGaussianNoise
 from ..oracles import Gaussian
-from ..subspace._check import check_data
 from ._latent_map import SpectralFilter, filtered
 
 
@@ -141,8 +142,8 @@ def reduced_rank_regression(
         image = model(operator(images[0]))
         ```
     """
-    x = check_data(images, "reduced_rank_regression", "images")
-    y = check_data(measurements, "reduced_rank_regression", "measurements")
+    x = check_examples(images, "reduced_rank_regression", "images")
+    y = check_examples(measurements, "reduced_rank_regression", "measurements")
     if len(x) != len(y):
         raise ValueError(f"`images` and `measurements` must be pairs; there are {len(x)} and {len(y)}.")
     if len(x) < 2:
@@ -160,7 +161,7 @@ def reduced_rank_regression(
     return _checked(_from_samples(x.astype(dtype), y.astype(dtype), count, noise), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _from_samples(x: Array, y: Array, rank: int, noise: Any) -> ReducedRankRegression:
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
     x, y = jnp.where(finite, x, 0), jnp.where(finite, y, 0)
@@ -197,7 +198,7 @@ def _from_prior(likelihood: Any, prior: Any, rank: Any) -> ReducedRankRegression
     return _checked(_exact(likelihood, prior, count, codomain), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _exact(likelihood: Likelihood, prior: Gaussian, rank: int, codomain: Struct) -> ReducedRankRegression:
     prepared, _, result = prepare(likelihood, jnp.zeros(codomain.shape, codomain.dtype))
     dtype = likelihood.operator.domain.dtype
@@ -232,8 +233,8 @@ def _assemble(
     sign = jnp.where(largest < 0, -1, 1).astype(decoder.dtype)
     decoder = (sign * decoder).reshape(-1, *means[0].shape)
     encoder = jnp.broadcast_to(sign.reshape(-1, *[1] * (encoder.ndim - 1)), encoder.shape) * encoder
-    leaves = (jnp.where(ok, leaf, jnp.nan) for leaf in (*means, encoder, spectrum, decoder))
-    return ReducedRankRegression(*leaves, decoder.shape[0], means[0].shape, means[1].shape)
+    model = ReducedRankRegression(*means, encoder, spectrum, decoder, decoder.shape[0], means[0].shape, means[1].shape)
+    return jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), model)
 
 
 def _checked(model: ReducedRankRegression, rank: Any) -> ReducedRankRegression:

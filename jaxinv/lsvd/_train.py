@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_key, is_concrete
+from .._arrays import as_leaf, check_key
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
+from ..requirements import Parametric, Requirement, not_negative
 from ..training import fit
 from ._diagonalise import check_model, diagonalise, has_ends, match
 from ._latent_map import Spectrum
@@ -21,7 +22,7 @@ from ._loss import Simulated, autoencoding_loss, joint_loss
 from ._model import LSVD
 
 
-class AbstractTraining(eqx.Module):
+class AbstractTraining(Parametric):
     """A way to train a learned SVD: the `method` of `lsvd.train`."""
 
     @abc.abstractmethod
@@ -64,8 +65,11 @@ class Joint(AbstractTraining):
     def __check_init__(self):
         for name in ("image_weight", "measurement_weight"):
             value = getattr(self, name)
-            if jnp.ndim(value) != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+            if jnp.ndim(value) != 0:
                 raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return tuple(not_negative(name, getattr(self, name)) for name in ("image_weight", "measurement_weight"))
 
     def train(
         self,

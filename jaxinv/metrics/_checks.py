@@ -34,14 +34,15 @@ def check_images(x: Any, reference: Any, metric: str) -> tuple[Array, Array]:
 
 
 def check_positive(value: Any, dtype: Any, what: str) -> Array:
-    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced value is not checked."""
+    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced value out of range becomes NaN."""
     if jnp.ndim(value) != 0:
         raise ValueError(
             f"`{what}` must be one number; got shape {jnp.shape(value)}. Map over several with `jax.vmap`."
         )
     if not isinstance(value, jax.core.Tracer) and not 0 < float(value) < float("inf"):
         raise ValueError(f"`{what}` must be positive and finite; got {value}.")
-    return jnp.asarray(value, jnp.finfo(dtype).dtype)
+    value = jnp.asarray(value, jnp.finfo(dtype).dtype)
+    return jnp.where((value > 0) & (value < jnp.inf), value, jnp.nan)
 
 
 def squared_modulus(x: Array) -> Array:

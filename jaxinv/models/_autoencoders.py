@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
-from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, check_trunk
 
 

@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import Bilinear, Nearest, channel_normalisation, convolution, growing_sizes
-from ._network import check_batch, check_network_shape
 from ._skip_unet import check_input_shape
 
 START = 4

@@ -9,9 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import LayerNorm, TimeEmbedding
-from ._network import check_batch, check_network_shape
 from ._unet import check_batch_times
 
 

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked
 from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
-from ._network import check_batch, check_network_shape
 
 _SLOPE = 0.2
 

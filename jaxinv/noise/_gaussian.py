@@ -6,10 +6,11 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, is_concrete, multiply, real_dtype
-from .._types import Checked, Key, Scalar, State
+from .._arrays import as_parameter, check_key, multiply, real_dtype
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..requirements import Requirement, finite, not_negative
 from ._base import (
     AbstractGaussianNoise,
     as_noise_parameter,
@@ -44,7 +45,10 @@ class Gaussian(AbstractGaussianNoise):
     std: PyTree[Array]
 
     def __init__(self, std: Checked[Scalar]):
-        self.std = as_noise_parameter(std, "std", positive=False)
+        self.std = as_noise_parameter(std, "std")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
@@ -108,9 +112,10 @@ class CorrelatedGaussian(AbstractGaussianNoise):
                 "`factor` must be a real square matrix, a row for each entry of the measurement; got shape "
                 f"{shape} and dtype {factor.dtype}."
             )
-        if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
-            raise ValueError("`factor` holds values that are not finite.")
         self.factor = _triangular(factor)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor, "`factor` holds values that are not finite"),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         y = _one_array(y)

@@ -4,9 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._types import Checked, Key, Scalar, State
+from .._jit import without_explicit_axes
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..requirements import Requirement, positive
 from ._base import (
     AbstractNoise,
     as_noise_parameter,
@@ -39,7 +41,10 @@ class Poisson(AbstractNoise):
     gain: PyTree[Array]
 
     def __init__(self, gain: Checked[Scalar] = 1.0):
-        self.gain = as_noise_parameter(gain, "gain", positive=True)
+        self.gain = as_noise_parameter(gain, "gain")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("gain", self.gain),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         part = lambda p, y, m, gain: _poisson(fit_to(gain, y, "gain") * p, y, m)
@@ -83,7 +88,10 @@ class TransmissionPoisson(AbstractNoise):
     photons: PyTree[Array]
 
     def __init__(self, photons: Checked[Scalar]):
-        self.photons = as_noise_parameter(photons, "photons", positive=True)
+        self.photons = as_noise_parameter(photons, "photons")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("photons", self.photons),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         part = lambda p, y, m, photons: _poisson(fit_to(photons, y, "photons") * jnp.exp(-p), y, m)
@@ -155,6 +163,6 @@ def _draw_counts(key: Key, mean: Array) -> Array:
     mean = jnp.maximum(mean, 0)
     # `jax.random.poisson` draws 32-bit integers; at 1e9 a Gaussian differs from it by less than float32 resolves.
     many = mean > 1e9
-    counts = jax.random.poisson(key, jnp.where(many, 0, mean)).astype(mean.dtype)
+    counts = without_explicit_axes(jax.random.poisson, key, jnp.where(many, 0, mean)).astype(mean.dtype)
     gaussian = jnp.round(mean + jnp.sqrt(mean) * jax.random.normal(key, mean.shape, mean.dtype))
     return jnp.where(many, gaussian, counts)

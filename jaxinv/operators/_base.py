@@ -1,13 +1,13 @@
 """The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import (
     as_factor,
@@ -21,7 +21,8 @@ from .._arrays import (
     standard_promotion,
 )
 from .._module import Module
-from .._types import State, Struct
+from .._types import Abstract, PyTree, State, Struct
+from ..requirements import Requirement, finite
 
 
 class AbstractOperator(Module):
@@ -32,8 +33,12 @@ class AbstractOperator(Module):
     `jax.vmap`.
     """
 
-    domain: eqx.AbstractVar[Struct]
-    codomain: eqx.AbstractVar[Struct]
+    if TYPE_CHECKING:
+        domain = Abstract[Struct]()
+        codomain = Abstract[Struct]()
+    else:
+        domain: eqx.AbstractVar[Struct]
+        codomain: eqx.AbstractVar[Struct]
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:
@@ -226,6 +231,9 @@ class Scaled(AbstractLinearOperator):
     def __init__(self, factor: Any, operator: AbstractLinearOperator):
         self.factor = as_factor(factor)
         self.operator = operator
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor),)
 
     @property
     def domain(self) -> Struct:

@@ -7,13 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_key, common_dtype, real_dtype
+from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
-from .._types import Key, Struct
+from .._types import Key, PyTree, Struct
 from ._base import AbstractLinearOperator, AbstractOperator
 from ._norm import norm
 
@@ -57,7 +58,7 @@ class Certificate(Module):
 _BATCH = 8
 
 
-@eqx.filter_jit
+@compiled_method
 def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
     """Measure the dot test, the linearity and the norm of an operator, which may be the user's own.
 

@@ -7,8 +7,9 @@ from jaxtyping import Array
 
 from .._arrays import as_array, check_image_shape, check_state, common_dtype, multiply, real_dtype
 from .._types import ArrayLike, State
+from ..requirements import Requirement
 from ._base import AbstractLinearOperator
-from ._pointwise import check_mask
+from ._pointwise import check_mask, mask_weights
 
 
 class MaskedFourier(AbstractLinearOperator):
@@ -35,6 +36,9 @@ class MaskedFourier(AbstractLinearOperator):
         check_image_shape(self.mask.shape)
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, common_dtype(complex, self.mask))
         self.codomain = self.domain
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (mask_weights(self.mask),)
 
     @property
     def measured(self) -> Array:
@@ -85,6 +89,9 @@ class MultiCoilFourier(AbstractLinearOperator):
         dtype = common_dtype(self.coils, self.mask)
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, dtype)
         self.codomain = jax.ShapeDtypeStruct(self.coils.shape, dtype)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (mask_weights(self.mask),)
 
     @property
     def measured(self) -> Array:

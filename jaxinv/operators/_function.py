@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import lineax
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import (
     check_shape,
@@ -22,7 +22,7 @@ from .._arrays import (
     varying_like,
 )
 from .._kernels import apply_pair
-from .._types import Checked, State, Struct
+from .._types import Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import (
     HIGHEST,
@@ -18,7 +18,7 @@ from .._arrays import (
     parameter_dtype,
     standard_promotion,
 )
-from .._types import ArrayLike, Checked, State, Struct
+from .._types import ArrayLike, Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 

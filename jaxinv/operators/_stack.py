@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_state, common_dtype, shapes
-from .._types import State, Struct
+from .._types import PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, add_states, image_struct
 
 

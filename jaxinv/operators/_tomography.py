@@ -4,7 +4,7 @@ import abc
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -16,7 +16,7 @@ from jaxtyping import Array
 from .._arrays import check_image_shape, check_state, common_dtype, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
-from .._types import ArrayLike, Checked, IntLike, Scalar, State
+from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
 from ._base import AbstractLinearOperator
 
 
@@ -38,9 +38,6 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     dtype = parameter_dtype(angles, centre_offset)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} expects real `angles` and a real `centre_offset`; got dtype {dtype}.")
-    for what, value in (("angles", angles), ("centre_offset", centre_offset)):
-        if is_concrete(value) and not np.isfinite(value).all():
-            raise ValueError(f"{name}: `{what}` holds a value that is not finite.")
     # Angles beyond two turns, with a margin for rounding, are probably in degrees.
     if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
         warnings.warn(
@@ -90,10 +87,16 @@ def _static(value: Any, kind: type, what: str, name: str) -> Any:
 class AbstractTomograph(AbstractLinearOperator):
     """Line integrals along rays, by Joseph's method, with the exact adjoint."""
 
-    angles: eqx.AbstractVar[Array]
-    centre_offset: eqx.AbstractVar[Array]
-    domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
-    codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        angles = Abstract[Array]()
+        centre_offset = Abstract[Array]()
+        domain = Abstract[jax.ShapeDtypeStruct]()
+        codomain = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        angles: eqx.AbstractVar[Array]
+        centre_offset: eqx.AbstractVar[Array]
+        domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+        codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
     @abc.abstractmethod

@@ -11,13 +11,17 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import condition, observe, prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
+from ..requirements import Requirement, finite, not_negative
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, observe, prepare_update
+
+# A covariance whose least eigenvalue is below minus this share of the largest is negative by more than rounding.
+NEGATIVE = 1e-3
 
 
 class Gaussian(Module):
@@ -75,6 +79,13 @@ class Gaussian(Module):
             )
         self.diagonal = None if diagonal is None else jnp.broadcast_to(as_parameter(diagonal).ravel(), (size,))
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        # A covariance that is traced and none has a factor of NaN.
+        return (
+            finite("factor", self.factor, "The covariance must be finite and positive semi-definite"),
+            not_negative("diagonal", self.diagonal, "`diagonal` must be finite and not negative: it is a variance"),
+        )
+
     @staticmethod
     def from_factor(mean: ArrayLike, factor: Any, diagonal: Checked[Scalar] = 0.0) -> "Gaussian":
         """`N(mean, factor factor^T + diag(diagonal))`.
@@ -94,8 +105,6 @@ class Gaussian(Module):
         diagonal = as_parameter(diagonal)
         if diagonal.size not in (1, jnp.size(mean)):
             raise ValueError(f"`diagonal` must have 1 or {jnp.size(mean)} entries; got shape {diagonal.shape}.")
-        if is_concrete(diagonal) and not bool(jnp.all(jnp.isfinite(diagonal) & (diagonal >= 0))):
-            raise ValueError("`diagonal` must be finite and not negative: it is a variance.")
         return Gaussian(mean, factor=factor, diagonal=diagonal)
 
     @staticmethod
@@ -144,7 +153,8 @@ class Gaussian(Module):
         """
         basis, std, _ = jnp.linalg.svd(self.full_factor(), full_matrices=False)
         floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
-        return basis, jnp.where(std > floor, std, 0)
+        # A NaN stays one.
+        return basis, jnp.where(std <= floor, 0, std)
 
     @compiled_method
     def sample(self, n: int, *, key: Key) -> Array:
@@ -266,7 +276,7 @@ def _check_covariance(covariance: Array, shape: tuple[int, ...]) -> None:
 def _clipped_factor(covariance: Array) -> Array:
     values, vectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
     largest = values[-1]
-    if is_concrete(values) and bool(values[0] < -1e-3 * jnp.abs(largest)):
+    if is_concrete(values) and bool(values[0] < -NEGATIVE * jnp.abs(largest)):
         raise ValueError(
             f"`covariance` is not positive semi-definite: its eigenvalues reach from {float(values[0]):.3g} to "
             f"{float(largest):.3g}."
@@ -276,4 +286,5 @@ def _clipped_factor(covariance: Array) -> Array:
         # Drop the columns that are 0, so that a covariance of low rank is cheap; inside a trace the rank is unknown.
         count = max(int(kept.sum()), 1)
         kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
-    return vectors * jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]
+    good = (values[0] >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
+    return vectors * jnp.where(kept & good, jnp.sqrt(jnp.where(kept, values, 1)), jnp.where(good, 0, jnp.nan))[None, :]

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from .._arrays import HIGHEST, check_key
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key
+from ..requirements import Requirement, finite
 
 
 class GaussianLatent(AbstractGenerativePrior):
@@ -25,6 +26,9 @@ class GaussianLatent(AbstractGenerativePrior):
         self.factor = factor
         self.latent_shape = (factor.shape[1],)
         self.image_shape = mean.shape
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor),)
 
     def decode(self, z: ArrayLike) -> Array:
         z = _check(z, self.latent_shape, "a latent")

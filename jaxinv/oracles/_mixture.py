@@ -10,15 +10,16 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_parameter, check_count, check_key, common_dtype, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
-from ._components import Components
+from ..requirements import Requirement
+from ._components import Components, log_weights
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
 from ._mixture_update import update
-from ._update import prepare_update
 
 
 class GaussianMixture(Module):
@@ -77,6 +78,9 @@ class GaussianMixture(Module):
         self.log_weights = _log_weights(weights, dtype)
         self.means = means.astype(dtype)
         self.covariances = as_low_rank(covariances, len(means), math.prod(self.shape), dtype)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (log_weights(self.log_weights),)
 
     @property
     def weights(self) -> Array:
@@ -241,20 +245,22 @@ class GaussianMixture(Module):
 
 
 def _log_weights(weights: Array, dtype: Any) -> Array:
+    """The logarithms of the weights; NaN where they are traced, and negative or do not sum to 1."""
     exact = jnp.finfo(weights.dtype).eps if jnp.issubdtype(weights.dtype, jnp.inexact) else 0
     weights = weights.astype(dtype)
+    total, tolerance = jnp.sum(weights), 1e-3 if exact > 1e-10 else 1e-6
+    good = jnp.all(weights >= 0) & (jnp.abs(total - 1) <= tolerance)
     if is_concrete(weights):
         if not bool(jnp.all(weights >= 0)):
             raise ValueError(f"`weights` must be finite and not negative; the least is {float(jnp.min(weights)):.3g}.")
-        total, tolerance = float(jnp.sum(weights)), 1e-3 if exact > 1e-10 else 1e-6
-        if not abs(total - 1) <= tolerance:
+        if not abs(float(total) - 1) <= tolerance:
             raise ValueError(
-                f"`weights` must sum to 1; they sum to {total:.6g}. Divide them by their sum: "
+                f"`weights` must sum to 1; they sum to {float(total):.6g}. Divide them by their sum: "
                 "`weights / weights.sum()`."
             )
     positive = weights > 0
     logs = jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
-    return logs - jnp.log(jnp.sum(weights))
+    return jnp.where(good, logs - jnp.log(total), jnp.nan)
 
 
 def _shape(covariances: Any) -> Any:

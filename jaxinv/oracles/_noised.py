@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -10,6 +9,7 @@ from jaxtyping import Array
 from .._arrays import HIGHEST, is_concrete
 from .._score import AbstractGradientScore, AbstractProcess
 from .._types import Checked, Scalar, State
+from ..requirements import Parametric, Requirement, not_negative
 
 
 def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
@@ -28,7 +28,7 @@ def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeL
     return jnp.asarray(scale).astype(dtype), jnp.asarray(std).astype(dtype)
 
 
-class GaussianDenoiser(eqx.Module):
+class GaussianDenoiser(Parametric):
     """`E[x_0 | x_t = x] = m + U s^2 scale / (scale^2 s^2 + std^2) U^T (x - scale m)` on one image.
 
     Here `x_t = scale x_0 + std n`, `m` is the mean, `U` the principal directions and `s` the standard deviations.
@@ -38,6 +38,9 @@ class GaussianDenoiser(eqx.Module):
     basis: Array
     deviations: Array
     process: Any
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("deviations", self.deviations),)
 
     def __call__(self, t: Scalar, x: State) -> Array:
         return _denoise(self, t, x)
@@ -73,6 +76,9 @@ class GaussianScore(AbstractGradientScore):
     basis: Array
     deviations: Array
     process: Any
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("deviations", self.deviations),)
 
     def __call__(self, t: Scalar, x: State) -> Array:
         x = jnp.asarray(x)

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from .._arrays import is_concrete
-from .._types import Checked
+from .._types import Checked, PyTree
 from ..io import leaf_names
 
 ON_THE_HOST = (

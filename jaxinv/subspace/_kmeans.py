@@ -3,19 +3,19 @@
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_floating, check_key, common_dtype, is_concrete
+from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
-from .._solution import RESULTS
+from .._solution import RESULTS, reject
 from .._types import ArrayLike, Key
-from ._check import check_data
+from ..requirements import valid
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
@@ -111,7 +111,7 @@ def kmeans(
         ```
     """
     check_key(key)
-    data, k, restarts = check_data(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
+    data, k, restarts = check_examples(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
     start = Greedy() if start is None else start
     if not isinstance(start, AbstractSeeding):
         raise ValueError(f"`start` must be `Greedy()`, `PlusPlus()` or `From(centres)` of `subspace`; got {start!r}.")
@@ -123,7 +123,7 @@ def kmeans(
     return _cluster(data, k, key, restarts, start, max_steps)
 
 
-@eqx.filter_jit
+@compiled_method
 def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeeding, max_steps: int) -> KMeans:
     shape, n = data.shape[1:], data.shape[0]
     points = data.reshape(n, -1)
@@ -132,6 +132,8 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
     cloud = Cloud.of(points, k, restarts)
     starts = start.centres(*cloud.flat, k, shape, restarts, key=key)
+    good = valid(start)
+    result, starts = reject(result, good), jnp.where(good, starts, 0)
 
     def run(centres):
         state = (jnp.zeros(cloud.exists.shape, jnp.int32), centres)

@@ -9,9 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, check_count, check_floating, is_concrete
+from .._checks import check_examples
+from .._jit import compiled_method
 from .._module import Module
 from .._types import ArrayLike, Checked, Key, Scalar
-from ._check import check_data
 from ._decomposition import AbstractDecomposition, Randomised, Thin
 from ._rank import check_norm, choose_rank
 
@@ -126,7 +127,7 @@ def pca(
         )
         ```
     """
-    data, method, norm = check_data(data, "pca"), Thin() if method is None else method, check_norm(norm)
+    data, method, norm = check_examples(data, "pca"), Thin() if method is None else method, check_norm(norm)
     if not isinstance(method, AbstractDecomposition):
         raise ValueError(f"`method` must be `Thin()`, `Gram()` or `Randomised()` of `subspace`; got {method!r}.")
     n, d = data.shape[0], math.prod(data.shape[1:])
@@ -178,7 +179,7 @@ def _check_tolerance(data: Array, tolerance: Any) -> None:
         raise ValueError(f"`tolerance` must be a number in [0, 1); got {tolerance}.")
 
 
-@eqx.filter_jit
+@compiled_method
 def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition, key: Any) -> PCA:
     shape = data.shape[1:]
     matrix = data.reshape(data.shape[0], -1)

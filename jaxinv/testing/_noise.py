@@ -6,9 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from .._types import Key, State, Struct
+from .._types import Key, PyTree, State, Struct
 from ..noise import AbstractGaussianNoise, AbstractNoise
 from ._compare import (
     combine,

@@ -13,8 +13,17 @@ from ..likelihood import Likelihood
 from ..noise import Gaussian as GaussianNoise
 from ..operators import Matrix
 from ..oracles import Gaussian
-from ._compare import difference, generator, is_double, keys_of, lane, name_of, require, require_array_leaves
-from ._law import require_law
+from ._compare import (
+    difference,
+    generator,
+    is_double,
+    keys_of,
+    lane,
+    name_of,
+    require,
+    require_array_leaves,
+    require_law,
+)
 from ._sampler import require_same_solution
 
 # Not aligned with the axes; two measurements of four entries.

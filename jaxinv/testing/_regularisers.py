@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from .._types import Key
+from .._types import Key, PyTree
 from ..regularisers import AbstractRegulariser
 from ._compare import (
     combine,

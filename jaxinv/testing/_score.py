@@ -6,10 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .._score import AbstractProcess, AbstractScore
-from .._types import Key
+from .._types import Key, PyTree
 from ._compare import (
     difference,
     draw,

@@ -3,13 +3,15 @@
 import json
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .. import io
+from .._types import PyTree
 from ._chunk import Carry
 
 # Writing takes at most this share of the time of a run.
@@ -34,12 +36,24 @@ class RunFile:
         return time.perf_counter() - self.written >= self.cost / _SHARE
 
     def write(self, contents: PyTree, progress: dict[str, Any]) -> None:
-        """Write the contents of a run, with `progress`, the data that reading them requires."""
+        """Write the contents of a run, with `progress`, the data that reading them requires.
+
+        If that fails (the disk is full, the folder is gone), this warns, and the run can go on: its result is worth
+        more than its checkpoint. The previous checkpoint stays as it is.
+        """
         began = time.perf_counter()
         metadata = {"settings": json.dumps(self.settings), "progress": json.dumps(progress)}
-        io.save(self.path, contents, metadata=metadata)
-        self.written = time.perf_counter()
-        self.cost = self.written - began
+        try:
+            io.save(self.path, contents, metadata=metadata)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"There is no new checkpoint of `{self.maker}`: {error} The run goes on, and an earlier checkpoint "
+                "stays as it is.",
+                stacklevel=2,
+            )
+        finally:
+            self.written = time.perf_counter()
+            self.cost = self.written - began
 
     def read_progress(self) -> dict[str, Any] | None:
         """The `progress` in the file, or `None` without a file.

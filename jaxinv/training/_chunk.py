@@ -11,12 +11,13 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._arrays import common_dtype, standard_promotion
-from .._types import Checked, Key
+from .._arrays import common_dtype
+from .._mesh import replicated, sharded
+from .._optimisers import init_optimiser, step_optimiser
+from .._types import Checked, Key, PyTree
 from ..io import leaf_names
-from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
@@ -74,7 +75,7 @@ class AbstractTrainingSpec(eqx.Module):
     batch_size: eqx.AbstractVar[int]
     count: eqx.AbstractVar[int]
     mesh: eqx.AbstractVar[Mesh | None]
-    loss_shape: eqx.AbstractClassVar[tuple[int, ...]]
+    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
@@ -101,15 +102,15 @@ class TrainingSpec(AbstractTrainingSpec):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
-    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         order, batch = draw(self, carry.order, carry.step)
         key = jax.random.fold_in(self.loss_key, carry.step)
-        loss, gradient = jax.value_and_grad(
-            lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
-        )(carry.weights)
-        weights, state = apply_gradient(make_optimiser(self.optimiser), gradient, carry.optimiser, carry.weights)
+        function = lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
+        loss, gradient = jax.value_and_grad(function)(carry.weights)
+        weights, state, _ = step_optimiser(
+            make_optimiser(self.optimiser), function, loss, gradient, carry.optimiser, carry.weights
+        )
         average = update_ema(self.ema, carry.step + 1, carry.average, weights)
         return Carry(weights, state, average, order, carry.step + 1), loss
 
@@ -124,7 +125,7 @@ def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.Gr
 
 def init_carry(spec: TrainingSpec, weights: dict[str, Array], average: bool) -> Carry:
     """The carry before the first step."""
-    state = jax.tree.map(jnp.array, make_optimiser(spec.optimiser).init(weights))
+    state = init_optimiser(make_optimiser(spec.optimiser), weights)
     order = jnp.arange(spec.count, dtype=jnp.int32)
     return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
@@ -232,18 +233,6 @@ def draw(spec: AbstractTrainingSpec, order: Array, index: Array) -> tuple[Array,
     indices = jax.lax.dynamic_slice_in_dim(order, position * spec.batch_size, spec.batch_size)
     batch = jax.tree.map(lambda leaf: leaf.at[indices].get(mode="promise_in_bounds"), spec.data)
     return order, shard_batch(spec, batch)
-
-
-def apply_gradient(
-    optimiser: optax.GradientTransformation, gradient: dict[str, Array], state: PyTree, weights: dict[str, Array]
-) -> tuple[dict[str, Array], PyTree]:
-    """The weights after one step of the optimiser, and its state."""
-    # For complex weights the conjugate of JAX's gradient is the direction of steepest ascent.
-    gradient = jax.tree.map(jnp.conj, gradient)
-    with standard_promotion():
-        updates, state = optimiser.update(gradient, state, weights)
-    moved: Any = optax.apply_updates(weights, updates)
-    return moved, state
 
 
 def update_ema(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:

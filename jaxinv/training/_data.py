@@ -6,7 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
+
+from .._types import PyTree
 
 
 def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:

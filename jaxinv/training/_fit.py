@@ -7,22 +7,21 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import jax
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
+from .._arrays import subkeys
+from .._mesh import replicated, to_host
 from .._networks import rebind_like, unbind_linen
+from .._optimisers import check_optimiser
 from .._solution import RESULTS
-from .._types import Checked, IntLike, Key, Scalar
+from .._types import Checked, IntLike, Key, PyTree, Scalar
 from ._checkpoint import Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint
-from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
@@ -114,12 +113,12 @@ def fit(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     average = check_average(ema)
     check_progress(progress)
-    check_optimiser(optimiser)
+    optimiser = check_optimiser(optimiser)
     validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
     check_weights(weights, model)
     rate = check_rate(learning_rate, weights)
-    order_key, loss_key, validation_key = (jax.random.fold_in(key, i) for i in range(3))
+    order_key, loss_key, validation_key = subkeys(key, 3)
     spec = TrainingSpec(
         model=rest,
         loss=loss,
@@ -154,10 +153,11 @@ def fit(
     if sizes.mesh is not None:
         spec, run.carry, validation_data = eqx.filter_shard((spec, run.carry, validation_data), replicated(sizes.mesh))
 
-    def validate():
-        run.record_validation(float(evaluate(spec, run.weights(), *validation_data, validation_key)))
-
-    callback = None if validation_data is None else validate
+    callback = None
+    if validation_data is not None:
+        examples, count = validation_data
+        validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
+        callback = lambda: run.record_validation(float(validate()))
     run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
     history = {
         "loss": run.losses,

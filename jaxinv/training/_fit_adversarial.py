@@ -14,20 +14,20 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
-from .._networks import rebind_like, unbind_linen, weights_dtype
+from .._arrays import subkeys
+from .._mesh import replicated, to_host
+from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
+from .._optimisers import check_optimiser
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
-from ..models._gan import latent_shape_of
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run
 from ._chunk import split
 from ._data import check_data, fingerprint
-from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_count,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
@@ -138,7 +138,7 @@ def fit_adversarial(
     dtype = weights_dtype(generator)
     _check_images(generator, (sizes.batch_size, *latent_shape), dtype, images)
     rates = _check_rates(learning_rate, weights)
-    order_key, loss_key, monitor_key = (jax.random.fold_in(key, i) for i in range(3))
+    order_key, loss_key, monitor_key = subkeys(key, 3)
     spec = AdversarialSpec(
         model=rest,
         loss=loss,
@@ -239,13 +239,12 @@ def _check_rates(rate: Any, weights: dict[str, Array]) -> tuple[Any, Any]:
 def _check_optimisers(optimisers: Any, rates: tuple[Any, Any]) -> tuple[Any, Any]:
     if optimisers is None:
         return rates
-    if isinstance(optimisers, optax.GradientTransformation):
-        return optimisers, optimisers
+    if isinstance(optimisers, optax.GradientTransformation) or hasattr(optimisers, "gradient_transformation"):
+        optimisers = (optimisers, optimisers)
     if not isinstance(optimisers, tuple | list) or len(optimisers) != 2:
         raise ValueError(
             f"`optimisers` must be two optax transformations, `(generator's, critic's)`; got {optimisers!r}."
         )
-    for optimiser in optimisers:
-        check_optimiser(optimiser, "optimisers")
+    optimisers = [check_optimiser(optimiser, "optimisers") for optimiser in optimisers]
     first, second = (rate if own is None else own for own, rate in zip(optimisers, rates, strict=True))
     return first, second

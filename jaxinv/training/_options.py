@@ -6,13 +6,12 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, check_key, is_concrete, standard_promotion
-from .._types import Key
-from ._mesh import check_mesh
+from .._mesh import check_mesh
+from .._types import Key, PyTree
 
 
 class Sizes(NamedTuple):
@@ -64,14 +63,6 @@ def check_progress(progress: Any) -> None:
     """Raise unless `progress` is a progress meter or `None`."""
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
-
-
-def check_optimiser(optimiser: Any, name: str = "optimiser") -> None:
-    """Raise unless `optimiser` is an optax transformation or `None`."""
-    if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
-        raise ValueError(
-            f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}."
-        )
 
 
 def check_weights(weights: dict[str, Array], model: Any, what: str = "model") -> None:

@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._jit import verb
-from .._types import Checked, State
+from .._types import Checked, PyTree, State
 
 
 class AdjointStates(eqx.Module):

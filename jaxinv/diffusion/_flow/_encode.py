@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from ..._arrays import as_parameter, is_concrete
 from ..._jit import verb
+from ..._loop import all_finite
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Scalar
@@ -137,4 +138,5 @@ def _flow(score: AbstractScore, x: Array, start: Array, stop: Array, method: Pro
         "network_evaluations": evaluations(method.solver, integral.num_steps),
     }
     code = RESULTS.where(valid, integral.result, RESULTS.invalid_parameter)
+    code = RESULTS.where(all_finite(x), code, RESULTS.nonfinite_measurement)
     return Solution(jnp.where(valid, integral.end, jnp.zeros_like(integral.end)), code, stats)

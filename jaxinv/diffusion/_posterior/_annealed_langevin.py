@@ -5,20 +5,21 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
 from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement
 from .._processes._process import is_data, noise_to_signal
 from .._processes._schedule import AbstractSchedule, UniformLogSNR
 from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import CurvedProblem, check_step_size, curved_problem
+from ._problem import CurvedProblem, curved_problem, step_size
 
 
 class Annealed(NamedTuple):
@@ -62,7 +63,9 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
     def __check_init__(self):
         check_steps(self.num_levels, self.schedule)
         check_count(self.steps_per_level, "steps_per_level")
-        check_step_size(self.step_size, 2.0)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (step_size(self.step_size),)
 
     @property
     def num_steps(self) -> int:

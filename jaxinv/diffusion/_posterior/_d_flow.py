@@ -6,17 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, standard_promotion
+from ..._arrays import as_parameter, check_count, standard_promotion, subkeys
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._samplers._ddim import DDIM
-from .._samplers._sampler import AbstractStepper, Options, check_not_negative
+from .._samplers._sampler import AbstractStepper, Options
 from ._method import AbstractPosteriorMethod
 from ._problem import Problem, any_problem
 
@@ -90,7 +91,9 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         check_count(self.num_steps, "num_steps")
         if not isinstance(self.sampler, AbstractStepper):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
-        check_not_negative(self.weight, "weight")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight),)
 
     @property
     def max_steps(self) -> int:
@@ -100,7 +103,7 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         return any_problem(likelihood, score, y)
 
     def init(self, problem: Problem, *, key: Key) -> Descent:
-        latent_key, sampler_key = (jax.random.fold_in(key, i) for i in range(2))
+        latent_key, sampler_key = subkeys(key, 2)
         z = jax.random.normal(latent_key, problem.image.shape, problem.image.dtype)
         # The first step has direction 0 and a value above any other, so that it only evaluates the start.
         nowhere, above = jnp.zeros_like(z), jnp.full((), jnp.finfo(z.dtype).max, z.dtype)

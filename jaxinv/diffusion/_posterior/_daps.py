@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import check_count
+from ..._arrays import check_count, subkeys
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
@@ -75,7 +75,7 @@ class DAPS(AbstractPosteriorMethod[DrawingProblem, Array]):
         self, problem: DrawingProblem, image: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
         del t_next
-        noise_key, draw_key = (jax.random.fold_in(key, i) for i in range(2))
+        noise_key, draw_key = subkeys(key, 2)
         scale, std = problem.process.marginal(t)
         x = scale * image + std * jax.random.normal(noise_key, image.shape, image.dtype)
         denoised, ode_code = denoise_from(problem.score, t, x, self.ode_steps, key=None)

@@ -128,9 +128,13 @@ def posterior_sample(
     problem, code = method.prepare(likelihood, score, y)
     times = method.times(score.process)
     run = lambda key: run_method(method, problem, times, code, key=key, progress=progress)
-    if particles is None:
-        # Sample i depends on the key and i, never on the number of samples.
-        values, results, stats = jax.vmap(lambda index: run(jax.random.fold_in(key, index)))(jnp.arange(num_samples))
+    # Sample i depends on the key and i, never on the number of samples.
+    draw = lambda index: run(jax.random.fold_in(key, index))
+    if particles is None and num_samples == 1:
+        # A loop over one sample compiles faster without `vmap`, which traces it twice more.
+        values, results, stats = jax.tree.map(lambda leaf: leaf[None], draw(0))
+    elif particles is None:
+        values, results, stats = jax.vmap(draw)(jnp.arange(num_samples))
     else:
         values, results, stats = run(key)
         values = values[:num_samples]

@@ -1,22 +1,23 @@
 """The forms of a likelihood that the methods of `posterior_sample` use, each with the function that prepares it."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import HIGHEST, is_concrete
+from ..._arrays import HIGHEST
 from ..._conjugate_gradients import conjugate_gradients
+from ..._linear_gaussian import dense
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Abstract, Key, State
 from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
-from ...oracles._update import dense
+from ...requirements import Requirement, requirement
 
 # The power iteration for the curvature, which only sets a step size, needs no more than this.
 _CURVATURE_RTOL = 1e-2
@@ -30,8 +31,12 @@ class AbstractProblem(eqx.Module):
     - `image`: the shape and dtype of an image, static.
     """
 
-    score: eqx.AbstractVar[AbstractScore]
-    image: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        score = Abstract[AbstractScore]()
+        image = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        score: eqx.AbstractVar[AbstractScore]
+        image: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
     def process(self) -> AbstractProcess:
@@ -203,7 +208,7 @@ def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
     linear, code = linear_problem(unit_noise(likelihood), score, y, name)
     _, std = likelihood.noise.linearise(linear.data)
     std = jax.tree.map(lambda s, m: jnp.where(m > 0, s, jnp.zeros((), s.dtype)), std, likelihood.operator.measured)
-    std, code = not_negative(std, code)
+    std, code = usable_std(std, code)
     problem = ExactProblem(score=score, operator=linear.operator, data=linear.data, std=std, image=linear.image)
     return problem, code
 
@@ -213,7 +218,7 @@ def unit_noise(likelihood: Likelihood) -> Likelihood:
     return Likelihood(likelihood.operator, Gaussian(1.0))
 
 
-def not_negative(std: State, code: RESULTS) -> tuple[State, RESULTS]:
+def usable_std(std: State, code: RESULTS) -> tuple[State, RESULTS]:
     """Standard deviations with their code; if one is negative or not finite, all become 0 and `invalid_parameter`."""
     good = jax.tree.map(lambda s: jnp.all(jnp.isfinite(s) & (s >= 0)), std)
     good: Array = jax.tree.reduce(jnp.logical_and, good)
@@ -240,10 +245,9 @@ def check_linear(likelihood: Likelihood, name: str) -> None:
         )
 
 
-def check_step_size(step_size: Array, below: float) -> None:
-    """Raise for a step size whose value is known and out of range."""
-    if is_concrete(step_size) and not bool(jnp.all((step_size > 0) & (step_size < below))):
-        raise ValueError(f"`step_size` must be positive and below {below:g}; got {step_size}.")
+def step_size(value: Array) -> Requirement:
+    """What must hold of the relative step size of Langevin steps, or of gradient steps."""
+    return requirement("`step_size` must be positive and below 2", value, lambda v: (v > 0) & (v < 2))
 
 
 def _isotropic(u: State, args: Any) -> State:

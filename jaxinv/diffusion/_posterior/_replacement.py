@@ -5,17 +5,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, safe_sqrt
+from ..._arrays import as_leaf, as_parameter, check_count, safe_sqrt, subkeys
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, Scalar, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, share
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._ddim import transition
-from .._samplers._sampler import check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
 from ._problem import ExactProblem, exact_problem
 
@@ -59,13 +60,14 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-5, static=True)
+    rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_share(self.eta, "eta")
-        check_share(self.strength, "strength")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta), share("strength", self.strength), not_negative("rtol", self.rtol))
 
     @property
     def max_steps(self) -> int:
@@ -78,7 +80,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         return exact_problem(likelihood, score, y, "Replacement")
 
     def init(self, problem: ExactProblem, *, key: Key) -> Array:
-        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        noise_key, replacing_key = subkeys(key, 2)
         image, process = problem.image, problem.process
         x = process.prior_sample(image.shape, key=noise_key, dtype=image.dtype)
         replaced, code = self._replace(problem, self.times(process)[0], x, key=replacing_key)
@@ -88,7 +90,7 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
     def step(
         self, problem: ExactProblem, x: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
-        noise_key, replacing_key = (jax.random.fold_in(key, i) for i in range(2))
+        noise_key, replacing_key = subkeys(key, 2)
         mean, std = transition(problem.process, t, t_next, *problem.score.predict(t, x), self.eta.astype(x.dtype))
         moved = mean + std * jax.random.normal(noise_key, x.shape, x.dtype)
         replaced, code = self._replace(problem, t_next, moved, key=replacing_key)

@@ -6,16 +6,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, requirement, share
 from .._processes._process import is_data
-from .._samplers._sampler import check_share
 from ._guidance import AbstractGuidance, AbstractTwist
 from ._method import AbstractPosteriorMethod
 from ._moment_matching import MomentMatching
@@ -73,11 +72,17 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         if not (self.twist is None or isinstance(self.twist, AbstractTwist)):
             raise ValueError(f"`twist` must be None or a twist, such as `DPS().twist()`; got {self.twist!r}.")
         check_count(self.particles, "particles")
-        eta = getattr(self.proposal, "eta", None)
-        if eta is not None and is_concrete(eta) and not np.all(np.asarray(eta) > 0):
-            raise ValueError(f"`TDS` weighs random moves: the `eta` of its proposal must be positive; got {eta}.")
-        check_share(self.resample_below, "resample_below")
-        check_share(self.temper_below, "temper_below")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            requirement(
+                "`TDS` weighs random moves: the `eta` of its proposal must be positive",
+                getattr(self.proposal, "eta", None),
+                lambda v: v > 0,
+            ),
+            share("resample_below", self.resample_below),
+            share("temper_below", self.temper_below),
+        )
 
     @property
     def num_steps(self) -> int:
@@ -106,7 +111,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         self, problem: PyTree, cloud: "Cloud", t: Array, t_next: Array, *, key: Key
     ) -> tuple["Cloud", Array, RESULTS]:
         twist, process, count = self._twist(), problem.process, self.particles
-        twist_key, resampling_key, move_key = (jax.random.fold_in(key, i) for i in range(3))
+        twist_key, resampling_key, move_key = subkeys(key, 3)
         evaluate = lambda x, key: twist.evaluate(problem, t, t_next, x, key=key)
         views = jax.vmap(evaluate)(cloud.x, self._keys(twist_key))
         cloud = cloud.weigh(views.log_twist, self.temper_below)

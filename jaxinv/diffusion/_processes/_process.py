@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -57,19 +56,11 @@ def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
     return t
 
 
-def check_numbers(process: AbstractProcess, conditions: dict[str, Any]) -> None:
-    """Raise unless the known parameters are scalars that satisfy all conditions; the error names what is wrong.
-
-    - `conditions`: for each condition, as words, whether it holds.
-    """
+def check_scalars(process: AbstractProcess) -> None:
+    """Raise unless the known parameters are scalars."""
     for name, leaf in vars(process).items():
         if jnp.ndim(leaf) != 0 and is_concrete(leaf):
             raise ValueError(
                 f"`{name}` of {type(process).__name__} must be a scalar; got shape {jnp.shape(leaf)}. Map over several "
                 "processes with `jax.vmap`."
             )
-    if all(is_concrete(leaf) for leaf in jax.tree.leaves(process)):
-        for condition, holds in conditions.items():
-            if not bool(holds):
-                numbers = ", ".join(f"{name}={float(leaf):g}" for name, leaf in vars(process).items())
-                raise ValueError(f"{type(process).__name__} needs {condition}; got {numbers}.")

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from ..._arrays import as_leaf
 from ..._score import AbstractScore
-from ..._types import Key
+from ..._types import Key, Scalar
+from ...requirements import Requirement, positive
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._integrate import Last, as_solver, at_the_end, evaluations, integrate
 from ._sampler import AbstractSampler, Options, Path, as_steps, saved_steps
@@ -45,7 +47,7 @@ class ReverseSDE(AbstractSampler):
     solver: diffrax.AbstractSolver = eqx.field(default=diffrax.Euler(), converter=as_solver)
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
-    tolerance: float = eqx.field(default=1e-4, static=True)
+    tolerance: Scalar = eqx.field(default=1e-4, converter=as_leaf)
 
     def __check_init__(self):
         if self.controller is not None and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
@@ -53,6 +55,9 @@ class ReverseSDE(AbstractSampler):
                 f"Adaptive steps need a solver that estimates its error; {type(self.solver).__name__} does not. "
                 "`diffrax.SPaRK()` does."
             )
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("tolerance", self.tolerance),)
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         process = score.process

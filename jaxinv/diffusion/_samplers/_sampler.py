@@ -1,22 +1,23 @@
 """The interface of samplers, and the loop that runs those that step along a schedule."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
-from ..._arrays import check_count, is_concrete
+from ..._arrays import check_count
 from ..._differentiation import Unrolled
 from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
-from ..._solution import RESULTS
-from ..._types import IntLike, Key
+from ..._solution import RESULTS, reject
+from ..._types import Abstract, IntLike, Key, PyTree
+from ...requirements import Parametric, valid
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
@@ -52,7 +53,7 @@ class Options(NamedTuple):
     progress: diffrax.AbstractProgressMeter | None = None
 
 
-class AbstractSampler(eqx.Module):
+class AbstractSampler(Parametric):
     """A sampler: a way to run the reverse process, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
@@ -77,8 +78,12 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
     returns a pytree from `init`, and says in `finish` which part of it is the image.
     """
 
-    num_steps: eqx.AbstractVar[int]
-    schedule: eqx.AbstractVar[AbstractSchedule]
+    if TYPE_CHECKING:
+        num_steps = Abstract[int]()
+        schedule = Abstract[AbstractSchedule]()
+    else:
+        num_steps: eqx.AbstractVar[int]
+        schedule: eqx.AbstractVar[AbstractSchedule]
 
     @property
     @abc.abstractmethod
@@ -120,7 +125,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
 
     @abc.abstractmethod
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, score: AbstractScore, state: State, t: Array, t_next: Array, *, key: Key
+        self, score: AbstractScore, state: State, t: Array, t_next: Array, /, *, key: Key
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step, or one call of it, from time `t` to time `t_next < t`.
 
@@ -164,7 +169,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
             _step,
             (self.init(score, x), states),
             (self, score, times, None if ends is None else jnp.asarray(ends), key),
-            result=code,
+            result=reject(code, valid(self, score)),
             max_steps=self.num_steps * calls + options.denoise,
             exhausted=RESULTS.successful,
             differentiate=options.differentiate,
@@ -213,22 +218,3 @@ def check_steps(num_steps: Any, schedule: Any) -> None:
     """Raise unless the number of steps of a method is a static integer and its schedule is a schedule."""
     check_count(num_steps, "num_steps")
     check_schedule(schedule)
-
-
-def check_share(value: Any, name: str) -> None:
-    """Raise for a known value outside [0, 1]."""
-    # By numpy: within a trace, jax makes tracers of comparisons, even of known numbers.
-    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
-        raise ValueError(f"`{name}` must lie between 0 and 1; got {value}.")
-
-
-def check_not_negative(value: Any, name: str) -> None:
-    """Raise for a known value that is negative or not finite."""
-    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raise for a known value that is not positive or not finite."""
-    if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and positive; got {value}.")

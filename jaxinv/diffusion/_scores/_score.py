@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import check_floating
 from ..._checks import checked
 from ..._networks import LinenNetwork, PyTreeNetwork, as_network
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
-from ..._types import Checked, Scalar, State
+from ..._types import Checked, PyTree, Scalar, State
 from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation
