@@ -121,6 +121,11 @@ def safe_sqrt(square: Array) -> Array:
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
+def nan_unless(ok: Array, dtype: DTypeLike) -> Array:
+    """0 where `ok`, else NaN; no NaN is at hand where all is well, so that `jax_debug_nans` stops only what is not."""
+    return jnp.sqrt(jnp.where(ok, jnp.zeros((), dtype), -jnp.ones((), dtype)))
+
+
 def check_key(key: Key) -> None:
     """Raise unless `key` is one typed threefry key.
 

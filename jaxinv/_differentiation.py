@@ -50,7 +50,7 @@ def _(primals, tangents):
     x, _, ok = primals
     change, inputs, _ = tangents
     spread = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
-    return x, change + (jnp.where(ok, 0, jnp.nan) * spread).astype(x.dtype)
+    return x, change + (nan_unless(ok, spread.dtype) * spread).astype(x.dtype)
 
 
 def attach_implicit(
@@ -86,7 +86,7 @@ def attach_implicit(
         v = jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
         # Without convergence (a singular Hessian, or too few steps) return NaN rather than a wrong derivative.
         missed, size = (jnp.sqrt(jnp.sum(u**2)) for u in (b - matvec(v), b))
-        return jnp.where(missed <= max(10 * implicit.rtol, 1e-3) * size, v, jnp.nan)
+        return v + nan_unless(missed <= max(10 * implicit.rtol, 1e-3) * size, v.dtype)
 
     step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
     # Set NaN after the solve, since conjugate gradients return 0 for a right-hand side that is NaN.

@@ -8,7 +8,9 @@ from typing import Any, ParamSpec, TypeVar, overload
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
 
+from ._arrays import native
 from ._networks import unbind_linen
 from ._solution import settle
 from .requirements import Requirement, check, not_negative, valid
@@ -65,15 +67,15 @@ def verb(
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         check(function.__name__.lstrip("_"), _required(kwargs, tolerances))
         args, kwargs = unbind_linen((args, kwargs))
-        args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
+        args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        return compiled(*args, **kwargs)
+        return without_explicit_axes(compiled, *args, **kwargs)
 
     return wrapper
 
 
-def compiled_method(function: Callable) -> Callable:
-    """A method compiled by `eqx.filter_jit`.
+def compiled_method(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """A method, or a function, compiled by `eqx.filter_jit`; Python numbers stay static.
 
     A class holds a function, not what `eqx.filter_jit` makes of it, so that a bound method stays one: `jax.jit` takes
     it, and its signature is shown.
@@ -81,10 +83,44 @@ def compiled_method(function: Callable) -> Callable:
     compiled = eqx.filter_jit(function)
 
     @functools.wraps(function)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return compiled(self, *args, **kwargs)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return without_explicit_axes(compiled, *jax.tree.map(native, args), **jax.tree.map(native, kwargs))
 
     return wrapper
+
+
+def without_explicit_axes(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
+    """`function(*args, **kwargs)`, in which the compiler chooses the shardings, also over axes of type `Explicit`.
+
+    Those require a sharding of the result of many an operation; `jax.make_mesh` makes them by default. Under `jax.vmap`
+    the results keep the sharding of the problems, else they are replicated.
+    """
+    mesh = _explicit_mesh((args, kwargs))
+    if mesh is None:
+        return function(*args, **kwargs)
+    arrays, rest = eqx.partition((args, kwargs), eqx.is_array)
+    static: list[Any] = []
+
+    def call(arrays: Any) -> Any:
+        args, kwargs = eqx.combine(arrays, rest)
+        out, other = eqx.partition(function(*args, **kwargs), eqx.is_array)
+        static.append(other)
+        return out
+
+    with jax.sharding.use_abstract_mesh(mesh):
+        out = jax.sharding.auto_axes(call, out_sharding=PartitionSpec())(arrays)
+    return eqx.combine(out, static[-1])
+
+
+def _explicit_mesh(tree: Any) -> AbstractMesh | None:
+    """The mesh with axes of type `Explicit` that is set, or over which an array is distributed."""
+    meshes = [jax.sharding.get_abstract_mesh()]
+    meshes += [jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array)]
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
+
+
+def _as_input(value: Any) -> Any:
+    return jnp.asarray(value) if isinstance(value, float) else native(value)
 
 
 def _required(kwargs: dict[str, Any], tolerances: tuple[str, ...]) -> tuple[Requirement, ...]:

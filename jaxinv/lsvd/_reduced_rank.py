@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, check_count, check_floating, common_dtype, is_complex, is_concrete
 from .._checks import check_examples
+from .._jit import compiled_method
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
@@ -160,7 +161,7 @@ def reduced_rank_regression(
     return _checked(_from_samples(x.astype(dtype), y.astype(dtype), count, noise), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _from_samples(x: Array, y: Array, rank: int, noise: Any) -> ReducedRankRegression:
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
     x, y = jnp.where(finite, x, 0), jnp.where(finite, y, 0)
@@ -197,7 +198,7 @@ def _from_prior(likelihood: Any, prior: Any, rank: Any) -> ReducedRankRegression
     return _checked(_exact(likelihood, prior, count, codomain), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _exact(likelihood: Likelihood, prior: Gaussian, rank: int, codomain: Struct) -> ReducedRankRegression:
     prepared, _, result = prepare(likelihood, jnp.zeros(codomain.shape, codomain.dtype))
     dtype = likelihood.operator.domain.dtype

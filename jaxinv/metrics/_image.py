@@ -10,12 +10,13 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .._arrays import as_array, common_dtype
+from .._jit import compiled_method
 from .._types import Abstract, Checked, Scalar, State
 from ..requirements import Parametric, Requirement, positive
 from ._checks import check_images, check_positive, squared_modulus
 
 
-@eqx.filter_jit
+@compiled_method
 def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, ""]:
     """The peak signal-to-noise ratio of one image, in decibels: `10 log10(data_range^2 / mean |x - reference|^2)`.
 
@@ -52,7 +53,7 @@ def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, "
     return jnp.mean(jnp.where(identical, jnp.inf, -10 * jnp.log10(jnp.where(identical, 1, mean_square))))
 
 
-@eqx.filter_jit
+@compiled_method
 def nrmse(x: State, reference: State) -> Float[Array, ""]:
     """The normalised root-mean-square error of one image, `||x - reference|| / ||reference||` in Euclidean norms.
 
@@ -190,7 +191,7 @@ class GaussianWindow(AbstractWindow):
         return 1.0
 
 
-@eqx.filter_jit
+@compiled_method
 def ssim(
     x: State,
     reference: State,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._jit import without_explicit_axes
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..requirements import Requirement, positive
 from ._base import (
@@ -162,6 +163,6 @@ def _draw_counts(key: Key, mean: Array) -> Array:
     mean = jnp.maximum(mean, 0)
     # `jax.random.poisson` draws 32-bit integers; at 1e9 a Gaussian differs from it by less than float32 resolves.
     many = mean > 1e9
-    counts = jax.random.poisson(key, jnp.where(many, 0, mean)).astype(mean.dtype)
+    counts = without_explicit_axes(jax.random.poisson, key, jnp.where(many, 0, mean)).astype(mean.dtype)
     gaussian = jnp.round(mean + jnp.sqrt(mean) * jax.random.normal(key, mean.shape, mean.dtype))
     return jnp.where(many, gaussian, counts)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_key, common_dtype, real_dtype
+from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
@@ -57,7 +58,7 @@ class Certificate(Module):
 _BATCH = 8
 
 
-@eqx.filter_jit
+@compiled_method
 def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
     """Measure the dot test, the linearity and the norm of an operator, which may be the user's own.
 

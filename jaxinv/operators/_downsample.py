@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_image_shape, check_state, parameter_dtype
+from .._jit import without_explicit_axes
 from .._types import Checked, State
 from ._base import AbstractLinearOperator
 from ._convolution import Boundary, Convolution
@@ -70,8 +71,8 @@ class Downsample(AbstractLinearOperator):
         h, w, c = self.codomain.shape
         grid = jnp.zeros((h, self.factor, w, self.factor, c), y.dtype)
         grid = grid.at[:, self.factor // 2, :, self.factor // 2].set(y)
-        return self.blur.adjoint(grid.reshape(self.domain.shape))
+        return self.blur.adjoint(without_explicit_axes(lambda grid: grid.reshape(self.domain.shape), grid))
 
     def _blocks(self, x: Array) -> Array:
         h, w, c = self.codomain.shape
-        return x.reshape(h, self.factor, w, self.factor, c)
+        return without_explicit_axes(lambda x: x.reshape(h, self.factor, w, self.factor, c), x)

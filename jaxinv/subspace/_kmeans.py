@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -124,7 +123,7 @@ def kmeans(
     return _cluster(data, k, key, restarts, start, max_steps)
 
 
-@eqx.filter_jit
+@compiled_method
 def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeeding, max_steps: int) -> KMeans:
     shape, n = data.shape[1:], data.shape[0]
     points = data.reshape(n, -1)

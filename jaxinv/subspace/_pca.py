@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST, check_count, check_floating, is_concrete
 from .._checks import check_examples
+from .._jit import compiled_method
 from .._module import Module
 from .._types import ArrayLike, Checked, Key, Scalar
 from ._decomposition import AbstractDecomposition, Randomised, Thin
@@ -178,7 +179,7 @@ def _check_tolerance(data: Array, tolerance: Any) -> None:
         raise ValueError(f"`tolerance` must be a number in [0, 1); got {tolerance}.")
 
 
-@eqx.filter_jit
+@compiled_method
 def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition, key: Any) -> PCA:
     shape = data.shape[1:]
     matrix = data.reshape(data.shape[0], -1)
