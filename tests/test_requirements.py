@@ -82,6 +82,7 @@ class Halves:
         return x.reshape(-1, 16)[:, :4]
 
 
+BASIS = jnp.eye(16)[:, :2]
 LATENTS = np.random.default_rng(0).normal(size=(20, 4))
 
 ROWS = [
@@ -214,10 +215,8 @@ ROWS = [
     ),
     Row(oracles.GaussianMixture, "variances", lambda v: components(covariances=v), 1.0, NOT_NEGATIVE),
     Row(oracles.GaussianMixture, "matrices", lambda v: components(covariances=v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
-    Row(
-        oracles.LowRank, "variances", lambda v: oracles.LowRank(jnp.eye(16)[:, :2], v * jnp.ones(2)), 1.0, NOT_NEGATIVE
-    ),
-    Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(jnp.eye(16)[:, :2], jnp.ones(2), v), 1.0, NOT_NEGATIVE),
+    Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
+    Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
     keyword(regularisers.Smoothed, "eps", 0.1, POSITIVE),
     Row(subspace.From, "initial", lambda v: subspace.From(v * jnp.ones((2, *SHAPE))), 1.0, FINITE),
@@ -247,6 +246,7 @@ MADE = {
     "diffusion.extend.ExactProblem",
     "diffusion.extend.LinearProblem",
     "diffusion.extend.Path",
+    "diffusion.extend.Problem",
     "diffusion.extend.ShiftView",
     "dip.Problem",
     "operators.Certificate",
@@ -388,18 +388,118 @@ def test_a_verb_flags_the_problem_alone(row):
     clean = run(jnp.array([row.good] * 3))
     for bad in row.bad:
         found = run(jnp.array([row.good, bad, row.good]))
-        keep = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[::2], tree)
         if not hasattr(found, "result"):
             assert np.isnan(found[1])
-            np.testing.assert_array_equal(keep(found), keep(clean))
+            np.testing.assert_array_equal(good_lanes(found), good_lanes(clean))
             continue
         result = codes(found.result)
         # A method may need more steps than it has here.
         first, last = codes(clean.result)[::2]
         assert list(result) == [first, "invalid_parameter", last]
-        jax.tree.map(np.testing.assert_array_equal, keep(values(found)), keep(values(clean)))
+        jax.tree.map(np.testing.assert_array_equal, good_lanes(values(found)), good_lanes(values(clean)))
         assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(values(found)))
+
+
+def good_lanes(tree):
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[::2], tree)
 
 
 def values(outcome):
     return outcome.value if isinstance(outcome, Solution) else outcome.centres
+
+
+# Tolerances are numbers of a call.
+TOLERANT = {
+    "tikhonov": lambda **t: classical.tikhonov(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
+    "tv": lambda **t: classical.tv(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, max_steps=3, **t),
+    "ista": lambda **t: classical.ista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
+    "fista": lambda **t: classical.fista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
+    "reconstruct": lambda **t: latent(pca(1.0), **t),
+    "project": lambda **t: generative.project(pca(1.0), ONES, key=KEY, max_steps=3, **t),
+    "encode": lambda **t: generative.encode(pca(1.0), ONES, key=KEY, max_steps=3, **t),
+    "choose_weight": lambda **t: generative.choose_weight(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, jnp.ones(2), key=KEY, max_steps=3, **t
+    ),
+    "linearised_posterior": lambda **t: dip.linearised_posterior(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), jnp.tanh, ONES, key=KEY, z0=ONES, num_samples=1, **t
+    ),
+    "robust_pca": lambda **t: subspace.robust_pca(jnp.eye(4), **t),
+    "norm": lambda **t: operators.norm(IDENTITY, key=KEY, **t),
+}
+
+
+def public_functions():
+    rooms = [m.name for m in pkgutil.iter_modules(jaxinv.__path__) if not m.name.startswith("_")]
+    for room in rooms:
+        module = importlib.import_module(f"jaxinv.{room}")
+        for name in getattr(module, "__all__", ()):
+            if inspect.isfunction(getattr(module, name)) and room not in ("testing", "cli"):
+                yield getattr(module, name)
+
+
+def test_every_tolerance_has_a_row():
+    with_tolerance = {f.__name__ for f in public_functions() if {"rtol", "atol"} & set(inspect.signature(f).parameters)}
+    assert with_tolerance == set(TOLERANT)
+
+
+def tolerances(verb):
+    name = {"reconstruct": generative.reconstruct, "encode": generative.encode}.get(verb)
+    function = name or next(f for f in public_functions() if f.__name__ == verb)
+    return [t for t in ("rtol", "atol") if t in inspect.signature(function).parameters]
+
+
+@pytest.mark.parametrize("verb", TOLERANT)
+def test_a_known_tolerance_out_of_range_raises(verb):
+    for name in tolerances(verb):
+        for bad in NOT_NEGATIVE:
+            with pytest.raises(ValueError, match=f"`{name}` must be finite and not negative; got"):
+                TOLERANT[verb](**{name: bad})
+
+
+FAST = ("tikhonov", "norm")
+
+
+@pytest.mark.parametrize("verb", [pytest.param(v, marks=() if v in FAST else pytest.mark.slow) for v in TOLERANT])
+def test_a_traced_tolerance_out_of_range_is_a_code(verb):
+    names = tolerances(verb)
+    lanes = [(1e-3,) * len(names)]
+    for place in range(len(names)):
+        lanes += [tuple(bad if i == place else 1e-3 for i in range(len(names))) for bad in NOT_NEGATIVE]
+    run = jax.jit(jax.vmap(lambda values: TOLERANT[verb](**dict(zip(names, values, strict=True)))))
+    outcome = run(jnp.array(lanes))
+    if verb == "norm":
+        np.testing.assert_array_equal(np.isnan(outcome), np.arange(len(lanes)) > 0)
+        return
+    assert set(codes(outcome.result)[1:]) == {"invalid_parameter"}
+    assert codes(outcome.result)[0] != "invalid_parameter"
+    image = outcome.value if isinstance(outcome, Solution) else outcome.low_rank
+    assert np.all(np.isfinite(image))
+
+
+def test_a_norm_below_rounding():
+    # Of an orthogonal matrix every direction is as good as any other, and no step improves more than its own rounding.
+    matrix = np.linalg.qr(np.random.default_rng(0).normal(size=(30, 30)))[0]
+    operator = operators.Matrix(jnp.asarray(matrix, jnp.float32), (30,))
+    for rtol in (1e-7, 0.0):
+        np.testing.assert_allclose(operators.norm(operator, key=KEY, rtol=rtol, max_steps=2000), 1, rtol=3e-6)
+
+
+def test_the_options_of_a_derivative():
+    for options in ({"rtol": -1.0}, {"damping": NAN}, {"rtol": INF}):
+        with pytest.raises(ValueError, match="must be a static number, finite and not negative"):
+            jaxinv.Implicit(**options)
+    with pytest.raises(ValueError, match="must be a static number"):
+        jax.jit(lambda rtol: jaxinv.Implicit(rtol=rtol))(1e-3)
+
+
+@pytest.mark.parametrize("rank", [NAN, 1.5, "two", None, True])
+def test_a_rank_that_is_no_integer(rank):
+    with pytest.raises(ValueError, match="`rank` must be an integer"):
+        classical.tsvd(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, rank=rank)
+
+
+def test_a_traced_rank():
+    run = jax.vmap(lambda rank: classical.tsvd(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, rank=rank))
+    solution = run(jnp.array([2.0, NAN, 1.5, 17.0, 0.0, -1.0, INF]))
+    assert list(codes(solution.result)) == ["successful"] + ["invalid_parameter"] * 6
+    np.testing.assert_array_equal(solution.value[1:], 0)
