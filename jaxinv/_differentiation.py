@@ -1,13 +1,16 @@
 """The two ways to differentiate a solver: through its steps, or at its solution."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+import numpy as np
+from jaxtyping import Array, PyTree
 
+from ._arrays import check_count
 from ._types import PyTree
 
 
@@ -36,6 +39,15 @@ class Implicit(eqx.Module):
     rtol: float = eqx.field(default=1e-6, static=True)
     damping: float = eqx.field(default=0.0, static=True)
     max_steps: int = eqx.field(default=1000, static=True)
+
+    def __check_init__(self):
+        for name in ("rtol", "damping"):
+            value = getattr(self, name)
+            if not isinstance(value, float | int | np.number) or not 0 <= value < math.inf:
+                raise ValueError(
+                    f"`{name}` of `Implicit` must be a static number, finite and not negative; got {value!r}."
+                )
+        check_count(self.max_steps, "max_steps")
 
 
 @jax.custom_jvp

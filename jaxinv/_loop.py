@@ -50,8 +50,7 @@ def run(
     - `problem`: as `method.prepare` made it.
     - `state`: as `method.init` made it, or an earlier call of `run`.
     - `key`: of all steps; `None` for a method without randomness.
-    - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code. So
-        does a problem with a number out of its range (`requirements`), with the code `invalid_parameter`.
+    - `result`: the code of `method.prepare`. A problem whose code is not `RESULTS.successful` keeps state and code.
     - `max_steps`: static, at least 1.
     - `first`: the index of the first step, for a run that goes on from an earlier one.
     - `times`: for a method on a grid of times, one more than it has steps: step `index` then gets `times[index]` and
@@ -73,7 +72,7 @@ def run(
         step,
         state,
         (method, problem, key, first, times),
-        result=reject(result, valid(method, problem)),
+        result=result,
         max_steps=max_steps,
         differentiate=differentiate,
         exhausted=exhausted,
@@ -115,7 +114,8 @@ def iterate(
         member of `RESULTS` that holds if it is true.
     - `state`: a pytree of arrays.
     - `args`: everything that `step` reads, a pytree.
-    - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code.
+    - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code. Nor
+        does a lane start in which a module among `args` has a number out of its range: its code is `invalid_parameter`.
     - `max_steps`: static, at least 1.
     - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
     - `exhausted`: the code of a lane that used all its steps.
@@ -126,6 +126,7 @@ def iterate(
     """
     check_count(max_steps, "max_steps")
     false = _false_like((state, args, result == RESULTS.successful))
+    result = reject(result, valid(args))
     running = (result == RESULTS.successful) & ~false
     state = jax.tree.map(lambda leaf: jnp.where(false, jnp.zeros_like(leaf), leaf), state)
     result = RESULTS.where(false, RESULTS.nonfinite, result)

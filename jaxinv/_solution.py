@@ -166,8 +166,8 @@ class Solution(AbstractOutcome):
 
         - `good`: whether all parameters of the problem are in their range.
 
-        **Returns:** a `Solution`. Where parameters are not good, the code is `invalid_parameter` and the value zero.
-        A value that is not finite becomes zero, with the code `nonfinite` unless it has another.
+        **Returns:** a `Solution`. Where the parameters are not good, its code is `invalid_parameter` and its value 0.
+        A value that is not finite becomes 0, with the code `nonfinite` unless it has another.
         """
         lanes = jnp.ndim(self.result == RESULTS.successful)
         values = [leaf for leaf in jax.tree.leaves(self.value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]

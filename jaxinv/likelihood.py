@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from ._arrays import check_key, check_state, common_dtype, real_dtype
 from ._module import Module
-from ._solution import RESULTS, reject
+from ._solution import RESULTS, reject, settle
 from ._types import Checked, Key, PyTree, Scalar, State, Struct
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
@@ -77,10 +77,12 @@ class Likelihood(Module):
         - `x`: an image of the shape of the operator's domain.
         - `key`: a typed key.
 
-        **Returns:** a draw of `y` given `x`, of the shape of the codomain; entries that are not measured are 0.
+        **Returns:** a draw of `y` given `x`, of the shape of the codomain; entries that are not measured are 0. It is
+        NaN where a traced parameter of operator or noise is out of its range.
         """
         check_key(key)
-        return _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
+        y = _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
+        return jax.tree.map(lambda leaf: settle(leaf, valid(self)), y)
 
 
 def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:

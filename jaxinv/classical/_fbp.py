@@ -105,14 +105,12 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
     y = y.astype(common_dtype(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
 
     finite = jnp.all(jnp.isfinite(y))
-    valid = jnp.all(jnp.isfinite(operator.angles)) & jnp.isfinite(operator.centre_offset)
     y = jnp.where(finite, y, 0)
     image = _parallel(operator, y, window) if isinstance(operator, ParallelBeam) else _fan(operator, y, window)
     sound = jnp.all(jnp.isfinite(image))
     result = RESULTS.where(sound, RESULTS.successful, RESULTS.nonfinite)
-    result = RESULTS.where(valid, result, RESULTS.invalid_parameter)
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
-    return Solution(jnp.where(finite & valid & sound, image, 0), result, {})
+    return Solution(jnp.where(finite & sound, image, 0), result, {})
 
 
 def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
+from .._arrays import as_leaf
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
 from .._optimisers import init_optimiser, step_optimiser
@@ -19,6 +21,7 @@ from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
 from .._types import Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
+from ..requirements import Requirement
 from ._method import AbstractLatentMethod
 
 
@@ -153,15 +156,17 @@ class Alternating(AbstractAlgorithm):
     2023.
     """
 
-    step_size: float = eqx.field(default=1.0, static=True)
-    growth: float = eqx.field(default=1.2, static=True)
+    step_size: Scalar = eqx.field(default=1.0, converter=as_leaf)
+    growth: Scalar = eqx.field(default=1.2, converter=as_leaf)
 
-    def __check_init__(self):
-        if not 0 < self.step_size < float("inf") or not 1 <= self.growth < float("inf"):
-            raise ValueError(
-                f"Alternating(step_size, growth): a positive step size and a growth of at least 1; got "
-                f"{self.step_size!r} and {self.growth!r}."
-            )
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                "Alternating(step_size, growth): a positive step size and a growth of at least 1",
+                {"step_size": self.step_size, "growth": self.growth},
+                lambda size, growth: (size > 0) & (size < math.inf) & (growth >= 1) & (growth < math.inf),
+            ),
+        )
 
     def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
         del key
@@ -209,7 +214,8 @@ class Alternating(AbstractAlgorithm):
         flat = jnp.sum((new_gradient - gradient) * change) <= squared
         accepted = jax.lax.stop_gradient(jnp.where(resolved, below, flat & jnp.isfinite(new_value)))
         # Bounded: where the gradient is exactly 0 every step size succeeds.
-        new_size = jnp.minimum(jnp.where(accepted, self.growth * size, 0.5 * size), 1e10 * self.step_size)
+        growth, most = (jnp.asarray(v, size.dtype) for v in (self.growth, 1e10 * self.step_size))
+        new_size = jnp.minimum(jnp.where(accepted, growth * size, 0.5 * size), most)
         keep = lambda new, old: jnp.where(accepted, new, old)
         return accepted, keep(trial, block), jax.tree.map(keep, new_dual, dual), new_size
 

@@ -58,7 +58,8 @@ class Tikhonov(AbstractFilter):
     def __call__(self, spectrum: Array) -> Array:
         square = spectrum**2
         total = square + self.weight.astype(spectrum.dtype)
-        return jnp.where(total > 0, spectrum * square / jnp.where(total > 0, total, 1), 0)
+        # A NaN stays one.
+        return jnp.where(total == 0, 0, spectrum * square / jnp.where(total == 0, 1, total))
 
 
 class Truncation(AbstractFilter):

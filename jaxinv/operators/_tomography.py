@@ -17,6 +17,7 @@ from .._arrays import check_image_shape, check_state, common_dtype, is_concrete,
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
 from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
+from ..requirements import Requirement, finite
 from ._base import AbstractLinearOperator
 
 
@@ -39,7 +40,7 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} expects real `angles` and a real `centre_offset`; got dtype {dtype}.")
     # Angles beyond two turns, with a margin for rounding, are probably in degrees.
-    if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
+    if is_concrete(angles) and 4.01 * math.pi < float(np.abs(angles).max()) < math.inf:
         warnings.warn(
             f"{name}: `angles` are in radians, yet the largest is {float(np.abs(angles).max()):.4g}, more than two "
             "turns. If they are in degrees, convert them with `jnp.deg2rad(angles)`.",
@@ -97,6 +98,10 @@ class AbstractTomograph(AbstractLinearOperator):
         centre_offset: eqx.AbstractVar[Array]
         domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
         codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        named = {"angles": self.angles, "centre_offset": self.centre_offset}
+        return tuple(finite(name, value, f"`{name}` holds a value that is not finite") for name, value in named.items())
 
     @property
     @abc.abstractmethod

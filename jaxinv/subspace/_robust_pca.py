@@ -31,8 +31,8 @@ class RobustPCA(AbstractOutcome):
 
     def settled(self, good: Array | bool) -> "RobustPCA":
         """This decomposition; where the parameters are not good, zero with the code `invalid_parameter`."""
-        parts = jax.tree.map(lambda leaf: jnp.where(good, leaf, jnp.zeros_like(leaf)), (self.low_rank, self.sparse))
-        return RobustPCA(*parts, self.rank, reject(self.result, good), self.num_steps)
+        low_rank, sparse = (jnp.where(good, part, jnp.zeros_like(part)) for part in (self.low_rank, self.sparse))
+        return RobustPCA(low_rank, sparse, self.rank, reject(self.result, good), self.num_steps)
 
 
 def robust_pca(

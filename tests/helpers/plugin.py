@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 import jaxinv
-from jaxinv import diffusion, dip, generative, noise, operators, regularisers
+from jaxinv import diffusion, dip, generative, noise, operators, regularisers, requirements
 from jaxinv.diffusion import extend
 
 
@@ -116,6 +116,9 @@ class Waves(generative.AbstractGenerativePrior):
     strength: jax.Array = eqx.field(converter=jnp.asarray)
     size: int = eqx.field(static=True, default=8)
     latent_shape: tuple[int, ...] = eqx.field(static=True, default=(3,))
+
+    def requirements(self):
+        return (requirements.positive("strength", self.strength),)
 
     @property
     def image_shape(self):

@@ -110,6 +110,19 @@ def alone(row, batch, i):
     return row.solve(problem)
 
 
+def spoilt_inputs(batch):
+    """The batch with NaN, or infinity, for one of its inputs in problem 1: the data, a parameter, weights."""
+    leaves, treedef = jax.tree.flatten(batch)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree.flatten_with_path(batch)[0]]
+    for place, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            for value in (jnp.nan, jnp.inf):
+                yield (
+                    f"{name}={value}",
+                    treedef.unflatten([*leaves[:place], leaf.at[1].set(value), *leaves[place + 1 :]]),
+                )
+
+
 def rng_of(i):
     return np.random.default_rng(100 + i)
 

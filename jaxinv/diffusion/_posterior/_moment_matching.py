@@ -200,7 +200,7 @@ def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array,
 
     `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it;
     the first step of their loop computes the product from which they start. They break down at a negative eigenvalue,
-    as the derivative of a network has. That is no failure: the last iterate is then the covariance on fewer directions.
+    as the derivative of a network has, which is no failure: the last iterate leaves out directions of the covariance.
     """
 
     def solve(row: Array) -> tuple[Array, Array, Array, Array]:

@@ -46,14 +46,19 @@ def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
     t = as_parameter(t)
     if is_concrete(t) and is_concrete(process.t_min) and is_concrete(process.t_max):
         low, high = float(process.t_min), float(process.t_max)
-        # Times that were computed in single precision may round past an end of the interval.
-        slack = 1e-6 * (high - low)
-        if not bool(jnp.all((t >= low - slack) & (t <= high + slack))):
+        if not bool(jnp.all(within(process, t))):
             raise ValueError(
                 f"`{name}` must lie in [t_min, t_max] = [{low:g}, {high:g}] of {type(process).__name__}; got "
                 f"{float(jnp.min(t)):g} to {float(jnp.max(t)):g}. Time 0 is data, where the score is not defined."
             )
     return t
+
+
+def within(process: AbstractProcess, t: Array) -> Bool[Array, "..."]:
+    """Whether times lie in the interval of the process."""
+    # Times that were computed in single precision may round past an end of the interval.
+    slack = 1e-6 * (process.t_max - process.t_min)
+    return (t >= process.t_min - slack) & (t <= process.t_max + slack)
 
 
 def check_scalars(process: AbstractProcess) -> None:

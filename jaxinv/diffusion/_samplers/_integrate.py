@@ -223,6 +223,7 @@ def integrate(
     # A lane with numbers out of their range gets other times, and a code in the end; diffrax would raise for the whole
     # batch.
     begins = all_finite(y)
+    y = jax.tree.map(lambda leaf: jnp.where(begins, leaf, jnp.zeros_like(leaf)), y)
     sound = jnp.isfinite(start) & jnp.isfinite(stop) & valid(args)
     start, stop = jnp.where(sound, start, 0), jnp.where(sound, stop, 1)
     if times is not None:

@@ -15,9 +15,9 @@ from ..._differentiation import Unrolled
 from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
-from ..._solution import RESULTS, reject
+from ..._solution import RESULTS
 from ..._types import Abstract, IntLike, Key, PyTree
-from ...requirements import Parametric, valid
+from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
@@ -169,7 +169,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
             _step,
             (self.init(score, x), states),
             (self, score, times, None if ends is None else jnp.asarray(ends), key),
-            result=reject(code, valid(self, score)),
+            result=code,
             max_steps=self.num_steps * calls + options.denoise,
             exhausted=RESULTS.successful,
             differentiate=options.differentiate,
