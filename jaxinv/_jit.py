@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._network_state import state_is_refused
 from ._networks import unbind_linen
 
 _P = ParamSpec("_P")
@@ -47,7 +48,8 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        return compiled(*args, **kwargs)
+        with state_is_refused():
+            return compiled(*args, **kwargs)
 
     return wrapper
 

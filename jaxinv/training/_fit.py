@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
 from .._solution import RESULTS
@@ -57,14 +58,16 @@ def fit(
     **Arguments:**
 
     - `model`: a pytree, such as a Flax NNX, a bound linen or an equinox network; `fit` trains its inexact arrays, but
-        not those in NNX variables that are no `nnx.Param`, and leaves the object itself unchanged. For an ensemble pass
-        a stacked model, with a loss that sums over `jax.vmap`.
+        not those in NNX variables that are no `nnx.Param`, and leaves the object itself unchanged. A layer that changes
+        a state of its own in a call, as `BatchNorm` does, is an error. For an ensemble pass a stacked model, with a
+        loss that sums over `jax.vmap`.
     - `loss`: `loss(model, batch, *, key) -> scalar`, the mean over the batch. Functions compare by identity: define it
         once, outside the call, so that a second run does not compile again.
     - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype.
     - `key`: a typed key.
     - `optimiser`: any `optax.GradientTransformation`, on a dict of the weights by name; make it once, like the loss.
-        The default is Adam.
+        One that needs the value of the loss or the loss itself (`optax.lbfgs`, `contrib.reduce_on_plateau`) gets those
+        of the batch. The default is Adam.
     - `learning_rate`: the rate of the default optimiser, a number or an optax schedule.
     - `num_steps`, `batch_size`: the number of steps and of examples in a batch, static.
     - `ema`: the decay of the exponential moving average of the weights, such as .999; `fit` then returns the average.
@@ -86,7 +89,8 @@ def fit(
     `nonfinite` if a loss or a weight became NaN or infinite; the run then stops with the last good weights.
 
     **Raises:** `ValueError` for sizes that do not fit the data, data that are empty, of an integer dtype or not finite
-    (naming the first such example), and for a checkpoint that belongs to another run or cannot be written.
+    (naming the first such example), a layer with a state, an optimiser that cannot be used, and a checkpoint that
+    belongs to another run or cannot be written. If the disk is full later, `fit` warns and goes on.
 
     !!! example
         ```python
@@ -108,7 +112,7 @@ def fit(
         ```
     """
     began = time.perf_counter()
-    given, model = model, unbind_linen(model)
+    given, model = model, stateless(unbind_linen(model))
     check_host(key, (model, data), "fit")
     data, count = check_data(data, "data")
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
@@ -169,4 +173,4 @@ def fit(
     }
     weights = run.best or run.weights()
     trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
-    return rebind_like(trained, given), history
+    return rebind_like(restored(trained), given), history

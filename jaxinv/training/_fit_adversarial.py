@@ -14,6 +14,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen, weights_dtype
 from .._optimisers import check_optimiser
 from .._solution import RESULTS
@@ -122,7 +123,7 @@ def fit_adversarial(
         ```
     """
     began = time.perf_counter()
-    given, (generator, critic) = (generator, critic), unbind_linen((generator, critic))
+    given, (generator, critic) = (generator, critic), stateless(unbind_linen((generator, critic)))
     check_host(key, (generator, critic, data), "fit_adversarial")
     if not isinstance(data, jax.Array | np.ndarray):
         raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
@@ -198,7 +199,7 @@ def fit_adversarial(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
+    trained = restored(rest.merge(weights if sizes.mesh is None else to_host(weights)))
     return (rebind_like(trained[GENERATOR], given[0]), rebind_like(trained[CRITIC], given[1])), history
 
 
