@@ -30,6 +30,7 @@ FIRST = [
     "_module",
     "_solution",
     "_differentiation",
+    "_program",
     "_network_state",
     "_networks",
     "_writing",

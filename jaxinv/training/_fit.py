@@ -1,5 +1,6 @@
 """Training of one model on one loss; `_fit_adversarial.py` trains a pair of networks."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -12,14 +13,16 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from .. import io
 from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
+from .._program import program
 from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, Scalar
-from ._checkpoint import Checkpoint, Run
+from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
-from ._data import check_data, fingerprint
+from ._data import check_data, fingerprint, name_of
 from ._mesh import replicated, to_host
 from ._options import (
     check_average,
@@ -28,6 +31,7 @@ from ._options import (
     check_rate,
     check_sizes,
     check_weights,
+    describe_rate,
 )
 from ._run_chunks import resume, run_chunks
 
@@ -75,9 +79,10 @@ def fit(
     - `validation`: data of the same kind. `fit` evaluates their loss after every chunk, always with the same keys (for
         the average, if there is one), and returns the weights with the lowest loss.
     - `checkpoint`: the path of a file. `fit` writes it after chunks, atomically, so often that it takes at most 5 % of
-        the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records the
-        model and its initial weights, the shape of the optimiser's state, data, key, sizes and the name of the loss,
-        but not the numbers inside an `optimiser` of your own.
+        the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records
+        checksums of the initial weights, the data, the key and all sizes, and a fingerprint of the traced step, so that
+        a run with another network, loss or optimiser is refused. Neither names nor addresses of functions matter, nor
+        do `num_steps`, `mesh` and `progress`. After an update of JAX, which may trace otherwise, it warns instead.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
     - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
     - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
@@ -118,6 +123,8 @@ def fit(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     average = check_average(ema)
     check_progress(progress)
+    if checkpoint is not None:
+        io.check_writable(checkpoint)
     optimiser = check_optimiser(optimiser)
     validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
@@ -140,10 +147,9 @@ def fit(
     file = None
     if checkpoint is not None:
         settings = {
-            "model": type(model).__name__,
             "initial weights": fingerprint(model),
-            "loss": getattr(loss, "__qualname__", type(loss).__name__) + f" ({fingerprint(loss)})",
-            "learning rate": "that of `optimiser`" if optimiser is not None else str(rate),
+            "loss": fingerprint(loss),
+            "learning rate": describe_rate(rate, optimiser),
             "data": fingerprint(data),
             "validation": fingerprint(validation),
             "key": fingerprint(key),
@@ -151,8 +157,10 @@ def fit(
             "ema": str(ema),
             # Without validation the chunks do not affect the result.
             "chunk_size": "any" if validation is None else str(sizes.chunk_size),
+            # Another mesh, or none, runs the same program.
+            PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
-        file = Checkpoint(checkpoint, settings)
+        file = Checkpoint(checkpoint, settings, {"model": type(given).__name__, "loss": name_of(loss)})
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
