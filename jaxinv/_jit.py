@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from ._arrays import native
+from ._network_state import state_is_refused
 from ._networks import unbind_linen
 from ._solution import settle
 from .requirements import Requirement, check, not_negative, valid
@@ -69,7 +70,8 @@ def verb(
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        return without_explicit_axes(compiled, *args, **kwargs)
+        with state_is_refused():
+            return without_explicit_axes(compiled, *args, **kwargs)
 
     return wrapper
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,8 @@ from jaxtyping import Array
 
 from ._arrays import check_floating, check_shape, standard_promotion
 from ._types import Checked, PyTree
+
+from ._network_state import ADVICE, stateless
 
 
 class LinenNetwork(eqx.Module):
@@ -26,13 +29,20 @@ class LinenNetwork(eqx.Module):
         return self.module.bind(self.variables)
 
     def encode(self, x: Array) -> Any:
-        return self.module.apply(self.variables, x, method="encode")
+        return self._apply(x, method="encode")
 
     def decode(self, z: Array) -> Array:
-        return self.module.apply(self.variables, z, method="decode")
+        return self._apply(z, method="decode")
 
     def __call__(self, *args: Array) -> Any:
-        return self.module.apply(self.variables, *args)
+        return self._apply(*args)
+
+    def _apply(self, *args: Array, **options: Any) -> Any:
+        try:
+            return self.module.apply(self.variables, *args, **options)
+        except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
+            reason = str(error).split(" (https")[0]
+            raise ValueError(f"A layer of {type(self.module).__name__} has a state: {reason} {ADVICE}") from error
 
 
 def unbind_linen(tree: PyTree) -> PyTree:
@@ -89,10 +99,12 @@ def as_network(model: Any) -> Any:
     """`model` as a pytree whose leaves are all arrays, with the same calls.
 
     A Flax NNX network is one already. A bound linen module and an equinox network work too, and so does any other
-    object or function, whose arrays become constants of the compiled program.
+    object or function, whose arrays become constants of the compiled program. A layer that changes a state of its own
+    in a call raises there, see `stateless`.
     """
     if isinstance(model, nn.Module):
         return unbind_linen(model)
+    model = stateless(model)
     leaves, treedef = jax.tree.flatten(model)
     leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     if leaves and all(eqx.is_array(leaf) for leaf in leaves):

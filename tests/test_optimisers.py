@@ -152,8 +152,17 @@ def _dip(optimiser):
 VERBS = {"fit": _fit, "fit_adversarial": _fit_adversarial, "generative": _latent, "dip": _dip}
 
 
-@pytest.mark.parametrize("name", ["lbfgs", *(pytest.param(n, marks=pytest.mark.slow) for n in list(NEEDY)[1:])])
-@pytest.mark.parametrize("verb", VERBS)
+FAST = {"fit": "lbfgs", "fit_adversarial": "reduce_on_plateau", "generative": "sam", "dip": "MultiSteps"}
+
+
+@pytest.mark.parametrize(
+    ("verb", "name"),
+    [
+        pytest.param(verb, name, marks=() if FAST[verb] == name else pytest.mark.slow)
+        for verb in VERBS
+        for name in NEEDY
+    ],
+)
 def test_needy_optimisers_in_every_verb(verb, name):
     losses = VERBS[verb](NEEDY[name])
     assert np.isfinite(losses).all()

@@ -31,6 +31,8 @@ FIRST = [
     "_module",
     "_solution",
     "_differentiation",
+    "_program",
+    "_network_state",
     "_networks",
     "_mesh",
     "_writing",

@@ -29,7 +29,7 @@ def _figure(path, value):
 
 
 def _checkpoint(path, value):
-    RunFile(path, {"key": "0"}, "training.fit").write({"a": np.full(20, value)}, {})
+    RunFile(path, {"key": "0"}, {}, "training.fit").write({"a": np.full(20, value)}, {})
 
 
 WRITERS = [_save, _write_bytes, _figure, _checkpoint]

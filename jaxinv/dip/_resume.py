@@ -7,18 +7,18 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
-import numpy as np
-from jaxtyping import Array
+import jax.numpy as jnp
 
 from .. import io
 from .._arrays import check_count
 from .._jit import verb
-from .._networks import as_network
+from .._networks import as_network, unbind_linen
+from .._program import program
 from .._solution import Solution
 from .._types import Checked, IntLike, Key, Network, State
 from ..likelihood import Likelihood
-from ..training._checkpoint import RunFile
-from ..training._data import fingerprint
+from ..training._checkpoint import PROGRAM, RunFile
+from ..training._data import fingerprint, name_of
 from ..training._options import check_chunk, check_host, check_progress
 from ._reconstruct import reconstruct
 from ._run import Run, RunProblem, State as RunState, advance, prepare_run, solution
@@ -44,8 +44,8 @@ def resume(
     **Arguments:** as `reconstruct`, without `differentiate`, and
 
     - `checkpoint`: a file. It is written after chunks, atomically, so often that writing takes at most 5 % of the time,
-        and at the end. It knows the problem, the weights of the network, the key and the options; it knows neither an
-        `optimiser` of your own nor what a network is besides its weights.
+        and at the end. It knows the problem, the network, the key and the options: by checksums of their arrays and a
+        fingerprint of the traced step, as in `training.fit`. The size of the chunks may change.
     - `chunk_size`: steps per compiled call, static. Default: a 50th of `num_steps`, at most 1000.
     - `progress`: a diffrax progress meter, ticked after every chunk.
     - `report`: called on the host after every chunk with the newest entry of the history, a dict of numbers.
@@ -70,20 +70,23 @@ def resume(
     """
     check_host(key, (likelihood, y), "dip.resume")
     check_progress(progress)
+    io.check_writable(checkpoint)
     num_steps = check_count(num_steps, "num_steps")
     chunk_size = check_chunk(chunk_size, num_steps)
+    options = _defaults() | options
     settings = {
-        "problem": f"{likelihood!r} {fingerprint((likelihood, y))}",
+        "problem": fingerprint((likelihood, y)),
         "network": fingerprint(as_network(network)),
         "key": fingerprint(key),
         "num_steps": str(num_steps),
-        "chunk_size": str(chunk_size),
-        **_describe(options),
+        **{name: _describe(value) for name, value in sorted(options.items())},
+        # Chunks do not affect the result.
+        PROGRAM: program(_first_step, *unbind_linen((likelihood, network, y, key, num_steps, options))),
     }
-    file = RunFile(checkpoint, settings, "dip.resume")
-    run, problem = _prepare(
-        likelihood, network, y, key=key, num_steps=num_steps, pause_every=chunk_size, **(_defaults() | options)
-    )
+    names = {name: name_of(value) for name, value in sorted(options.items())}
+    names |= {"operator": name_of(likelihood.operator), "noise": name_of(likelihood.noise), "network": name_of(network)}
+    file = RunFile(checkpoint, settings, names, "dip.resume")
+    run, problem = _prepare(likelihood, network, y, key=key, num_steps=num_steps, pause_every=chunk_size, **options)
     state = run.init(problem)
     if file.read_progress() is not None:
         state = io.load(file.path, state)
@@ -128,9 +131,14 @@ def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunSta
 _solution = verb(solution)
 
 
-def _describe(options: dict[str, Any]) -> dict[str, str]:
-    """The options as strings that differ where the options do, and hold no address of a function."""
-    given = {name: value for name, value in options.items() if name != "optimiser"}
-    arrays = {name: fingerprint(value) for name, value in given.items()}
-    plain = {name: "" if isinstance(value, Array | np.ndarray) else repr(value) for name, value in given.items()}
-    return {name: f"{plain[name]} {arrays[name]}" for name in sorted(given)}
+def _first_step(likelihood: Likelihood, network: Network, y: State, key: Key, num_steps: int, options: Any) -> Any:
+    """What decides a run: the preparation and a step of it, from which a checkpoint makes its fingerprint."""
+    run, problem = prepare_run(likelihood, network, y, key=key, num_steps=num_steps, pause_every=1, **options)
+    state = run.init(problem)
+    return problem.fit.z0, run.step(problem, state, jnp.int32(0), key=key)
+
+
+def _describe(value: Any) -> str:
+    """An option for the settings: itself if it is plain, else its arrays; the program has the rest."""
+    plain = value is None or isinstance(value, bool | int | float | str | tuple)
+    return str(value) if plain else fingerprint(value)

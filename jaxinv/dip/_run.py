@@ -13,6 +13,7 @@ from .. import _loop, _method as grammar
 from .._arrays import check_count, check_key, subkeys
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
+from .._network_state import restored
 from .._optimisers import check_optimiser, init_optimiser, step_optimiser
 from .._solution import RESULTS, Solution
 from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
@@ -271,7 +272,7 @@ def solution(run: Run, problem: RunProblem, state: State) -> Solution:
     """The solution at the end of a run."""
     value, stats = run.finish(problem, state)
     weights, z0 = run.method.finish(problem.fit, state.variables)
-    aux = {"network": problem.fit.merge(weights), "input": z0, "last": state.last}
+    aux = {"network": restored(problem.fit.merge(weights)), "input": z0, "last": state.last}
     return Solution(value, state.code, stats, aux)
 
 

@@ -9,6 +9,7 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
+from .._network_state import state_is_refused
 from .._optimisers import init_optimiser, step_optimiser
 from .._types import Checked, Key, PyTree
 from ._chunk import (
@@ -83,7 +84,8 @@ class AdversarialSpec(AbstractTrainingSpec):
         model = self.model.merge(weights)
         shape = (self.batch_size, *self.latent_shape)
         latents = shard_batch(self, jax.random.normal(jax.random.fold_in(key, 0), shape, self.latent_dtype))
-        losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
+        with state_is_refused():
+            losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
         arrays = [jnp.asarray(value) for value in losses] if isinstance(losses, tuple | list) else []
         if len(arrays) != 2 or any(a.shape != () or not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
             found = [f"{a.dtype} of shape {a.shape}" for a in arrays] or type(losses).__name__

@@ -15,6 +15,8 @@ from jaxtyping import Array, Float
 
 from .._arrays import common_dtype
 from .._mesh import replicated, sharded
+from .._network_state import state_is_refused
+from .._networks import LinenNetwork
 from .._optimisers import init_optimiser, step_optimiser
 from .._types import Checked, Key, PyTree
 from ..io import leaf_names
@@ -37,7 +39,8 @@ class Split(eqx.Module):
 def split(model: Any) -> tuple[dict[str, Array], Split]:
     """The trained weights of a model, its inexact arrays by name, and the rest.
 
-    Flax NNX variables that are no parameters (`nnx.Variable`, not `nnx.Param`) belong to the rest.
+    What is no parameter belongs to the rest: Flax NNX variables that are no `nnx.Param`, the collections of a linen
+    module besides `params`, and a `State` of equinox.
     """
     leaves, treedef = jax.tree.flatten(model)
     trained = _trained(model)
@@ -49,11 +52,17 @@ def split(model: Any) -> tuple[dict[str, Array], Split]:
 
 def _trained(model: Any) -> list[bool]:
     """Whether each leaf is trained."""
-    is_constant = lambda node: isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+    constants = (nnx.Variable, eqx.nn.State)
+    is_constant = lambda node: isinstance(node, constants) and not isinstance(node, nnx.Param)
     is_weight = lambda leaf: isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    is_parameter = lambda path: jax.tree_util.keystr(path[:1], simple=True) == "params"
     trained = []
-    for node in jax.tree.leaves(model, is_leaf=is_constant):
-        trained += [False] * len(jax.tree.leaves(node)) if is_constant(node) else [is_weight(node)]
+    for node in jax.tree.leaves(model, is_leaf=lambda node: is_constant(node) or isinstance(node, LinenNetwork)):
+        if isinstance(node, LinenNetwork):
+            leaves = jax.tree_util.tree_leaves_with_path(node.variables)
+            trained += [is_parameter(path) and is_weight(leaf) for path, leaf in leaves]
+        else:
+            trained += [False] * len(jax.tree.leaves(node)) if is_constant(node) else [is_weight(node)]
     return trained
 
 
@@ -209,7 +218,8 @@ def scalar_loss(loss: Checked[Callable[..., Any]], model: Any, batch: PyTree[Arr
 
     **Raises:** `ValueError` if it is not a real scalar.
     """
-    value = jnp.asarray(loss(model, batch, key=key))
+    with state_is_refused():
+        value = jnp.asarray(loss(model, batch, key=key))
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"`loss(model, batch, *, key)` must return a real scalar; got {value.dtype} of shape {value.shape}. Take "

@@ -50,6 +50,11 @@ def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
     return jax.tree.unflatten(treedef, leaves), count
 
 
+def name_of(thing: Any) -> str:
+    """The name of a function, or of the class of an object."""
+    return "None" if thing is None else getattr(thing, "__qualname__", type(thing).__name__)
+
+
 def fingerprint(tree: PyTree) -> str:
     """Shapes, dtypes and a checksum of the arrays of a tree."""
     checksum, shapes = 0, []

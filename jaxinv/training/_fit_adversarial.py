@@ -1,5 +1,6 @@
 """Training of a generator against a critic; `_fit.py` trains one model."""
 
+import dataclasses
 import inspect
 import os
 import time
@@ -14,16 +15,20 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from .. import io
 from .._arrays import subkeys
 from .._mesh import replicated, to_host
+from .._network_state import restored, stateless
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
 from .._optimisers import check_optimiser
+from .._program import program
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
-from ._checkpoint import Checkpoint, Run
+from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
-from ._data import check_data, fingerprint
+from ._data import check_data, fingerprint, name_of
+from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_count,
@@ -32,6 +37,7 @@ from ._options import (
     check_rate,
     check_sizes,
     check_weights,
+    describe_rate,
 )
 from ._run_chunks import resume, run_chunks
 
@@ -122,7 +128,7 @@ def fit_adversarial(
         ```
     """
     began = time.perf_counter()
-    given, (generator, critic) = (generator, critic), unbind_linen((generator, critic))
+    given, (generator, critic) = (generator, critic), stateless(unbind_linen((generator, critic)))
     check_host(key, (generator, critic, data), "fit_adversarial")
     if not isinstance(data, jax.Array | np.ndarray):
         raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
@@ -130,6 +136,8 @@ def fit_adversarial(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     critic_steps, average = check_count(critic_steps, "critic_steps"), check_average(ema)
     check_progress(progress)
+    if checkpoint is not None:
+        io.check_writable(checkpoint)
     loss = _made(loss)
     latent_shape = latent_shape_of(generator, latent_shape, "fit_adversarial(..., latent_shape=(k,))")
     weights, rest = split({GENERATOR: generator, CRITIC: critic})
@@ -161,13 +169,11 @@ def fit_adversarial(
     file = None
     if checkpoint is not None:
         settings = {
-            "generator": type(generator).__name__,
-            "critic": type(critic).__name__,
             "initial weights": fingerprint((generator, critic)),
-            "loss": _name(loss),
-            "learning rate": "that of `optimisers`" if optimisers is not None else ", ".join(map(str, rates)),
+            "loss": fingerprint(loss),
+            "learning rate": ", ".join(map(describe_rate, rates, spec.optimisers)),
             "data": fingerprint(images),
-            "monitor": "None" if monitor is None else f"{_name(monitor)} of {', '.join(names)}",
+            "monitor": "None" if monitor is None else f"of {', '.join(names)} with numbers {fingerprint(monitor)}",
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
             "critic_steps": str(critic_steps),
@@ -175,8 +181,12 @@ def fit_adversarial(
             "ema": str(ema),
             # Without a monitor the chunks do not affect the result.
             "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
+            PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
-        file = Checkpoint(checkpoint, settings)
+        described = {"generator": given[0], "critic": given[1], "loss": loss, "monitor": monitor}
+        if monitor is not None:
+            settings["program of the monitor"] = program(observe, rest, weights, monitor, monitor_key)
+        file = Checkpoint(checkpoint, settings, {name: name_of(value) for name, value in described.items()})
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
@@ -198,7 +208,7 @@ def fit_adversarial(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
+    trained = restored(rest.merge(weights if sizes.mesh is None else to_host(weights)))
     return (rebind_like(trained[GENERATOR], given[0]), rebind_like(trained[CRITIC], given[1])), history
 
 
@@ -213,10 +223,6 @@ def _made(loss: Any) -> Any:
     except TypeError:
         return loss
     return loss()
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", type(function).__name__) + f" ({fingerprint(function)})"
 
 
 def _check_images(generator: Any, shape: tuple[int, ...], dtype: Any, data: Array) -> None:

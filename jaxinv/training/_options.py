@@ -6,12 +6,15 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
 from .._arrays import check_count, check_key, is_concrete, standard_promotion
 from .._mesh import check_mesh
 from .._types import Key, PyTree
+from ._data import fingerprint
+from ._mesh import check_mesh
 
 
 class Sizes(NamedTuple):
@@ -84,3 +87,10 @@ def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
     if rate.shape != () or not 0 < float(rate) < np.inf:
         raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")
     return rate
+
+
+def describe_rate(rate: Any, optimiser: Any) -> str:
+    """The learning rate for a checkpoint, whose program includes schedules and optimisers."""
+    if isinstance(optimiser, optax.GradientTransformation):
+        return "that of the optimiser"
+    return f"a schedule with numbers {fingerprint(rate)}" if callable(rate) else str(rate)
