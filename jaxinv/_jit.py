@@ -52,7 +52,7 @@ def verb(function: Callable | None = None, *, traced: tuple[str, ...] = ()) -> C
     return wrapper
 
 
-def compiled_method(function: Callable) -> Callable:
+def compiled_method(function: Callable[_P, _R]) -> Callable[_P, _R]:
     """A method compiled by `eqx.filter_jit`.
 
     A class holds a function, not what `eqx.filter_jit` makes of it, so that a bound method stays one: `jax.jit` takes
@@ -61,8 +61,8 @@ def compiled_method(function: Callable) -> Callable:
     compiled = eqx.filter_jit(function)
 
     @functools.wraps(function)
-    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return compiled(self, *args, **kwargs)
+    def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        return compiled(*args, **kwargs)
 
     return wrapper
 

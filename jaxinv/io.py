@@ -39,7 +39,7 @@ _KINDS = "jaxinv.kinds"
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Any = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
     The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. Random keys and Python
@@ -80,7 +80,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
     write_bytes(path, safetensors.numpy.save(stored, metadata={**metadata, _KINDS: json.dumps(kinds)}))
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
 
     **Raises:** `ValueError` if the folder cannot be written to; `OSError` if the disk is full.
@@ -113,7 +113,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
         raise
 
 
-def load(path: str | os.PathLike, like: PyTree) -> PyTree:
+def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     """Read a pytree that `save` wrote.
 
     **Arguments:**
@@ -161,7 +161,7 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
@@ -169,7 +169,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     return {key: value for key, value in _read(os.fspath(path))[1].items() if key != _KINDS}
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
 
     **Raises:** `ValueError` that describes the problem with the path.

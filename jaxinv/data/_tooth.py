@@ -12,7 +12,7 @@ from ._files import check_file
 _NAMES = ("exchange/data", "exchange/data_white", "exchange/data_dark", "exchange/theta")
 
 
-def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+def tooth(path: Checked[str | os.PathLike[str]]) -> tuple[np.ndarray, dict[str, Any]]:
     """The sinograms of a tooth, real X-rays of a synchrotron, and their geometry.
 
     The file (`tooth.h5`, from the sources of TomoPy) holds counts: `data` with the tooth, `data_white` without, and

@@ -24,7 +24,7 @@ class RunFile:
     - `maker`: the name of the function that writes such files, for error messages.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str], maker: str):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], maker: str):
         io.check_writable(path)
         self.path, self.settings, self.maker = os.fspath(path), settings, maker
         self.cost, self.written = 0.0, -np.inf
@@ -100,7 +100,7 @@ class Run:
 class Checkpoint:
     """The file of a training run."""
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str]):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str]):
         self.file = RunFile(path, settings, "training.fit")
 
     @property
