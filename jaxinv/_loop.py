@@ -37,7 +37,7 @@ def run(
     times: Array | None = None,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `method.step` until it says that the problem has finished, at most `max_steps` times.
 
@@ -103,7 +103,7 @@ def iterate(
     max_steps: int,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
     indicator: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.

@@ -13,7 +13,8 @@ import equinox as eqx
 import flax.errors
 import jax
 from flax import nnx
-from jaxtyping import PyTree
+
+from ._types import PyTree
 
 # The entry of a variable's metadata that holds its name, for the message.
 _NAME = "jaxinv_name"

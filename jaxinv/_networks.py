@@ -13,9 +13,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from ._arrays import check_floating, check_shape, standard_promotion
-from ._types import Checked, PyTree
-
 from ._network_state import ADVICE, stateless
+from ._types import Checked, PyTree
 
 
 class LinenNetwork(eqx.Module):

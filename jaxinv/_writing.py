@@ -9,7 +9,7 @@ import stat
 _SHOWN = 40
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
 
     A new file has the permissions of any new file of the process; an existing one keeps its permissions, and its owner
@@ -49,7 +49,7 @@ def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     _flush_folder(os.path.dirname(target))
 
 
-def check_writable(path: str | os.PathLike) -> None:
+def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
 
     **Raises:** `ValueError` that describes the problem with the path.

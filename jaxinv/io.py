@@ -43,7 +43,7 @@ _RESERVED = (_KINDS, _CHECKSUM, _OLD_KINDS)
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Any = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
     The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. The permissions of an
@@ -93,7 +93,7 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
     write_bytes(path, safetensors.numpy.save(stored, metadata=metadata))
 
 
-def load(path: str | os.PathLike, like: PyTree) -> PyTree:
+def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     """Read a pytree that `save` wrote.
 
     **Arguments:**
@@ -141,7 +141,7 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
@@ -149,7 +149,7 @@ def read_metadata(path: str | os.PathLike) -> dict[str, str]:
     return {key: value for key, value in _read(os.fspath(path))[1].items() if key not in _RESERVED}
 
 
-def read_json(text: str, path: str | os.PathLike) -> dict[str, Any]:
+def read_json(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     """The dict that an entry of the metadata of a file holds as JSON.
 
     **Raises:** `ValueError` that names the file if it holds none.

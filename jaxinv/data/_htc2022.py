@@ -20,7 +20,7 @@ _MATRIX, _COMPRESSED = 14, 15
 _LARGEST = 2**25
 
 
-def htc2022(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+def htc2022(path: Checked[str | os.PathLike[str]]) -> tuple[np.ndarray, dict[str, Any]]:
     """A sinogram of the Helsinki Tomography Challenge 2022, real X-rays through an acrylic disc, and its geometry.
 
     The file (such as `htc2022_ta_full.mat` from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is data

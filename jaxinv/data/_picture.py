@@ -11,7 +11,7 @@ from ._files import check_file
 from ._reading import check_unpacked, read_array, reading
 
 
-def picture(path: Checked[str | os.PathLike]) -> np.ndarray:
+def picture(path: Checked[str | os.PathLike[str]]) -> np.ndarray:
     """The image in a PNG file, or in a `.npy` file.
 
     A PNG of any kind becomes grey or RGB; transparency is ignored. An array of `numpy.save` must be `(h, w)`, or

@@ -15,7 +15,7 @@ _STRIPE, _MOST_LOST = 7, 3
 _NAMES = ("data", "data_white", "data_dark", "theta")
 
 
-def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+def tooth(path: Checked[str | os.PathLike[str]]) -> tuple[np.ndarray, dict[str, Any]]:
     """The sinograms of a tooth, real X-rays of a synchrotron, and their geometry.
 
     The file (`tooth.h5`, from the sources of TomoPy) holds counts: `data` with the tooth, `data_white` without, and

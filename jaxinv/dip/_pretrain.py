@@ -34,8 +34,8 @@ def pretrain(
     optimiser: Checked[optax.GradientTransformation | None] = None,
     learning_rate: Checked[Scalar | optax.Schedule] = 1e-3,
     ema: Checked[float | None] = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train a network to clean up simple reconstructions of synthetic images, before it is fitted to a measurement.

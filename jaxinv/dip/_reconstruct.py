@@ -1,5 +1,7 @@
 """Reconstruction by a network that is fitted to one measurement."""
 
+from typing import Any
+
 import diffrax
 import optax
 
@@ -36,7 +38,7 @@ def reconstruct(
     reference: ArrayLike | None = None,
     stride: IntLike = 1,
     differentiate: Checked[Unrolled | None] = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Fit a network to one measurement: `min_theta -log p(y | F_theta(z0)) + weight * R(F_theta(z0))`.
 

@@ -29,11 +29,11 @@ def resume(
     network: Network,
     y: State,
     *,
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike[str],
     key: Key,
     num_steps: IntLike,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     report: Callable[[dict[str, float]], None] | None = None,
     **options: Any,
 ) -> Solution:

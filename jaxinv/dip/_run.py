@@ -252,7 +252,7 @@ def advance(
     key: Key,
     first: Array | int = 0,
     differentiate: Unrolled | Implicit | None = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> State:
     """The state after `run.pause_every` more steps, or at the end of the run; `key` is that of `reconstruct`."""
     state, _, _ = _loop.run(

@@ -41,7 +41,7 @@ def reconstruct(
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
     differentiate: Checked[Unrolled | Implicit | None] = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x` in the range of a generator, or near it, by descent.
 

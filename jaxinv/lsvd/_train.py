@@ -159,7 +159,7 @@ def train(
     pairs: Checked[tuple[Array | np.ndarray, Array | np.ndarray] | None] = None,
     num_steps: IntLike,
     batch_size: IntLike,
-    validation: Checked[Array | np.ndarray | tuple | None] = None,
+    validation: Checked[Array | np.ndarray | tuple[ArrayLike, ArrayLike] | None] = None,
     **options: Any,
 ) -> tuple[LSVD, dict[str, Any]]:
     """Train a learned SVD, and bring it to the bases in which its latent map is a spectrum.

@@ -61,7 +61,7 @@ class GaussianMixture(Module):
         self,
         weights: ArrayLike,
         means: ArrayLike,
-        covariances: ArrayLike,
+        covariances: ArrayLike | LowRank | float,
     ):
         means = as_parameter(means)
         weights = jnp.asarray(weights)

@@ -27,7 +27,7 @@ def solve_many(
     *,
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
 ) -> Any:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
 

@@ -32,7 +32,7 @@ class RunFile:
     - `maker`: the name of the function that writes such files, for error messages.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str], names: dict[str, str], maker: str):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], names: dict[str, str], maker: str):
         io.check_writable(path)
         self.path, self.settings, self.names, self.maker = os.fspath(path), settings, names, maker
         self.cost, self.written = 0.0, -np.inf
@@ -139,7 +139,7 @@ class Run:
 class Checkpoint:
     """The file of a training run."""
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str], names: dict[str, str]):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], names: dict[str, str]):
         self.file = RunFile(path, settings, names, "training.fit")
 
     @property

@@ -48,8 +48,8 @@ def fit(
     batch_size: IntLike,
     ema: Checked[Scalar | None] = None,
     validation: PyTree | None = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
 ) -> tuple[Any, dict[str, Any]]:

@@ -57,8 +57,8 @@ def fit_adversarial(
     latent_shape: Checked[Sequence[int] | None] = None,
     ema: Checked[Scalar | None] = None,
     monitor: Any = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:

@@ -45,8 +45,8 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
         from jaxinv import diffusion, generative, oracles
         score = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16)).score(diffusion.VP())
         prior = diffusion.ProbabilityFlowPrior(score, (4, 4, 1))
-        ends = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
-        path = generative.interpolate(prior, *ends, 5, kind=generative.Spherical())
+        first, last = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
+        path = generative.interpolate(prior, first, last, 5, kind=generative.Spherical())
         ```
     """
 

@@ -84,7 +84,7 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
 
     num_steps: IntLike = eqx.field(default=20, static=True)
     # Made with each method: its arrays would start the backend of JAX when the class is made, at import.
-    sampler: Checked[AbstractStepper] = eqx.field(default_factory=lambda: DDIM(10))
+    sampler: Checked[AbstractStepper[Any]] = eqx.field(default_factory=lambda: DDIM(10))
     weight: Array = eqx.field(default=1.0, converter=as_parameter)
 
     def __check_init__(self):

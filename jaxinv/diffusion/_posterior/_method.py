@@ -171,7 +171,7 @@ def run_method(
     code: RESULTS,
     *,
     key: Key,
-    progress: diffrax.AbstractProgressMeter | None,
+    progress: diffrax.AbstractProgressMeter[Any] | None,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
     init_key, step_key, finish_key = subkeys(key, 3)

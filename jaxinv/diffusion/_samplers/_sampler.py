@@ -50,7 +50,7 @@ class Options(NamedTuple):
     denoise: bool = False
     num_saved: int = 0
     differentiate: Unrolled | None = None
-    progress: diffrax.AbstractProgressMeter | None = None
+    progress: diffrax.AbstractProgressMeter[Any] | None = None
 
 
 class AbstractSampler(Parametric):
