@@ -19,8 +19,9 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
-WIDEST = """() => [...document.querySelectorAll('article *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1
-  && !e.closest('pre, .md-typeset__scrollwrap, .katex, details:not([open])')).slice(0, 2)
+WIDEST = """() => [...document.querySelectorAll('article *')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1
+    && !e.closest('pre, .md-typeset__scrollwrap, .katex, details:not([open])')).slice(0, 2)
   .map(e => e.tagName + ': ' + e.textContent.slice(0, 60))"""
 UNSET = """() => [...document.querySelectorAll('.arithmatex')].filter(e => !e.querySelector('.katex')).length
   + document.querySelectorAll('.katex-error').length"""
@@ -44,7 +45,7 @@ def main() -> int:
     root = f"http://127.0.0.1:{server.server_port}/"
     pages = sorted(path.parent.relative_to(options.site).as_posix() for path in options.site.rglob("index.html"))
     pages = [page for page in pages if options.only in page]
-    faults = []
+    faults: list[str] = []
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, size, scheme in (
@@ -52,9 +53,11 @@ def main() -> int:
             ("dark", (1280, 900), "dark"),
             ("narrow", (390, 844), "light"),
         ):
-            context = browser.new_context(viewport=dict(zip(("width", "height"), size, strict=True)), color_scheme=scheme)
+            context = browser.new_context(
+                viewport=dict(zip(("width", "height"), size, strict=True)), color_scheme=scheme
+            )
             page = context.new_page()
-            page.on("pageerror", lambda error: faults.append(f"{page.url}: {error}"))
+            page.on("pageerror", lambda error: faults.append(f"a script fails: {error}"))
             for path in pages:
                 page.goto(root + path + "/", wait_until="load")
                 faults += [f"{path}, {name}: {fault}" for fault in look(page, name)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def page_of(source: Path, figures: dict[str, Path]) -> str:
-    """The page of a script: its Markdown cells as text, its code as code, and its figures after the cells that draw them.
+    """The page of a script: its Markdown cells as text, its code, and its figures after the cells that draw them.
 
     A figure `NAME-FIGURE.png` or `NAME.png` belongs to the script `NAME.py`.
     """

@@ -48,7 +48,9 @@ def faults() -> list[str]:
     for names in objects.values():
         where = [page for name in names for page in pages.get(name, ())]
         if len(where) != 1:
-            wrong.append(f"{' = '.join(names)} is on {len(where)} pages of the reference: {', '.join(where) or 'none'}.")
+            wrong.append(
+                f"{' = '.join(names)} is on {len(where)} pages of the reference: {', '.join(where) or 'none'}."
+            )
     return wrong
 
 
