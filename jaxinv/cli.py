@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reconstruct(commands)
     _add_sample(commands)
     _add_dip(commands)
+    _add_info(commands)
     for command in commands.choices.values():
         command.add_argument(
             "--no-cache",
@@ -364,6 +365,22 @@ def _run_dip(options: argparse.Namespace) -> None:
     request = Request(*(getattr(options, name) for name in Request._fields))
     names = ("reference", "network", "tv", "steps", "rate", "stopping", "seed", "output")
     run(request=request, level=getattr(options, "level", None), **{name: getattr(options, name) for name in names})
+
+
+def _add_info(commands) -> None:
+    _add_command(
+        commands,
+        "info",
+        run=_run_info,
+        help="print the versions, devices and precision that a report of a fault needs",
+        description="This command prints the versions of jaxinv and its dependencies, the devices, and the precision.",
+    )
+
+
+def _run_info(options: argparse.Namespace) -> None:
+    from ._commands._info import run
+
+    run()
 
 
 def _add_data(command: argparse.ArgumentParser) -> None:

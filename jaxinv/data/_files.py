@@ -98,7 +98,7 @@ def check_file(path: Any, what: str) -> Path:
 
     **Raises:** `ValueError` if there is no such file.
     """
-    if not isinstance(path, str | os.PathLike[str]):
+    if not isinstance(path, str | os.PathLike):
         raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
     # A path-like object may return bytes, which `Path` refuses with a TypeError.
     path = Path(os.fsdecode(path)).expanduser()

@@ -1,0 +1,68 @@
+"""What the site adds to MkDocs: notebooks, gallery and results as pages, links to the reference, the checks."""
+
+import logging
+import posixpath
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+from percent import page_of
+from public_names import faults, places
+from results import files_without_page, with_tables
+
+ROOT = Path(__file__).parent.parent.parent
+log = logging.getLogger("mkdocs.hooks")
+_places = {}
+
+
+def on_config(config):
+    for fault in faults():
+        log.warning(fault)
+    for name in files_without_page([path.read_text() for path in (ROOT / "docs" / "benchmarks").glob("*.md")]):
+        log.warning(f"benchmarks/results/{name}.jsonl is on no page of docs/benchmarks.")
+    _places.update(places())
+    notebooks = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.py"))]
+    config.nav = [{"Notebooks": notebooks} if item == {"Notebooks": "notebooks/"} else item for item in config.nav]
+    if not (ROOT / "docs" / "lecture.md").exists():
+        config.nav = [item for item in config.nav if item != {"Lecture": "lecture.md"}]
+    return config
+
+
+def on_files(files, config):
+    for source in [*sorted((ROOT / "notebooks").glob("*.py")), *sorted((ROOT / "docs" / "gallery").glob("[!_]*.py"))]:
+        page = f"{source.parent.name}/{source.stem}.md"
+        figures = {path.name: path for path in sorted((ROOT / "docs" / source.parent.name).glob(f"{source.stem}*.png"))}
+        files.append(File.generated(config, page, content=page_of(source, figures)))
+    for figure in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
+        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    return with_tables(markdown).replace("[[gallery]]", _gallery())
+
+
+def _gallery():
+    """A picture and a title for each script, in the order of their names."""
+    cards = []
+    for source in sorted((ROOT / "docs" / "gallery").glob("[!_]*.py")):
+        title = re.search(r"^# # (.*)$", source.read_text(), re.MULTILINE)[1]
+        cards.append(f"[![]({source.stem}.png)\n**{title}**]({source.stem}.md)")
+    return "\n\n".join(cards)
+
+
+def on_page_content(html, page, config, files):
+    """`operators.certify` in a text becomes a link to the reference."""
+
+    def link(match):
+        name = re.sub(r"\(.*", "", match[2]).removeprefix("jaxinv.")
+        if name not in _places:
+            return match[0]
+        target, anchor = _places[name]
+        url = posixpath.relpath(files.get_file_from_path(target).url, page.file.url or ".")
+        return f'{match[1]}<a href="{url}/#{anchor}"><code>{match[2]}</code></a>'
+
+    # Headings and links stay as they are.
+    parts = re.split(r"(<h\d.*?</h\d>|<a .*?</a>|<pre.*?</pre>)", html, flags=re.DOTALL)
+    parts[::2] = [re.sub(r"()<code>([A-Za-z_.]+(?:\([^<]*\))?)</code>", link, part) for part in parts[::2]]
+    return "".join(parts)
