@@ -48,8 +48,8 @@ std = 0.05 * float(jnp.abs(operator(x)).mean())
 likelihood = jaxinv.Likelihood(operator, noise.Gaussian(std))
 y = likelihood.simulate(x, key=jax.random.key(1))
 
-STEPS, RATE = (1000, 5e-3) if FULL else (800, 2e-2)
-network = models.SkipUNet((size, size, 1), scales=4 if FULL else 2, channels=24, rngs=nnx.Rngs(0))
+STEPS, RATE = (1000, 5e-3) if FULL else (600, 2e-2)
+network = models.SkipUNet((size, size, 1), scales=4 if FULL else 2, channels=24 if FULL else 16, rngs=nnx.Rngs(0))
 common = {"key": key, "num_steps": STEPS, "reference": x, "stride": 10}
 total_variation, weight = regularisers.TV(), 3e-4 / std**2
 z0 = 0.1 * jax.random.normal(jax.random.key(3), (size, size, 1))
@@ -90,7 +90,7 @@ plotting.show(figure, "dip_history.png")
 # trust it.
 
 # %%
-stopping = {"held out": dip.HeldOut(0.05, 500 if FULL else 300)}
+stopping = {"held out": dip.HeldOut(0.05, 500 if FULL else 200)}
 if FULL:  # each rule is a program of its own, and compiles for as long as it runs
     stopping["variance"] = dip.WindowedVariance(100, 300)
 for name, rule in stopping.items():
