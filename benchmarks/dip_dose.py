@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
-from dip_ct import SKIPS, make_network, muon
+from dip_ct import CHANNELS, SKIPS, muon
 from flax import nnx
 from harness import RESULTS, Recorder
 
@@ -50,23 +50,34 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--lessons", type=int, default=1500, help="steps of the pretraining, on 4 slices each")
     parser.add_argument("--channels", type=int, default=32, help="of the skip network")
+    parser.add_argument("--scales", type=int, default=4, help="of the skip network")
     parser.add_argument("--quick", action="store_true", help="one small slice, few steps: does it run?")
     options = parser.parse_args()
     if options.quick:
-        options.size, options.slices, options.steps, options.lessons, options.channels = 64, 1, 40, 20, 8
+        options.size, options.slices, options.steps, options.lessons, options.channels, options.scales = (
+            64,
+            1,
+            40,
+            20,
+            8,
+            2,
+        )
     file = next((Path(f) / FILE for f in FOLDERS if f and (Path(f) / FILE).is_file()), None)
     if file is None:
         print(f"skipped: no {FILE} in $JAXINV_DATA or in ../shared/data beside the checkout")
         return
     recorder = Recorder("dip_dose_quick" if options.quick else "dip_dose", also=("matplotlib",))
-    names = ("size", "slices", "steps", "lessons", "channels")
-    lessons, choosers, judged = patients(file, options.slices)
+    names = ("size", "slices", "steps", "lessons", "channels", "scales")
+    lessons, choosers, judged = patients(file, options.slices, 1 if options.quick else CHOOSERS)
     scanner = make_scanner(options.size)
     recorder.add(
-        case="setting", **{name: getattr(options, name) for name in names}, learnt_from=len(lessons), chosen_on=CHOOSERS
+        case="setting",
+        **{name: getattr(options, name) for name in names},
+        learnt_from=len(lessons),
+        chosen_on=len(choosers),
     )
     # Networks and optimisers, made once: optimisers compare by identity.
-    drawn = make_network(scanner.domain.shape, options.channels), muon(0.03, options.steps)
+    drawn = make_network((*scanner.domain.shape[:2], CHANNELS), options), muon(0.03, options.steps)
     educated = educate(scanner, lessons, options, recorder), training.muon(TUNING, adam_learning_rate=TUNING)
     pictures = {}
     for dose in DOSES:
@@ -76,7 +87,7 @@ def main() -> None:
     draw(recorder, pictures, truth, "_quick" if options.quick else "")
 
 
-def patients(file, count):
+def patients(file, count, tuning):
     """Slices to learn from, to choose weights on and to judge by, `(n, 256, 256, 1)`, no patient in two of them."""
     with np.load(file) as stored:
         patient, hounsfield = stored["patient"], stored["hu"]
@@ -84,7 +95,7 @@ def patients(file, count):
     # Water has 0 Hounsfield units, air -1000; the value 1 is twice water.
     images = np.clip((hounsfield[..., None].astype(np.float32) + 1000) / 2000, 0, 1)
     first = lambda some: np.stack([images[np.argmax(patient == name)] for name in some])
-    judged, choosers, rest = names[:count], names[count : count + CHOOSERS], names[count + CHOOSERS :]
+    judged, choosers, rest = names[:count], names[count : count + tuning], names[count + tuning :]
     return images[np.isin(patient, rest)], first(choosers), first(judged)
 
 
@@ -100,6 +111,18 @@ def coarse(images, size):
     return images.reshape(-1, size, block, size, block, 1).mean((2, 4))
 
 
+def make_network(input_shape, options):
+    """A network to images of the size of its input."""
+    return models.SkipUNet(
+        (*input_shape[:2], 1),
+        input_shape=input_shape,
+        scales=options.scales,
+        channels=options.channels,
+        skip_channels=SKIPS,
+        rngs=nnx.Rngs(0),
+    )
+
+
 def educate(scanner, lessons, options, recorder):
     """A network that has learned to clean up adjoints of the counts of other patients at the middle dose."""
     images = jnp.asarray(coarse(lessons, options.size))
@@ -109,11 +132,9 @@ def educate(scanner, lessons, options, recorder):
         chosen = images[jax.random.randint(which, (n,), 0, len(images))]
         return jnp.where(jax.random.bernoulli(turn, 0.5, (n, 1, 1, 1)), chosen, chosen[:, :, ::-1])
 
-    shape = scanner.domain.shape
-    network = models.SkipUNet(shape, channels=options.channels, skip_channels=SKIPS, rngs=nnx.Rngs(0))
     taught, history = dip.pretrain(
         jaxinv.Likelihood(scanner, noise.TransmissionPoisson(DOSES[1])),
-        network,
+        make_network(scanner.domain.shape, options),
         key=jax.random.key(3),
         num_steps=options.lessons,
         start=dip.FromAdjoint(),
