@@ -1,15 +1,17 @@
 """The map from the latents of measurements to those of images, and the filters of its spectrum."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
+from ..models._trunks import MLP
 from ..requirements import Parametric, Requirement, not_negative, requirement, valid
 
 # An `AbstractFilter`, or any function of the spectrum.
@@ -150,3 +152,60 @@ class Full(nnx.Module):
     def affine(self) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
         """`(matrix, offset)`."""
         return self.matrix[...], self.offset[...]
+
+    def at(self, matrix: Array, offset: Array) -> "Full":
+        """The map that begins at an affine one, here that one itself."""
+        return Full(matrix, offset)
+
+
+class Nonlinear(nnx.Module):
+    """`z -> z matrix + offset + network(z)`: an affine map, and what dense layers add to it.
+
+    The network begins as 0, so that the map begins as the affine one, and training can only gain on that.
+
+    - `matrix`: `(k, k)`, `offset`: `(k,)`, trained, as is the network.
+    - `widths`: the widths of the hidden layers.
+    - `activation`: the function between the layers.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    """
+
+    def __init__(
+        self,
+        matrix: ArrayLike,
+        offset: ArrayLike,
+        widths: Sequence[int],
+        *,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        rngs: nnx.Rngs,
+    ):
+        self.matrix, self.offset = nnx.Param(jnp.asarray(matrix)), nnx.Param(jnp.asarray(offset))
+        size = self.offset[...].shape[0]
+        self.network = MLP((size, *widths, size), activation=activation, rngs=rngs)
+        last = self.network.layers[-1]
+        last.kernel = nnx.Param(jnp.zeros_like(last.kernel[...]))
+
+    def __call__(self, z: Float[Array, "n k"], filter: SpectralFilter | None = None) -> Float[Array, "n k"]:
+        """Map latents of measurements to latents of images.
+
+        **Raises:** `ValueError` for a filter: there is no spectrum to filter.
+        """
+        if filter is not None:
+            raise ValueError(
+                "This model has a latent map that is not linear, `Nonlinear`, which has no spectrum to filter. Make "
+                "the model without `map_widths`."
+            )
+        affine = jnp.matmul(z, self.matrix[...], precision=HIGHEST) + self.offset[...][None]
+        return affine + self.network(z)
+
+    def affine(self) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
+        """Raises a `ValueError`: the map is not affine."""
+        raise ValueError(
+            "The latent map of this model is `Nonlinear`: no bases make it a spectrum. Make the model without "
+            "`map_widths`."
+        )
+
+    def at(self, matrix: Array, offset: Array) -> "Nonlinear":
+        """The map with this affine part, and the same network."""
+        new = jax.tree.map(lambda leaf: leaf, self)
+        new.matrix, new.offset = nnx.Param(matrix), nnx.Param(offset)
+        return new
