@@ -9,6 +9,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ._types import Checked, Key, PyTree, Scalar, State

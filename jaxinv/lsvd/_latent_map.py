@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
-from ..models._trunks import MLP
+from ..models import MLP
 from ..requirements import Parametric, Requirement, not_negative, requirement, valid
 
 # An `AbstractFilter`, or any function of the spectrum.

@@ -13,8 +13,6 @@ from .._arrays import check_count, check_shape
 from .._networks import check_batch, check_network_shape
 from .._types import Activation, ArrayLike, Checked, IntLike
 from ..models import MLP, AbstractTrunk, Convolutional, Dense
-from ..models._network import check_batch, check_network_shape
-from ..models._trunks import MLP, Activation
 from ._latent_map import Full, Nonlinear, SpectralFilter, Spectrum
 
 

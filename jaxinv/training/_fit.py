@@ -23,7 +23,6 @@ from .._types import Checked, IntLike, Key, PyTree, Scalar
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint, name_of
-from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_host,

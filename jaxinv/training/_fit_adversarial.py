@@ -28,7 +28,6 @@ from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, sta
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
 from ._data import check_data, fingerprint, name_of
-from ._mesh import replicated, to_host
 from ._options import (
     check_average,
     check_count,

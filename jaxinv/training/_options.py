@@ -14,7 +14,6 @@ from .._arrays import check_count, check_key, is_concrete, standard_promotion
 from .._mesh import check_mesh
 from .._types import Key, PyTree
 from ._data import fingerprint
-from ._mesh import check_mesh
 
 
 class Sizes(NamedTuple):
