@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_count, safe_sqrt
-from .._conjugate_gradients import dot
+from .._sums import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
 from .._types import Checked, State

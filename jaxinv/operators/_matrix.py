@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
+from .._arrays import as_parameter, check_shape, check_state, is_complex, parameter_dtype
+from .._kernels import matrix_product
 from .._types import ArrayLike, Checked, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
@@ -46,11 +47,11 @@ class Matrix(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        return jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
+        return matrix_product(self.matrix, x.ravel())
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        return jnp.matmul(jnp.conj(self.matrix.T), y, precision=HIGHEST).reshape(self.domain.shape)
+        return matrix_product(jnp.conj(self.matrix), y, transposed=True).reshape(self.domain.shape)
 
 
 class Materialised(AbstractLinearOperator):
@@ -67,7 +68,7 @@ class Materialised(AbstractLinearOperator):
 
     def __call__(self, x: State) -> State:
         x = onto_reals(check_state(x, self.domain, "the image", self), self)
-        y = _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
+        y = _unravel(matrix_product(self.matrix, _ravel(x)), self.codomain)
         if not into_complex(self):
             return y
         # For a stack of real and complex measurements of a real image the matrix is complex, and the real parts of
@@ -76,7 +77,7 @@ class Materialised(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
-        x = jnp.matmul(jnp.conj(self.matrix.T), _ravel(y), precision=HIGHEST)
+        x = matrix_product(jnp.conj(self.matrix), _ravel(y), transposed=True)
         return onto_reals(_unravel(x, self.domain), self)
 
 
