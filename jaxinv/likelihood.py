@@ -11,6 +11,7 @@ from ._arrays import check_key, check_state, common_dtype, real_dtype
 from ._module import Module
 from ._solution import RESULTS, reject, settle
 from ._types import Checked, Key, PyTree, Scalar, State, Struct
+from ._workarounds import rounded
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
 from .requirements import valid
@@ -203,7 +204,8 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
     operator, noise = likelihood.operator, likelihood.noise
     if isinstance(noise, AbstractGaussianNoise):
         return likelihood, y
-    data, std = noise.linearise(y)
+    # Rounded, so that no program makes one division of one in there and one by the standard deviation.
+    data, std = jax.tree.map(rounded, noise.linearise(y))
     # A standard deviation from counts is positive, so this skips the checks of the constructor.
     gaussian = eqx.tree_at(lambda n: n.std, Gaussian(1.0), std)
     return Likelihood(operator, gaussian), _measured_only(operator.measured, data)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import HIGHEST, as_factor, as_parameter, safe_sqrt
+from ._arrays import as_factor, as_parameter, safe_sqrt
+from ._kernels import matrix_product
 from ._module import Module
 from ._proximal_map import (
     AbstractProximalMap as AbstractProximalMap,
@@ -18,6 +19,7 @@ from ._proximal_map import (
     image_gradient_adjoint as image_gradient_adjoint,
 )
 from ._types import Checked, Scalar, State
+from ._workarounds import rounded
 from .operators import AbstractLinearOperator
 from .requirements import Parametric, Requirement, not_negative, positive
 
@@ -320,7 +322,8 @@ class Gaussian(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)
         spread = self.std.astype(coefficients.dtype)
-        scaled = jnp.where(spread > 0, coefficients / jnp.where(spread > 0, spread, 1), 0)
+        inverse = jnp.where(spread > 0, rounded(1 / jnp.where(spread > 0, spread, 1)), 0)
+        scaled = rounded(rounded(coefficients) * inverse)
         return 0.5 * jnp.sum(_square(scaled))
 
     def prox(self, x: State, step: Any) -> Array:
@@ -328,7 +331,7 @@ class Gaussian(AbstractRegulariser):
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2
         shrunk = coefficients * variance / (variance + _like(step, x))
-        image = jnp.matmul(self.basis.astype(shrunk.dtype), shrunk, precision=HIGHEST)
+        image = matrix_product(self.basis.astype(shrunk.dtype), shrunk)
         return self.mean.astype(x.dtype) + image.reshape(x.shape)
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
@@ -343,7 +346,7 @@ class Gaussian(AbstractRegulariser):
         if x.shape != self.mean.shape:
             raise ValueError(f"This Gaussian prior is on images of shape {self.mean.shape}; got {x.shape}.")
         deviation = (x - self.mean.astype(x.dtype)).ravel()
-        return jnp.matmul(self.basis.T.astype(x.dtype), deviation, precision=HIGHEST)
+        return matrix_product(self.basis.astype(x.dtype), deviation, transposed=True)
 
     @property
     def is_quadratic(self) -> bool:

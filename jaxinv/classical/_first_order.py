@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_count, safe_sqrt
-from .._conjugate_gradients import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
+from .._sums import dot
 from .._types import Abstract, Checked, PyTree, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered

@@ -13,6 +13,7 @@ from .._differentiation import Implicit, Unrolled, attach_implicit, check_differ
 from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import Checked, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
 
@@ -121,12 +122,12 @@ class _Quadratic(eqx.Module):
         """`on * b - H v`, with `-b` the gradient at 0 and `H` the Hessian; and the prediction `A v`."""
         prediction = self.operator.operator(v)
         image = self.operator.whiten(prediction)
-        residual = jax.tree.map(lambda d, i: on.astype(d.dtype) * d - i, self.data, image)
+        residual = jax.tree.map(lambda d, i: rounded(on.astype(d.dtype) * d) - i, self.data, image)
         # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
         # mean to rounding.
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
-        down = self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
-        return down, prediction
+        penalty = rounded(self.weight * (rounded(on.astype(v.dtype) * offset) + linear))
+        return self.operator.adjoint(residual) - penalty, prediction
 
 
 def _matching(dtype: Any, real: Any) -> Any:

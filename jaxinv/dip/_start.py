@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_leaf, check_count, common_dtype
-from .._conjugate_gradients import dot
 from .._solution import or_nan
+from .._sums import dot
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation

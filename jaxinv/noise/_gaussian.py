@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, multiply, real_dtype
 from .._types import Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
 from ._base import (
     AbstractGaussianNoise,
@@ -69,7 +70,9 @@ class Gaussian(AbstractGaussianNoise):
         return y, jax.tree.map(full, y, broadcast_to_parts(self.std, y))
 
     def whiten(self, residual: State) -> State:
-        return jax.tree.map(lambda r, s: r / fit_to(s, r, "std"), residual, broadcast_to_parts(self.std, residual))
+        # Not divided: XLA makes one division of two in some programs and not in others, which then round otherwise.
+        over = lambda r, s: rounded(rounded(r) * rounded(1 / fit_to(s, r, "std")))
+        return jax.tree.map(over, residual, broadcast_to_parts(self.std, residual))
 
     def whiten_adjoint(self, residual: State) -> State:
         return self.whiten(residual)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import (
-    HIGHEST,
     as_parameter,
     check_shape,
     check_state,
@@ -18,6 +17,7 @@ from .._arrays import (
     parameter_dtype,
     standard_promotion,
 )
+from .._kernels import matrix_product
 from .._types import ArrayLike, Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
@@ -55,11 +55,11 @@ class Matrix(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        return _product(self.matrix, x.ravel())
+        return matrix_product(self.matrix, x.ravel())
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        return _product(jnp.conj(self.matrix.T), y).reshape(self.domain.shape)
+        return matrix_product(jnp.conj(self.matrix), y, transposed=True).reshape(self.domain.shape)
 
 
 class Materialised(AbstractLinearOperator):
@@ -76,7 +76,7 @@ class Materialised(AbstractLinearOperator):
 
     def __call__(self, x: State) -> State:
         x = onto_reals(check_state(x, self.domain, "the image", self), self)
-        y = _unravel(_product(self.matrix, _ravel(x)), self.codomain)
+        y = _unravel(matrix_product(self.matrix, _ravel(x)), self.codomain)
         if not into_complex(self):
             return y
         # For a stack of real and complex measurements of a real image the matrix is complex, and the real parts of
@@ -85,7 +85,8 @@ class Materialised(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
-        return onto_reals(_unravel(_product(jnp.conj(self.matrix.T), _ravel(y)), self.domain), self)
+        x = matrix_product(jnp.conj(self.matrix), _ravel(y), transposed=True)
+        return onto_reals(_unravel(x, self.domain), self)
 
 
 def materialise(operator: AbstractOperator) -> Materialised:
@@ -129,11 +130,6 @@ def materialise(operator: AbstractOperator) -> Materialised:
 
     matrix = jax.vmap(column, out_axes=1)(jnp.arange(size))
     return Materialised(matrix, operator.measured, operator.domain, operator.codomain)
-
-
-def _product(matrix: Array, vector: Array) -> Array:
-    with standard_promotion():
-        return jnp.matmul(matrix, vector, precision=HIGHEST)
 
 
 def _ravel(tree: PyTree[Array]) -> Array:
