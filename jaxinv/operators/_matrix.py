@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
 from .._types import ArrayLike, Checked, State, Struct
+from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
@@ -60,6 +61,9 @@ class Materialised(AbstractLinearOperator):
     weights: PyTree[Array]
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weights", self.weights),)
 
     @property
     def measured(self) -> PyTree[Array]:
