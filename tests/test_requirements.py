@@ -339,9 +339,18 @@ def latent(prior, **options):
     return generative.reconstruct(likelihood, prior, ONES, key=KEY, max_steps=3, **options)
 
 
+class Scaling(eqx.Module):
+    """A network of one weight."""
+
+    weight: jax.Array
+
+    def __call__(self, z):
+        return jnp.tanh(self.weight * z)
+
+
 def fitted(**options):
     likelihood = Likelihood(IDENTITY, noise.Gaussian(1.0))
-    return dip.reconstruct(likelihood, jnp.tanh, ONES, key=KEY, num_steps=3, **options)
+    return dip.reconstruct(likelihood, Scaling(jnp.ones(())), ONES, key=KEY, num_steps=3, **options)
 
 
 # How a verb comes to see a module of each kind.
@@ -421,7 +430,13 @@ TOLERANT = {
         Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, jnp.ones(2), key=KEY, max_steps=3, **t
     ),
     "linearised_posterior": lambda **t: dip.linearised_posterior(
-        Likelihood(IDENTITY, noise.Gaussian(1.0)), jnp.tanh, ONES, key=KEY, z0=ONES, num_samples=1, **t
+        Likelihood(IDENTITY, noise.Gaussian(1.0)),
+        Scaling(jnp.ones(())),
+        ONES,
+        key=KEY,
+        z0=ONES,
+        num_samples=1,
+        **t,
     ),
     "robust_pca": lambda **t: subspace.robust_pca(jnp.eye(4), **t),
     "norm": lambda **t: operators.norm(IDENTITY, key=KEY, **t),
