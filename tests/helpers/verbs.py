@@ -126,7 +126,7 @@ def spoilt_inputs(batch):
 
 
 def same(one, other):
-    """Whether two outcomes are the same bit for bit: what differed was not read, as the encoder of a decoding network."""
+    """Whether two outcomes are the same, bit for bit: what was spoilt was not read, as an encoder where one decodes."""
     return all(np.array_equal(*pair) for pair in zip(*map(jax.tree.leaves, (one, other)), strict=True))
 
 
