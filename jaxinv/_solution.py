@@ -73,7 +73,7 @@ def settle(outcome: Any, good: Array | bool) -> Any:
         return outcome.settled(good)
     if good is True or not eqx.is_inexact_array(outcome):
         return outcome
-    return jnp.where(good, outcome, jnp.full_like(outcome, jnp.nan))
+    return jnp.where(good, outcome, jnp.nan)
 
 
 def _guarded(value: PyTree[Array], result: Any, good: Array | bool) -> tuple[PyTree[Array], Any]:
