@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._arrays import check_count
-from ._types import PyTree
+from ._types import Checked, PyTree
 
 
 class Unrolled(eqx.Module):
@@ -36,9 +36,9 @@ class Implicit(eqx.Module):
     - `max_steps`: the largest number of steps of conjugate gradients, static.
     """
 
-    rtol: float = eqx.field(default=1e-6, static=True)
-    damping: float = eqx.field(default=0.0, static=True)
-    max_steps: int = eqx.field(default=1000, static=True)
+    rtol: Checked[float] = eqx.field(default=1e-6, static=True)
+    damping: Checked[float] = eqx.field(default=0.0, static=True)
+    max_steps: Checked[int] = eqx.field(default=1000, static=True)
 
     def __check_init__(self):
         for name in ("rtol", "damping"):

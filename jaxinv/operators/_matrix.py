@@ -19,6 +19,7 @@ from .._arrays import (
 )
 from .._kernels import matrix_product
 from .._types import ArrayLike, Checked, PyTree, State, Struct
+from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
@@ -69,6 +70,9 @@ class Materialised(AbstractLinearOperator):
     weights: PyTree[Array]
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weights", self.weights),)
 
     @property
     def measured(self) -> PyTree[Array]:

@@ -83,7 +83,8 @@ class OTODE(AbstractPosteriorMethod[FlowProblem, Array]):
         problem, code = linear_problem(likelihood, score, y, "OTODE")
         solved, start_code = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
         start = problem.operator.adjoint(solved)
-        return FlowProblem(score, problem, start, problem.image), first_failure(code, start_code)
+        started = FlowProblem(score=score, problem=problem, start=start, image=problem.image)
+        return started, first_failure(code, start_code)
 
     def init(self, problem: FlowProblem, *, key: Key) -> Array:
         scale, std = problem.process.marginal(self.times(problem.process)[0])

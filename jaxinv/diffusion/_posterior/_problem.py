@@ -13,7 +13,7 @@ from ..._conjugate_gradients import conjugate_gradients
 from ..._linear_gaussian import dense
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Abstract, Key, State
+from ..._types import Abstract, Key, Scalar, State
 from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
@@ -78,7 +78,7 @@ class LinearProblem(AbstractProblem):
         return jax.tree.map(jnp.subtract, self.data, self.operator(x))
 
     def solve_isotropic(
-        self, residual: State, variance: Array | float, rtol: float, max_steps: int
+        self, residual: State, variance: Array | float, rtol: Scalar, max_steps: int
     ) -> tuple[State, RESULTS]:
         """`(variance B B^* + I)^{-1} residual` by conjugate gradients, and the code.
 
