@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
+from ._checks import check_types
 from ._networks import unbind_linen
 from ._solution import settle
 from .requirements import Requirement, check, not_negative, valid
@@ -60,9 +61,11 @@ def verb(
         return settle(function(*args, **usable), valid(args, kwargs) & good)
 
     compiled = eqx.filter_jit(settled)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        check_types(function, signature, args, kwargs)
         check(function.__name__.lstrip("_"), _required(kwargs, tolerances))
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
@@ -79,9 +82,11 @@ def compiled_method(function: Callable) -> Callable:
     it, and its signature is shown.
     """
     compiled = eqx.filter_jit(function)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check_types(function, signature, (self, *args), kwargs)
         return compiled(self, *args, **kwargs)
 
     return wrapper
