@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ._checks import check_types
+from ._forward_only import calling
 from ._networks import unbind_linen
 from ._solution import settle
 from .requirements import Requirement, check, not_negative, valid
@@ -70,7 +71,11 @@ def verb(
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(lambda v: jnp.asarray(v) if isinstance(v, float) else v, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        return compiled(*args, **kwargs)
+        token = calling.set(function.__name__.lstrip("_"))
+        try:
+            return compiled(*args, **kwargs)
+        finally:
+            calling.reset(token)
 
     return wrapper
 
