@@ -31,7 +31,8 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        names = list(inspect.signature(function).parameters)
+        signature = inspect.signature(function)
+        names = list(signature.parameters)
 
         @functools.wraps(function)
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -40,6 +41,7 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
             for name, check in checks.items():
                 if name in given:
                     check(given[name])
+            check_types(function, signature, args, kwargs)
             return function(*args, **kwargs)
 
         return wrapper
@@ -134,14 +136,16 @@ def _kinds(function: Callable) -> dict[str, Callable[[str, Any], None]]:
 def _check_of(hint: Any) -> Callable[[str, Any], None] | None:
     if hint is State:
         return _check_state
-    own = typing.get_origin(hint) is typing.Annotated
-    hint = hint.__metadata__[0] if own else hint
-    members = set(typing.get_args(hint)) if typing.get_origin(hint) in (typing.Union, types.UnionType) else {hint}
+    own, members = typing.get_origin(hint) is typing.Annotated, _members(hint)
     kinds = members - {type(None)}
-    if not kinds or not all(isinstance(kind, type) for kind in kinds):
-        return None
     check = None
-    if kinds == {int}:
+    if kinds and all(typing.get_origin(kind) is Callable for kind in kinds):
+        check = None if own else _check_callable
+    elif kinds == {tuple[str, ...]}:
+        check = _check_names
+    elif not kinds or not all(isinstance(kind, type) for kind in kinds):
+        return None
+    elif kinds == {int}:
         check = _check_integer
     elif kinds == {bool}:
         check = _check_switch
@@ -152,6 +156,25 @@ def _check_of(hint: Any) -> Callable[[str, Any], None] | None:
     if check is None or kinds == members:
         return check
     return lambda name, value: None if value is None else check(name, value)
+
+
+def _members(hint: Any) -> set[Any]:
+    """What a union is of, without the marks of arguments that the library checks."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _members(hint.__metadata__[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return set().union(*map(_members, typing.get_args(hint)))
+    return {hint}
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function; got {value!r}, a {type(value).__name__}.")
+
+
+def _check_names(name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"`{name}` must be a tuple of strings; got {value!r}.")
 
 
 def _check_state(name: str, value: Any) -> None:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool
 
+from .._arrays import NotNumbers, are_numbers
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
 from .._optimisers import init_optimiser, step_optimiser
@@ -157,6 +158,9 @@ class Alternating(AbstractAlgorithm):
     growth: float = eqx.field(default=1.2, static=True)
 
     def __check_init__(self):
+        for value in (self.step_size, self.growth):
+            if not are_numbers(value):
+                raise NotNumbers(value)
         if not 0 < self.step_size < float("inf") or not 1 <= self.growth < float("inf"):
             raise ValueError(
                 f"Alternating(step_size, growth): a positive step size and a growth of at least 1; got "
