@@ -53,8 +53,38 @@ def multiply(factor: Array, array: Array) -> Array:
         return factor * array
 
 
+class NotNumbers(ValueError):
+    """What is no number, nor an array of numbers, came where one is expected.
+
+    - `value`: what came.
+    - `name`: the name of the argument; without one, who knows it raises again (`name_argument`).
+    """
+
+    def __init__(self, value: Any, name: str | None = None):
+        self.value = value
+        got = f"{value!r}"[:80] if not isinstance(value, jax.Array | np.ndarray) else f"an array of {value.dtype}"
+        where = "Numbers are expected" if name is None else f"`{name}` must be a number or an array of numbers"
+        super().__init__(f"{where}; got {got}, a {type(value).__name__}.")
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether JAX makes an array of numbers of `value`; booleans count in an array, as masks do, and not alone."""
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return bool(jnp.issubdtype(value.dtype, np.number) or value.dtype == bool)
+    if isinstance(value, list | tuple):
+        return all(are_numbers(entry) or isinstance(entry, bool | np.bool_) for entry in value)
+    return isinstance(value, int | float | complex) or hasattr(value, "__jax_array__") or hasattr(value, "__array__")
+
+
 def as_array(value: Any) -> Array:
-    """`value` as a JAX array; NumPy arrays of foreign byte order, such as FITS files hold, are converted."""
+    """`value` as a JAX array; NumPy arrays of foreign byte order, such as FITS files hold, are converted.
+
+    **Raises:** `NotNumbers`, a `ValueError`, for what holds no numbers.
+    """
+    if not are_numbers(value):
+        raise NotNumbers(value)
     return jnp.asarray(native(value))
 
 
@@ -72,7 +102,7 @@ def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
 
 def as_factor(value: Checked[Scalar]) -> Array:
     """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
-    if isinstance(value, bool | int):
+    if type(value) is int:
         value = float(value)
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
 

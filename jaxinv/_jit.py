@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from ._arrays import native
+from ._checks import check_types
+from ._forward_only import calling
 from ._network_state import state_is_refused
 from ._networks import unbind_linen
 from ._solution import settle
@@ -63,15 +65,21 @@ def verb(
         return settle(function(*args, **usable), valid(args, kwargs) & good)
 
     compiled = eqx.filter_jit(settled)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
+        check_types(function, signature, args, kwargs)
         check(function.__name__.lstrip("_"), _required(kwargs, tolerances))
         args, kwargs = unbind_linen((args, kwargs))
         args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
-        with state_is_refused():
-            return without_explicit_axes(compiled, *args, **kwargs)
+        token = calling.set(function.__name__.lstrip("_"))
+        try:
+            with state_is_refused():
+                return without_explicit_axes(compiled, *args, **kwargs)
+        finally:
+            calling.reset(token)
 
     return wrapper
 
@@ -83,9 +91,11 @@ def compiled_method(function: Callable[_P, _R]) -> Callable[_P, _R]:
     it, and its signature is shown.
     """
     compiled = eqx.filter_jit(function)
+    signature = inspect.signature(function)
 
     @functools.wraps(function)
     def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        check_types(function, signature, args, kwargs)
         return without_explicit_axes(compiled, *jax.tree.map(native, args), **jax.tree.map(native, kwargs))
 
     return wrapper

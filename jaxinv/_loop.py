@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool
 
 from ._arrays import check_count
 from ._differentiation import Implicit, Unrolled
+from ._forward_only import forward_only
 from ._method import AbstractMethod
 from ._solution import RESULTS, reject
 from ._types import Key, PyTree
@@ -156,6 +157,8 @@ def iterate(
             (jnp.array(0), carry),
         )
     state, running, result, num_steps, meter = carry
+    if not isinstance(differentiate, Unrolled):
+        state = forward_only(state)
     if progress is not None:
         progress.close(meter)
     return state, num_steps, RESULTS.where(running, exhausted, result)

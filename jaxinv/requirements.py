@@ -6,6 +6,7 @@ The statement makes a `ValueError` of a number that is known when the module is 
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ._arrays import NotNumbers
+from ._checks import name_argument
 from ._types import PyTree
 
 __all__ = ["Parametric", "Requirement", "finite", "not_negative", "positive", "requirement", "share", "valid"]
@@ -45,7 +48,17 @@ class Requirement(NamedTuple):
     holds: Callable[..., Any]
 
 
-class Parametric(eqx.Module):
+class _Naming(type(eqx.Module)):
+    """The class of the classes of modules: what is no number is refused by the name of the argument that it came as."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().__call__(*args, **kwargs)
+        except NotNumbers as error:
+            raise name_argument(error, cls.__name__, inspect.signature(cls), args, kwargs) from None
+
+
+class Parametric(eqx.Module, metaclass=_Naming):
     """A module that states what must hold of its numbers: the base of operators, noise models, priors and methods.
 
     !!! example

@@ -1,8 +1,7 @@
 """What the readers of files share: faults that name the file, and sizes that are checked before memory is taken."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 
@@ -10,23 +9,27 @@ import numpy as np
 _MOST_BYTES_OF_ONE = 1100
 
 
-@contextlib.contextmanager
-def reading(path: Path, what: str) -> Iterator[None]:
-    """Turns whatever a library raises at a damaged place of a file into a `ValueError` that names the file.
+class reading:
+    """A context that turns whatever a library raises at a damaged place of a file into a `ValueError` that names it.
 
-    **Arguments:**
+    A library that meets bytes which nobody would write may raise anything: RecursionError, struct.error, KeyError.
 
     - `path`: the path of the file.
     - `what`: what the file should be, with its article.
     """
-    try:
-        yield
-    # A library that meets bytes which nobody would write may raise anything: RecursionError, struct.error, KeyError.
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not {what}, or it is truncated or corrupt ({type(error).__name__}: {error}). "
-            "Fetch it again if it is damaged."
-        ) from error
+
+    def __init__(self, path: Path, what: str):
+        self.path, self.what = path, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, Exception):
+            raise ValueError(
+                f"{self.path} is not {self.what}, or it is truncated or corrupt ({type(error).__name__}: {error}). "
+                "Fetch it again if it is damaged."
+            ) from error
 
 
 def check_unpacked(num_bytes: int, stored: int) -> None:

@@ -42,8 +42,7 @@ class Convolution(AbstractLinearOperator):
     def __init__(self, kernel: ArrayLike, shape: Checked[Sequence[int]], boundary: Boundary | str = "zero"):
         shape = check_image_shape(shape)
         kernel = as_parameter(kernel)
-        if boundary not in get_args(Boundary):
-            raise ValueError(f"`boundary` must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")
+        check_boundary(boundary)
         if kernel.ndim not in (2, 3) or (kernel.ndim == 3 and kernel.shape[2] not in (1, shape[2])):
             raise ValueError(
                 f"`kernel` must have shape (kh, kw), or (kh, kw, {shape[2]}) with a kernel for each channel of an "
@@ -106,3 +105,9 @@ class Convolution(AbstractLinearOperator):
         transfer = jnp.fft.rfft2(kernel, axes=(0, 1))
         transfer = jnp.conj(transfer) if adjoint else transfer
         return jnp.fft.irfft2(transfer * jnp.fft.rfft2(x, axes=(0, 1)), s=size, axes=(0, 1))
+
+
+def check_boundary(boundary: object) -> None:
+    """Raise unless `boundary` is one of the names of `Boundary`."""
+    if not isinstance(boundary, str) or boundary not in get_args(Boundary):
+        raise ValueError(f"`boundary` must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")

@@ -13,7 +13,7 @@ from .._arrays import check_image_shape, check_state, parameter_dtype
 from .._jit import without_explicit_axes
 from .._types import Checked, State
 from ._base import AbstractLinearOperator
-from ._convolution import Boundary, Convolution
+from ._convolution import Boundary, Convolution, check_boundary
 
 
 class Downsample(AbstractLinearOperator):
@@ -53,6 +53,7 @@ class Downsample(AbstractLinearOperator):
                 f"`factor` must be a static integer that divides the height and width of the image, {shape[:2]}; got "
                 f"{factor!r}."
             )
+        check_boundary(boundary)
         self.blur = None if kernel is None else Convolution(kernel, shape, boundary)
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype() if self.blur is None else self.blur.domain.dtype)
         self.codomain = jax.ShapeDtypeStruct((h // factor, w // factor, c), self.domain.dtype)

@@ -321,11 +321,11 @@ def _clipped_factor(covariance: Array) -> Array:
 
 def _clipped_columns(values: Array, vectors: Array) -> Array:
     """`F` with `F F^T = V diag(values) V^T`, from increasing eigenvalues, of which those that are rounding become 0."""
-    smallest, largest = values[0], values[-1]
+    largest = values[-1]
+    good = (values[0] >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
     kept = values > 10 * jnp.finfo(values.dtype).eps * largest
     if is_concrete(values):
         # Drop the columns that are 0, so that a covariance of low rank is cheap; inside a trace the rank is unknown.
         count = max(int(kept.sum()), 1)
         kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
-    good = (smallest >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
     return vectors * jnp.where(kept & good, jnp.sqrt(jnp.where(kept, values, 1)), jnp.where(good, 0, jnp.nan))[None, :]

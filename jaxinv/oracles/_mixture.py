@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, common_dtype, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, check_count, check_key, common_dtype, is_concrete
 from .._jit import compiled_method
 from .._linear_gaussian import prepare_update
 from .._module import Module
@@ -64,7 +64,7 @@ class GaussianMixture(Module):
         covariances: ArrayLike | LowRank | float,
     ):
         means = as_parameter(means)
-        weights = jnp.asarray(weights)
+        weights = as_array(weights)
         if weights.ndim != 1 or means.ndim < 2 or len(weights) != len(means) or means.size == 0:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` (k, h, w, c), or (k, ...), one of each for every "

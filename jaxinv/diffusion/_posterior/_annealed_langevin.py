@@ -61,7 +61,7 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
     schedule: Checked[AbstractSchedule] = UniformLogSNR()
 
     def __check_init__(self):
-        check_steps(self.num_levels, self.schedule)
+        check_steps(self.num_levels, self.schedule, "num_levels")
         check_count(self.steps_per_level, "steps_per_level")
 
     def requirements(self) -> tuple[Requirement, ...]:

@@ -50,6 +50,8 @@ class ReverseSDE(AbstractSampler):
     tolerance: Scalar = eqx.field(default=1e-4, converter=as_leaf)
 
     def __check_init__(self):
+        if not isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController | None):
+            raise ValueError(f"`controller` must be a `diffrax.PIDController()` or None; got {self.controller!r}.")
         if self.controller is not None and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"Adaptive steps need a solver that estimates its error; {type(self.solver).__name__} does not. "

@@ -214,7 +214,7 @@ def as_steps(num_steps: IntLike) -> int:
     return check_count(num_steps, "num_steps")
 
 
-def check_steps(num_steps: Any, schedule: Any) -> None:
+def check_steps(num_steps: Any, schedule: Any, name: str = "num_steps") -> None:
     """Raise unless the number of steps of a method is a static integer and its schedule is a schedule."""
-    check_count(num_steps, "num_steps")
+    check_count(num_steps, name)
     check_schedule(schedule)
