@@ -75,7 +75,7 @@ class _Digests:
                 self.known[id(value)] = self._of_program(value)
             return self.known[id(value)]
         if isinstance(value, jax.Array | np.ndarray | np.generic):
-            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             array = np.ascontiguousarray(value)
             return _hash(f"{array.dtype}{array.shape}", array.reshape(-1).view(np.uint8).data)

@@ -13,7 +13,7 @@ import numpy as np
 from .. import data, dip, io, metrics, models, noise, regularisers
 from .._solution import RESULTS
 from ..likelihood import Likelihood
-from ._files import check_outputs, discard, scratch_file
+from ._files import check_outputs, discard, keeping, scratch_file
 from ._networks import rngs_of
 from ._progress import Bar
 from ._user_file import Measured, Request, measure
@@ -84,11 +84,11 @@ def run(
         discard(checkpoint)
         raise ValueError("there are too few values to hold some out of: take --stopping fixed.")
     image = np.asarray(solution.value) * measured.unit
-    _write(output, image / measured.unit)
     stored = BytesIO()
     np.save(stored, image)
-    io.write_bytes(arrays, stored.getvalue())
-    discard(checkpoint)
+    with keeping(checkpoint):
+        io.write_bytes(arrays, stored.getvalue())
+        _write(output, image / measured.unit)
     print(_verdict(solution, truth, seconds))
     print(f"Wrote {output} and {arrays}.")
     if solution.result not in (RESULTS.successful, RESULTS.max_steps_reached):

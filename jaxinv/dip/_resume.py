@@ -7,7 +7,9 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import io
 from .._arrays import check_count
@@ -73,7 +75,8 @@ def resume(
     io.check_writable(checkpoint)
     num_steps = check_count(num_steps, "num_steps")
     chunk_size = check_chunk(chunk_size, num_steps)
-    options = _defaults() | options
+    # As the verb takes them, so that a number given as an array later is the same number.
+    likelihood, y, options = jax.tree.map(_as_array, (likelihood, y, _defaults() | options))
     settings = {
         "problem": fingerprint((likelihood, y)),
         "network": fingerprint(as_network(network)),
@@ -138,7 +141,11 @@ def _first_step(likelihood: Likelihood, network: Network, y: State, key: Key, nu
     return problem.fit.z0, run.step(problem, state, jnp.int32(0), key=key)
 
 
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+
+
 def _describe(value: Any) -> str:
     """An option for the settings: itself if it is plain, else its arrays; the program has the rest."""
-    plain = value is None or isinstance(value, bool | int | float | str | tuple)
+    plain = value is None or isinstance(value, bool | int | str | tuple)
     return str(value) if plain else fingerprint(value)

@@ -154,7 +154,7 @@ def fit(
             "validation": fingerprint(validation),
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
-            "ema": str(ema),
+            "ema": "None" if ema is None else str(average),
             # Without validation the chunks do not affect the result.
             "chunk_size": "any" if validation is None else str(sizes.chunk_size),
             # Another mesh, or none, runs the same program.

@@ -177,7 +177,7 @@ def fit_adversarial(
             "batch_size": str(sizes.batch_size),
             "critic_steps": str(critic_steps),
             "latent_shape": str(latent_shape),
-            "ema": str(ema),
+            "ema": "None" if ema is None else str(average),
             # Without a monitor the chunks do not affect the result.
             "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
             PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),

@@ -211,7 +211,9 @@ def resumed(tmp_path_factory):
     return path, _resume(path)
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_size": 3}, {"learning_rate": np.float64(0.01), "jitter": jnp.zeros(())}], ids=repr
+)
 def test_a_jitted_operator_goes_on(resumed, options):
     path, solution = resumed
     report = []
