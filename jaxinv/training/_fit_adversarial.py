@@ -178,8 +178,6 @@ def fit_adversarial(
             "critic_steps": str(critic_steps),
             "latent_shape": str(latent_shape),
             "ema": "None" if ema is None else str(average),
-            # Without a monitor the chunks do not affect the result.
-            "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
             PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
         described = {"generator": given[0], "critic": given[1], "loss": loss, "monitor": monitor}
