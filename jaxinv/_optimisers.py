@@ -43,10 +43,12 @@ def init_optimiser(optimiser: optax.GradientTransformation, variables: PyTree[Ar
 
 
 def _finite(leaf: Any) -> Array:
-    # A lowest value so far begins as infinity, which loops take for a failure.
-    leaf = jnp.array(leaf)
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    # Not of the weak type of a Python number, which the first step would change.
+    leaf = jnp.asarray(leaf)
+    leaf = jax.lax.convert_element_type(leaf, leaf.dtype)
+    if leaf.ndim > 0 or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
+    # A lowest value so far begins as infinity, which loops take for a failure.
     limits = jnp.finfo(leaf.dtype)
     return jnp.clip(leaf, limits.min, limits.max)
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.extend import core
+from jaxtyping import Array
 
 from ._version import __version__
 
@@ -32,6 +33,7 @@ _INNER = {
     "pjit": ("jaxpr",),
     "custom_jvp_call": ("call_jaxpr",),
     "custom_vjp_call": ("call_jaxpr",),
+    "debug_callback": (),
     "custom_vjp_call_jaxpr": ("call_jaxpr", "fun_jaxpr"),
 }
 
@@ -43,6 +45,7 @@ def program(function: Callable[..., Any], *args: Any) -> str:
     not on the values of the arrays in `args`. It costs one trace, and no compilation.
     """
     arrays, static = eqx.partition(args, eqx.is_array)
+    arrays = jax.tree.map(_strong, arrays)
     closed = jax.make_jaxpr(lambda arrays: function(*eqx.combine(arrays, static)))(arrays)
     return _Digests().of(closed)[:16]
 
@@ -75,7 +78,7 @@ class _Digests:
                 self.known[id(value)] = self._of_program(value)
             return self.known[id(value)]
         if isinstance(value, jax.Array | np.ndarray | np.generic):
-            if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
                 value = jax.random.key_data(value)
             array = np.ascontiguousarray(value)
             return _hash(f"{array.dtype}{array.shape}", array.reshape(-1).view(np.uint8).data)
@@ -122,14 +125,29 @@ class _Digests:
         if isinstance(function, types.MethodType):
             return self.of((function.__func__, function.__self__))
         if isinstance(function, types.FunctionType):
-            cells = [cell.cell_contents for cell in function.__closure__ or () if cell != types.CellType()]
+            cells = [_constant(c.cell_contents) for c in function.__closure__ or () if c != types.CellType()]
             return self.of((function.__code__, function.__defaults__, function.__kwdefaults__, cells))
         named = _ADDRESS.sub("", repr(function))
         if isinstance(function, type):
             return self.of(named)
-        fields = dataclasses.fields(function) if dataclasses.is_dataclass(function) else ()
-        names = {field.name for field in fields} | set(getattr(function, "__dict__", ()))
-        return self.of((named, {name: getattr(function, name, None) for name in names}))
+        if dataclasses.is_dataclass(function):
+            return self.of((named, {f.name: getattr(function, f.name, None) for f in dataclasses.fields(function)}))
+        return self.of((named, {name: _constant(held) for name, held in getattr(function, "__dict__", {}).items()}))
+
+
+def _strong(array: Array) -> Array:
+    # Whether an array was made of a Python number does not make another run.
+    is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return array if is_key else jax.lax.convert_element_type(array, array.dtype)
+
+
+def _constant(value: Any) -> Any:
+    """What a function holds, if it can be a constant of the program, or else its kind.
+
+    A list of losses or a progress bar is another at every call.
+    """
+    kinds = (bool, int, float, complex, str, bytes, tuple, jax.Array, np.ndarray, np.generic)
+    return value if value is None or isinstance(value, kinds) or callable(value) else type(value).__name__
 
 
 def _hash(*parts: Any) -> str:

@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from jaxinv import cli, data, operators
+from jaxinv._commands import _dip
 from jaxinv._commands._user_file import Request, Scale, measure
 
 TRUE = data.shepp_logan(16)
@@ -170,3 +171,17 @@ def test_what_cannot_be_done_is_said(arguments, fragment, folder, capsys):
     np.save("nan.npy", np.where(np.arange(64) < 3, np.nan, 1.0).reshape(8, 8))
     assert cli.main(["dip", *arguments, *QUICK]) == 1
     assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_output_that_cannot_be_written_loses_no_run(folder, capsys, monkeypatch):
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_dip, "_write", full)
+        assert cli.main(["dip", "picture.png", *QUICK]) == 1
+    assert "No space left on device. The run itself is not lost" in capsys.readouterr().err
+    assert (folder / ".jaxinv" / "reconstruction.png.checkpoint").is_file()
+    assert cli.main(["dip", "picture.png", *QUICK]) == 0
+    assert not (folder / ".jaxinv").exists()

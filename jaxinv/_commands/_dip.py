@@ -14,7 +14,7 @@ import numpy as np
 from .. import data, dip, io, metrics, models, noise, regularisers
 from .._solution import RESULTS
 from ..likelihood import Likelihood
-from ._files import check_outputs, discard, scratch_file
+from ._files import check_outputs, discard, keeping, scratch_file
 from ._networks import rngs_of
 from ._progress import Bar
 from ._user_file import Measured, Request, Scale, measure
@@ -91,11 +91,11 @@ def run(
         raise ValueError("there are too few values to hold some out of: take --stopping fixed.")
     image = scale.write(np.asarray(solution.value))
     black, white = (0.0, 1.0) if scale == Scale() else (float(image.min()), float(image.max()))
-    _write(output, (image - black) / (white - black if white > black else 1))
     stored = BytesIO()
     np.save(stored, image)
-    io.write_bytes(arrays, stored.getvalue())
-    discard(checkpoint)
+    with keeping(checkpoint):
+        io.write_bytes(arrays, stored.getvalue())
+        _write(output, (image - black) / (white - black if white > black else 1))
     print(_verdict(solution, truth, scale, seconds))
     shades = "" if scale == Scale() else f" Black is {black:.4g} and white {white:.4g} in the picture."
     print(f"Wrote {output}, and {arrays} in the unit of {request.file}.{shades}")

@@ -7,7 +7,9 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .. import io
 from .._arrays import check_count
@@ -74,14 +76,16 @@ def resume(
     num_steps = check_count(num_steps, "num_steps")
     chunk_size = check_chunk(chunk_size, num_steps)
     options = _defaults() | options
+    # As the verb takes them: a number is the same run as an array.
+    given = jax.tree.map(_as_array, unbind_linen((likelihood, network, y, options)))
     settings = {
-        "problem": fingerprint((likelihood, y)),
+        "problem": fingerprint((given[0], given[2])),
         "network": fingerprint(as_network(network)),
         "key": fingerprint(key),
         "num_steps": str(num_steps),
-        **{name: _describe(value) for name, value in sorted(options.items())},
+        **{name: _describe(value) for name, value in sorted(given[3].items())},
         # Chunks do not affect the result.
-        PROGRAM: program(_first_step, *unbind_linen((likelihood, network, y, key, num_steps, options))),
+        PROGRAM: program(_first_step, *given, key, num_steps),
     }
     names = {name: name_of(value) for name, value in sorted(options.items())}
     names |= {"operator": name_of(likelihood.operator), "noise": name_of(likelihood.noise), "network": name_of(network)}
@@ -131,14 +135,18 @@ def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunSta
 _solution = verb(solution)
 
 
-def _first_step(likelihood: Likelihood, network: Network, y: State, key: Key, num_steps: int, options: Any) -> Any:
+def _first_step(likelihood: Likelihood, network: Network, y: State, options: Any, key: Key, num_steps: int) -> Any:
     """What decides a run: the preparation and a step of it, from which a checkpoint makes its fingerprint."""
     run, problem = prepare_run(likelihood, network, y, key=key, num_steps=num_steps, pause_every=1, **options)
     state = run.init(problem)
     return problem.fit.z0, run.step(problem, state, jnp.int32(0), key=key)
 
 
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+
+
 def _describe(value: Any) -> str:
     """An option for the settings: itself if it is plain, else its arrays; the program has the rest."""
-    plain = value is None or isinstance(value, bool | int | float | str | tuple)
+    plain = value is None or isinstance(value, bool | int | str | tuple)
     return str(value) if plain else fingerprint(value)

@@ -59,10 +59,12 @@ def fingerprint(tree: PyTree) -> str:
     """Shapes, dtypes and a checksum of the arrays of a tree."""
     checksum, shapes = 0, []
     for leaf in jax.tree.leaves(tree):
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             continue
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        # NumPy's arrays count as what JAX makes of them.
+        leaf = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
         checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, checksum)
         shapes.append(f"{leaf.dtype}{list(leaf.shape)}")
     return f"{', '.join(shapes[:3])}{' ...' if len(shapes) > 3 else ''} with checksum {checksum:08x}"

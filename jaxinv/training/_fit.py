@@ -79,9 +79,10 @@ def fit(
         the average, if there is one), and returns the weights with the lowest loss.
     - `checkpoint`: the path of a file. `fit` writes it after chunks, atomically, so often that it takes at most 5 % of
         the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records
-        checksums of the initial weights, the data, the key and all sizes, and a fingerprint of the traced step, so that
-        a run with another network, loss or optimiser is refused. Neither names nor addresses of functions matter, nor
-        do `num_steps`, `mesh` and `progress`. After an update of JAX, which may trace otherwise, it warns instead.
+        checksums of the initial weights, data and key, the sizes, and a fingerprint of the traced step, so that a run
+        with another network, loss or optimiser is refused. Neither names nor addresses of functions matter, nor do
+        `num_steps`, `chunk_size`, `mesh` and `progress`. After an update of JAX, which may trace otherwise, a
+        difference is only a warning.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
     - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
     - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
@@ -153,9 +154,7 @@ def fit(
             "validation": fingerprint(validation),
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
-            "ema": str(ema),
-            # Without validation the chunks do not affect the result.
-            "chunk_size": "any" if validation is None else str(sizes.chunk_size),
+            "ema": "None" if ema is None else str(average),
             # Another mesh, or none, runs the same program.
             PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }

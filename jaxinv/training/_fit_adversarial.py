@@ -177,9 +177,7 @@ def fit_adversarial(
             "batch_size": str(sizes.batch_size),
             "critic_steps": str(critic_steps),
             "latent_shape": str(latent_shape),
-            "ema": str(ema),
-            # Without a monitor the chunks do not affect the result.
-            "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
+            "ema": "None" if ema is None else str(average),
             PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
         described = {"generator": given[0], "critic": given[1], "loss": loss, "monitor": monitor}

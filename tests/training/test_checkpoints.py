@@ -72,7 +72,10 @@ REFUSED = {
 ACCEPTED = {
     "schedule": [{"learning_rate": _schedule(1e-2)}, {"learning_rate": _schedule(1e-2)}],
     "another name": [{"loss": _power(1.0)}, {"loss": _power(1.0, "other")}],
-    "longer, and in other chunks": [{"num_steps": 1}, {"num_steps": 3, "chunk_size": 1, "progress": Meter([])}],
+    "longer, and in other chunks": [
+        {"num_steps": 1, "validation": X[:4]},
+        {"num_steps": 3, "validation": X[:4], "chunk_size": 2, "progress": Meter([])},
+    ],
     "optimiser made anew": [{"optimiser": optax.adam(_schedule(0.1))}, {"optimiser": optax.adam(_schedule(0.1))}],
     "jit": [{"loss": jax.jit(_power(1.0))}, {"loss": jax.jit(_power(1.0))}],
 }
@@ -187,6 +190,16 @@ def test_callbacks_and_names_in_a_fingerprint():
 
     assert program(callback(2.0), x) == program(callback(2.0), x) != program(callback(3.0), x)
     assert program(named("a", 2.0), x) == program(named("b", 2.0), x) != program(named("a", 3.0), x)
+    # Nor does what a callback collects.
+    seen = []
+
+    def collecting(x):
+        jax.debug.callback(seen.append, x)
+        return jax.pure_callback(lambda v: (seen.append(0), v)[1], x, x)
+
+    before = program(collecting, x)
+    seen.append(1)
+    assert program(collecting, x) == before
     # The values of the arguments do not matter, all else does.
     assert program(jnp.add, x, x) == program(jnp.add, x, 2 * x)
     assert len({program(jnp.add, x, x), program(jnp.multiply, x, x), program(jnp.add, x, x[:1])}) == 3
@@ -211,7 +224,9 @@ def resumed(tmp_path_factory):
     return path, _resume(path)
 
 
-@pytest.mark.parametrize("options", [{}, {"chunk_size": 3}], ids=repr)
+@pytest.mark.parametrize(
+    "options", [{}, {"chunk_size": 3}, {"learning_rate": np.float64(0.01), "jitter": jnp.zeros(())}], ids=repr
+)
 def test_a_jitted_operator_goes_on(resumed, options):
     path, solution = resumed
     report = []
