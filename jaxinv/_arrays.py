@@ -9,6 +9,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from ._types import Checked, Key, PyTree, Scalar, State
@@ -46,10 +47,10 @@ def parameter_dtype(*parameters: Any) -> Any:
     return common_dtype(float, *parameters)
 
 
-def multiply(factor: Array, array: Array) -> Array:
+def multiply(factor: Array, array: Array | np.ndarray) -> Array:
     """Their product, of which one may be real and the other complex."""
     with standard_promotion():
-        return factor * array
+        return factor * as_array(array)
 
 
 def as_array(value: Any) -> Array:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._arrays import nan_unless
 from ._types import PyTree
 
 

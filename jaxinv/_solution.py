@@ -173,9 +173,12 @@ class Solution(AbstractOutcome):
         values = [leaf for leaf in jax.tree.leaves(self.value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
         finite = [jnp.all(jnp.isfinite(leaf), axis=tuple(range(lanes, leaf.ndim))) for leaf in values]
         finite = functools.reduce(jnp.logical_and, finite, jnp.ones((), bool))
-        result = RESULTS.where(finite | (self.result != RESULTS.successful), self.result, RESULTS.nonfinite)
+        choose: Any = RESULTS.where
+        for _ in range(lanes):
+            choose = jax.vmap(choose, in_axes=(0, 0, None))
+        result = choose(finite | (self.result != RESULTS.successful), self.result, RESULTS.nonfinite)
         known = good | (result == RESULTS.nonfinite_measurement)
-        result = RESULTS.where(known, result, RESULTS.invalid_parameter)
+        result = choose(known, result, RESULTS.invalid_parameter)
         keep = finite & good
 
         def guarded(leaf: Array) -> Array:

@@ -117,7 +117,7 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
 
 def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:
     weights = _view_weights(operator.angles, jnp.pi)
-    y = _filter(y, operator.detector_spacing, window) * weights[:, None, None]
+    y = multiply(weights[:, None, None], _filter(y, operator.detector_spacing, window))
     return back_project_views(operator.rays, y, *operator.placement(operator.angles.dtype))
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import common_dtype
+from .._arrays import common_dtype, multiply
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
@@ -125,7 +125,7 @@ class _Quadratic(eqx.Module):
         # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
         # mean to rounding.
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
-        down = self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
+        down = self.operator.adjoint(residual) - multiply(self.weight, on.astype(v.dtype) * offset + linear)
         return down, prediction
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import HIGHEST
+from .._arrays import HIGHEST, standard_promotion
 from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import State
@@ -44,7 +44,8 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) ->
     prepared, data, result = prepare(likelihood, y)
     whitened, b = whiten(prepared, data, "tsvd")
     matrix = materialise(whitened).matrix
-    b = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(b)])
+    with standard_promotion():
+        b = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(b)])
     domain = likelihood.operator.domain
     if jnp.iscomplexobj(matrix) and not jnp.issubdtype(domain.dtype, jnp.complexfloating):
         # A complex measurement of a real image is two real ones.
@@ -56,7 +57,8 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) ->
     floor = jnp.finfo(singular.dtype).eps * max(matrix.shape) * singular[0]
     kept = (jnp.arange(most) < jnp.asarray(rank)) & (singular > floor)
     coefficients = jnp.matmul(jnp.conj(left.T), b, precision=HIGHEST)
-    coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
+    with standard_promotion():
+        coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
     image = jnp.matmul(jnp.conj(right.T), coefficients, precision=HIGHEST).reshape(domain.shape)
     invalid = (jnp.asarray(rank) < 1) & (result == RESULTS.successful)
     result = RESULTS.where(invalid, RESULTS.invalid_parameter, result)

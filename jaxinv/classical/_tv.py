@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, safe_sqrt
+from .._arrays import check_image_shape, multiply, safe_sqrt
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
@@ -170,7 +170,7 @@ class _PrimalDual(AbstractFirstOrder):
         residual = jax.tree.map(jnp.subtract, self.operator.whiten(prediction), problem.data)
         gradient = image_gradient(new)
         new_q = jax.tree.map(lambda d, r: shrink * d + grow * r, q, residual)
-        new_p = _dual_prox(problem.regulariser.kind, p + step / _ROOT * gradient, radius, step)
+        new_p = _dual_prox(problem.regulariser.kind, p + multiply(step / _ROOT, gradient), radius, step)
 
         value = 0.5 * _square(residual) + problem.weight * problem.regulariser.kind(gradient)
         still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, multiply, real_dtype
+from .._arrays import as_parameter, check_key, multiply, real_dtype, standard_promotion
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..requirements import Requirement, finite, not_negative
 from ._base import (
@@ -53,7 +53,7 @@ class Gaussian(AbstractGaussianNoise):
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
             std = jnp.where(measured > 0, fit_to(std, y, "std"), 1)
-            residual = where_measured(measured, y - prediction) / std
+            residual = _quotient(where_measured(measured, y - prediction), std)
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
             return jnp.sum(0.5 * square_of(residual) + jnp.where(measured > 0, parts * constant, 0))
@@ -69,7 +69,9 @@ class Gaussian(AbstractGaussianNoise):
         return y, jax.tree.map(full, y, broadcast_to_parts(self.std, y))
 
     def whiten(self, residual: State) -> State:
-        return jax.tree.map(lambda r, s: r / fit_to(s, r, "std"), residual, broadcast_to_parts(self.std, residual))
+        return jax.tree.map(
+            lambda r, s: _quotient(r, fit_to(s, r, "std")), residual, broadcast_to_parts(self.std, residual)
+        )
 
     def whiten_adjoint(self, residual: State) -> State:
         return self.whiten(residual)
@@ -84,6 +86,11 @@ class Gaussian(AbstractGaussianNoise):
 
     def unit(self) -> "Gaussian":
         return jax.tree.map(jnp.ones_like, self)
+
+
+def _quotient(residual: Array, std: Array) -> Array:
+    with standard_promotion():  # the residual may be complex
+        return residual / std
 
 
 class CorrelatedGaussian(AbstractGaussianNoise):

@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, check_state, common_dtype, is_concrete, parameter_dtype, real_dtype
+from .._arrays import as_array, check_image_shape, check_state, common_dtype, is_concrete, parameter_dtype, real_dtype
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
 from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
@@ -26,13 +26,13 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     **Raises:** `ValueError` unless `angles` has one axis and at least one entry, the offset is a scalar, and all are
     real and finite.
     """
-    angles = jnp.asarray(angles)
+    angles = as_array(angles)
     if angles.ndim != 1 or angles.size == 0:
         raise ValueError(
             f"{name} expects `angles` as a vector of at least one angle, in radians; got shape {angles.shape}. "
             "Map over several sets of angles with `jax.vmap`."
         )
-    centre_offset = jnp.asarray(centre_offset)
+    centre_offset = as_array(centre_offset)
     if centre_offset.ndim != 0:
         raise ValueError(f"{name} expects `centre_offset` as one number; got shape {centre_offset.shape}.")
     dtype = parameter_dtype(angles, centre_offset)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
 from .._linear_gaussian import condition, observe, prepare_update
 from .._module import Module
@@ -176,7 +176,7 @@ class Gaussian(Module):
         If the covariance is singular, this is the density on the affine space that supports the distribution, and minus
         infinity for images whose relative distance from that space exceeds `sqrt(eps)`.
         """
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.shape:
             raise ValueError(
                 f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "
