@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, multiply, safe_sqrt
+from .._arrays import check_image_shape, multiply, safe_sqrt, standard_promotion
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
@@ -158,6 +158,7 @@ class _PrimalDual(AbstractFirstOrder):
     def dual(self, state: Iterate) -> State:
         return state.measurement
 
+    @standard_promotion()
     def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
         p, *_ = state.rest
         return state.image - sizes[0] * back - sizes[1] * image_gradient_adjoint(p)
@@ -212,7 +213,7 @@ def _dual_prox(kind: Any, dual: Array, radius: Array, step: Array) -> Array:
     for _ in range(8):
         root_r = jnp.sqrt(r**2 + eps**2)
         r = r - (r - modulus + shrink * r / root_r) / (1 + shrink * eps**2 / root_r**3)
-    return dual * (1 - r / modulus)
+    return multiply(1 - r / modulus, dual)
 
 
 def _square(tree: State) -> Array:

@@ -68,10 +68,9 @@ class Gaussian(AbstractGaussianNoise):
         full = lambda leaf, s: jnp.broadcast_to(fit_to(s, leaf, "std"), leaf.shape)
         return y, jax.tree.map(full, y, broadcast_to_parts(self.std, y))
 
+    @standard_promotion()
     def whiten(self, residual: State) -> State:
-        return jax.tree.map(
-            lambda r, s: _quotient(r, fit_to(s, r, "std")), residual, broadcast_to_parts(self.std, residual)
-        )
+        return jax.tree.map(lambda r, s: r / fit_to(s, r, "std"), residual, broadcast_to_parts(self.std, residual))
 
     def whiten_adjoint(self, residual: State) -> State:
         return self.whiten(residual)
@@ -133,6 +132,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         parts = 2 if jnp.iscomplexobj(residual) else 1
         return 0.5 * jnp.sum(square_of(residual)) + parts * jnp.sum(jnp.where(entries, constant, 0))
 
+    @standard_promotion()
     def simulate(self, prediction: State, *, key: Key) -> State:
         check_key(key)
         prediction = _one_array(prediction)
