@@ -1,6 +1,7 @@
 """What every part of the package needs for arrays: parameters, dtypes, shapes, keys, guarded roots, checks."""
 
-from contextlib import AbstractContextManager
+import contextlib
+from collections.abc import Iterator
 from operator import index
 from typing import Any
 
@@ -24,13 +25,15 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
-def standard_promotion() -> AbstractContextManager:
-    """A context in which arrays of different dtypes meet by JAX's standard rules.
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """A context, or a decorator, in which arrays of different dtypes meet by JAX's standard rules.
 
     Real parameters meet complex images by design, and other libraries mix dtypes; a user who sets
     `jax_numpy_dtype_promotion="strict"` to find faults in their own code should not find this.
     """
-    return jax.numpy_dtype_promotion("standard")
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def common_dtype(*values: Any) -> Any:
@@ -47,10 +50,10 @@ def parameter_dtype(*parameters: Any) -> Any:
     return common_dtype(float, *parameters)
 
 
-def multiply(factor: Array, array: Array) -> Array:
+def multiply(factor: Array, array: Array | np.ndarray) -> Array:
     """Their product, of which one may be real and the other complex."""
     with standard_promotion():
-        return factor * array
+        return factor * as_array(array)
 
 
 class NotNumbers(ValueError):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool
 
-from ._arrays import NotNumbers, are_numbers, common_dtype, is_concrete
+from ._arrays import NotNumbers, are_numbers, as_array, common_dtype, is_concrete
 from ._types import State
 
 # What a number, or an array of numbers, is annotated as; and the packages whose classes are looked for.
@@ -68,7 +68,7 @@ def check_examples(data: Any, verb: str, name: str = "data", *, allow_complex: b
     """
     if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise ValueError(f"`{verb}` takes `{name}` as one array (n, ...) of n examples; got {type(data).__name__}.")
-    data = jnp.asarray(data)
+    data = as_array(data)
     if data.ndim < 2:
         raise ValueError(
             f"`{verb}` takes `{name}` of shape (n, ...), n examples along the first axis; got shape {data.shape}. "

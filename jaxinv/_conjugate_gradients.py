@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import check_count, safe_sqrt
+from ._arrays import check_count, safe_sqrt, standard_promotion
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
 from ._sums import dot
@@ -202,6 +202,7 @@ def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array], PyTree[
     return (jax.tree.map(jnp.zeros_like, b), b, b, square), safe_sqrt(square)
 
 
+@standard_promotion()
 def advance(
     state: tuple[PyTree[Array], ...], image: PyTree[Array], tolerance: Array
 ) -> tuple[tuple[PyTree[Array], ...], Array, Any]:

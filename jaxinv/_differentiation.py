@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._arrays import check_count
+from ._arrays import check_count, nan_unless
 from ._types import Checked, PyTree
 
 

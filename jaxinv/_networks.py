@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from ._arrays import check_floating, check_shape, standard_promotion
+from ._arrays import as_array, check_floating, check_shape, standard_promotion
 from ._network_state import ADVICE, stateless
 from ._types import Checked, PyTree
 
@@ -128,7 +128,7 @@ def weights_dtype(model: PyTree) -> Any:
 
 def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
     """`x` as an array of shape `(n, *shape)` and floating dtype, as a network expects it."""
-    x = jnp.asarray(x)
+    x = as_array(x)
     letters = "(n, h, w, c)" if len(shape) == 3 else "(n, k)"
     expected = f"(n, {', '.join(map(str, shape))})"
     if x.shape[1:] != shape or x.ndim != len(shape) + 1:

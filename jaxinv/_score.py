@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from ._arrays import check_key, common_dtype
+from ._arrays import as_array, check_key, common_dtype
 from ._module import Module
 from ._types import Abstract, ArrayLike, Checked, Key, Scalar, State
 
@@ -65,7 +65,7 @@ class AbstractProcess(Module):
 
     def prior_log_prob(self, x: ArrayLike) -> Array:
         """The log-density of that noise at one image."""
-        x = jnp.asarray(x)
+        x = as_array(x)
         x = x.astype(common_dtype(float, x.dtype))
         std = jnp.asarray(self.prior_std).astype(x.dtype)
         return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi).astype(x.dtype))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import check_key, check_state, common_dtype, real_dtype
+from ._arrays import as_array, check_key, check_state, common_dtype, real_dtype
 from ._module import Module
 from ._solution import RESULTS, reject, settle
 from ._types import Checked, Key, PyTree, Scalar, State, Struct
@@ -127,7 +127,7 @@ def prepare_parameter(
 
     **Raises:** `ValueError` if it is not a real scalar.
     """
-    value = jnp.asarray(value)
+    value = as_array(value)
     if value.ndim != 0 or jnp.iscomplexobj(value):
         raise ValueError(
             f"`{name}` must be a real scalar; got shape {value.shape} and dtype {value.dtype}. Map over several values "

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import as_factor, as_parameter, safe_sqrt
+from ._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt
 from ._kernels import matrix_product
 from ._module import Module
 from ._proximal_map import (
@@ -110,7 +110,7 @@ class AbstractRegulariser(Module):
 
     def gradient(self, x: State) -> Array:
         """The gradient of `R` for the real inner product `Re sum(conj(a) b)`."""
-        return jnp.conj(jax.grad(lambda u: self(u))(jnp.asarray(x)))
+        return jnp.conj(jax.grad(lambda u: self(u))(as_array(x)))
 
     def __add__(self, other: "AbstractRegulariser") -> "Sum":
         if not isinstance(other, AbstractRegulariser):
@@ -151,7 +151,7 @@ class Tikhonov(AbstractRegulariser):
     def prox(self, x: State, step: Any) -> Array:
         if self.operator is not None:
             raise _no_prox("Tikhonov with an operator", "classical.tikhonov")
-        x = jnp.asarray(x)
+        x = as_array(x)
         return x / (1 + _like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
@@ -180,12 +180,12 @@ class L1(AbstractRegulariser):
         return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - _like(step, x), 0)
         modulus = safe_sqrt(_square(x))
         keep = jnp.maximum(modulus - _like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
-        return x * keep
+        return multiply(keep, x)
 
     @property
     def is_quadratic(self) -> bool:
@@ -206,7 +206,7 @@ class Isotropic(Parametric):
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
-        return dual * _shrink(_square_at(dual), radius)[None]
+        return multiply(_shrink(_square_at(dual), radius)[None], dual)
 
 
 class Anisotropic(Parametric):
@@ -270,7 +270,7 @@ class TV(AbstractRegulariser):
         self.kind = kind
 
     def __call__(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.ndim != 3:
             raise ValueError(f"TV is for an image of shape (h, w, c); got {x.shape}.")
         return self.kind(image_gradient(x))
@@ -327,7 +327,7 @@ class Gaussian(AbstractRegulariser):
         return 0.5 * jnp.sum(_square(scaled))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2
         shrunk = coefficients * variance / (variance + _like(step, x))
@@ -342,7 +342,7 @@ class Gaussian(AbstractRegulariser):
         return self.mean, self.basis * (self.std / root)[None, :]
 
     def _analyse(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.mean.shape:
             raise ValueError(f"This Gaussian prior is on images of shape {self.mean.shape}; got {x.shape}.")
         deviation = (x - self.mean.astype(x.dtype)).ravel()
@@ -397,11 +397,11 @@ class Scaled(AbstractRegulariser):
         return (not_negative("factor", self.factor, "The factor of a regulariser must not be negative"),)
 
     def __call__(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         return _like(self.factor, x) * self.regulariser(x)
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         return self.regulariser.prox(x, _like(self.factor, x) * _like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:

@@ -124,8 +124,8 @@ def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array
     turn = _Views(angles, 2 * jnp.pi)
     half = turn.complete & _beside(operator, s)
     views = jnp.where(half, turn.weights, _Views(angles, jnp.pi).weights)
-    y = y * jnp.where(half, _shares(s), 1)[None, :, None]
-    y = _filter(y, operator.detector_spacing, window) * views[:, None, None]
+    y = multiply(jnp.where(half, _shares(s), 1)[None, :, None], y)
+    y = multiply(views[:, None, None], _filter(y, operator.detector_spacing, window))
     return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
 
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_count, safe_sqrt
+from .._arrays import check_count, safe_sqrt, standard_promotion
+from .._conjugate_gradients import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
 from .._sums import dot
@@ -133,6 +134,7 @@ def solve(
     return state, jnp.maximum(num_steps - _BEFORE, 0), result
 
 
+@standard_promotion()
 def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     """A step of the method, or, in the first rounds, of the estimate of the norm.
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import common_dtype
+from .._arrays import common_dtype, multiply
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
@@ -126,7 +126,7 @@ class _Quadratic(eqx.Module):
         # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
         # mean to rounding.
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
-        penalty = rounded(self.weight * (rounded(on.astype(v.dtype) * offset) + linear))
+        penalty = rounded(multiply(self.weight, rounded(on.astype(v.dtype) * offset) + linear))
         return self.operator.adjoint(residual) - penalty, prediction
 
 

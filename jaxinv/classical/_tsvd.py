@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import HIGHEST
+from .._arrays import HIGHEST, standard_promotion
 from .._checks import checked
 from .._jit import verb
 from .._solution import RESULTS, Solution, reject
@@ -53,7 +53,8 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) ->
     prepared, data, result = prepare(likelihood, y)
     whitened, b = whiten(prepared, data, "tsvd")
     matrix = materialise(whitened).matrix
-    b = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(b)])
+    with standard_promotion():
+        b = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(b)])
     domain = likelihood.operator.domain
     if jnp.iscomplexobj(matrix) and not jnp.issubdtype(domain.dtype, jnp.complexfloating):
         # A complex measurement of a real image is two real ones.
@@ -69,7 +70,8 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) ->
     rank = jnp.where(known, whole, 1).astype(jnp.int32)
     kept = (jnp.arange(most) < rank) & (singular > floor)
     coefficients = jnp.matmul(jnp.conj(left.T), b, precision=HIGHEST)
-    coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
+    with standard_promotion():
+        coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
     image = jnp.matmul(jnp.conj(right.T), coefficients, precision=HIGHEST).reshape(domain.shape)
     result = reject(result, known)
     broken = ~jnp.all(jnp.isfinite(image)) & (result == RESULTS.successful)

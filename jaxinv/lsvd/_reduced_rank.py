@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, check_count, check_floating, common_dtype, is_complex, is_concrete
+from .._arrays import HIGHEST, as_array, check_count, check_floating, common_dtype, is_complex, is_concrete
 from .._checks import check_examples
 from .._jit import compiled_method
 from .._solution import RESULTS
@@ -259,7 +259,7 @@ def _check_rank(rank: Any, most: int, why: str) -> int:
 
 
 def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape and x.shape[1:] != shape:
         advice = "Add the channel axis: `y[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
         raise ValueError(f"The regression takes {what} of shape {shape}, or a batch of them; got {x.shape}. {advice}")

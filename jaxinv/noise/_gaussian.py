@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, multiply, real_dtype
+from .._arrays import as_parameter, check_key, multiply, real_dtype, standard_promotion
 from .._types import Checked, Key, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
@@ -54,7 +54,7 @@ class Gaussian(AbstractGaussianNoise):
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
             std = jnp.where(measured > 0, fit_to(std, y, "std"), 1)
-            residual = where_measured(measured, y - prediction) / std
+            residual = _quotient(where_measured(measured, y - prediction), std)
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
             return jnp.sum(0.5 * square_of(residual) + jnp.where(measured > 0, parts * constant, 0))
@@ -69,6 +69,7 @@ class Gaussian(AbstractGaussianNoise):
         full = lambda leaf, s: jnp.broadcast_to(fit_to(s, leaf, "std"), leaf.shape)
         return y, jax.tree.map(full, y, broadcast_to_parts(self.std, y))
 
+    @standard_promotion()
     def whiten(self, residual: State) -> State:
         # Not divided: XLA makes one division of two in some programs and not in others, which then round otherwise.
         over = lambda r, s: rounded(rounded(r) * rounded(1 / fit_to(s, r, "std")))
@@ -87,6 +88,11 @@ class Gaussian(AbstractGaussianNoise):
 
     def unit(self) -> "Gaussian":
         return jax.tree.map(jnp.ones_like, self)
+
+
+def _quotient(residual: Array, std: Array) -> Array:
+    with standard_promotion():  # the residual may be complex
+        return residual / std
 
 
 class CorrelatedGaussian(AbstractGaussianNoise):
@@ -129,6 +135,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         parts = 2 if jnp.iscomplexobj(residual) else 1
         return 0.5 * jnp.sum(square_of(residual)) + parts * jnp.sum(jnp.where(entries, constant, 0))
 
+    @standard_promotion()
     def simulate(self, prediction: State, *, key: Key) -> State:
         check_key(key)
         prediction = _one_array(prediction)

@@ -69,10 +69,14 @@ class Downsample(AbstractLinearOperator):
         y = check_state(y, self.codomain, "the measurement", self)
         if self.blur is None:
             return jnp.repeat(jnp.repeat(y, self.factor, 0), self.factor, 1) / self.factor**2
+        return self.blur.adjoint(without_explicit_axes(self._spread, y))
+
+    def _spread(self, y: Array) -> Array:
+        """The measurement in the middle of each block of zeros."""
         h, w, c = self.codomain.shape
         grid = jnp.zeros((h, self.factor, w, self.factor, c), y.dtype)
         grid = grid.at[:, self.factor // 2, :, self.factor // 2].set(y)
-        return self.blur.adjoint(without_explicit_axes(lambda grid: grid.reshape(self.domain.shape), grid))
+        return grid.reshape(self.domain.shape)
 
     def _blocks(self, x: Array) -> Array:
         h, w, c = self.codomain.shape

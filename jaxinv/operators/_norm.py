@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_key, common_dtype, real_dtype, safe_sqrt
+from .._arrays import check_key, common_dtype, multiply, real_dtype, safe_sqrt
 from .._jit import verb
 from .._loop import iterate
 from .._solution import RESULTS
@@ -62,7 +62,7 @@ def norm(operator: AbstractOperator, *, key: Key, rtol: Scalar = 1e-3, max_steps
     def step(index, state, args):
         operator, tolerance = args
         y = operator(vectors.unpack(state.direction()))
-        y = jax.tree.map(lambda leaf, m: leaf * m, y, operator.measured)
+        y = jax.tree.map(lambda leaf, m: multiply(m, leaf), y, operator.measured)
         return *improve(state, vectors.pack(operator.adjoint(y)), tolerance), RESULTS.successful
 
     # The first step makes the start the iterate.

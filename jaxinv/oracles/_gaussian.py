@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
 from .._linear_gaussian import condition, observe, prepare_update, triangle
 from .._module import Module
@@ -187,7 +187,7 @@ class Gaussian(Module):
         infinity for images whose relative distance from that space exceeds `sqrt(eps)`. Of a large image whose diagonal
         is traced, the diagonal must be positive.
         """
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.shape:
             raise ValueError(
                 f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "

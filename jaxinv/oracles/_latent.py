@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, check_key
+from .._arrays import HIGHEST, as_array, check_key
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key
 from ..requirements import Requirement, finite
@@ -47,7 +47,7 @@ class GaussianLatent(AbstractGenerativePrior):
 
 
 def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"The latent of this Gaussian expects {what} of shape {shape} and a floating dtype; got {x.shape} and "

@@ -146,7 +146,7 @@ class GaussianMixture(Module):
         limit = math.sqrt(jnp.finfo(self.means.dtype).eps)
         law = self.covariances
         largest = jnp.max(jnp.concatenate([v.ravel() for v in (law.variances, law.rest)]))
-        distances = jnp.sqrt(jnp.sum((jnp.asarray(x).ravel()[None] - self._flat_means()) ** 2, axis=1))
+        distances = jnp.sqrt(jnp.sum((as_array(x).ravel()[None] - self._flat_means()) ** 2, axis=1))
         inside = view.strays <= limit**2 * (jnp.sqrt(largest) + jax.lax.stop_gradient(distances)) ** 2
         return jax.nn.logsumexp(jnp.where(inside, view.log_densities, -jnp.inf))
 
@@ -229,7 +229,7 @@ class GaussianMixture(Module):
         return Components(self.log_weights, self._flat_means(), self.covariances, self.shape)
 
     def _view(self, x: State) -> Any:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.shape:
             raise ValueError(
                 f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "

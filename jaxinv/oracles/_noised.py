@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, is_concrete
+from .._arrays import HIGHEST, as_array, is_concrete
 from .._score import AbstractGradientScore, AbstractProcess
 from .._types import Checked, Scalar, State
 from ..requirements import Parametric, Requirement, not_negative
@@ -81,7 +81,7 @@ class GaussianScore(AbstractGradientScore):
         return (not_negative("deviations", self.deviations),)
 
     def __call__(self, t: Scalar, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         scale, std = marginal(self.process, t, x.dtype)
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
         deviation = (x - scale * mean).ravel()
@@ -102,7 +102,7 @@ class GaussianScore(AbstractGradientScore):
 
 
 def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     scale, std = marginal(oracle.process, t, x.dtype)
     mean, basis, deviations = (v.astype(x.dtype) for v in (oracle.mean, oracle.basis, oracle.deviations))
     coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)

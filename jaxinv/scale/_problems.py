@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from .._arrays import is_concrete
+from .._arrays import is_concrete, native
 from .._types import Checked, PyTree
 from ..io import leaf_names
 
@@ -76,7 +76,7 @@ def split(
 
 def to_host(leaf: Any) -> np.ndarray:
     """An array in host memory, without a copy where it is there already; random keys as their data."""
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else native(leaf))
 
 
 def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:

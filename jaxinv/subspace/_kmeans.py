@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_floating, check_key, common_dtype, is_concrete
+from .._arrays import as_array, check_count, check_floating, check_key, common_dtype, is_concrete
 from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
@@ -51,7 +51,7 @@ class KMeans(Module):
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """
-        x, shape, k = check_floating(jnp.asarray(x), "an image", "KMeans"), self.centres.shape[1:], len(self.centres)
+        x, shape, k = check_floating(as_array(x), "an image", "KMeans"), self.centres.shape[1:], len(self.centres)
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"KMeans takes an image of shape {shape}, or a batch of them; got {x.shape}. {advice}")

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, check_count, check_floating, is_concrete
+from .._arrays import HIGHEST, as_array, check_count, check_floating, is_concrete
 from .._checks import check_examples
 from .._jit import compiled_method
 from .._module import Module
@@ -71,7 +71,7 @@ class PCA(Module):
         return images + jnp.broadcast_to(self.mean, images.shape)
 
     def _check(self, x: Any, shape: tuple[int, ...], what: str) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"PCA takes {what} of shape {shape}, or a batch of them; got {x.shape}. {advice}")

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from .._arrays import as_array
 from .._types import PyTree
 
 
@@ -38,7 +39,7 @@ def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
                 f"`{name}` must be of a floating dtype; got {leaf.dtype}. Convert it: `{name}.astype(float)`, divided "
                 "by 255 for 8-bit images."
             )
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    leaves = [as_array(leaf) for leaf in leaves]
     for leaf in leaves:
         finite = np.asarray(jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))))
         if not finite.all():

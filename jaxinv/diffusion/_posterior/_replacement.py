@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_leaf, as_parameter, check_count, safe_sqrt, subkeys
+from ..._arrays import as_leaf, as_parameter, check_count, multiply, safe_sqrt, subkeys
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
@@ -101,7 +101,10 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
-            lambda y, s, n: scale * y + safe_sqrt(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
+            lambda y, s, n: multiply(scale, y) + multiply(safe_sqrt(std**2 - (scale * s) ** 2), n),
+            problem.data,
+            problem.std,
+            noise,
         )
         residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
         # A noisy measurement may be outside the range of A, so solve with A^* A, whose equations always have solutions.

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._arrays import as_parameter, check_floating, check_key
+from ..._arrays import as_array, as_parameter, check_floating, check_key
 from ..._checks import checked
 from ..._types import Key, Scalar
 from ...requirements import Parametric, Requirement
@@ -71,7 +71,7 @@ class ScoreMatchingLoss(Parametric):
     def __call__(self, network: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
         check_key(key)
         check_takes_time(network)
-        batch = check_floating(jnp.asarray(batch), "images", "score_matching_loss")
+        batch = check_floating(as_array(batch), "images", "score_matching_loss")
         process = jax.tree.map(lambda leaf: leaf.astype(batch.dtype), self.process)
         time_key, noise_key = jax.random.split(key)
         # One time in each of n equal parts of the interval, so the mean over a batch varies less.
