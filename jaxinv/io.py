@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ._types import PyTree
+from ._types import Checked, PyTree
 
 __all__ = ["load", "save"]
 
@@ -39,7 +40,7 @@ _KINDS = "jaxinv.kinds"
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Any = None) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mapping[str, str] | None] = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
     The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. Random keys and Python

@@ -37,7 +37,7 @@ class Likelihood(Module):
     operator: AbstractOperator
     noise: AbstractNoise
 
-    def __init__(self, operator: Checked[AbstractOperator], noise: Any):
+    def __init__(self, operator: Checked[AbstractOperator], noise: Checked[AbstractNoise]):
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
                 f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of "

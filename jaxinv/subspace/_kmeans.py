@@ -15,7 +15,7 @@ from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
-from .._types import ArrayLike, Key
+from .._types import ArrayLike, Checked, Key
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
@@ -73,7 +73,7 @@ def kmeans(
     *,
     key: Key,
     restarts: int = 1,
-    start: Any = None,
+    start: Checked[AbstractSeeding | None] = None,
     max_steps: int = 300,
 ) -> KMeans:
     """Cluster images about `k` centres: minimise `sum_i min_j ||x_i - c_j||^2`, by Lloyd's algorithm.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._types import Key, State, Struct
+from .._types import Checked, Key, State, Struct
 from ..noise import AbstractGaussianNoise, AbstractNoise
 from ._compare import (
     combine,
@@ -28,7 +28,7 @@ from ._compare import (
 
 
 def check_noise(
-    noise: Any,
+    noise: Checked[AbstractNoise],
     codomain: Struct,
     *,
     key: Key,

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .._arrays import is_complex
-from .._types import Key, State
+from .._types import Checked, Key, State
 from ..operators import AbstractLinearOperator, AbstractOperator, materialise
 from ._compare import (
     combine,
@@ -33,7 +33,7 @@ from ._compare import (
 
 
 def check_linear_operator(
-    operator: Any,
+    operator: Checked[AbstractLinearOperator],
     *,
     key: Key,
     others: Sequence[Any] = (),
@@ -114,7 +114,7 @@ def check_linear_operator(
 
 
 def check_operator(
-    operator: Any,
+    operator: Checked[AbstractOperator],
     *,
     key: Key,
     point: State | None = None,

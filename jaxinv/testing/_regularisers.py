@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
-from .._types import Key
+from .._types import ArrayLike, Checked, Key
 from ..regularisers import AbstractRegulariser
 from ._compare import (
     combine,
@@ -27,8 +27,8 @@ from ._compare import (
 
 
 def check_regulariser(
-    regulariser: Any,
-    x: Any,
+    regulariser: Checked[AbstractRegulariser],
+    x: ArrayLike,
     *,
     key: Key,
     steps: Sequence[float] = (0.1, 1.0),

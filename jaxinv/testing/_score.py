@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from .. import diffusion
 from .._score import AbstractProcess, AbstractScore
-from .._types import Key
+from .._types import Checked, Key
 from ._compare import (
     difference,
     draw,
@@ -25,8 +26,8 @@ from ._compare import (
 
 
 def check_score(
-    score: Any,
-    shape: Any,
+    score: Checked[diffusion.AbstractScore],
+    shape: Checked[Sequence[int]],
     *,
     key: Key,
     times: Sequence[float] = (0.05, 0.5, 0.95),

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from .._mesh import replicated, to_host
 from .._networks import rebind_like, unbind_linen
 from .._solution import RESULTS
-from .._types import Checked, IntLike, Key, PyTree, Scalar
+from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
 from ._checkpoint import Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint
@@ -31,7 +31,7 @@ from ._run_chunks import resume, run_chunks
 
 
 def fit(
-    model: Any,
+    model: Network,
     loss: Checked[Callable[..., Any]],
     data: PyTree,
     *,

@@ -17,7 +17,7 @@ from jaxtyping import Array
 from .._mesh import replicated, to_host
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
 from .._solution import RESULTS
-from .._types import ArrayLike, Checked, IntLike, Key, Scalar
+from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import Checkpoint, Run
 from ._chunk import split
@@ -36,13 +36,13 @@ from ._run_chunks import resume, run_chunks
 
 
 def fit_adversarial(
-    generator: Any,
-    critic: Any,
+    generator: Network,
+    critic: Network,
     loss: Checked[Callable[..., Any]],
     data: ArrayLike,
     *,
     key: Key,
-    optimisers: Any = None,
+    optimisers: Checked[tuple[optax.GradientTransformation | None, optax.GradientTransformation | None] | None] = None,
     learning_rate: Checked[Scalar | optax.Schedule] = 5e-4,
     critic_steps: IntLike = 1,
     num_steps: IntLike,
