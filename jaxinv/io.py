@@ -84,6 +84,11 @@ def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mappin
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
 
+    **Arguments:**
+
+    - `path`: the file; an existing one is replaced.
+    - `content`: the bytes of the file.
+
     **Raises:** `ValueError` if the folder cannot be written to; `OSError` if the disk is full.
 
     !!! example
@@ -165,6 +170,10 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
 
+    **Arguments:**
+
+    - `path`: a file that `save` wrote.
+
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
     """
     return {key: value for key, value in _read(os.fspath(path))[1].items() if key != _KINDS}
@@ -172,6 +181,10 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
+
+    **Arguments:**
+
+    - `path`: the file that is to be written.
 
     **Raises:** `ValueError` that describes the problem with the path.
     """
@@ -182,7 +195,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """The name of each leaf of a tree, in order: its path, joined by dots."""
+    """The name of each leaf of a tree, in order: its path, joined by dots.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
+
+    **Raises:** `ValueError` if two leaves have the same name.
+    """
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     if len(set(names)) < len(names):

@@ -271,6 +271,38 @@ def test_public_names_have_docstrings_of_their_own():
     none_of([name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)])
 
 
+def documented(value):
+    """The parameters that the bullets of a docstring name; or those of the function that it refers to: "as `ista`"."""
+    doc = inspect.cleandoc(value.__doc__ or "")
+    if inspect.isclass(value) and "__init__" in vars(value):
+        doc += "\n" + inspect.cleandoc(value.__init__.__doc__ or "")
+    lines = re.findall(r"(?:^ *-|;) ((?:`[^`]+`(?:, | and )?)+):\s*\S", doc, re.MULTILINE)
+    names = {name for line in lines for name in re.findall(r"`\*{0,2}(\w+)`", line)}
+    for other in re.findall(r"\*\*Arguments[^*]*:\*\* (?:as|those of) `(\w+)`", doc):
+        (module,) = (name.rpartition(".")[0] for name, it in PUBLIC.items() if it is value)
+        names |= documented(PUBLIC[f"{module}.{other}"])
+    return names
+
+
+def constructor_of(value):
+    # The metaclass of a network hides its signature, and a named tuple has no `__init__`.
+    return value.__init__ if inspect.isclass(value) and value.__init__ is not object.__init__ else value
+
+
+def undocumented():
+    for name, value in sorted(PUBLIC.items()):
+        if inspect.isabstract(value) or value is jaxinv.RESULTS:
+            continue
+        parameters = inspect.signature(constructor_of(value)).parameters
+        missing = parameters.keys() - {"self"} - documented(value)
+        if missing:
+            yield f"{name}: {', '.join(sorted(missing))}"
+
+
+def test_parameters_are_documented():
+    none_of(list(undocumented()))
+
+
 def examples():
     for name, member in members():
         blocks = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")

@@ -50,6 +50,7 @@ def resume(
     - `chunk_size`: steps per compiled call, static. Default: a 50th of `num_steps`, at most 1000.
     - `progress`: a diffrax progress meter, ticked after every chunk.
     - `report`: called on the host after every chunk with the newest entry of the history, a dict of numbers.
+    - `options`: the other arguments of `reconstruct`, by keyword.
 
     **Returns:** the `Solution` of `reconstruct`.
 
