@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, is_concrete, real_dtype
-from .._types import Checked, Key, PyTree, Scalar, State
+from .._types import ArrayLike, Checked, Key, PyTree, Scalar, State
 from ._base import (
     AbstractGaussianNoise,
     as_noise_parameter,
@@ -100,7 +100,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
 
     factor: Array
 
-    def __init__(self, factor: Any):
+    def __init__(self, factor: ArrayLike):
         factor = as_parameter(factor)
         shape = factor.shape
         if len(shape) != 2 or shape[0] != shape[1] or jnp.iscomplexobj(factor):

@@ -52,6 +52,11 @@ class AbstractOperator(Module):
         """
 
     @property
+    def is_tomograph(self) -> bool:
+        """Whether a measurement is a sinogram that `classical.fbp` inverts; `False` by default."""
+        return False
+
+    @property
     def measured(self) -> PyTree[Array]:
         """The 0/1 weights of the entries that exist, of the codomain's rank; each axis is full or of size 1."""
         return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)

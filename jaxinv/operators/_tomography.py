@@ -102,6 +102,10 @@ class AbstractTomograph(AbstractLinearOperator):
         codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
+    def is_tomograph(self) -> bool:
+        return True
+
+    @property
     @abc.abstractmethod
     def rays(self) -> Beam:
         """The static part of the geometry.

@@ -57,7 +57,7 @@ class Gaussian(Module):
         mean: ArrayLike,
         covariance: Checked[Array | np.ndarray | None] = None,
         *,
-        factor: Any = None,
+        factor: ArrayLike | None = None,
         diagonal: Checked[Array | np.ndarray | None] = None,
     ):
         self.mean = as_parameter(mean)
