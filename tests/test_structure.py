@@ -225,6 +225,7 @@ def test_loops_are_in_the_loop_file():
 def public():
     """Every public name: `(where, name, object)`."""
     modules = [jaxinv, *(importlib.import_module(f"jaxinv.{m.name}") for m in pkgutil.iter_modules([str(ROOT)]))]
+    modules.append(jaxinv.diffusion.extend)
     for module in modules:
         if module.__name__.rpartition(".")[2].startswith("_"):
             continue
@@ -234,7 +235,8 @@ def public():
             if name.startswith("_") or inspect.ismodule(value) or not callable(value):
                 continue
             # What a package re-exports is public in it, wherever in `jaxinv` it is defined.
-            if mine.startswith("jaxinv." if hasattr(module, "__path__") else module.__name__):
+            re_exports = hasattr(module, "__path__") or module is jaxinv.diffusion.extend
+            if mine.startswith("jaxinv." if re_exports else module.__name__):
                 yield module.__name__, name, value
 
 
@@ -279,7 +281,7 @@ def documented(value):
     lines = re.findall(r"(?:^ *-|;) ((?:`[^`]+`(?:, | and )?)+):\s*\S", doc, re.MULTILINE)
     names = {name for line in lines for name in re.findall(r"`\*{0,2}(\w+)`", line)}
     for other in re.findall(r"\*\*Arguments[^*]*:\*\* (?:as|those of) `(\w+)`", doc):
-        (module,) = (name.rpartition(".")[0] for name, it in PUBLIC.items() if it is value)
+        module = next(name.rpartition(".")[0] for name, it in PUBLIC.items() if it is value)
         names |= documented(PUBLIC[f"{module}.{other}"])
     return names
 
@@ -351,7 +353,7 @@ def test_verb_names_its_numbers():
 def test_every_operator_noise_and_verb_has_an_example():
     found, missing = {parameter.id for parameter in examples()}, []
     for name, value in PUBLIC.items():
-        module = name.split(".")[1]
+        module = ".".join(name.split(".")[1:-1]) or name.split(".")[1]
         verb = inspect.isfunction(value) and module in MODULES
         noun = (
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")
