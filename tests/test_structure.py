@@ -53,7 +53,7 @@ ORDER = [
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 
-# Of verbs, each of which has an example.
+# The modules with verbs, each of which has an example.
 MODULES = (
     "operators",
     "classical",

@@ -120,8 +120,8 @@ def _check(values: Any, name: str) -> np.ndarray:
     if not known or len(values) < 2 or any(np.iscomplexobj(value) for value in values):
         raise ValueError(
             f"`{name}` must be a sequence of at least two real vectors (d,) or images (h, w, c), c 1 or 3, all of one "
-            f"shape; got {sorted(shapes) if shapes else type(values).__name__}. Of a batch, one: `[z[0] for z in "
-            f"run.{name}]`; of images that were ravelled: `[z.reshape(h, w, c) for z in run.{name}]`."
+            f"shape; got {sorted(shapes) if shapes else type(values).__name__}. Select one of a batch: `[z[0] for z in "
+            f"run.{name}]`; give ravelled images their shape: `[z.reshape(h, w, c) for z in run.{name}]`."
         )
     return np.stack([np.asarray(value, np.float64) for value in values])
 

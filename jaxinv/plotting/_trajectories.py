@@ -80,7 +80,7 @@ def _check(paths: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if not known or states.size == 0:
             raise ValueError(
                 f"The states of `paths[{title!r}]` must be numbers (n, k, 1), points (n, k, 2) or images "
-                f"(n, k, h, w, c): n paths at k times; got {states.shape}. Of one path: `states[None]`."
+                f"(n, k, h, w, c): n paths at k times; got {states.shape}. One path is `states[None]`."
             )
         if times.shape not in (states.shape[1:2], states.shape[:2]):
             raise ValueError(

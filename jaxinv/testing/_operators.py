@@ -214,7 +214,7 @@ def _transformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _untransformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
-    # By the program that is compiled anyway.
+    # Take the program that other checks have compiled.
     found = _transformed(operator, x, y)
     return found["image"], found["back"]
 

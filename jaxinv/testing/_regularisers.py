@@ -133,7 +133,7 @@ def _check_gradient(
         f"and dtype {x.dtype}; they must be the same.",
     )
     direction = draw(x, random)
-    # As long as the image's own entries, so that `step` is what an entry changes by.
+    # The entries of the direction are as large as those of the image, so an entry changes by about `step`.
     ahead, behind = (
         float(_value_and_gradient(regulariser, combine(1, x, sign * step, direction))[0]) for sign in (1, -1)
     )

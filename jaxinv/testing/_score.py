@@ -77,7 +77,7 @@ def check_score(
     for part in times:
         t = np.asarray(low + part * (high - low), dtype)
         scale, std = (float(v) for v in process.marginal(t))
-        # As large as states of that time are, for images of unit size.
+        # The argument is as large as a state at that time is for images of unit size.
         arguments.append((t, np.asarray(draw(struct, random) * np.sqrt(scale**2 + std**2), dtype)))
     double = is_double(struct)
     allowed = (1e-10 if double else 1e-4) if tolerance is None else tolerance
