@@ -67,8 +67,8 @@ def reconstruct_many(
     count = _count(mapped, num_problems)
 
     def solve(problem: Any) -> Solution:
-        index, own = problem
-        parts = iter(own)
+        index, arrays = problem
+        parts = iter(arrays)
         each = [next(parts) if axis == 0 else part for part, axis in zip(given, in_axes, strict=True)]
         return reconstruct(*each, key=jax.random.fold_in(key, index), **options)
 

@@ -121,8 +121,8 @@ def _write(file: RunFile, contents: Any) -> None:
 def _defaults() -> dict[str, Any]:
     """The options that `reconstruct` and `resume` share, with their defaults."""
     parameters = inspect.signature(reconstruct).parameters.values()
-    own = ("differentiate", "progress")
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in own}
+    excluded = ("differentiate", "progress")
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in excluded}
 
 
 @verb

@@ -165,9 +165,9 @@ def _distinct(data: Array, enough: int) -> int:
     """The number of distinct examples, or `enough` if there are at least `enough` or the values are not known."""
     if not is_concrete(data):
         return min(enough, data.shape[0])
-    seen: set[bytes] = set()
+    distinct: set[bytes] = set()
     for example in np.asarray(data):
-        seen.add((example + 0).tobytes())  # -0 is 0
-        if len(seen) == enough:
+        distinct.add((example + 0).tobytes())  # -0 is 0
+        if len(distinct) == enough:
             break
-    return len(seen)
+    return len(distinct)
