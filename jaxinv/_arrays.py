@@ -226,9 +226,26 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
-    """`x` as arrays that have the shapes of `struct` and an inexact dtype.
+    """`x` as arrays that have the shapes of `struct` and an inexact dtype; every operator checks its argument by this.
+
+    **Arguments:**
+
+    - `x`: an image or a measurement, or a tuple of arrays.
+    - `struct`: the shape that it should have, the `domain` or the `codomain` of an operator.
+    - `what`: "the image" or "the measurement", for the error message; measurements may be integers, which are counts.
+    - `operator`: the operator that is called, for the error message.
+
+    **Returns:** the arrays, in their own dtype; integers in the default floating one.
 
     **Raises:** `ValueError` that names the shape or dtype of `x` and the one that `operator` expects.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from jaxinv import operators
+        operator = operators.Identity((4, 4, 1))
+        x = operators.check_state(jnp.ones((4, 4, 1)), operator.domain, "the image", operator)
+        ```
     """
     if isinstance(struct, tuple):
         if not isinstance(x, tuple | list) or len(x) != len(struct):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ._types import PyTree
+from ._types import Checked, PyTree
 from ._writing import check_writable as check_writable, write_bytes as write_bytes
 
 __all__ = ["load", "save"]
@@ -43,7 +44,7 @@ _RESERVED = (_KINDS, _CHECKSUM, _OLD_KINDS)
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Any = None) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mapping[str, str] | None] = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
     The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. The permissions of an
@@ -144,6 +145,10 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
 
+    **Arguments:**
+
+    - `path`: a file that `save` wrote.
+
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
     """
     return {key: value for key, value in _read(os.fspath(path))[1].items() if key not in _RESERVED}
@@ -164,7 +169,14 @@ def read_json(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """The name of each leaf of a tree, in order: its path, joined by dots."""
+    """The name of each leaf of a tree, in order: its path, joined by dots.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
+
+    **Raises:** `ValueError` if two leaves have the same name.
+    """
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     if len(set(names)) < len(names):

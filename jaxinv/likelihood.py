@@ -39,7 +39,7 @@ class Likelihood(Module):
     operator: AbstractOperator
     noise: AbstractNoise
 
-    def __init__(self, operator: Checked[AbstractOperator], noise: Any):
+    def __init__(self, operator: Checked[AbstractOperator], noise: Checked[AbstractNoise]):
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
                 f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of "
@@ -91,6 +91,11 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
 
     Every verb begins with this function.
 
+    **Arguments:**
+
+    - `likelihood`: operator and noise, as the user gave them.
+    - `y`: one measurement, an array or, for a stack, a tuple of arrays.
+
     **Returns:** the likelihood with its noise in the real dtype of the operator's domain; the measurement in the dtype
     of the codomain and zero where nothing is measured; and a code. Where the code is not `RESULTS.successful` the
     measurement is zero and the noise has unit parameters, so that the computations for such a problem stay finite.
@@ -125,6 +130,16 @@ def prepare_parameter(
 ) -> tuple[Array, Any]:
     """A scalar parameter in the verb's dtype, and the code: a value out of range becomes 1 and `invalid_parameter`.
 
+    **Arguments:**
+
+    - `value`: the number, concrete or traced.
+    - `operator`: the operator, whose domain has the dtype.
+    - `result`: the code so far, which is kept if it is not `RESULTS.successful`.
+    - `positive`: whether 0 is out of range, as negative values always are.
+    - `name`: the name of the argument, for the error message.
+
+    **Returns:** the parameter and the code.
+
     **Raises:** `ValueError` if it is not a real scalar.
     """
     value = as_array(value)
@@ -140,13 +155,21 @@ def prepare_parameter(
 
 
 def domain_dtype(operator: AbstractOperator) -> Any:
-    """The real dtype in which a verb computes."""
+    """The real dtype in which a verb computes.
+
+    **Arguments:**
+
+    - `operator`: the operator, whose domain decides.
+    """
     return real_dtype(common_dtype(*(s.dtype for s in jax.tree.leaves(operator.domain))))
 
 
 class Whitened(AbstractLinearOperator):
     """`B = W A` with `W* W` the inverse covariance of the noise on the measured entries, so that
     `-log p(y | x) = 1/2 ||B x - W y||^2 + constant`.
+
+    - `operator`: the linear operator `A`.
+    - `noise`: the noise, restricted to the measured entries.
     """
 
     operator: AbstractLinearOperator
@@ -180,6 +203,13 @@ def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State
 
     Photon noise is replaced by its Gaussian approximation, `noise.linearise`: penalised weighted least squares.
 
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `name`: the verb, for the error message.
+
+    **Returns:** `B` and `b`.
+
     **Raises:** `ValueError` if the operator is not linear; the message names the verb `name`.
     """
     operator = likelihood.operator
@@ -199,6 +229,10 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
 
     A likelihood with Gaussian noise is returned unchanged.
 
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+
     **Reference:** Sauer, Bouman, A local update strategy for iterative reconstruction from projections, 1993.
     """
     operator, noise = likelihood.operator, likelihood.noise
@@ -212,7 +246,16 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
 
 
 def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
-    """A measurement of each image of a batch."""
+    """A measurement of each image of a batch.
+
+    **Arguments:**
+
+    - `likelihood`: operator and noise.
+    - `images`: the images, `(n, *domain.shape)`.
+    - `key`: a typed key, split into one for each image.
+
+    **Returns:** the measurements, with a leading axis of length `n`.
+    """
     keys = jax.random.split(key, images.shape[0])
     return jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(images, keys)
 
@@ -220,8 +263,14 @@ def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
 def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
     """`||W (y - A x)||^2 / m`, with `W` the whitening of the noise and `m` the number of real measured values.
 
-    It is around 1 for the true image. The likelihood must be prepared; photon noise is replaced by its Gaussian
-    approximation.
+    It is around 1 for the true image. Photon noise is replaced by its Gaussian approximation.
+
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `x`: an image.
+
+    **Returns:** a scalar.
     """
     operator = likelihood.operator
     likelihood, y = gaussian_approximation(likelihood, y)

@@ -358,7 +358,10 @@ class Gaussian(AbstractRegulariser):
 
 
 class Sum(AbstractRegulariser):
-    """`R1 + R2`."""
+    """`R1 + R2`, made by `R1 + R2` of two regularisers.
+
+    - `first`, `second`: the two regularisers.
+    """
 
     first: AbstractRegulariser
     second: AbstractRegulariser
@@ -384,7 +387,11 @@ class Sum(AbstractRegulariser):
 
 
 class Scaled(AbstractRegulariser):
-    """`factor * R`, for a factor that is not negative."""
+    """`factor * R`, made by `factor * R` of a number and a regulariser.
+
+    - `factor`: a scalar, not negative.
+    - `regulariser`: the regulariser `R`.
+    """
 
     factor: Array = eqx.field(converter=as_factor)
     regulariser: AbstractRegulariser

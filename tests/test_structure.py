@@ -58,7 +58,7 @@ ORDER = [
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 
-# Of verbs, each of which has an example.
+# The modules with verbs, each of which has an example.
 MODULES = (
     "operators",
     "classical",
@@ -230,6 +230,7 @@ def test_loops_are_in_the_loop_file():
 def public():
     """Every public name: `(where, name, object)`."""
     modules = [jaxinv, *(importlib.import_module(f"jaxinv.{m.name}") for m in pkgutil.iter_modules([str(ROOT)]))]
+    modules.append(jaxinv.diffusion.extend)
     for module in modules:
         if module.__name__.rpartition(".")[2].startswith("_"):
             continue
@@ -239,7 +240,8 @@ def public():
             if name.startswith("_") or inspect.ismodule(value) or not callable(value):
                 continue
             # What a package re-exports is public in it, wherever in `jaxinv` it is defined.
-            if mine.startswith("jaxinv." if hasattr(module, "__path__") else module.__name__):
+            re_exports = hasattr(module, "__path__") or module is jaxinv.diffusion.extend
+            if mine.startswith("jaxinv." if re_exports else module.__name__):
                 yield module.__name__, name, value
 
 
@@ -274,6 +276,38 @@ def has_a_docstring_of_its_own(value):
 
 def test_public_names_have_docstrings_of_their_own():
     none_of([name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)])
+
+
+def documented(value):
+    """The parameters that the bullets of a docstring name; or those of the function that it refers to: "as `ista`"."""
+    doc = inspect.cleandoc(value.__doc__ or "")
+    if inspect.isclass(value) and "__init__" in vars(value):
+        doc += "\n" + inspect.cleandoc(value.__init__.__doc__ or "")
+    lines = re.findall(r"(?:^ *-|;) ((?:`[^`]+`(?:, | and )?)+):\s*\S", doc, re.MULTILINE)
+    names = {name for line in lines for name in re.findall(r"`\*{0,2}(\w+)`", line)}
+    for other in re.findall(r"\*\*Arguments[^*]*:\*\* (?:as|those of) `(\w+)`", doc):
+        module = next(name.rpartition(".")[0] for name, it in PUBLIC.items() if it is value)
+        names |= documented(PUBLIC[f"{module}.{other}"])
+    return names
+
+
+def constructor_of(value):
+    # The metaclass of a network hides its signature, and a named tuple has no `__init__`.
+    return value.__init__ if inspect.isclass(value) and value.__init__ is not object.__init__ else value
+
+
+def undocumented():
+    for name, value in sorted(PUBLIC.items()):
+        if inspect.isabstract(value) or value is jaxinv.RESULTS:
+            continue
+        parameters = inspect.signature(constructor_of(value)).parameters
+        missing = parameters.keys() - {"self"} - documented(value)
+        if missing:
+            yield f"{name}: {', '.join(sorted(missing))}"
+
+
+def test_parameters_are_documented():
+    none_of(list(undocumented()))
 
 
 def examples():
@@ -324,7 +358,7 @@ def test_verb_names_its_numbers():
 def test_every_operator_noise_and_verb_has_an_example():
     found, missing = {parameter.id for parameter in examples()}, []
     for name, value in PUBLIC.items():
-        module = name.split(".")[1]
+        module = ".".join(name.split(".")[1:-1]) or name.split(".")[1]
         verb = inspect.isfunction(value) and module in MODULES
         noun = (
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")

@@ -97,8 +97,8 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
     """
     if not isinstance(operator, ParallelBeam | FanBeam):
         raise ValueError(
-            f"`fbp` inverts `operators.ParallelBeam` and `operators.FanBeam`; got {type(operator).__name__}. Of a "
-            "scaled or composed operator pass the bare tomograph inside it, and undo the rest on `y`."
+            f"`fbp` inverts `operators.ParallelBeam` and `operators.FanBeam`; got {type(operator).__name__}. "
+            "Pass the bare tomograph inside a scaled or composed operator, and undo the rest on `y`."
         )
     if not isinstance(window, AbstractWindow):
         raise ValueError(

@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_count, safe_sqrt, standard_promotion
-from .._conjugate_gradients import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
 from .._sums import dot

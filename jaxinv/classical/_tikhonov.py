@@ -96,7 +96,7 @@ def tikhonov(
     if isinstance(differentiate, Implicit):
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, ok, inputs)
-    # By the prediction of conjugate gradients, unless the image has got another derivative since.
+    # Conjugate gradients know the prediction; but `Implicit()` gives the image another derivative.
     prediction = operator(x) if isinstance(differentiate, Implicit) else solved.aside
     misfit = prepared.noise.negative_log_likelihood(prediction, data, operator.measured)
     objective = misfit + weight * cast(x)

@@ -88,7 +88,7 @@ def tv(
         curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, curvature, ok, inputs)
-        # That of the loop knows no derivative.
+        # The prediction of the loop knows no derivative.
         prediction = prepared.operator(x)
     fit = prepared.noise.negative_log_likelihood(prediction, data, prepared.operator.measured)
     objective = fit + weight * regulariser(x)

@@ -57,9 +57,10 @@ def reconstruct(
     - `method`: `Plain()`, `ADMM(penalty)` for a regulariser that is not smooth, or `SelfGuided(weight)`.
     - `regulariser`, `weight`: any of `jaxinv.regularisers`, and its weight, not negative. Default: none. A regulariser
         that is not smooth enters by a subgradient; `TV(Smoothed(eps))` is differentiable.
-    - `optimiser`: one of optax, on a dict of the weights by name; default Adam with `learning_rate`. `training.muon()`
+    - `optimiser`: one of optax, on a dict of the weights by name; default Adam. `training.muon()`
         is many times faster in tomography, with a regulariser; without one it fits noise as soon as the image. Create
         it once: each new one compiles again, which another `learning_rate` does not.
+    - `learning_rate`: the rate of Adam, positive; lower it where the objective in the history jumps up and down.
     - `start`: the input: `FromNoise()`, `FromAdjoint()`, `FromFBP()` or `From(image)`.
     - `stopping`: when to stop, and which image to keep: `FixedSteps()`, `WindowedVariance()`, `Discrepancy()` or
         `HeldOut(fraction)`.

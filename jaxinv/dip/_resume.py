@@ -51,6 +51,7 @@ def resume(
     - `chunk_size`: steps per compiled call, static. Default: a 50th of `num_steps`, at most 1000.
     - `progress`: a diffrax progress meter, ticked after every chunk.
     - `report`: called on the host after every chunk with the newest entry of the history, a dict of numbers.
+    - `options`: the other arguments of `reconstruct`, by keyword.
 
     **Returns:** the `Solution` of `reconstruct`.
 
@@ -118,8 +119,8 @@ def resume(
 def _defaults() -> dict[str, Any]:
     """The options that `reconstruct` and `resume` share, with their defaults."""
     parameters = inspect.signature(reconstruct).parameters.values()
-    own = ("differentiate", "progress")
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in own}
+    excluded = ("differentiate", "progress")
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in excluded}
 
 
 @verb

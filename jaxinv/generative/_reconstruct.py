@@ -126,11 +126,11 @@ def reconstruct(
         )
 
     states, num_steps, results = jax.vmap(solve)(latents.astype(problem.weight.dtype))
-    images, found = jax.vmap(lambda state: algorithm.finish(problem, state))(states)
+    images, outcomes = jax.vmap(lambda state: algorithm.finish(problem, state))(states)
 
-    objectives = found["objective"]
+    objectives = outcomes["objective"]
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
-    state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, found, results))
+    state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, outcomes, results))
     if isinstance(differentiate, Implicit):
         # The restart that is returned gets a derivative, and no other.
         inputs = (likelihood, prior, y, weight, method)
@@ -144,7 +144,7 @@ def reconstruct(
     aux = {
         "latent": chosen["latent"],
         "deviation": image - chosen["decoded"],
-        "latents": found["latent"],
+        "latents": outcomes["latent"],
         "images": images,
         "objectives": objectives,
         "results": results,

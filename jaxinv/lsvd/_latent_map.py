@@ -131,7 +131,8 @@ class Spectrum(nnx.Module):
 class Full(nnx.Module):
     """`z -> z matrix + offset`.
 
-    - `matrix`: `(k, k)`, `offset`: `(k,)`, trained.
+    - `matrix`: the linear part, `(k, k)`, trained.
+    - `offset`: the constant part, `(k,)`, trained.
     """
 
     def __init__(self, matrix: ArrayLike, offset: ArrayLike):

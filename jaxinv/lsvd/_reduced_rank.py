@@ -27,7 +27,7 @@ class ReducedRankRegression(eqx.Module):
     decreases: `s_i` is the standard deviation along `d_i` of what is reconstructed. `Truncation(r)` therefore gives the
     regression of rank `r`.
 
-    - `image_mean`, `measurement_mean`.
+    - `image_mean`, `measurement_mean`: the means of the images and of the measurements.
     - `encoder`: the `e_i`, `(rank, *measurement_shape)`.
     - `spectrum`: the `s_i`, `(rank,)`.
     - `decoder`: the `d_i`, `(rank, h, w, c)`, the entry of largest modulus of each positive.

@@ -88,7 +88,7 @@ class Gaussian(eqx.Module):
     **Raises:** `ValueError` if `std` is not a positive number.
     """
 
-    std: Any = eqx.field(default=math.sqrt(0.025), static=True)
+    std: Checked[float] = eqx.field(default=math.sqrt(0.025), static=True)
 
     def __check_init__(self):
         if not isinstance(self.std, numbers.Real) or not 0 < float(self.std) < math.inf:
@@ -161,7 +161,7 @@ class VAE(nnx.Module):
         image_shape: Checked[Sequence[int]],
         latent_size: IntLike,
         *,
-        likelihood: Any = None,
+        likelihood: Checked[Gaussian | Bernoulli | None] = None,
         rngs: Checked[nnx.Rngs],
         trunk: Checked[AbstractTrunk | None] = None,
         widths: Checked[Sequence[int] | None] = None,

@@ -84,7 +84,7 @@ class Dense(AbstractTrunk):
     **Raises:** `ValueError` for widths that are not positive integers.
     """
 
-    widths: Any = eqx.field(default=(512, 256), static=True, converter=lambda w: check_shape(w, "widths"))
+    widths: tuple[int, ...] = eqx.field(default=(512, 256), static=True, converter=lambda w: check_shape(w, "widths"))
 
     def encoder(
         self, image_shape: tuple[int, int, int], size: int, *, activation: Activation, rngs: nnx.Rngs
@@ -115,7 +115,7 @@ class Convolutional(AbstractTrunk):
         Convolutional Neural Network, 2016 (the doubling)
     """
 
-    channels: Any = eqx.field(default=(16, 32), static=True, converter=lambda c: check_shape(c, "channels"))
+    channels: tuple[int, ...] = eqx.field(default=(16, 32), static=True, converter=lambda c: check_shape(c, "channels"))
 
     def encoder(
         self, image_shape: tuple[int, int, int], size: int, *, activation: Activation, rngs: nnx.Rngs

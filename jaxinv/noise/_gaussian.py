@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, multiply, real_dtype, standard_promotion
-from .._types import Checked, Key, PyTree, Scalar, State
+from .._types import ArrayLike, Checked, Key, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
 from ._base import (
@@ -113,7 +113,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
 
     factor: Array
 
-    def __init__(self, factor: Any):
+    def __init__(self, factor: ArrayLike):
         factor = as_parameter(factor)
         shape = factor.shape
         if len(shape) != 2 or shape[0] != shape[1] or jnp.iscomplexobj(factor):

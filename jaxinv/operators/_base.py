@@ -63,6 +63,11 @@ class AbstractOperator(Module):
         """
 
     @property
+    def is_tomograph(self) -> bool:
+        """Whether a measurement is a sinogram that `classical.fbp` inverts; `False` by default."""
+        return False
+
+    @property
     def measured(self) -> PyTree[Array]:
         """The 0/1 weights of the entries that exist, of the codomain's rank; each axis is full or of size 1."""
         return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)
@@ -76,7 +81,37 @@ class AbstractOperator(Module):
 
 
 class AbstractLinearOperator(AbstractOperator):
-    """A linear operator `A`, with its adjoint: `<A x, y> = <x, A* y>` for the inner product `sum(conj(a) b)`."""
+    """A linear operator `A`, with its adjoint: `<A x, y> = <x, A* y>` for the inner product `sum(conj(a) b)`.
+
+    A subclass defines `domain`, `codomain`, `__call__` and `adjoint`, and `measured` if entries of the measurement can
+    be missing. Both methods begin with `operators.check_state`, and the adjoint is the conjugate transpose. Whatever
+    else there is follows from these. `jaxinv.testing.check_linear_operator` checks an operator of your own.
+
+    !!! example
+        ```python
+        import equinox as eqx, jax, jax.numpy as jnp
+        from jaxinv import operators, testing
+
+        class Motion(operators.AbstractLinearOperator):  # the mean of an image and of the image one row further down
+            domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+            weight: jax.Array = eqx.field(converter=jnp.asarray, default=0.5)
+
+            @property
+            def codomain(self):
+                return self.domain
+
+            def __call__(self, x):
+                x = operators.check_state(x, self.domain, "the image", self)
+                return (1 - self.weight) * x + self.weight * jnp.roll(x, 1, axis=0)
+
+            def adjoint(self, y):
+                y = operators.check_state(y, self.codomain, "the measurement", self)
+                return (1 - self.weight) * y + self.weight * jnp.roll(y, -1, axis=0)
+
+        operator = Motion(jax.ShapeDtypeStruct((4, 2, 1), jnp.float32))
+        testing.check_linear_operator(operator, key=jax.random.key(0))
+        ```
+    """
 
     @abc.abstractmethod
     def adjoint(self, y: State) -> State:

@@ -1,7 +1,6 @@
 """Blur followed by subsampling, the operator of super-resolution."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -43,7 +42,7 @@ class Downsample(AbstractLinearOperator):
     def __init__(
         self,
         shape: Checked[Sequence[int]],
-        factor: Any,
+        factor: Checked[int | Sequence[int]],
         kernel: Checked[Array | np.ndarray | None] = None,
         boundary: Boundary | str = "zero",
     ):

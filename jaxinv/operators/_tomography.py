@@ -112,6 +112,10 @@ class AbstractTomograph(AbstractLinearOperator):
         return tuple(finite(name, value, f"`{name}` holds a value that is not finite") for name, value in named.items())
 
     @property
+    def is_tomograph(self) -> bool:
+        return True
+
+    @property
     @abc.abstractmethod
     def rays(self) -> Beam:
         """The static part of the geometry.

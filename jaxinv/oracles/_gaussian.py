@@ -32,6 +32,8 @@ class Gaussian(Module):
     - `mean`: the mean image, `(h, w, c)` or any other shape, with `d` entries.
     - `covariance`: a symmetric matrix, `(d, d)`; it may be singular. It is stored as a factor, from its eigenvalues:
       those below `10 eps` times the largest are rounding, and become 0.
+    - `factor`, `diagonal`: in place of the covariance, a factor `F`, `(d, r)`, and variances `D`, `(d,)` or a number,
+      of `covariance = F F^T + diag(D)`; they are not checked, as they are by `Gaussian.from_factor`.
 
     For a covariance of low rank, or of low rank plus a diagonal, use `Gaussian.from_factor`.
 
@@ -61,7 +63,7 @@ class Gaussian(Module):
         mean: ArrayLike,
         covariance: Checked[Array | np.ndarray | None] = None,
         *,
-        factor: Any = None,
+        factor: ArrayLike | None = None,
         diagonal: Checked[Array | np.ndarray | None] = None,
     ):
         self.mean = as_parameter(mean)

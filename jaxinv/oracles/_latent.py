@@ -14,7 +14,11 @@ from ..requirements import Requirement, finite
 
 
 class GaussianLatent(AbstractGenerativePrior):
-    """`x = mean + factor z` with `z` standard normal, made by `oracles.Gaussian.as_latent()`."""
+    """`x = mean + factor z` with `z` standard normal, made by `oracles.Gaussian.as_latent()`.
+
+    - `mean`: the mean image, of any shape, with `d` entries.
+    - `factor`: the factor of the covariance, `(d, r)`; a latent has `r` entries.
+    """
 
     mean: Array
     factor: Array

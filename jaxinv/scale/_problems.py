@@ -48,8 +48,8 @@ def split(
     """
     _check_solve(solve)
     leaves, treedef = jax.tree.flatten((solve, problems))
-    own = len(jax.tree.leaves(solve))
-    names = ["solve"] * own + leaf_names(problems)
+    num_solve_leaves = len(jax.tree.leaves(solve))
+    names = ["solve"] * num_solve_leaves + leaf_names(problems)
     # Inside `jax.jit` every new array is a tracer.
     if not is_concrete(jnp.zeros(()), *leaves):
         raise ValueError(ON_THE_HOST)
@@ -57,7 +57,7 @@ def split(
         None if _is_array(leaf) else (type(leaf), _hashable(leaf, name))
         for leaf, name in zip(leaves, names, strict=True)
     )
-    arrays = [(i < own, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    arrays = [(i < num_solve_leaves, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
     mapped = [(name, leaf) for is_shared, name, leaf in arrays if not is_shared]
     count = _check_leading(mapped)
     for name, leaf in mapped:

@@ -14,7 +14,7 @@ from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS, reject
-from .._types import ArrayLike, Key
+from .._types import ArrayLike, Checked, Key
 from ..requirements import valid
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
@@ -73,7 +73,7 @@ def kmeans(
     *,
     key: Key,
     restarts: int = 1,
-    start: Any = None,
+    start: Checked[AbstractSeeding | None] = None,
     max_steps: int = 300,
 ) -> KMeans:
     """Cluster images about `k` centres: minimise `sum_i min_j ||x_i - c_j||^2`, by Lloyd's algorithm.
@@ -167,9 +167,9 @@ def _distinct(data: Array, enough: int) -> int:
     """The number of distinct examples, or `enough` if there are at least `enough` or the values are not known."""
     if not is_concrete(data):
         return min(enough, data.shape[0])
-    seen: set[bytes] = set()
+    distinct: set[bytes] = set()
     for example in np.asarray(data):
-        seen.add((example + 0).tobytes())  # -0 is 0
-        if len(seen) == enough:
+        distinct.add((example + 0).tobytes())  # -0 is 0
+        if len(distinct) == enough:
             break
-    return len(seen)
+    return len(distinct)

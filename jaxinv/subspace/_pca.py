@@ -14,7 +14,7 @@ from .._jit import compiled_method
 from .._module import Module
 from .._types import ArrayLike, Checked, Key, Scalar
 from ._decomposition import AbstractDecomposition, Randomised, Thin
-from ._rank import check_norm, choose_rank
+from ._rank import AbstractNorm, check_norm, choose_rank
 
 
 class PCA(Module):
@@ -39,7 +39,7 @@ class PCA(Module):
         mean: ArrayLike,
         components: ArrayLike,
         singular_values: ArrayLike,
-        standard_deviations: Any = None,
+        standard_deviations: Checked[ArrayLike | None] = None,
     ):
         self.mean, self.components = jnp.asarray(mean), jnp.asarray(components)
         self.singular_values = jnp.asarray(singular_values)
@@ -83,9 +83,9 @@ def pca(
     *,
     rank: Checked[int | None] = None,
     tolerance: Checked[Scalar | None] = None,
-    norm: Any = None,
+    norm: Checked[AbstractNorm | None] = None,
     centre: bool = True,
-    method: Any = None,
+    method: Checked[AbstractDecomposition | None] = None,
     key: Key | None = None,
 ) -> PCA:
     """The affine subspace of a given dimension that is nearest to a set of images, in the sum of squares.

@@ -42,7 +42,9 @@ class Nuclear(AbstractNorm):
         return _tails(singular_values)
 
 
-def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Any = None) -> Any:
+def choose_rank(
+    singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Checked[AbstractNorm | None] = None
+) -> Any:
     """The smallest rank whose truncated singular value decomposition loses at most a fraction of a norm.
 
     It is the smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Key, PyTree, State, Struct
+from .._types import Checked, Key, PyTree, State, Struct
 from ..noise import AbstractGaussianNoise, AbstractNoise
 from ._compare import (
     combine,
@@ -27,7 +27,7 @@ from ._compare import (
 
 
 def check_noise(
-    noise: Any,
+    noise: Checked[AbstractNoise],
     codomain: Struct,
     *,
     key: Key,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import is_complex
-from .._types import Key, PyTree, State
+from .._types import Checked, Key, PyTree, State
 from ..operators import AbstractLinearOperator, AbstractOperator, materialise
 from ._compare import (
     combine,
@@ -32,7 +32,7 @@ from ._compare import (
 
 
 def check_linear_operator(
-    operator: Any,
+    operator: Checked[AbstractLinearOperator],
     *,
     key: Key,
     others: Sequence[Any] = (),
@@ -113,7 +113,7 @@ def check_linear_operator(
 
 
 def check_operator(
-    operator: Any,
+    operator: Checked[AbstractOperator],
     *,
     key: Key,
     point: State | None = None,
@@ -213,7 +213,7 @@ def _transformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _untransformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
-    # By the program that is compiled anyway.
+    # Take the program that other checks have compiled.
     found = _transformed(operator, x, y)
     return found["image"], found["back"]
 

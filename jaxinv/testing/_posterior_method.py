@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import diffusion
 from .._solution import RESULTS
-from .._types import Key
+from .._types import Checked, Key
 from ..likelihood import Likelihood
 from ..noise import Gaussian as GaussianNoise
 from ..operators import Matrix
@@ -33,10 +33,10 @@ _MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, -1.0, 0.5]])
 
 
 def check_posterior_method(
-    method: Any,
+    method: Checked[diffusion.AbstractPosteriorMethod[Any, Any]],
     *,
     key: Key,
-    process: Any = None,
+    process: Checked[diffusion.AbstractProcess | None] = None,
     noise_std: float = 0.3,
     num_samples: int = 1000,
     deviations: float = 5.0,

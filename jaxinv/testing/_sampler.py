@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import diffusion
 from .._solution import RESULTS, Solution
-from .._types import Key, PyTree
+from .._types import Checked, Key, PyTree
 from ..oracles import Gaussian
 from ._compare import (
     difference,
@@ -29,10 +29,10 @@ _FACTOR = np.array([[0.8, 0.0, 0.0], [0.3, 0.5, 0.0], [-0.2, 0.1, 0.3]])
 
 
 def check_sampler(
-    method: Any,
+    method: Checked[diffusion.AbstractSampler],
     *,
     key: Key,
-    process: Any = None,
+    process: Checked[diffusion.AbstractProcess | None] = None,
     num_samples: int = 2000,
     deviations: float = 5.0,
     allowance: float = 0.05,

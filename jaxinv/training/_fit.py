@@ -19,7 +19,7 @@ from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
 from .._program import program
 from .._solution import RESULTS
-from .._types import Checked, IntLike, Key, PyTree, Scalar
+from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint, name_of
@@ -36,7 +36,7 @@ from ._run_chunks import resume, run_chunks
 
 
 def fit(
-    model: Any,
+    model: Network,
     loss: Checked[Callable[..., Any]],
     data: PyTree,
     *,

@@ -23,7 +23,7 @@ from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtyp
 from .._optimisers import check_optimiser
 from .._program import program
 from .._solution import RESULTS
-from .._types import ArrayLike, Checked, IntLike, Key, Scalar
+from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
@@ -42,13 +42,13 @@ from ._run_chunks import resume, run_chunks
 
 
 def fit_adversarial(
-    generator: Any,
-    critic: Any,
+    generator: Network,
+    critic: Network,
     loss: Checked[Callable[..., Any]],
     data: ArrayLike,
     *,
     key: Key,
-    optimisers: Any = None,
+    optimisers: Checked[tuple[optax.GradientTransformation | None, optax.GradientTransformation | None] | None] = None,
     learning_rate: Checked[Scalar | optax.Schedule] = 5e-4,
     critic_steps: IntLike = 1,
     num_steps: IntLike,

@@ -97,7 +97,9 @@ def decode(
 ) -> Solution:
     """The image of a latent: the probability-flow ODE from noise at `t_max` to `t_min`, the inverse of `encode`.
 
-    **Arguments:** those of `encode`, with the latent `z` in place of the image.
+    **Arguments:** those of `encode`, with the latent in place of the image:
+
+    - `z`: one latent, of the shape of an image.
 
     **Returns:** a `Solution`, whose `value` is the image. `stats` has `num_steps` and `network_evaluations`.
 

@@ -96,8 +96,8 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
         square = noise_to_signal(problem.process, t) ** 2
         weight = 1 / (1 + square * problem.curvature(u))
         args = (problem, t, square, weight, 0.5 * self.step_size.astype(u.dtype) * square, last, key)
-        u, taken, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
-        return advance(Annealed(u, state.num_steps + jnp.where(last, 0, taken)), state, code)
+        u, num_iterations, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
+        return advance(Annealed(u, state.num_steps + jnp.where(last, 0, num_iterations)), state, code)
 
     def finish(self, problem: CurvedProblem, state: Annealed, *, key: Key) -> tuple[Array, dict[str, Any]]:
         del problem, key

@@ -117,10 +117,10 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         point, direction, memory, sampler_key, tries, num_steps = state
         search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
         args = ((self, problem, sampler_key), point, direction)
-        (new, found, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
+        (new, accepted, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
         # At a minimum the line search fails, after all its tries.
-        stops = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
-        code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
+        stops = ~accepted | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
+        code = RESULTS.where((index == 0) & ~accepted, RESULTS.nonfinite, RESULTS.successful)
         upwards: Any
         with standard_promotion():
             upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
@@ -143,9 +143,9 @@ def _try(index: Array, search: PyTree, args: PyTree) -> tuple[PyTree, Array, Any
     (value, image), gradient = jax.value_and_grad(_objective, has_aux=True)(z, args)
     new = Point(z, value, gradient, image)
     enough = value <= point.value + _DECREASE * length * jnp.sum(point.gradient * direction)
-    found = all_finite(new) & enough
-    best = jax.tree.map(lambda n, b: jnp.where(found, n, b), new, best)
-    return (best, found, _SHORTER * length), found, RESULTS.successful
+    accepted = all_finite(new) & enough
+    best = jax.tree.map(lambda n, b: jnp.where(accepted, n, b), new, best)
+    return (best, accepted, _SHORTER * length), accepted, RESULTS.successful
 
 
 def _objective(z: Array, args: PyTree) -> tuple[Array, Array]:

@@ -140,6 +140,8 @@ class ShiftView(AbstractTwistView):
 
     - `image`, `noise`: the predictions of the score.
     - `shift`: the shift of the image, `std^2 / scale` times the gradient of `log_twist`.
+    - `log_twist`: the logarithm of the approximation of `p(y | x_t)`.
+    - `num_vjps`: the number of vector-Jacobian products of the evaluation.
     """
 
     image: Array
@@ -160,7 +162,20 @@ def guided_transition(
     *,
     key: Key,
 ) -> tuple[Array, Array]:
-    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image itself."""
+    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image itself.
+
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `t`, `t_next`: the times of the step; `t_next` may be 0, the data.
+    - `image`, `noise`: the predictions of the score at time `t`, `(E[x_0 | x_t], E[n | x_t])`.
+    - `shift`: what the guidance adds to the image; the noise changes so that the state stays the same.
+    - `eta`: the share of fresh noise, from 0 (deterministic) to 1 (ancestral).
+    - `key`: a key for the fresh noise.
+
+    **Returns:** the state at `t_next`, and `log p(state) - log q(state)`, where `p` is the step without the shift and
+    `q` is the one that was drawn from.
+    """
     scale, std = process.marginal(t)
     mean, fresh = transition(process, t, t_next, image + shift, noise - scale / std * shift, eta)
     free, _ = transition(process, t, t_next, image, noise, eta)

@@ -175,7 +175,7 @@ def run_method(
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
     init_key, step_key, finish_key = subkeys(key, 3)
-    state, taken, code = run(
+    state, num_calls, code = run(
         method,
         problem,
         method.init(problem, key=init_key),
@@ -188,9 +188,9 @@ def run_method(
     )
     value, stats = method.finish(problem, state, key=finish_key)
     counted = {
-        "num_steps": jnp.minimum(taken, method.num_steps),
-        "network_evaluations": method.evaluations_per_step * taken,
-        "vjps": method.vjps_per_step * taken,
+        "num_steps": jnp.minimum(num_calls, method.num_steps),
+        "network_evaluations": method.evaluations_per_step * num_calls,
+        "vjps": method.vjps_per_step * num_calls,
     }
     kept = Solution(value, code, counted | stats).settled(True)
     return kept.value, kept.result, kept.stats

@@ -47,6 +47,8 @@ class AbstractProblem(eqx.Module):
 class Problem(AbstractProblem):
     """A problem with any likelihood.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
     - `likelihood`, `y`: the likelihood and the measurement, in the dtype of the image.
     """
 
@@ -63,8 +65,11 @@ class Problem(AbstractProblem):
 class LinearProblem(AbstractProblem):
     """A problem with a linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
     - `operator`: `B`, the operator whitened by the noise, with `adjoint`.
     - `data`: `b`, the whitened measurement.
+    - `constant`: the constant, so that `-log p(y | x)` is normalised.
     """
 
     score: AbstractScore
@@ -100,6 +105,10 @@ class ExactProblem(AbstractProblem):
 
     Rows of `A`, data and noise are 0 where nothing is measured.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `operator`: `A` on the measured entries.
+    - `data`: the measured entries of `y`.
     - `std`: the standard deviation of each entry, of the shape of the data.
     """
 
@@ -111,7 +120,14 @@ class ExactProblem(AbstractProblem):
 
 
 class DenseProblem(AbstractProblem):
-    """`LinearProblem` with `B` as a matrix `(m, d)` of real numbers."""
+    """`LinearProblem` with `B` as a matrix of real numbers.
+
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `matrix`: `B`, `(m, d)`, which multiplies `x.ravel()`.
+    - `data`: `b`, `(m,)`.
+    - `constant`: the constant, so that `-log p(y | x)` is normalised.
+    """
 
     score: AbstractScore
     matrix: Array
@@ -127,6 +143,9 @@ class DenseProblem(AbstractProblem):
 class CurvedProblem(AbstractProblem):
     """Any likelihood with a bound on its curvature, from which gradient methods compute their step size.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `likelihood`, `y`: the likelihood and the measurement, in the dtype of the image.
     - `constant_curvature`: the bound if it is the same at every image, and otherwise `None`.
     """
 
@@ -151,13 +170,31 @@ class CurvedProblem(AbstractProblem):
 
 
 def any_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
-    """The problem of a method that accepts any likelihood."""
+    """The problem of a method that accepts any likelihood.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator.
+    """
     likelihood, y, code = prepare(likelihood, y)
     return Problem(score=score, likelihood=likelihood, y=y, image=_image(likelihood)), code
 
 
 def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
-    """The problem of a method of gradient steps on any likelihood."""
+    """The problem of a method of gradient steps on any likelihood, with a bound on the curvature for their size.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator.
+    """
     problem, code = any_problem(likelihood, score, y)
     linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
     origin = jnp.zeros(problem.image.shape, problem.image.dtype)
@@ -173,7 +210,17 @@ def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tu
 
 
 def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[LinearProblem, RESULTS]:
-    """The problem of a method called `name` for a linear operator; photon noise is replaced by its approximation."""
+    """The problem of a method for a linear operator; photon noise is replaced by its Gaussian approximation.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator, or an operator that is not linear.
+    """
     check_linear(likelihood, name)
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
@@ -184,7 +231,17 @@ def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name:
 
 
 def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[DenseProblem, RESULTS]:
-    """`linear_problem` with the matrix of the operator."""
+    """`linear_problem` with the matrix of the operator, whose memory grows with measurements times pixels.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator, or an operator that is not linear.
+    """
     check_linear(likelihood, name)
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
@@ -194,7 +251,14 @@ def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
 
 
 def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[ExactProblem, RESULTS]:
-    """The problem of a method called `name` for a linear operator and independent Gaussian noise, or no noise.
+    """The problem of a method for a linear operator and independent Gaussian noise, or no noise.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
 
     **Raises:** `ValueError` for another operator or noise.
     """

@@ -24,9 +24,14 @@ def is_data(t: Scalar) -> Bool[Array, "..."]:
 def target(process: AbstractProcess, t: Scalar) -> tuple[Array, Array]:
     """`(scale, std)` at the end of a step, whose time may be 0: there they are 1 and 0.
 
-    The formula of a process need not have a derivative at time 0, so there it is evaluated at another time, and the
-    result is not used.
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `t`: the time at the end of the step, 0 for the data.
+
+    **Returns:** two scalars.
     """
+    # The formula of a process need not have a derivative at time 0: it is evaluated at another time instead.
     data = is_data(t)
     scale, std = process.marginal(jnp.where(data, process.t_max, t))
     return jnp.where(data, jnp.ones_like(scale), scale), jnp.where(data, jnp.zeros_like(std), std)

@@ -182,13 +182,13 @@ class Integral(eqx.Module):
     """The end of an integration, its code, and states on the way.
 
     - `num_steps`: the number of steps, without the one that denoises.
-    - `taken`: the number of steps, with the one that denoises.
+    - `num_calls`: the number of steps, with the one that denoises.
     """
 
     end: PyTree[Array]
     result: Any
     num_steps: Array
-    taken: Array
+    num_calls: Array
     states: PyTree[Array] | None
 
 
@@ -278,10 +278,10 @@ def integrate(
     result: Any = from_diffrax(solution.result)
     result = RESULTS.where(sound, RESULTS.where(stopped, RESULTS.nonfinite, result), RESULTS.invalid_parameter)
     end = jax.tree.map(lambda last, first: jnp.where(sound, last, first), end, y)
-    taken = solution.stats["num_steps"]
+    num_calls = solution.stats["num_steps"]
     passed = direction * reached > direction * stop
-    num_steps = taken - passed.astype(taken.dtype) if beyond else taken
-    return Integral(end, result, num_steps, taken, states)
+    num_steps = num_calls - passed.astype(num_calls.dtype) if beyond else num_calls
+    return Integral(end, result, num_steps, num_calls, states)
 
 
 def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) -> tuple[Array, Array]:

@@ -62,8 +62,8 @@ class ProbabilityFlow(AbstractSampler):
         integral = self.between(
             process.t_max, process.t_min, score, x, saved=saved, progress=options.progress, denoise=options.denoise
         )
-        taken = evaluations(self.solver, integral.taken)
-        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
+        num_evaluations = evaluations(self.solver, integral.num_calls)
+        return Path(integral.end, integral.result, integral.num_steps, num_evaluations, saved, integral.states)
 
     def between(
         self,

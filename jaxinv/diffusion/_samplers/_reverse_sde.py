@@ -101,8 +101,8 @@ class ReverseSDE(AbstractSampler):
             progress=options.progress,
             denoise=options.denoise,
         )
-        taken = evaluations(self.solver, integral.taken)
-        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
+        num_evaluations = evaluations(self.solver, integral.num_calls)
+        return Path(integral.end, integral.result, integral.num_steps, num_evaluations, saved, integral.states)
 
 
 def _drift(minus_t: Any, x: Array, args: tuple[AbstractScore, Last | None]) -> Array:

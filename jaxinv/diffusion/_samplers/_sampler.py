@@ -165,7 +165,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
         ends = saved_steps(options.num_saved, self.num_steps)
         states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
         score, code = self.prepare(score)
-        (state, states), taken, code = iterate(
+        (state, states), num_calls, code = iterate(
             _step,
             (self.init(score, x), states),
             (self, score, times, None if ends is None else jnp.asarray(ends), key),
@@ -176,16 +176,16 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
             progress=options.progress,
         )
         end = self.finish(score, state)
-        num_steps = jnp.minimum((taken + calls - 1) // calls, self.num_steps)
+        num_steps = jnp.minimum((num_calls + calls - 1) // calls, self.num_steps)
         saved = None
         if ends is not None:
             # A lane that stopped early stays where it is.
-            completed = jnp.where(code == RESULTS.successful, taken, taken - 1) // calls
+            completed = jnp.where(code == RESULTS.successful, num_calls, num_calls - 1) // calls
             missed = (jnp.asarray(ends, completed.dtype) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
         # The call that denoises evaluates the score once.
-        stepping = jnp.minimum(taken, self.num_steps * calls)
-        evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
+        stepping = jnp.minimum(num_calls, self.num_steps * calls)
+        evaluations = stepping * self.evaluations_per_step // calls + (num_calls - stepping)
         return Path(end, code, num_steps, evaluations, saved, states)
 
 

@@ -15,7 +15,7 @@ from ..._arrays import as_array, check_floating
 from ..._checks import checked
 from ..._networks import LinenNetwork, PyTreeNetwork, as_network
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
-from ..._types import Checked, PyTree, Scalar, State
+from ..._types import Checked, Network, PyTree, Scalar, State
 from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation
@@ -133,7 +133,7 @@ def check_parametrisation(parametrisation: Any) -> None:
 
 @checked(process=check_process, parametrisation=check_parametrisation)
 def score_from(
-    network: Any, process: AbstractProcess, parametrisation: AbstractParametrisation = Noise()
+    network: Network, process: AbstractProcess, parametrisation: AbstractParametrisation = Noise()
 ) -> NetworkScore:
     """The score `grad log p_t(x)` of a network, on one image without a batch axis.
 
