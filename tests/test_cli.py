@@ -317,3 +317,10 @@ def test_images_of_a_file(tmp_path):
         np.save(tmp_path / f"{name}.npy", bad[name])
         with pytest.raises(ValueError, match=message):
             load(str(tmp_path / f"{name}.npy"), 5, quick=False)
+
+
+def test_info_says_what_a_report_needs(capsys):
+    assert cli.main(["info", "--no-cache"]) == 0
+    text = capsys.readouterr().out
+    for word in (f"jaxinv:      {jaxinv.__version__}", f"jax {jax.__version__}", "cpu", "float32", "equinox", "cores"):
+        assert word in text

@@ -22,14 +22,19 @@ def on_config(config):
         log.warning(f"benchmarks/results/{name}.jsonl is on no page of docs/benchmarks.")
     _places.update(places())
     notebooks = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.py"))]
-    config.nav = [{"Notebooks": notebooks} if item == {"Notebooks": "notebooks/"} else item for item in config.nav]
+    gallery = [f"gallery/{path.stem}.md" for path in _scripts()]
+    for item in config.nav:
+        if item.get("Notebooks") == []:
+            item["Notebooks"] = notebooks
+        if item.get("Gallery") == []:
+            item["Gallery"] = ["gallery/index.md", *gallery]
     if not (ROOT / "docs" / "lecture.md").exists():
         config.nav = [item for item in config.nav if item != {"Lecture": "lecture.md"}]
     return config
 
 
 def on_files(files, config):
-    for source in [*sorted((ROOT / "notebooks").glob("*.py")), *sorted((ROOT / "docs" / "gallery").glob("[!_]*.py"))]:
+    for source in [*sorted((ROOT / "notebooks").glob("*.py")), *_scripts()]:
         page = f"{source.parent.name}/{source.stem}.md"
         figures = {path.name: path for path in sorted((ROOT / "docs" / source.parent.name).glob(f"{source.stem}*.png"))}
         files.append(File.generated(config, page, content=page_of(source, figures)))
@@ -42,10 +47,14 @@ def on_page_markdown(markdown, page, config, files):
     return with_tables(markdown).replace("[[gallery]]", _gallery())
 
 
+def _scripts():
+    return sorted((ROOT / "docs" / "gallery").glob("*.py"))
+
+
 def _gallery():
     """A picture and a title for each script, in the order of their names."""
     cards = []
-    for source in sorted((ROOT / "docs" / "gallery").glob("[!_]*.py")):
+    for source in _scripts():
         title = re.search(r"^# # (.*)$", source.read_text(), re.MULTILINE)[1]
         cards.append(f"[![]({source.stem}.png)\n**{title}**]({source.stem}.md)")
     return "\n\n".join(cards)

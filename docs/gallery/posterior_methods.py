@@ -23,7 +23,7 @@ methods = {
     "MomentMatching": diffusion.MomentMatching(),
     "TDS, the default": diffusion.TDS(),
 }
-samples = {"exact": exact.sample((500,), key=jax.random.key(1))}
+samples = {"exact": exact.sample(500, key=jax.random.key(1))}
 for name, method in methods.items():
     solution = diffusion.posterior_sample(likelihood, score, y, key=jax.random.key(0), method=method, num_samples=500)
     samples[name] = solution.check().value
