@@ -20,7 +20,7 @@ def blocks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "code"), blocks())
+@pytest.mark.parametrize(("page", "code"), list(blocks()))
 def test_block_runs(page, code, capsys):
     exec(compile(code, page, "exec"), {"__name__": "page"})
     assert capsys.readouterr().out

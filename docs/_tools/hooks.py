@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
-from percent import page_of
+from percent import figures_of, page_of
 from public_names import faults, places
 from results import files_without_page, with_tables
 
@@ -36,8 +36,7 @@ def on_config(config):
 def on_files(files, config):
     for source in [*sorted((ROOT / "notebooks").glob("*.py")), *_scripts()]:
         page = f"{source.parent.name}/{source.stem}.md"
-        figures = {path.name: path for path in sorted((ROOT / "docs" / source.parent.name).glob(f"{source.stem}*.png"))}
-        files.append(File.generated(config, page, content=page_of(source, figures)))
+        files.append(File.generated(config, page, content=page_of(source, figures_of(source))))
     for figure in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
         files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
     return files
