@@ -26,7 +26,7 @@ def page_of(source: Path, figures: dict[str, str]) -> str:
     for cell in re.split(r"^# %%", text, flags=re.MULTILINE):
         head, _, body = cell.partition("\n")
         if "[markdown]" in head:
-            parts.append("\n".join(line.removeprefix("# ").removeprefix("#") for line in body.strip().splitlines()))
+            parts.append(re.sub("^# ?", "", body.strip(), flags=re.MULTILINE))
         elif body.strip():
             parts.append(f"```python\n{body.strip(chr(10))}\n```")
             parts += [_figure(name, left.pop(name)) for name in list(left) if f'"{name}"' in body]
