@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
-from percent import figures_of, page_of
+from percent import code_of, figures_of, page_of
 from public_names import faults, places
 from results import files_without_page, with_tables
 
@@ -43,6 +43,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
+    markdown = re.sub(r"\[\[code: (\S+)\]\]", lambda found: code_of(ROOT / found[1]), markdown)
     return with_tables(markdown).replace("[[gallery]]", _gallery())
 
 

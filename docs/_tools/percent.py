@@ -18,6 +18,13 @@ def figures_of(source: Path) -> dict[str, str]:
     return {path.name.removeprefix(prefix): f"../figures/{path.name}" for path in found}
 
 
+def code_of(source: Path) -> str:
+    """The code of a script, without its text."""
+    cells = re.split(r"^# %%", source.read_text(), flags=re.MULTILINE)
+    code = [body.strip("\n") for head, _, body in (cell.partition("\n") for cell in cells) if "[markdown]" not in head]
+    return "```python\n" + "\n\n".join(filter(None, code)) + "\n```"
+
+
 def page_of(source: Path, figures: dict[str, str]) -> str:
     """The page of a script: its Markdown cells as text, its code, and its figures after the cells that draw them."""
     text = re.sub(r"\A# ---\n.*?\n# ---\n", "", source.read_text(), flags=re.DOTALL)
@@ -31,7 +38,7 @@ def page_of(source: Path, figures: dict[str, str]) -> str:
             parts.append(f"```python\n{body.strip(chr(10))}\n```")
             parts += [_figure(name, left.pop(name)) for name in list(left) if f'"{name}"' in body]
     parts += [_figure(name, link) for name, link in left.items()]
-    note = f"The script is `{source.parent.name}/{source.name}`; run it, or open it as a notebook with jupytext."
+    note = f"The script is `{source.relative_to(DOCS.parent)}`; run it, or open it as a notebook with jupytext."
     return "\n\n".join([*parts, "---", note, ""])
 
 

@@ -21,7 +21,7 @@ methods = {
     "DPS": diffusion.DPS(),
     "PiGDM": diffusion.PiGDM(),
     "MomentMatching": diffusion.MomentMatching(),
-    "TDS, the default": diffusion.TDS(),
+    "TDS, the default": diffusion.TDS(particles=1024),
 }
 samples = {"exact": exact.sample(500, key=jax.random.key(1))}
 for name, method in methods.items():
