@@ -81,11 +81,21 @@ def peer_seconds(script: str, interpreter: Path, inputs: dict[str, Any], timeout
 
 
 class Recorder:
-    """Prints one JSON line per case, and writes them all to `results/NAME.jsonl` at the end, whole or not at all."""
+    """Prints one JSON line per case, and writes them all to `results/NAME.jsonl` at the end, whole or not at all.
+
+    A figure belongs to a commit, so it refuses a tree with changes that are not committed, unless `$JAXINV_DIRTY` is
+    set or the run is a quick one, whose file is not committed; the page of the site marks such results.
+    """
 
     def __init__(self, name: str, also: tuple[str, ...] = ()):
         self.path = RESULTS / f"{name}.jsonl"
-        self.lines = [json.dumps(environment(also))]
+        made_by = environment(also)
+        if made_by["commit"].endswith("-dirty") and not name.endswith("_quick") and not os.environ.get("JAXINV_DIRTY"):
+            sys.exit(
+                f"The tree has changes that are not committed, so that {self.path.name} would belong to no commit. "
+                "Commit them, or set JAXINV_DIRTY=1."
+            )
+        self.lines = [json.dumps(made_by)]
         print(self.lines[0], flush=True)
 
     def add(self, **case: Any) -> None:

@@ -340,3 +340,10 @@ def test_large_compressed_sensing_is_of_rows_with_the_power_of_noise(monkeypatch
     matrix = operators.materialise(_tasks.compressed((8, 6, 1), jax.random.key(0))).matrix
     assert matrix.shape == (9, 48)
     np.testing.assert_allclose(matrix @ matrix.T, 48 * np.eye(9), atol=1e-4)
+
+
+def test_info_says_what_a_report_needs(capsys):
+    assert cli.main(["info", "--no-cache"]) == 0
+    text = capsys.readouterr().out
+    for word in (f"jaxinv:      {jaxinv.__version__}", f"jax {jax.__version__}", "cpu", "float32", "equinox", "cores"):
+        assert word in text

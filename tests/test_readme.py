@@ -15,12 +15,11 @@ FENCED = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 def blocks():
     for page in PAGES:
         for number, (_, code) in enumerate(FENCED.findall(page.read_text())):
-            if "--8<--" not in code:  # a script of the gallery, which CI runs
-                yield pytest.param(page.name, textwrap.dedent(code), id=f"{page.name}-{number}")
+            yield pytest.param(page.name, textwrap.dedent(code), id=f"{page.name}-{number}")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("page", "code"), blocks())
+@pytest.mark.parametrize(("page", "code"), list(blocks()))
 def test_block_runs(page, code, capsys):
     exec(compile(code, page, "exec"), {"__name__": "page"})
     assert capsys.readouterr().out

@@ -46,6 +46,10 @@ def main() -> int:
     pages = sorted(path.parent.relative_to(options.site).as_posix() for path in options.site.rglob("index.html"))
     pages = [page for page in pages if options.only in page]
     faults: list[str] = []
+
+    def note(error) -> None:
+        faults.append(f"a script fails: {error}")
+
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         for name, size, scheme in (
@@ -53,11 +57,9 @@ def main() -> int:
             ("dark", (1280, 900), "dark"),
             ("narrow", (390, 844), "light"),
         ):
-            context = browser.new_context(
-                viewport=dict(zip(("width", "height"), size, strict=True)), color_scheme=scheme
-            )
+            context = browser.new_context(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
             page = context.new_page()
-            page.on("pageerror", lambda error: faults.append(f"a script fails: {error}"))
+            page.on("pageerror", note)
             for path in pages:
                 page.goto(root + path + "/", wait_until="load")
                 faults += [f"{path}, {name}: {fault}" for fault in look(page, name)]

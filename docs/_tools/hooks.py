@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from mkdocs.structure.files import File
-from percent import page_of
+from percent import code_of, figures_of, page_of
 from public_names import faults, places
 from results import files_without_page, with_tables
 
@@ -22,30 +22,39 @@ def on_config(config):
         log.warning(f"benchmarks/results/{name}.jsonl is on no page of docs/benchmarks.")
     _places.update(places())
     notebooks = [f"notebooks/{path.stem}.md" for path in sorted((ROOT / "notebooks").glob("*.py"))]
-    config.nav = [{"Notebooks": notebooks} if item == {"Notebooks": "notebooks/"} else item for item in config.nav]
+    gallery = [f"gallery/{path.stem}.md" for path in _scripts()]
+    for item in config.nav:
+        if item.get("Notebooks") == []:
+            item["Notebooks"] = notebooks
+        if item.get("Gallery") == []:
+            item["Gallery"] = ["gallery/index.md", *gallery]
     if not (ROOT / "docs" / "lecture.md").exists():
         config.nav = [item for item in config.nav if item != {"Lecture": "lecture.md"}]
     return config
 
 
 def on_files(files, config):
-    for source in [*sorted((ROOT / "notebooks").glob("*.py")), *sorted((ROOT / "docs" / "gallery").glob("[!_]*.py"))]:
+    for source in [*sorted((ROOT / "notebooks").glob("*.py")), *_scripts()]:
         page = f"{source.parent.name}/{source.stem}.md"
-        figures = {path.name: path for path in sorted((ROOT / "docs" / source.parent.name).glob(f"{source.stem}*.png"))}
-        files.append(File.generated(config, page, content=page_of(source, figures)))
+        files.append(File.generated(config, page, content=page_of(source, figures_of(source))))
     for figure in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
         files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
+    markdown = re.sub(r"\[\[code: (\S+)\]\]", lambda found: code_of(ROOT / found[1]), markdown)
     return with_tables(markdown).replace("[[gallery]]", _gallery())
+
+
+def _scripts():
+    return sorted((ROOT / "docs" / "gallery").glob("*.py"))
 
 
 def _gallery():
     """A picture and a title for each script, in the order of their names."""
     cards = []
-    for source in sorted((ROOT / "docs" / "gallery").glob("[!_]*.py")):
+    for source in _scripts():
         title = re.search(r"^# # (.*)$", source.read_text(), re.MULTILINE)[1]
         cards.append(f"[![]({source.stem}.png)\n**{title}**]({source.stem}.md)")
     return "\n\n".join(cards)

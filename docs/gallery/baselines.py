@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The baselines
 #
-# The classical methods on one problem: a limited number of projections with noise. What learns must beat these, and
-# the Gaussian prior, of the mean and covariance of other pictures of the kind, is the hardest of them to beat.
+# The classical methods on one problem: a digit from ten projections with noise. What learns must beat these, and the
+# Gaussian prior, of the mean and covariance of the other digits, is the hardest of them to beat.
 
 # %%
 import jax
@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import jaxinv
 from jaxinv import classical, data, noise, operators, oracles, plotting
 
-images = data.ellipses(300, 32, key=jax.random.key(0))
+images = jnp.asarray(data.digits(size=16)[0])
 x = images[0]
-scanner = operators.ParallelBeam(x.shape, jnp.linspace(0, jnp.pi, 15, endpoint=False))
-likelihood = jaxinv.Likelihood(scanner, noise.Gaussian(0.3))
+scanner = operators.ParallelBeam(x.shape, jnp.linspace(0, jnp.pi, 10, endpoint=False))
+likelihood = jaxinv.Likelihood(scanner, noise.Gaussian(0.5))
 y = likelihood.simulate(x, key=jax.random.key(1))
 prior = oracles.Gaussian.from_samples(images[1:])
 solutions = {
     "FBP": classical.fbp(scanner, y, window=classical.Hann()),
-    "truncated SVD": classical.tsvd(likelihood, y, rank=200),
+    "truncated SVD": classical.tsvd(likelihood, y, rank=100),
     "Tikhonov": classical.tikhonov(likelihood, y, weight=20.0),
     "TV": classical.tv(likelihood, y, weight=4.0),
     "Gaussian prior": classical.gaussian(likelihood, prior, y),

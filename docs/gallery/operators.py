@@ -24,6 +24,7 @@ instruments = {
         x.shape,
         jnp.linspace(0, 2 * jnp.pi, 60, endpoint=False),
         128,
+        1.2,
         source_origin=120.0,
         origin_detector=60.0,
     ),
@@ -33,7 +34,8 @@ instruments = {
 
 def picture(values):
     """Any measurement as a square picture in [0, 1]."""
-    values = jnp.abs(values).reshape(*values.shape[:2], -1)[..., :1]
+    values = jnp.sqrt(jnp.abs(values)) if jnp.iscomplexobj(values) else jnp.abs(values)
+    values = values.reshape(*values.shape[:2], -1)[..., :1]
     return jax.image.resize(values / values.max(), x.shape, "nearest")
 
 

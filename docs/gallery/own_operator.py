@@ -2,7 +2,7 @@
 # # An operator of your own, and a wrong adjoint
 #
 # Motion blur over seven pixels to the right, as a class with its adjoint. The adjoint must blur to the *left*; whoever
-# forgets that gets reconstructions that look almost right. `certify` finds it.
+# forgets that gets a picture that is wrong, or worse, one that is nearly right. `certify` finds it.
 
 # %%
 import equinox as eqx

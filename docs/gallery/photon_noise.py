@@ -14,8 +14,8 @@ from jaxinv import classical, data, noise, operators, plotting
 x = data.shepp_logan(48)
 scanner = operators.ParallelBeam(x.shape, jnp.linspace(0, jnp.pi, 40, endpoint=False)) / 20
 images = {}
-for dose in (100.0, 1000.0, 10000.0):
+for dose in (1e3, 1e4, 1e5):
     likelihood = jaxinv.Likelihood(scanner, noise.TransmissionPoisson(dose))
     counts = likelihood.simulate(x, key=jax.random.key(0))
-    images[f"{dose:.0f} photons"] = classical.tv(likelihood, counts, weight=20.0).check().value
+    images[f"{dose:.0f} photons"] = classical.tv(likelihood, counts, weight=5.0).check().value
 plotting.show(plotting.compare(images, reference=x), "photon_noise.png")

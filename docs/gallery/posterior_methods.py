@@ -21,9 +21,9 @@ methods = {
     "DPS": diffusion.DPS(),
     "PiGDM": diffusion.PiGDM(),
     "MomentMatching": diffusion.MomentMatching(),
-    "TDS, the default": diffusion.TDS(),
+    "TDS, the default": diffusion.TDS(particles=1024),
 }
-samples = {"exact": exact.sample((500,), key=jax.random.key(1))}
+samples = {"exact": exact.sample(500, key=jax.random.key(1))}
 for name, method in methods.items():
     solution = diffusion.posterior_sample(likelihood, score, y, key=jax.random.key(0), method=method, num_samples=500)
     samples[name] = solution.check().value

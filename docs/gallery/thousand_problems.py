@@ -20,7 +20,7 @@ y = jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(x, jax.random.split(jax
 y = y.at[3, 7, 5].set(jnp.nan)
 
 # %%
-solve = jax.jit(jax.vmap(lambda y: classical.tikhonov(likelihood, y, weight=2.0)))
+solve = jax.jit(jax.vmap(lambda y: classical.tikhonov(likelihood, y, weight=20.0)))
 solve = solve.lower(y).compile()
 began = time.perf_counter()
 solutions = jax.block_until_ready(solve(y))

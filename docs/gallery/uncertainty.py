@@ -24,7 +24,7 @@ solution = diffusion.posterior_sample(
 )
 samples = solution.check().value
 exact = prior.posterior(likelihood, y)
-draws = exact.sample((200,), key=jax.random.key(2))
+draws = exact.sample(200, key=jax.random.key(2))
 images = {
     "measured": y,
     "mean": samples.mean(0),
