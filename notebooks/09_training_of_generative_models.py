@@ -67,7 +67,7 @@ def modes_found(generator, *, key):
 
 # %%
 STAGES = (150, 300, 600, 1500)
-ADAM = optax.adam(1e-3, b1=0.5)  # made once: optimisers compare by identity
+ADAM = optax.adam(1e-3)  # made once: optimisers compare by identity
 LOSSES = {
     "minimax": generative.minimax_loss(),
     "non-saturating": generative.nonsaturating_loss(),
