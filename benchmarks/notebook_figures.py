@@ -4,7 +4,7 @@
 
 It runs the notebooks as scripts, with their small settings, and writes those figures that `docs/lecture.md` names to
 `docs/figures/NOTEBOOK-FIGURE.png`, at most 1000 pixels wide and 60 kB large. `--from` takes them from a folder in which
-the notebooks have run already.
+the notebooks have run already. Figures of benchmarks that the page names, `docs/figures/NAME.png`, come from `results/`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from harness import RESULTS
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,9 @@ def main() -> None:
     for notebook, figure in re.findall(r"figures/(\d\d_\w+)-(\w+)\.png", PAGE.read_text()):
         wanted.setdefault(notebook, []).append(figure)
     FIGURES.mkdir(exist_ok=True)
+    if options.only is None:
+        for name in re.findall(r"figures/([a-z][\w-]+)\.png", PAGE.read_text()):
+            write(name, RESULTS / f"{name}.png")
     for notebook in options.only or wanted:
         with tempfile.TemporaryDirectory() as folder:
             if options.folder is None:
@@ -40,10 +44,13 @@ def main() -> None:
                     [sys.executable, script], cwd=folder, check=True, env={**os.environ, "MPLBACKEND": "Agg"}
                 )
             for figure in wanted[notebook]:
-                file = (options.folder or Path(folder)) / f"{figure}.png"
-                data = small(Image.open(file).convert("RGB"))
-                (FIGURES / f"{notebook}-{figure}.png").write_bytes(data)
-                print(f"{notebook}-{figure}.png: {len(data) / 1000:.0f} kB")
+                write(f"{notebook}-{figure}", (options.folder or Path(folder)) / f"{figure}.png")
+
+
+def write(name: str, file: Path) -> None:
+    data = small(Image.open(file).convert("RGB"))
+    (FIGURES / f"{name}.png").write_bytes(data)
+    print(f"{name}.png: {len(data) / 1000:.0f} kB")
 
 
 def small(picture: Image.Image) -> bytes:

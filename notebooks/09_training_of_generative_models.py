@@ -60,18 +60,20 @@ def modes_found(generator, *, key):
 
 
 # %% [markdown]
-# Generator and critic are the same, as are all options; only the loss differs. *Minimax* is the game above. Its
-# generator has no gradient where the critic is sure; the *non-saturating* loss, $-E \log D(G(z))$, mends that, and
-# the penalty $\tfrac{\gamma}{2} E\|\nabla D(x)\|^2$ keeps the critic from being steep. To watch a training we stop it:
-# with a checkpoint the next call goes on from there.
+# Generator and critic are the same in all games. *Minimax* is the game above, trained by Adam as one trains anything
+# else. Its generator has no gradient where the critic is sure; the *non-saturating* loss, $-E \log D(G(z))$, mends
+# that. The generator still runs after the critic, which forgets the modes that the generator has left: with momentum
+# they go round in circles. What helps: no momentum, the default of `fit_adversarial`, and a critic that must not be
+# steep, by the penalty R1, $\tfrac{\gamma}{2} E\|\nabla D(x)\|^2$. To watch a training we stop it: with a checkpoint
+# the next call goes on from there.
 
 # %%
 STAGES = (150, 300, 600, 1500)
-ADAM = optax.adam(1e-3, b1=0.5)  # made once: optimisers compare by identity
-LOSSES = {
-    "minimax": generative.minimax_loss(),
-    "non-saturating": generative.nonsaturating_loss(),
-    "non-saturating, R1": generative.nonsaturating_loss(penalty=0.1),
+ADAM = optax.adam(1e-3)  # made once: optimisers compare by identity
+GAMES = {
+    "minimax": {"loss": generative.minimax_loss(), "optimisers": ADAM},
+    "non-saturating": {"loss": generative.nonsaturating_loss(), "optimisers": ADAM},
+    "R1, no momentum": {"loss": generative.nonsaturating_loss(penalty=1.0), "learning_rate": 1e-3},
 }
 
 
@@ -82,21 +84,21 @@ def stages(train):
     return [made for made, _ in runs], runs[-1][1]
 
 
-def play(loss):
+def play(game):
     """A GAN on the ring."""
     networks = (
         models.Generator(shape, 2, widths=(64, 64), rngs=nnx.Rngs(0)),
         models.Critic(shape, widths=(64, 64), rngs=nnx.Rngs(1)),
     )
-    options = {"key": key, "optimisers": ADAM, "batch_size": 128, "chunk_size": 75, "monitor": modes_found}
+    options = {"key": key, "batch_size": 128, "chunk_size": 75, "monitor": modes_found, **game}
     return stages(
         lambda num_steps, file: training.fit_adversarial(
-            *networks, loss, ring, num_steps=num_steps, checkpoint=file, **options
+            *networks, data=ring, num_steps=num_steps, checkpoint=file, **options
         )
     )
 
 
-games = {name: play(loss) for name, loss in LOSSES.items()}
+games = {name: play(game) for name, game in GAMES.items()}
 for name, (_, history) in games.items():
     modes, near = (history["monitor"][entry] for entry in ("modes", "near"))
     print(
@@ -149,10 +151,18 @@ plotting.show(figure, "modes_found.png")
 
 
 # %%
+SCALE = 6  # the flow sees the plane in units in which the ring is as large as its latents
+
+
+def log_density(flow, points):
+    """The log-density of points, in nats: that of their latents, and the determinants of the flow and of the scale."""
+    z, log_det = flow.forward(SCALE * (points - 0.5))
+    return log_det + 2 * jnp.log(SCALE) - 0.5 * jnp.sum(z**2, axis=1) - jnp.log(2 * jnp.pi)
+
+
 def negative_log_likelihood(flow, batch, *, key):
     del key
-    z, log_det = flow.forward(batch)
-    return jnp.mean(0.5 * jnp.sum(z**2, axis=1) + z.shape[1] / 2 * jnp.log(2 * jnp.pi) - log_det)
+    return -jnp.mean(log_density(flow, batch))
 
 
 def learn(model, loss, learning_rate):
@@ -164,7 +174,7 @@ def learn(model, loss, learning_rate):
 
 
 flow = models.Flow(
-    shape, trunk=models.Dense((32,)), num_couplings=4, coupling=models.RationalQuadratic(8), rngs=nnx.Rngs(0)
+    shape, alpha=None, trunk=models.Dense((64,)), num_couplings=4, coupling=models.RationalQuadratic(), rngs=nnx.Rngs(0)
 )
 vae = models.VAE(shape, 2, widths=(64, 64), likelihood=models.Gaussian(SPREAD), rngs=nnx.Rngs(0))
 flows, flow_history = learn(flow, negative_log_likelihood, 3e-3)
@@ -177,18 +187,12 @@ line = (jnp.arange(80) + 0.5) / 80
 pixels = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, *shape)
 
 
-@jax.jit
-def log_density(flow):
-    z, log_det = flow.forward(pixels)
-    return log_det - 0.5 * jnp.sum(z**2, axis=1) - jnp.log(2 * jnp.pi)
-
-
 def density_of(axes, model):
     if isinstance(model, models.Flow):
-        shown = jnp.exp(0.5 * log_density(model)).reshape(80, 80)  # the root, so that the low parts show
-        axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="Greys", vmax=float(shown.max()))
+        shown = jnp.exp(0.5 * jax.jit(log_density)(model, pixels)).reshape(80, 80)  # the root, for the low parts
+        axes.imshow(shown, origin="lower", extent=(0, 1, 0, 1), cmap="Greys", vmax=float(jnp.quantile(shown, 0.99)))
         scatter(axes, ring[:300], "tab:cyan", 1)
-        scatter(axes, model.inverse(noise[:300]), "tab:orange", 1)
+        scatter(axes, 0.5 + model.inverse(noise[:300]) / SCALE, "tab:orange", 1)
     elif isinstance(model, models.VAE):
         scatter(axes, ring[:800], "tab:cyan")
         scatter(axes, model.decode(noise) + SPREAD * noise.reshape(-1, *shape)[::-1], "tab:orange")
@@ -196,7 +200,7 @@ def density_of(axes, model):
         samples_of(axes, model)
 
 
-best = [generator for generator, _ in games["non-saturating, R1"][0]]
+best = [generator for generator, _ in games["R1, no momentum"][0]]
 plotting.show(film({"GAN": best, "VAE": vaes, "flow": flows}, density_of), "training_left_to_right.png")
 
 # %% [markdown]
@@ -210,18 +214,17 @@ if FULL:
     images = data.mnist("train")[0].astype("float32") / 255
     widths, steps = (512, 256), 4000
 else:
-    images, widths, steps = data.digits(size=8)[0], (128, 64), 1000
+    images, widths, steps = data.digits(size=14)[0], (256, 128), 800
 clusters = subspace.kmeans(images[:5000], 10, key=key, restarts=2)
 monitor = generative.ModeCoverage(clusters, num_samples=500)
 digits = {}
-for name in ("minimax", "non-saturating, R1"):
+for name in ("minimax", "R1, no momentum"):
     (generator, _), history = training.fit_adversarial(
         models.Generator(images.shape[1:], 8, widths=widths, rngs=nnx.Rngs(0)),
         models.Critic(images.shape[1:], widths=widths, rngs=nnx.Rngs(1)),
-        LOSSES[name],
-        images,
+        data=images,
         key=key,
-        optimisers=ADAM,
+        **GAMES[name],
         num_steps=steps,
         batch_size=64,
         monitor=monitor,
@@ -233,7 +236,7 @@ for name in ("minimax", "non-saturating, R1"):
 
 # %%
 grid = jnp.concatenate([drawn for drawn, _ in digits.values()])
-figure = plotting.sample_grid(grid, columns=12, heading="Two rows minimax, two rows with R1", limits=(0, 1))
+figure = plotting.sample_grid(grid, columns=12, heading="Two rows each: " + "; ".join(digits), limits=(0, 1))
 plotting.show(figure, "collapsed_digits.png")
 figure = matplotlib.figure.Figure(figsize=(4.5, 2.6), layout="constrained")
 axes = figure.add_subplot()
