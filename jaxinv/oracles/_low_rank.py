@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, as_parameter, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, is_concrete
 from .._types import ArrayLike, Checked
 from ..requirements import Parametric, Requirement, check, not_negative
 
@@ -145,7 +145,7 @@ def as_low_rank(covariances: Any, count: int, size: int, dtype: Any) -> LowRank:
                 f"a basis of shape {covariances.basis.shape} and variances of shape {covariances.variances.shape}."
             )
         return jax.tree.map(lambda leaf: leaf.astype(dtype), covariances)
-    covariances = jnp.asarray(covariances).astype(dtype)
+    covariances = as_array(covariances).astype(dtype)
     if covariances.shape in ((), (count,)):
         words = "`covariances` holds variances that are negative or not finite"
         check("GaussianMixture", (not_negative("covariances", covariances, words),))
