@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt
+from ._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt, standard_promotion
 from ._kernels import matrix_product
 from ._module import Module
 from ._proximal_map import (
@@ -152,7 +152,8 @@ class Tikhonov(AbstractRegulariser):
         if self.operator is not None:
             raise _no_prox("Tikhonov with an operator", "classical.tikhonov")
         x = as_array(x)
-        return x / (1 + _like(step, x))
+        with standard_promotion():
+            return x / (1 + _like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
         return ClosedForm(self, weight) if self.operator is None else None
@@ -177,7 +178,7 @@ class L1(AbstractRegulariser):
     """
 
     def __call__(self, x: State) -> Array:
-        return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
+        return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(as_array(x)))
 
     def prox(self, x: State, step: Any) -> Array:
         x = as_array(x)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import HIGHEST
+from ..._arrays import HIGHEST, multiply
 from ..._conjugate_gradients import conjugate_gradients
 from ..._linear_gaussian import dense
 from ..._score import AbstractProcess, AbstractScore
@@ -316,7 +316,7 @@ def step_size(value: Array) -> Requirement:
 
 def _isotropic(u: State, args: Any) -> State:
     operator, variance = args
-    return jax.tree.map(lambda u, v: u + variance * v, u, operator(operator.adjoint(u)))
+    return jax.tree.map(lambda u, v: u + multiply(variance, v), u, operator(operator.adjoint(u)))
 
 
 def _curvature(likelihood: Likelihood, y: State, x: Array) -> Array:
