@@ -84,7 +84,8 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
     **Raises:** `ValueError` for another operator, or a sinogram of another shape.
 
     **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; Wang,
-    X-ray micro-CT with a displaced detector array, 2002; Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982.
+    X-ray micro-CT with a displaced detector array, 2002; Parker, Optimal short scan convolution reconstruction for
+    fanbeam CT, 1982.
 
     !!! example
         ```python

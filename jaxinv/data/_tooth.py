@@ -136,13 +136,15 @@ def _load(path: Path) -> list[np.ndarray]:
             '`python -m pip install "jaxinv[demo]"`.'
         ) from error
     with reading(path, "an HDF5 file in the Data Exchange layout"), h5py.File(path, "r") as file:
-        found = {name: file.get(f"exchange/{name}") for name in _NAMES}
-        for name, dataset in found.items():
+        datasets = {}
+        for name in _NAMES:
+            dataset = file.get(f"exchange/{name}")
             if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf" or not dataset.size:
                 raise ValueError(f"it holds no data set exchange/{name} of numbers")
             check_unpacked(dataset.nbytes, dataset.id.get_storage_size())
-        _check_shapes({name: dataset.shape for name, dataset in found.items()})
-        return [np.asarray(dataset[()], np.float64) for dataset in found.values()]
+            datasets[name] = dataset
+        _check_shapes({name: dataset.shape for name, dataset in datasets.items()})
+        return [np.asarray(dataset[()], np.float64) for dataset in datasets.values()]
 
 
 def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:

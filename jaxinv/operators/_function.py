@@ -268,7 +268,7 @@ def _dot_test(operator: FunctionOperator, tolerance: float) -> None:
         back = operator.adjoint(y)
         if not is_concrete(back):
             return
-    left, right = np.vdot(flat(image), flat(y)), np.vdot(flat(x), flat(back))
+    left, right = complex(np.vdot(flat(image), flat(y))), complex(np.vdot(flat(x), flat(back)))
     if into_complex(operator):
         left, right = left.real, right.real
     size = norm(flat(image)) * norm(flat(y))

@@ -55,7 +55,8 @@ class Karras(AbstractSchedule):
     def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
         ends = [noise_to_signal(process, t) for t in (process.t_max, process.t_min)]
         rho = jnp.asarray(self.rho, ends[0].dtype)
-        return _pinned(process, jnp.linspace(*(end ** (1 / rho) for end in ends), num_steps + 1) ** rho)
+        first, last = (end ** (1 / rho) for end in ends)
+        return _pinned(process, jnp.linspace(first, last, num_steps + 1) ** rho)
 
 
 def _pinned(process: AbstractProcess, ratios: Array) -> Array:
