@@ -61,7 +61,7 @@ def _(primals, tangents):
     # The value stays; if it is not ok, its derivative in any of the inputs is NaN.
     x, _, ok = primals
     change, inputs, _ = tangents
-    spread = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
+    spread: Any = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
     return x, change + (nan_unless(ok, spread.dtype) * spread).astype(x.dtype)
 
 

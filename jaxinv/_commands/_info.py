@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "diffrax", "equinox", "lineax", "
 
 def run() -> None:
     """Print one line for each thing."""
+    settings: Any = jax.config
     kinds = [device.device_kind for device in jax.devices()]
     devices = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
     lines = {
@@ -22,8 +24,8 @@ def run() -> None:
         "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "packages": ", ".join(f"{name} {_version(name)}" for name in _PACKAGES),
         "devices": f"{devices} ({jax.default_backend()})",
-        "precision": f"{jnp.zeros(()).dtype}, 64 bits {'on' if jax.config.jax_enable_x64 else 'off'}, matrix "
-        f"products of networks {jax.config.jax_default_matmul_precision or 'as the device does'}",
+        "precision": f"{jnp.zeros(()).dtype}, 64 bits {'on' if settings.jax_enable_x64 else 'off'}, matrix "
+        f"products of networks {settings.jax_default_matmul_precision or 'as the device does'}",
         "programs": str(compiled_folder()),
         "environment": " ".join(f"{k}={v}" for k, v in sorted(os.environ.items()) if k.startswith(("JAX_", "XLA_")))
         or "no JAX_ or XLA_ variables",

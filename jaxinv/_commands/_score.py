@@ -83,7 +83,8 @@ def fit(
     **Returns:** the score, and the history of `training.fit`.
     """
     chosen = PROCESSES[process]
-    parametrisation = Preconditioned(images.mean(), images.std()) if parametrisation is None else parametrisation
+    if parametrisation is None:
+        parametrisation = Preconditioned(images.mean(), images.std())
     loss = diffusion.score_matching_loss(chosen.make(), chosen.weighting, parametrisation=parametrisation)
     rate = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(500, num_steps // 10), num_steps, 2e-5)
     network, history = training.fit(
