@@ -229,6 +229,9 @@ def integrate(
     if times is not None:
         sound &= jnp.all(jnp.where(start < stop, 1, -1) * jnp.diff(times) > 0)
         times = jnp.where(sound, times, jnp.linspace(start, stop, len(times)))
+    if saved is not None:
+        # Of times that do not increase diffrax raises for the whole batch, too.
+        saved = jnp.where(sound, saved, jnp.linspace(start, stop, len(saved) + 1)[1:])
     shortest = _SHORTEST * jnp.abs(stop - start) if times is None else jnp.inf
     # diffrax counts time in the direction of integration, so a step is never negative to the solver.
     direction = jnp.where(start < stop, 1, -1).astype(start.dtype)
