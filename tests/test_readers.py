@@ -14,6 +14,7 @@ from PIL import Image
 from jaxinv import cli, data, io
 from jaxinv._commands import _images, _networks, _score
 from jaxinv.data import _mnist
+from jaxinv.training._checkpoint import Checkpoint, Run
 
 h5py = pytest.importorskip("h5py")
 
@@ -199,3 +200,22 @@ def test_a_command_ends_with_one_line(command, fault, tmp_path, capsys):
     output = {"sample": "x.png", "reconstruct": "folder"}[command]
     assert cli.main([command, str(path), "--output", str(tmp_path / output)]) == 1
     assert "x.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"steps": 10**12, "evaluations": 0, "best": False, "loss_dtype": "float32"},
+        {"steps": 1, "evaluations": -1, "best": False, "loss_dtype": "float32"},
+        {"steps": 1, "evaluations": 1, "best": False, "loss_dtype": "object"},
+        {},
+        [],
+        "nested",
+    ],
+    ids=str,
+)
+def test_a_hostile_checkpoint_is_named_before_memory_is_taken(progress, tmp_path):
+    text = "[" * 100_000 if progress == "nested" else json.dumps(progress)
+    io.save(tmp_path / "run.checkpoint", {}, metadata={"settings": "{}", "progress": text})
+    with pytest.raises(ValueError, match=r"run\.checkpoint is corrupt"):
+        Checkpoint(tmp_path / "run.checkpoint", {}).restore(Run.__new__(Run))
