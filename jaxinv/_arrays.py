@@ -105,7 +105,7 @@ def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
 
 def as_factor(value: Checked[Scalar]) -> Array:
     """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
-    if type(value) is int:
+    if isinstance(value, bool | int):
         value = float(value)
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
 

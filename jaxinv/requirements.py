@@ -9,7 +9,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -51,11 +51,13 @@ class Requirement(NamedTuple):
 class _Naming(type(eqx.Module)):
     """The class of the classes of modules: what is no number is refused by the name of the argument that it came as."""
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return super().__call__(*args, **kwargs)
-        except NotNumbers as error:
-            raise name_argument(error, cls.__name__, inspect.signature(cls), args, kwargs) from None
+    if not TYPE_CHECKING:  # A type checker takes what `__call__` returns for the class of every module.
+
+        def __call__(cls, *args, **kwargs):
+            try:
+                return super().__call__(*args, **kwargs)
+            except NotNumbers as error:
+                raise name_argument(error, cls.__name__, inspect.signature(cls), args, kwargs) from None
 
 
 class Parametric(eqx.Module, metaclass=_Naming):

@@ -24,14 +24,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 # Each part imports from those before it only.
 FIRST = [
     "_version",
-    "_checks",
     "_types",
-    "requirements",
     "_arrays",
-    "_forward_only",
+    "_checks",
+    "requirements",
     "_module",
     "_solution",
     "_differentiation",
+    "_forward_only",
     "_program",
     "_network_state",
     "_networks",
@@ -76,6 +76,7 @@ MODULES = (
 )
 # A solver's loop belongs in `_loop.py`, which freezes finished lanes. These are no solvers:
 LOOPS = {
+    "_commands/_user_file.py": "the fifty steps that find how bright an image may be",
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
     "_kernels/_linear_map.py": "sums of fixed length, over lines or views",

@@ -20,6 +20,8 @@ PROGRAM = "program"
 
 # Writing takes at most this share of the time of a run.
 _SHARE = 0.05
+# What losses may be of.
+_LOSS_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class RunFile:
@@ -72,9 +74,9 @@ class RunFile:
         metadata = io.read_metadata(self.path)
         if "settings" not in metadata or "progress" not in metadata:
             raise ValueError(f"{self.path} is not a checkpoint of `{self.maker}`. Delete it, or give another path.")
-        stored = {name: json.loads(value) for name, value in metadata.items()}
-        self._compare(stored["settings"], stored.get("names", {}), stored.get("versions", {}))
-        return stored["progress"]
+        stored = lambda name: io.read_json(metadata.get(name, "{}"), self.path)
+        self._compare(stored("settings"), stored("names"), stored("versions"))
+        return stored("progress")
 
     def _compare(self, settings: dict[str, str], names: dict[str, str], stored_versions: dict[str, str]) -> None:
         differing = [n for n in dict.fromkeys([*self.settings, *settings]) if settings.get(n) != self.settings.get(n)]
@@ -167,6 +169,7 @@ class Checkpoint:
         progress = self.file.read_progress()
         if progress is None:
             return
+        self._check(progress)
         run.losses = np.zeros((progress["steps"], *run.losses.shape[1:]), progress["loss_dtype"])
         run.validation = np.zeros(progress["evaluations"])
         run.validation_steps = np.zeros(progress["evaluations"], np.int64)
@@ -181,6 +184,14 @@ class Checkpoint:
         run.losses, run.validation = history["losses"], history["validation"]
         run.validation_steps, run.seconds = history["validation_steps"], history["seconds"]
         run.observed = history.get("observed", run.observed)
+
+    def _check(self, progress: dict[str, Any]) -> None:
+        """Raise, before memory is taken, for a progress that no run has, or more steps than the file has bytes."""
+        counts = [progress.get(name) for name in ("steps", "evaluations")]
+        size = os.path.getsize(self.path)
+        whole = all(type(count) is int and 0 <= count <= size for count in counts)
+        if not whole or progress.get("loss_dtype") not in _LOSS_DTYPES or not isinstance(progress.get("best"), bool):
+            raise ValueError(f"The checkpoint {self.path} is corrupt: its progress is {str(progress)[:80]}. Delete it.")
 
 
 def _contents(run: Run) -> dict[str, Any]:

@@ -1,0 +1,221 @@
+"""Every reader, with files that nobody meant to write: each is refused by name, before memory is taken for it."""
+
+import gzip
+import json
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from jaxinv import cli, data, io
+from jaxinv._commands import _images, _networks, _score
+from jaxinv.data import _mnist
+from jaxinv.training._checkpoint import Checkpoint, Run
+
+h5py = pytest.importorskip("h5py")
+
+
+def npy(header, content=b""):
+    header = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
+
+
+def saved(values, path):
+    np.save(path, values)
+    return path.read_bytes()
+
+
+def chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(width, height, content=b""):
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(content)) + chunk(b"IEND", b"")
+
+
+def mat(content):
+    packed = zlib.compress(content, 9)
+    return b"MATLAB 5.0".ljust(124) + struct.pack("<H2s", 0x0100, b"IM") + struct.pack("<2I", 15, len(packed)) + packed
+
+
+def h5(path, **sets):
+    with h5py.File(path, "w") as file:
+        for name, (shape, dtype) in sets.items():
+            file.create_dataset(f"exchange/{name}", shape, dtype, chunks=True)
+    return path.read_bytes()
+
+
+def safetensors_of(header, content=b""):
+    header = header.encode()
+    return struct.pack("<Q", len(header)) + header + content
+
+
+def described(**description):
+    entry = {"__metadata__": {_networks.METADATA: json.dumps(description), "jaxinv.kinds": "{}"}}
+    return safetensors_of(json.dumps(entry))
+
+
+HUGE = "{'descr': '<f8', 'fortran_order': False, 'shape': (1000000, 1000000, 3)}"
+ARRAYS = {
+    "oversized": lambda path: npy(HUGE),
+    "nested": lambda path: npy("{'descr': '<f8', 'fortran_order': False, 'shape': " + "(" * 4000 + ")" * 4000 + "}"),
+    "objects": lambda path: npy("{'descr': '|O', 'fortran_order': False, 'shape': (3, 3)}", b"x" * 72),
+    "text": lambda path: saved(np.full((8, 8), "a"), path),
+    "archive": lambda path: (
+        np.savez(path.with_suffix(".npz"), x=np.ones((8, 8))),
+        path.with_suffix(".npz").read_bytes(),
+    )[1],
+    "empty array": lambda path: saved(np.ones((0, 8)), path),
+}
+NETWORKS = {
+    "oversized header": lambda path: struct.pack("<Q", 2**60) + b"{}",
+    "oversized tensor": lambda path: safetensors_of(
+        '{"a": {"dtype": "F32", "shape": [1000000000], "data_offsets": [0, 4000000000]}}'
+    ),
+    "nested": lambda path: safetensors_of("[" * 100_000),
+    "nested metadata": lambda path: safetensors_of(
+        json.dumps({"__metadata__": {_networks.METADATA: "[" * 100_000, "jaxinv.kinds": "{}"}})
+    ),
+    "latents of a gigabyte": lambda path: described(kind="vae", image_shape=[8, 8, 1], latents=10**9, kept=[0]),
+    "images of a terabyte": lambda path: described(kind="flow", image_shape=[10**6, 10**6, 1], latents=1, kept=[0]),
+    "kept of a terabyte": lambda path: described(
+        kind="autoencoder", image_shape=[8, 8, 1], latents=2, kept=[10**6, 10**6]
+    ),
+    "no description": lambda path: described(kind="vae"),
+    "a list for a kind": lambda path: described(kind=["vae"]),
+    "a score of text": lambda path: described(kind="score", process=["vp"], network={}, moments=3),
+    "moments of a terabyte": lambda path: described(
+        kind="score", process="vp", network="mixer", image_shape=[8, 8, 1], moments={"basis": [10**6, 10**6]}
+    ),
+}
+WHOLE = np.linspace(0, 1, 64).reshape(8, 8)
+
+
+def picture_bytes(path):
+    Image.fromarray(np.uint8(255 * WHOLE)).save(path, format="PNG")
+    return path.read_bytes()
+
+
+def network_bytes(path):
+    io.save(path, {"a": np.ones(20, np.float32)})
+    return path.read_bytes()
+
+
+def mat_bytes(path):
+    scipy.io.savemat(path, {"CtDataFull": {"sinogram": WHOLE}}, do_compression=True)
+    return path.read_bytes()
+
+
+def load_network(path):
+    return _score.load(path) if _score.is_score(path) else _networks.load(path)
+
+
+TOOTH = {name: ((n, 2, 8), "f4") for name, n in (("data", 4), ("data_white", 1), ("data_dark", 1))}
+TOOTH["theta"] = ((4,), "f4")
+# The name of a file, its reader, a whole file to be cut, and hostile ones.
+READERS = {
+    "picture of npy": ("x.npy", data.picture, lambda path: saved(WHOLE, path), ARRAYS),
+    "images of npy": ("x.npy", _images._of_file, lambda path: saved(np.ones((2, 8, 8)), path), ARRAYS),
+    "picture of png": (
+        "x.png",
+        data.picture,
+        picture_bytes,
+        {
+            "oversized": lambda path: png(10**6, 10**6),
+            "large": lambda path: png(9000, 9000),
+            "no picture": lambda path: b"GIF89a" + bytes(40),
+        },
+    ),
+    "htc2022": (
+        "x.mat",
+        data.htc2022,
+        mat_bytes,
+        {
+            "bomb": lambda path: mat(bytes(2**26)),
+            "nested": lambda path: mat(struct.pack("<2I", 14, 2**31 - 1) * 1000),
+            "of another variable": lambda path: (scipy.io.savemat(path, {"x": WHOLE}), path.read_bytes())[1],
+        },
+    ),
+    "tooth": (
+        "x.h5",
+        data.tooth,
+        lambda path: h5(path, **TOOTH),
+        {
+            "oversized": lambda path: h5(path, **TOOTH | {"data": ((4, 10**6, 10**6), "f4")}),
+            "of text": lambda path: h5(path, **TOOTH | {"theta": ((4,), "S3")}),
+            "without theta": lambda path: h5(path, **{k: v for k, v in TOOTH.items() if k != "theta"}),
+            "empty sets": lambda path: h5(path, **TOOTH | {"data": ((0, 2, 8), "f4"), "theta": ((0,), "f4")}),
+        },
+    ),
+    "mnist": (
+        "x.gz",
+        lambda path: _mnist.read_idx(path, 3, "0" * 64),
+        lambda path: gzip.compress(bytes([0, 0, 8, 3]) + struct.pack(">3I", 1, 8, 8) + bytes(64)),
+        {
+            "bomb": lambda path: gzip.compress(bytes(2**26), 9),
+            "oversized": lambda path: bytes([0, 0, 8, 3]) + struct.pack(">3I", 2**31, 2**31, 2**31),
+        },
+    ),
+    "network": ("x.safetensors", load_network, network_bytes, NETWORKS),
+    "tree": ("x.safetensors", lambda path: io.load(path, {"a": np.ones(20, np.float32)}), network_bytes, NETWORKS),
+    "metadata": (
+        "x.safetensors",
+        io.read_metadata,
+        network_bytes,
+        {k: NETWORKS[k] for k in ("oversized header", "nested")},
+    ),
+}
+ROWS = [(reader, fault) for reader, row in READERS.items() for fault in ("empty", "cut", "wrong", *row[3])]
+
+
+@pytest.mark.parametrize(("reader", "fault"), ROWS)
+def test_a_bad_file_is_named_before_memory_is_taken(reader, fault, tmp_path):
+    name, read, whole, hostile = READERS[reader]
+    path = tmp_path / name
+    makers = {
+        "empty": lambda path: b"",
+        "cut": lambda path: (lambda raw: raw[: 2 * len(raw) // 3])(whole(path)),
+        "wrong": lambda path: b"<!DOCTYPE html><html>404</html>" * 20,
+    }
+    path.write_bytes((makers | hostile)[fault](path))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+            read(path)
+        assert tracemalloc.get_traced_memory()[1] < 1.5e8
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("fault", NETWORKS)
+@pytest.mark.parametrize("command", ["sample", "reconstruct"])
+def test_a_command_ends_with_one_line(command, fault, tmp_path, capsys):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(NETWORKS[fault](path))
+    output = {"sample": "x.png", "reconstruct": "folder"}[command]
+    assert cli.main([command, str(path), "--output", str(tmp_path / output)]) == 1
+    assert "x.safetensors" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "progress",
+    [
+        {"steps": 10**12, "evaluations": 0, "best": False, "loss_dtype": "float32"},
+        {"steps": 1, "evaluations": -1, "best": False, "loss_dtype": "float32"},
+        {"steps": 1, "evaluations": 1, "best": False, "loss_dtype": "object"},
+        {},
+        [],
+        "nested",
+    ],
+    ids=str,
+)
+def test_a_hostile_checkpoint_is_named_before_memory_is_taken(progress, tmp_path):
+    text = "[" * 100_000 if progress == "nested" else json.dumps(progress)
+    io.save(tmp_path / "run.checkpoint", {}, metadata={"settings": "{}", "progress": text})
+    with pytest.raises(ValueError, match=r"run\.checkpoint is corrupt"):
+        Checkpoint(tmp_path / "run.checkpoint", {}).restore(Run.__new__(Run))
