@@ -80,7 +80,6 @@ LOOPS = {
     "_loop.py": "the solvers' loop itself",
     "training/_chunk.py": "a chunk of training steps, all of one length; nothing is mapped over it",
     "_kernels/_linear_map.py": "sums of fixed length, over lines or views",
-    "_commands/_user_file.py": "the range of a picture, by a fixed number of steps",
     "operators/_norm.py": "powers of a matrix of order three, of fixed number",
     "data/_phantoms.py": "phantoms, a sum over ellipses of fixed length",
 }
