@@ -1,8 +1,10 @@
 """Filtered back-projection and its windows."""
 
 import abc
+import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -84,8 +86,9 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
 
     **Raises:** `ValueError` for another operator, or a sinogram of another shape.
 
-    **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; Wang, X-ray micro-CT
-    with a displaced detector array, 2002; Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982.
+    **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; Wang,
+    X-ray micro-CT with a displaced detector array, 2002; Parker, Optimal short scan convolution reconstruction for
+    fanbeam CT, 1982.
 
     !!! example
         ```python
@@ -128,8 +131,7 @@ def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array
     half = turn.complete & _beside(operator, s)
     views = jnp.where(half, turn.weights, _Views(angles, jnp.pi).weights)
     y = y * jnp.where(half, _shares(s), 1)[None, :, None]
-    y = _filter(y, operator.detector_spacing, window) * views[:, None, None]
-    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
+    return _smear(operator, y, operator.detector_spacing, window, views, half)
 
 
 def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
@@ -140,9 +142,20 @@ def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
     spacing = operator.detector_spacing * operator.source_origin / source_detector
     turn = _Views(angles, 2 * jnp.pi)
     half = turn.complete & _beside(operator, s)
-    shares = jnp.where(half, _shares(s)[None], turn.shares(jnp.arctan(s / source_detector)))
-    y = _filter(y * (cosine * shares)[:, :, None], spacing, window) * turn.weights[:, None, None]
-    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
+    shares = jnp.where(half, _shares(s)[None], turn.shares(-jnp.arctan(s / source_detector)))
+    return _smear(operator, y * (cosine * shares)[:, :, None], spacing, window, turn.weights, half)
+
+
+def _smear(
+    operator: ParallelBeam | FanBeam, y: Array, spacing: float, window: AbstractWindow, views: Array, half: Array
+) -> Array:
+    """The views filtered, weighted, and smeared back; also beyond the rim of a detector that sees one half."""
+    num_detectors = y.shape[1]
+    pad = lambda views: jnp.pad(views, ((0, 0), (num_detectors, num_detectors), (0, 0)))
+    wide, narrow = lambda y: _filter(pad(y), spacing, window), lambda y: pad(_filter(y, spacing, window))
+    filtered = jax.lax.cond(half, wide, narrow, y) * views[:, None, None]
+    rays = dataclasses.replace(operator.rays, num_detectors=3 * num_detectors)
+    return back_project_views(rays, filtered, *operator.placement(operator.angles.dtype))
 
 
 def _positions(operator: ParallelBeam | FanBeam) -> Array:
@@ -154,7 +167,7 @@ def _positions(operator: ParallelBeam | FanBeam) -> Array:
 
 def _beside(operator: ParallelBeam | FanBeam, s: Array) -> Array:
     """Whether the detector reaches further on one side of the axis than on the other, by a bin or more."""
-    return jnp.abs(s[0] + s[-1]) > 0.99 * operator.detector_spacing
+    return (s[0] < 0) & (s[-1] > 0) & (jnp.abs(s[0] + s[-1]) > 0.99 * operator.detector_spacing)
 
 
 def _shares(s: Array) -> Array:
@@ -213,6 +226,9 @@ class _Views(eqx.Module):
 
     def shares(self, gamma: Array) -> Array:
         """The weights of fan-beam rays, `(angles, detectors)`, of which those of one line add up to 1.
+
+        - `gamma`: the angles of the rays with the central one; the line of `gamma` at the angle `t` is that of `-gamma`
+          at `t + pi + 2 gamma`.
 
         **Reference:** Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982; Silver, A method for
         including redundant data in computed tomography, 2000.

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._arrays import check_count, safe_sqrt
-from .._sums import dot
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
+from .._sums import dot
 from .._types import Checked, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered

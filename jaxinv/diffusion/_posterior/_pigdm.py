@@ -5,10 +5,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
-from ..._sums import dot
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
+from ..._sums import dot
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from .._processes._schedule import AbstractSchedule, UniformTime
