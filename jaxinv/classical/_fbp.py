@@ -143,7 +143,7 @@ def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
     turn = _Views(angles, 2 * jnp.pi)
     half = turn.complete & _beside(operator, s)
     shares = jnp.where(half, _shares(s)[None], turn.shares(-jnp.arctan(s / source_detector)))
-    return _smear(operator, y * (cosine * shares)[:, :, None], spacing, window, turn.weights, half)
+    return _smear(operator, y * (cosine[None, :] * shares)[:, :, None], spacing, window, turn.weights, half)
 
 
 def _smear(
@@ -236,6 +236,7 @@ class _Views(eqx.Module):
         arc = jnp.sum(self.weights)
         more = (arc - jnp.pi) / 2
         beta = (jnp.mod(self.angles - self.start + _SAME, 2 * jnp.pi) + self.typical / 2)[:, None]
+        gamma = gamma[None, :]
         rise = jnp.clip(beta / jnp.maximum(2 * (more - gamma), _SAME), 0, 1)
         fall = jnp.clip((arc - beta) / jnp.maximum(2 * (more + gamma), _SAME), 0, 1)
         short = jnp.sin(jnp.pi / 2 * jnp.minimum(rise, fall)) ** 2
