@@ -142,7 +142,9 @@ def test_sums_do_not_depend_on_the_order(dtype):
                 total = exact_sum(x)
                 np.testing.assert_array_equal(exact_sum(jnp.asarray(random.permutation(np.asarray(x)))), total)
                 exact = np.sum(np.asarray(x, np.longdouble))
-                assert abs(total - exact) <= 4 * jnp.finfo(dtype).eps * max(abs(exact), np.abs(x).max(initial=0))
+                assert abs(float(total) - exact) <= 4 * float(jnp.finfo(dtype).eps) * max(
+                    abs(exact), np.abs(x).max(initial=0)
+                )
         a, b = jnp.asarray(random.normal(size=(2, 11)), dtype)
         np.testing.assert_allclose(jax.grad(dot)(a, b), b, rtol=1e-6)
         np.testing.assert_allclose(dot(a + 1j * b, b + 1j * a), 2 * jnp.sum(a * b), rtol=1e-5)

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from .._arrays import as_parameter, check_key, is_concrete, real_dtype
@@ -81,8 +82,9 @@ def as_noise_parameter(value: Any, name: str, positive: bool) -> PyTree[Array]:
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"`{name}` must be real; got dtype {leaf.dtype}.")
         if is_concrete(leaf):
-            good = jnp.isfinite(leaf) & ((leaf > 0) if positive else (leaf >= 0))
-            if not bool(jnp.all(good)):
+            # By numpy: inside `jax.jit` the comparison of a known array would be traced.
+            value = np.asarray(leaf)
+            if not np.all(np.isfinite(value) & ((value > 0) if positive else (value >= 0))):
                 kind = "positive" if positive else "not negative"
                 raise ValueError(f"`{name}` must be finite and {kind}; got {leaf}.")
         return leaf
