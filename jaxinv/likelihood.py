@@ -121,7 +121,8 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     usable = finite & good
     y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
     # The condition is that of the noise alone, so that a batch of measurements with one noise factors it only once.
-    noise = jax.tree.map(lambda leaf, unit: jnp.where(invalid, unit, leaf), noise, noise.unit())
+    # Rounded, so that a parameter has one value however it is computed in the program of the caller.
+    noise = jax.tree.map(lambda leaf, unit: rounded(jnp.where(invalid, unit, leaf)), noise, noise.unit())
     return Likelihood(operator, noise), y, result
 
 

@@ -1,8 +1,10 @@
 """Filtered back-projection and its windows."""
 
 import abc
+import dataclasses
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
@@ -126,8 +128,7 @@ def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array
     half = turn.complete & _beside(operator, s)
     views = jnp.where(half, turn.weights, _Views(angles, jnp.pi).weights)
     y = multiply(jnp.where(half, _shares(s), 1)[None, :, None], y)
-    y = multiply(views[:, None, None], _filter(y, operator.detector_spacing, window))
-    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
+    return _back_project(operator, y, operator.detector_spacing, window, views, half)
 
 
 def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
@@ -138,9 +139,20 @@ def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
     spacing = operator.detector_spacing * operator.source_origin / source_detector
     turn = _Views(angles, 2 * jnp.pi)
     half = turn.complete & _beside(operator, s)
-    shares = jnp.where(half, _shares(s)[None], turn.shares(jnp.arctan(s / source_detector)))
-    y = _filter(y * (cosine * shares)[:, :, None], spacing, window) * turn.weights[:, None, None]
-    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
+    shares = jnp.where(half, _shares(s)[None], turn.shares(-jnp.arctan(s / source_detector)))
+    return _back_project(operator, y * (cosine[None, :] * shares)[:, :, None], spacing, window, turn.weights, half)
+
+
+def _back_project(
+    operator: ParallelBeam | FanBeam, y: Array, spacing: float, window: AbstractWindow, views: Array, half: Array
+) -> Array:
+    """The views filtered, weighted and back-projected; also beyond the rim of a detector that sees one half."""
+    num_detectors = y.shape[1]
+    pad = lambda views: jnp.pad(views, ((0, 0), (num_detectors, num_detectors), (0, 0)))
+    wide, narrow = lambda y: _filter(pad(y), spacing, window), lambda y: pad(_filter(y, spacing, window))
+    filtered = multiply(views[:, None, None], jax.lax.cond(half, wide, narrow, y))
+    rays = dataclasses.replace(operator.rays, num_detectors=3 * num_detectors)
+    return back_project_views(rays, filtered, *operator.placement(operator.angles.dtype))
 
 
 def _positions(operator: ParallelBeam | FanBeam) -> Array:
@@ -152,7 +164,7 @@ def _positions(operator: ParallelBeam | FanBeam) -> Array:
 
 def _beside(operator: ParallelBeam | FanBeam, s: Array) -> Array:
     """Whether the detector reaches further on one side of the axis than on the other, by a bin or more."""
-    return jnp.abs(s[0] + s[-1]) > 0.99 * operator.detector_spacing
+    return (s[0] < 0) & (s[-1] > 0) & (jnp.abs(s[0] + s[-1]) > 0.99 * operator.detector_spacing)
 
 
 def _shares(s: Array) -> Array:
@@ -212,12 +224,16 @@ class _Views(eqx.Module):
     def shares(self, gamma: Array) -> Array:
         """The weights of fan-beam rays, `(angles, detectors)`, of which those of one line add up to 1.
 
+        - `gamma`: the angles of the rays with the central one; the line of `gamma` at the angle `t` is that of `-gamma`
+          at `t + pi + 2 gamma`.
+
         **Reference:** Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982; Silver, A method for
         including redundant data in computed tomography, 2000.
         """
         arc = jnp.sum(self.weights)
         more = (arc - jnp.pi) / 2
         beta = (jnp.mod(self.angles - self.start + _SAME, 2 * jnp.pi) + self.typical / 2)[:, None]
+        gamma = gamma[None, :]
         rise = jnp.clip(beta / jnp.maximum(2 * (more - gamma), _SAME), 0, 1)
         fall = jnp.clip((arc - beta) / jnp.maximum(2 * (more + gamma), _SAME), 0, 1)
         short = jnp.sin(jnp.pi / 2 * jnp.minimum(rise, fall)) ** 2

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -27,11 +28,14 @@ class Relaxed(AbstractLatentMethod):
       for piecewise constant ones; `Tikhonov()` for short ones; `Gaussian(residual_gaussian(prior, images, rank=50))`
       for those that the generator is known to miss. With a linear operator and Gaussian noise a Gaussian deviation is
       eliminated in closed form, and only the latent is searched for.
-    - `weight`: a positive scalar; a wrong value sets the code of the problem.
+    - `weight`: a positive scalar; a wrong value sets the code of the problem. It has the scale of the deviations: for
+      `L1()` the inverse of their mean size, for `Tikhonov()` the inverse of their variance, as they are in the images,
+      not in the noise. So it has no default but for `Gaussian(...)`, whose covariance is that scale and whose weight
+      is 1. `choose_weight` finds one by the discrepancy principle.
 
     Without an `optimiser`, Adam minimises a smooth objective and `Alternating()` any other.
 
-    **Raises:** `ValueError` if `deviation` is not a regulariser.
+    **Raises:** `ValueError` if `deviation` is not a regulariser, or has no scale and there is no `weight`.
 
     **Reference:** Dhar, Grover, Ermon, Modeling sparse deviations for compressed sensing using generative models, 2018;
     Duff, Campbell, Ehrhardt, Regularising inverse problems with generative machine learning models, 2023.
@@ -51,9 +55,9 @@ class Relaxed(AbstractLatentMethod):
     deviation: AbstractRegulariser
     weight: Array
 
-    def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar] = 1.0):  # noqa: B008
+    def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar | None] = None):  # noqa: B008
         self.deviation = _check_deviation(L1() if deviation is None else deviation, "Relaxed")
-        self.weight = as_factor(weight)
+        self.weight = as_factor(_check_weight(weight, self.deviation, "Relaxed"))
 
     def requirements(self) -> tuple[Requirement, ...]:
         return (positive("weight", self.weight),)
@@ -108,9 +112,10 @@ class Soft(AbstractLatentMethod):
     - `deviation`: a smooth regulariser. `Tikhonov()`, the default, is half the squared distance, and
       `Gaussian(residual_gaussian(prior, images, rank=50))` the distance by the covariance of what the generator is
       known to miss, which is eliminated as in `Relaxed`.
-    - `weight`: a positive scalar. The `l` of `l ||G(z) - x||^2` is `weight = 2 l`.
+    - `weight`: a positive scalar. The `l` of `l ||G(z) - x||^2` is `weight = 2 l`. It has no default but for
+      `Gaussian(...)`, as in `Relaxed`: for `Tikhonov()` it is the inverse of the variance of the deviations.
 
-    **Raises:** `ValueError` if `deviation` is not a smooth regulariser.
+    **Raises:** `ValueError` if `deviation` is not a smooth regulariser, or has no scale and there is no `weight`.
 
     **Reference:** Duff, Campbell, Ehrhardt, Regularising inverse problems with generative machine learning models,
     2023.
@@ -129,7 +134,7 @@ class Soft(AbstractLatentMethod):
     deviation: AbstractRegulariser
     weight: Array
 
-    def __init__(self, deviation: Checked[AbstractRegulariser] = Tikhonov(), weight: Checked[Scalar] = 1.0):  # noqa: B008
+    def __init__(self, deviation: Checked[AbstractRegulariser] = Tikhonov(), weight: Checked[Scalar | None] = None):  # noqa: B008
         self.deviation = _check_deviation(Tikhonov() if deviation is None else deviation, "Soft")
         if not self.deviation.is_smooth:
             raise ValueError(
@@ -137,7 +142,7 @@ class Soft(AbstractLatentMethod):
                 "in the latent. `Relaxed(deviation, weight)` has the same objective and takes it; or take Tikhonov(), "
                 "Gaussian(prior) or TV(Smoothed(eps))."
             )
-        self.weight = as_factor(weight)
+        self.weight = as_factor(_check_weight(weight, self.deviation, "Soft"))
 
     def requirements(self) -> tuple[Requirement, ...]:
         return (positive("weight", self.weight),)
@@ -190,6 +195,20 @@ def _check_deviation(deviation: Any, name: str) -> AbstractRegulariser:
             f"Gaussian(residual_gaussian(prior, images, rank=50)); got {type(deviation).__name__}."
         )
     return deviation
+
+
+def _check_weight(weight: Scalar | None, deviation: AbstractRegulariser, name: str) -> Scalar:
+    """The weight, which may be left out where the deviation is a Gaussian energy, and so has a scale of its own."""
+    if weight is not None:
+        return weight
+    if eqx.filter_eval_shape(lambda d: d.gaussian_factor(jnp.ones(())), deviation) is None:
+        raise ValueError(
+            f"{name}(deviation, weight): give a `weight`. {type(deviation).__name__} does not know how far images "
+            "deviate from the range of the generator, and no number fits all: for L1() it is about the inverse of "
+            "their mean absolute deviation, for Tikhonov() the inverse of its variance. "
+            "Gaussian(residual_gaussian(prior, images, rank=50)) needs none, and `choose_weight` finds one."
+        )
+    return 1.0
 
 
 def _prepare_deviation(

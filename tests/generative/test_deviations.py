@@ -261,11 +261,16 @@ def test_bad_input():
     solve = lambda method, **options: reconstruct(likelihood, prior, Y, key=KEY, method=method, **options)
     both = regularisers.L1() + regularisers.TV()
     with pytest.raises(ValueError, match=r"neither smooth nor has it a proximal map.*`optimiser` of optax"):
-        solve(Relaxed(both))
+        solve(Relaxed(both, 1.0))
     with pytest.raises(ValueError, match=r"Soft\(deviation\): L1 is not smooth.*Relaxed"):
         Soft(regularisers.L1())
     with pytest.raises(ValueError, match=r"Relaxed\(deviation, weight\).*L1\(\).*got str"):
         Relaxed("l1")
+    # No weight fits all noise levels and generators; a Gaussian has the scale of its covariance.
+    for method in (Relaxed, Soft, lambda: Relaxed(regularisers.TV()), lambda: Soft(2.0 * regularisers.Tikhonov())):
+        with pytest.raises(ValueError, match=r"give a `weight`.*residual_gaussian"):
+            method()
+    assert Relaxed(missed()).weight == Soft(2.0 * missed()).weight == 1
     other = regularisers.Gaussian(oracles.Gaussian(np.zeros((2, 2, 1)), np.eye(4)))
     with pytest.raises(ValueError, match=r"images of shape \(2, 2, 1\); got \(6, 5, 1\)"):
         solve(Relaxed(other))

@@ -1,0 +1,165 @@
+"""A problem of a large batch has the steps and the image that it has alone, where conjugate gradients take many steps.
+
+They amplify a difference in the last place to the size of their tolerance, so all of a step must round as it does
+alone: odd sizes, levels of noise and weights over several orders of magnitude, the problem's own operator or one for
+all, closed over or not. Compiled as users do: the older code generation, which other tests use, contracts products and
+sums as it likes.
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compilation import production
+
+from jaxinv import Likelihood, classical, noise, operators, oracles, regularisers
+from jaxinv._sums import dot, exact_sum
+
+SHAPE, PIXELS = (7, 9, 1), 63
+MATRIX = np.random.default_rng(0).normal(size=(40, PIXELS)) * 0.93 ** np.arange(PIXELS)
+KERNEL = np.random.default_rng(1).uniform(size=(3, 3)) / 9
+ANGLES = np.arange(8) * np.pi / 8
+FACTOR = np.random.default_rng(2).normal(size=(PIXELS, PIXELS)) / PIXELS**0.5
+
+
+def convolution(dtype, change=0.0):
+    return operators.Convolution(jnp.asarray(KERNEL, dtype) + change, SHAPE)
+
+
+def parallel(dtype, change=0.0):
+    return operators.ParallelBeam(SHAPE, jnp.asarray(ANGLES, dtype) + change)
+
+
+def matrix(dtype, change=0.0):
+    return operators.Matrix(jnp.asarray(MATRIX, dtype) + change, SHAPE)
+
+
+def stack(dtype, change=0.0):
+    return operators.stack([convolution(dtype, change), 0.3 * parallel(dtype)])
+
+
+def fourier(dtype, change=0.0):
+    coils = jnp.asarray(np.random.default_rng(3).normal(size=(2, *SHAPE)), dtype) + change + 0j
+    return operators.MultiCoilFourier(jnp.asarray(KERNEL[:1, :1] > 0, dtype)[..., None], coils) @ operators.Real(SHAPE)
+
+
+def gaussian(dtype):
+    return regularisers.Gaussian(oracles.Gaussian(jnp.full(SHAPE, 0.5, dtype), jnp.asarray(FACTOR @ FACTOR.T, dtype)))
+
+
+# An operator, the noise made from a number of the problem, the regulariser, and whether each has its own operator.
+ROWS = {
+    "convolution": (convolution, noise.Gaussian, None, False),
+    "convolution, own": (convolution, noise.Gaussian, None, True),
+    "parallel": (parallel, noise.Gaussian, None, False),
+    "parallel, own": (parallel, noise.Gaussian, None, True),
+    "matrix": (matrix, noise.Gaussian, None, False),
+    "matrix, own": (matrix, noise.Gaussian, None, True),
+    "stack": (stack, noise.Gaussian, None, False),
+    "gaussian": (convolution, noise.Gaussian, gaussian, False),
+    "transmission": (parallel, lambda std: noise.TransmissionPoisson(1 / std**2), None, False),
+    "emission": (convolution, lambda std: noise.Poisson(1 / std**2), None, False),
+}
+FAST = {("convolution", "float64"), ("parallel", "float32"), ("matrix", "float32")}
+CASES = [
+    pytest.param(
+        name,
+        dtype,
+        lanes,
+        marks=[
+            *([] if (name, dtype) in FAST and lanes == 37 else [pytest.mark.slow]),
+            # Known: equal steps, images that differ by 3e-7 at an rtol of 1e-6.
+            *(
+                [pytest.mark.xfail(reason="the standard deviations of emission counts round otherwise in a batch")]
+                if name == "emission"
+                else []
+            ),
+        ],
+    )
+    for name in ROWS
+    for dtype in ("float32", "float64")
+    for lanes in (37, 128)
+]
+
+
+def precision(dtype):
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+
+
+def problems(name, dtype, lanes):
+    """The solver of one problem, and a batch of data."""
+    make, model, regulariser, own = ROWS[name]
+    random = np.random.default_rng(4)
+    draw = lambda *sizes: jnp.asarray(random.uniform(*sizes), dtype)
+    std, weight = 10 ** draw(-2.5, -1, lanes), 10 ** draw(-1, 2, lanes)
+    change, x = 0.01 * draw(0, 1, lanes), draw(0, 1, (lanes, *SHAPE))
+    operator, penalty = make(dtype), regulariser and regulariser(dtype)
+
+    def likelihood(std, change):
+        return Likelihood(make(dtype, change) if own else operator, model(std))
+
+    def simulate(std, change, x, key):
+        return likelihood(std, change).simulate(x, key=key)
+
+    def solve(problem):
+        std, change, weight, y = problem
+        return classical.tikhonov(likelihood(std, change), y, weight=weight, regulariser=penalty)
+
+    y = jax.jit(jax.vmap(simulate))(std, change, x, jax.random.split(jax.random.key(0), lanes))
+    return solve, (std, change, weight, y)
+
+
+def assert_equal(solution, other, dtype):
+    np.testing.assert_array_equal(solution.stats["num_steps"], other.stats["num_steps"])
+    tolerance = 1e-10 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(solution.value, other.value, rtol=0, atol=tolerance * np.max(np.abs(other.value)))
+
+
+@pytest.mark.parametrize(("name", "dtype", "lanes"), CASES)
+def test_a_large_batch_equals_a_loop(name, dtype, lanes):
+    with precision(dtype):
+        solve, batch = problems(name, dtype, lanes)
+        together, alone = jax.device_get(production(jax.vmap(solve))(batch)), production(solve)
+        assert np.max(together.stats["num_steps"]) > 20
+        for i in range(0, lanes, lanes // 12):
+            one = jax.device_get(alone(jax.tree.map(lambda leaf, i=i: leaf[i], batch)))
+            assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], together), one, dtype)
+
+
+def test_the_size_of_a_chunk_does_not_matter():
+    solve, batch = problems("convolution", "float32", 37)
+    whole = production(jax.vmap(solve))(batch)
+    for size in (5, 8):
+        chunk = jax.tree.map(lambda leaf, size=size: leaf[3 : 3 + size], batch)
+        part = jax.tree.map(lambda leaf, size=size: leaf[3 : 3 + size], whole)
+        assert_equal(production(jax.vmap(solve))(chunk), part, "float32")
+
+
+@pytest.mark.parametrize("name", ["convolution", "matrix"])
+def test_closed_over_or_an_argument(name):
+    solve, batch = problems(name, "float32", 3)
+    problem = jax.tree.map(lambda leaf: leaf[1], batch)
+    closed = production(lambda y: solve((*problem[:3], y)))(problem[3])
+    assert_equal(closed, production(solve)(problem), "float32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_do_not_depend_on_the_order(dtype):
+    random = np.random.default_rng(5)
+    with precision(dtype):
+        for size in (1, 7, 5000):
+            for terms in (random.normal(size=size) * 10.0 ** random.integers(-8, 8, size), np.zeros(size)):
+                x = jnp.asarray(terms, dtype)
+                total = exact_sum(x)
+                np.testing.assert_array_equal(exact_sum(jnp.asarray(random.permutation(np.asarray(x)))), total)
+                exact = np.sum(np.asarray(x, np.longdouble))
+                assert abs(float(total) - exact) <= 4 * float(jnp.finfo(dtype).eps) * max(
+                    abs(exact), np.abs(x).max(initial=0)
+                )
+        a, b = jnp.asarray(random.normal(size=(2, 11)), dtype)
+        np.testing.assert_allclose(jax.grad(dot)(a, b), b, rtol=1e-6)
+        np.testing.assert_allclose(dot(a + 1j * b, b + 1j * a), 2 * jnp.sum(a * b), rtol=1e-5)
+        for bad in (np.inf, np.nan):
+            assert np.isnan(exact_sum(jnp.asarray([1.0, bad], dtype)))
