@@ -1,5 +1,7 @@
 """What every part of the package needs for arrays: parameters, dtypes, shapes, keys, guarded roots, checks."""
 
+import contextlib
+from collections.abc import Iterator
 from operator import index
 from typing import Any
 
@@ -8,9 +10,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
-from ._types import Checked, Key, Scalar, State
+from ._types import Checked, Key, PyTree, Scalar, State
 
 # The precision of products of matrices outside networks: the default of accelerators is TF32 or bfloat16, in which
 # exact adjoints and closed forms fail.
@@ -22,20 +25,87 @@ def real_dtype(dtype: Any) -> Any:
     return jnp.finfo(dtype).dtype
 
 
+@contextlib.contextmanager
+def standard_promotion() -> Iterator[None]:
+    """A context, or a decorator, in which arrays of different dtypes meet by JAX's standard rules.
+
+    Real parameters meet complex images by design, and other libraries mix dtypes; a user who sets
+    `jax_numpy_dtype_promotion="strict"` to find faults in their own code should not find this.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def common_dtype(*values: Any) -> Any:
+    """The dtype in which arrays, dtypes and Python numbers meet; at least single precision, since JAX has neither
+    Fourier transforms nor linear algebra in half precision, and no adjoint is exact in it."""
+    with standard_promotion():
+        dtype = jnp.result_type(*values)
+        half = jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32
+    return jnp.dtype(jnp.float32) if half else dtype
+
+
 def parameter_dtype(*parameters: Any) -> Any:
     """The dtype of images that an operator with these parameters has; booleans and integers count as default floats."""
-    return jnp.result_type(float, *parameters)
+    return common_dtype(float, *parameters)
+
+
+def multiply(factor: Array, array: Array | np.ndarray) -> Array:
+    """Their product, of which one may be real and the other complex."""
+    with standard_promotion():
+        return factor * as_array(array)
+
+
+class NotNumbers(ValueError):
+    """What is no number, nor an array of numbers, came where one is expected.
+
+    - `value`: what came.
+    - `name`: the name of the argument; without one, who knows it raises again (`name_argument`).
+    """
+
+    def __init__(self, value: Any, name: str | None = None):
+        self.value = value
+        got = f"{value!r}"[:80] if not isinstance(value, jax.Array | np.ndarray) else f"an array of {value.dtype}"
+        where = "Numbers are expected" if name is None else f"`{name}` must be a number or an array of numbers"
+        super().__init__(f"{where}; got {got}, a {type(value).__name__}.")
+
+
+def are_numbers(value: Any) -> bool:
+    """Whether JAX makes an array of numbers of `value`; booleans count in an array, as masks do, and not alone."""
+    if isinstance(value, bool | np.bool_):
+        return False
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        return bool(jnp.issubdtype(value.dtype, np.number) or value.dtype == bool)
+    if isinstance(value, list | tuple):
+        return all(are_numbers(entry) or isinstance(entry, bool | np.bool_) for entry in value)
+    return isinstance(value, int | float | complex) or hasattr(value, "__jax_array__") or hasattr(value, "__array__")
+
+
+def as_array(value: Any) -> Array:
+    """`value` as a JAX array; NumPy arrays of foreign byte order, such as FITS files hold, are converted.
+
+    **Raises:** `NotNumbers`, a `ValueError`, for what holds no numbers.
+    """
+    if not are_numbers(value):
+        raise NotNumbers(value)
+    return jnp.asarray(native(value))
+
+
+def native(value: Any) -> Any:
+    """`value`, or if it is a NumPy array of foreign byte order the same numbers in that of the machine."""
+    foreign = isinstance(value, np.ndarray | np.generic) and not value.dtype.isnative
+    return value.astype(value.dtype.newbyteorder("=")) if foreign else value
 
 
 def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
-    """A parameter as an array leaf of inexact dtype."""
-    array = jnp.asarray(array)
-    return array.astype(jnp.result_type(float, array.dtype))
+    """A parameter as an array leaf of inexact dtype, at least single precision."""
+    array = as_array(array)
+    return array.astype(parameter_dtype(array.dtype))
 
 
 def as_factor(value: Checked[Scalar]) -> Array:
     """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
-    if isinstance(value, bool | int):
+    if type(value) is int:
         value = float(value)
     return jnp.asarray(value) if isinstance(value, float | complex) else as_parameter(value)
 
@@ -83,6 +153,11 @@ def safe_sqrt(square: Array) -> Array:
     The input of the root is selected, not its output: a derivative of infinity times 0 would be NaN.
     """
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def nan_unless(ok: Array, dtype: DTypeLike) -> Array:
+    """0 where `ok`, else NaN; no NaN is at hand where all is well, so that `jax_debug_nans` stops only what is not."""
+    return jnp.sqrt(jnp.where(ok, jnp.zeros((), dtype), -jnp.ones((), dtype)))
 
 
 def check_key(key: Key) -> None:
@@ -151,9 +226,26 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
 
 
 def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
-    """`x` as arrays that have the shapes of `struct` and an inexact dtype.
+    """`x` as arrays that have the shapes of `struct` and an inexact dtype; every operator checks its argument by this.
+
+    **Arguments:**
+
+    - `x`: an image or a measurement, or a tuple of arrays.
+    - `struct`: the shape that it should have, the `domain` or the `codomain` of an operator.
+    - `what`: "the image" or "the measurement", for the error message; measurements may be integers, which are counts.
+    - `operator`: the operator that is called, for the error message.
+
+    **Returns:** the arrays, in their own dtype; integers in the default floating one.
 
     **Raises:** `ValueError` that names the shape or dtype of `x` and the one that `operator` expects.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from jaxinv import operators
+        operator = operators.Identity((4, 4, 1))
+        x = operators.check_state(jnp.ones((4, 4, 1)), operator.domain, "the image", operator)
+        ```
     """
     if isinstance(struct, tuple):
         if not isinstance(x, tuple | list) or len(x) != len(struct):
@@ -162,7 +254,7 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
                 f"got {type(x).__name__}{f' of {len(x)}' if isinstance(x, tuple | list) else ''}."
             )
         return tuple(check_state(part, s, what, operator) for part, s in zip(x, struct, strict=True))
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != tuple(struct.shape):
         raise ValueError(
             f"{name_of(operator)} expects {what} of shape {tuple(struct.shape)}; got {x.shape}. "
@@ -175,7 +267,7 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
             f"{name_of(operator)} expects {what} of a floating or complex dtype; got {x.dtype}. Convert it: "
             "`x.astype(float)`, divided by 255 for an 8-bit image."
         )
-    return x
+    return x.astype(common_dtype(x.dtype))
 
 
 def check_floating(x: Array, what: str, name: str) -> Array:
@@ -190,7 +282,7 @@ def check_floating(x: Array, what: str, name: str) -> Array:
 
 def check_one(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
     """`x` as one array of the given shape and floating dtype, as a prior expects it."""
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape:
         advice = "Check the sizes."
         if x.shape[1:] == shape:
@@ -208,3 +300,21 @@ def _advice(got: tuple[int, ...], expected: tuple[int, ...]) -> str:
     if got[1:] == expected:
         return "It looks like a batch: operators take one at a time, so map with `jax.vmap`."
     return "It may belong to another operator; compare with `operator.domain` and `operator.codomain`."
+
+
+def same_varying(*operands: Array) -> tuple[Array, ...]:
+    """The operands, cast so that all of them vary over every axis of the mesh over which one of them varies.
+
+    Inside `jax.shard_map` the type of an array says along which axes of the mesh its value differs, and a primitive
+    requires operands of one such type. Outside, the operands are unchanged.
+    """
+    axes = frozenset().union(*(_axes(operand) for operand in operands))
+    return tuple(_vary(operand, tuple(sorted(axes - _axes(operand)))) for operand in operands)
+
+
+def _axes(operand: Array) -> frozenset:
+    return jax.typeof(operand).manual_axis_type.varying
+
+
+def _vary(operand: Array, axes: tuple) -> Array:
+    return jax.lax.pcast(operand, axes, to="varying") if axes else operand

@@ -2,8 +2,22 @@
 
 import functools
 import inspect
+import types
+import typing
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
+
+from ._arrays import NotNumbers, are_numbers, as_array, common_dtype, is_concrete
+from ._types import State
+
+# What a number, or an array of numbers, is annotated as; and the packages whose classes are looked for.
+_NUMBERS = {Array, np.ndarray, np.generic, np.number, np.bool_, bool, int, float, complex}
+_CHECKED = ("jaxinv", "diffrax")
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -17,7 +31,8 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
-        names = list(inspect.signature(function).parameters)
+        signature = inspect.signature(function)
+        names = list(signature.parameters)
 
         @functools.wraps(function)
         def wrapper(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -26,6 +41,7 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
             for name, check in checks.items():
                 if name in given:
                     check(given[name])
+            check_types(function, signature, args, kwargs)
             return function(*args, **kwargs)
 
         return wrapper
@@ -43,3 +59,148 @@ def check_instance(value: Any, kind: type, name: str, default: Any) -> Any:
             f"{value!r}."
         )
     return value
+
+
+def check_examples(data: Any, verb: str, name: str = "data", *, allow_complex: bool = False) -> Array:
+    """`data` as an array `(n, ...)` of inexact dtype, float32 at least; values are checked where they are known.
+
+    **Raises:** `ValueError` for data that are empty, of the wrong dtype, or not finite, naming the first such example.
+    """
+    if not hasattr(data, "shape") or not hasattr(data, "dtype"):
+        raise ValueError(f"`{verb}` takes `{name}` as one array (n, ...) of n examples; got {type(data).__name__}.")
+    data = as_array(data)
+    if data.ndim < 2:
+        raise ValueError(
+            f"`{verb}` takes `{name}` of shape (n, ...), n examples along the first axis; got shape {data.shape}. "
+            "Numbers are examples of one entry: `data[:, None]`."
+        )
+    if data.size == 0:
+        raise ValueError(f"`{name}` is empty: its shape is {data.shape}.")
+    kind, called = (jnp.inexact, "a floating or complex") if allow_complex else (jnp.floating, "a real floating")
+    if not jnp.issubdtype(data.dtype, kind):
+        raise ValueError(
+            f"`{verb}` takes `{name}` of {called} dtype; got {data.dtype}. Convert it: `{name}.astype(float)`, divided "
+            "by 255 for 8-bit images."
+        )
+    data = data.astype(common_dtype(data.dtype))
+    if is_concrete(data):
+        finite = np.asarray(_finite_examples(data))
+        if not finite.all():
+            raise ValueError(
+                f"`{name}` must be finite; example {int(np.argmin(finite))} holds NaN or infinity, and "
+                f"{int((~finite).sum())} of {len(finite)} examples do. Leave them out, or mend them."
+            )
+    return data
+
+
+@jax.jit
+def _finite_examples(data: Array) -> Bool[Array, " n"]:
+    return jnp.all(jnp.isfinite(data), axis=tuple(range(1, data.ndim)))
+
+
+def name_argument(error: NotNumbers, owner: str, signature: inspect.Signature, args: tuple, kwargs: dict) -> ValueError:
+    """An error that names the argument whose value is no number: the one that holds the value, by identity."""
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError:
+        return error
+    name = next((name for name, value in given.items() if value is error.value), None)
+    return error if name is None else ValueError(f"{owner}: {NotNumbers(error.value, name)}")
+
+
+def check_types(function: Callable, signature: inspect.Signature, args: tuple, kwargs: dict) -> None:
+    """Raise a `ValueError` for the first argument of `function` that is not of the kind that its annotation names.
+
+    Looked at are numbers, states, integers, switches and the classes that every verb takes. What is annotated otherwise
+    the function itself checks. Called with wrong names or a wrong number of arguments, it raises itself.
+    """
+    try:
+        given = signature.bind(*args, **kwargs).arguments
+    except TypeError:
+        return
+    kinds = _kinds(function)
+    for name, value in given.items():
+        check = kinds.get(name)
+        if check is not None and value is not signature.parameters[name].default:
+            check(name, value)
+
+
+@functools.cache
+def _kinds(function: Callable) -> dict[str, Callable[[str, Any], None]]:
+    """The check of each argument of a function, by its annotation."""
+    hints = typing.get_type_hints(function, include_extras=True)
+    checks = {name: _check_of(hint) for name, hint in hints.items() if name not in ("key", "return")}
+    return {name: check for name, check in checks.items() if check is not None}
+
+
+def _check_of(hint: Any) -> Callable[[str, Any], None] | None:
+    if hint is State:
+        return _check_state
+    own, members = typing.get_origin(hint) is typing.Annotated, _members(hint)
+    kinds = members - {type(None)}
+    check = None
+    if kinds and all(typing.get_origin(kind) is Callable for kind in kinds):
+        check = None if own else _check_callable
+    elif kinds == {tuple[str, ...]}:
+        check = _check_names
+    elif not kinds or not all(isinstance(kind, type) for kind in kinds):
+        return None
+    elif kinds == {int}:
+        check = _check_integer
+    elif kinds == {bool}:
+        check = _check_switch
+    elif kinds <= _NUMBERS:
+        check = _check_numbers
+    elif not own and all(kind.__module__.split(".")[0] in _CHECKED for kind in kinds):
+        check = functools.partial(_check_class, kinds)
+    if check is None or kinds == members:
+        return check
+    return lambda name, value: None if value is None else check(name, value)
+
+
+def _members(hint: Any) -> set[Any]:
+    """What a union is of, without the marks of arguments that the library checks."""
+    if typing.get_origin(hint) is typing.Annotated:
+        return _members(hint.__metadata__[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return set().union(*map(_members, typing.get_args(hint)))
+    return {hint}
+
+
+def _check_callable(name: str, value: Any) -> None:
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a function; got {value!r}, a {type(value).__name__}.")
+
+
+def _check_names(name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list) or not all(isinstance(entry, str) for entry in value):
+        raise ValueError(f"`{name}` must be a tuple of strings; got {value!r}.")
+
+
+def _check_state(name: str, value: Any) -> None:
+    leaves = jax.tree.leaves(value)
+    bad = [leaf for leaf in leaves if not are_numbers(leaf)]
+    if bad or not leaves:
+        raise NotNumbers(bad[0] if bad else value, name)
+
+
+def _check_numbers(name: str, value: Any) -> None:
+    if not are_numbers(value):
+        raise NotNumbers(value, name)
+
+
+def _check_integer(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise ValueError(f"`{name}` must be a static integer; got {value!r}, a {type(value).__name__}.")
+
+
+def _check_switch(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False; got {value!r}, a {type(value).__name__}.")
+
+
+def _check_class(kinds: set[type], name: str, value: Any) -> None:
+    if not isinstance(value, tuple(kinds)):
+        public = lambda kind: ".".join(part for part in kind.__module__.split(".") if not part.startswith("_"))
+        names = " or ".join(sorted(f"`{public(kind)}.{kind.__name__}`" for kind in kinds))
+        raise ValueError(f"`{name}` must be an instance of {names}; got {value!r}, a {type(value).__name__}.")

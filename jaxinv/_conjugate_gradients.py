@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._arrays import check_count, safe_sqrt
+from ._arrays import check_count, safe_sqrt, standard_promotion
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
+from ._sums import dot
+from ._types import PyTree
+from ._workarounds import rounded
 
 # What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
 _BEGIN, _ITERATE, _COMPARE = range(3)
@@ -193,12 +196,13 @@ def _solve(
     return Solved(state.x, state.aside, state.square, state.num_steps, result)
 
 
-def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], ...], Array]:
+def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array], PyTree[Array], Array], Array]:
     """The state at 0, which is iterate, residual, direction and the squared norm of the residual; and the norm of b."""
     square = dot(b, b)
     return (jax.tree.map(jnp.zeros_like, b), b, b, square), safe_sqrt(square)
 
 
+@standard_promotion()
 def advance(
     state: tuple[PyTree[Array], ...], image: PyTree[Array], tolerance: Array
 ) -> tuple[tuple[PyTree[Array], ...], Array, Any]:
@@ -206,11 +210,11 @@ def advance(
     x, residual, direction, square = state
     curvature = dot(direction, image)
     length = jnp.where(curvature > 0, square / jnp.where(curvature > 0, curvature, 1), 0)
-    x = jax.tree.map(lambda x, d: x + length * d, x, direction)
-    residual = jax.tree.map(lambda r, i: r - length * i, residual, image)
+    x = jax.tree.map(lambda x, d: x + rounded(length * d), x, direction)
+    residual = jax.tree.map(lambda r, i: r - rounded(length * i), residual, image)
     new = dot(residual, residual)
     ratio = jnp.where(square > 0, new / jnp.where(square > 0, square, 1), 0)
-    direction = jax.tree.map(lambda r, d: r + ratio * d, residual, direction)
+    direction = jax.tree.map(lambda r, d: r + rounded(ratio * d), residual, direction)
     solved = new <= tolerance**2
     broken = ~solved & ~(curvature > 0)
     return (x, residual, direction, new), solved | broken, RESULTS.where(broken, RESULTS.breakdown, RESULTS.successful)
@@ -219,9 +223,3 @@ def advance(
 def positive(value: Array) -> Array:
     """A value to divide by: 1 where it is not positive."""
     return jnp.where(value > 0, value, 1)
-
-
-def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
-    """The real part of the inner product of two images, or two measurements."""
-    parts = jax.tree.map(lambda a, b: jnp.sum((jnp.conj(a) * b).real), a, b)
-    return jax.tree.reduce(jnp.add, parts)

@@ -1,12 +1,17 @@
 """The two ways to differentiate a solver: through its steps, or at its solution."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+import numpy as np
+from jaxtyping import Array
+
+from ._arrays import check_count, nan_unless
+from ._types import Checked, PyTree
 
 
 class Unrolled(eqx.Module):
@@ -31,9 +36,18 @@ class Implicit(eqx.Module):
     - `max_steps`: the largest number of steps of conjugate gradients, static.
     """
 
-    rtol: float = eqx.field(default=1e-6, static=True)
-    damping: float = eqx.field(default=0.0, static=True)
-    max_steps: int = eqx.field(default=1000, static=True)
+    rtol: Checked[float] = eqx.field(default=1e-6, static=True)
+    damping: Checked[float] = eqx.field(default=0.0, static=True)
+    max_steps: Checked[int] = eqx.field(default=1000, static=True)
+
+    def __check_init__(self):
+        for name in ("rtol", "damping"):
+            value = getattr(self, name)
+            if not isinstance(value, float | int | np.number) or not 0 <= value < math.inf:
+                raise ValueError(
+                    f"`{name}` of `Implicit` must be a static number, finite and not negative; got {value!r}."
+                )
+        check_count(self.max_steps, "max_steps")
 
 
 @jax.custom_jvp
@@ -48,7 +62,7 @@ def _(primals, tangents):
     x, _, ok = primals
     change, inputs, _ = tangents
     spread = sum(jnp.sum(leaf.real) + jnp.sum(leaf.imag) for leaf in inputs)
-    return x, change + (jnp.where(ok, 0, jnp.nan) * spread).astype(x.dtype)
+    return x, change + (nan_unless(ok, spread.dtype) * spread).astype(x.dtype)
 
 
 def attach_implicit(
@@ -84,7 +98,7 @@ def attach_implicit(
         v = jax.scipy.sparse.linalg.cg(matvec, b, tol=implicit.rtol, maxiter=implicit.max_steps)[0]
         # Without convergence (a singular Hessian, or too few steps) return NaN rather than a wrong derivative.
         missed, size = (jnp.sqrt(jnp.sum(u**2)) for u in (b - matvec(v), b))
-        return jnp.where(missed <= max(10 * implicit.rtol, 1e-3) * size, v, jnp.nan)
+        return v + nan_unless(missed <= max(10 * implicit.rtol, 1e-3) * size, v.dtype)
 
     step = jax.lax.custom_linear_solve(matvec, residual, solve, symmetric=True)
     # Set NaN after the solve, since conjugate gradients return 0 for a right-hand side that is NaN.

@@ -7,9 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._arrays import HIGHEST, safe_sqrt
+from ._types import PyTree
 
 
 class Krylov(eqx.Module):
@@ -55,7 +56,7 @@ class Krylov(eqx.Module):
     def function(self, function: Callable[[Array], Array], num_steps: Array) -> Array:
         """The coefficients of `f(M) b` in the basis, of which so many vectors are there."""
         # The last of these entries leads out of the basis.
-        beside = jnp.where(jnp.arange(1, len(self.beside)) < num_steps, self.beside[:-1], 0)
+        beside = jnp.where(jnp.arange(1, len(self.beside), dtype=num_steps.dtype) < num_steps, self.beside[:-1], 0)
         values, vectors = jnp.linalg.eigh(jnp.diag(self.diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
         return self.size * jnp.matmul(vectors, function(values) * vectors[0], precision=HIGHEST)
 

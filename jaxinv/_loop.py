@@ -11,14 +11,16 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ._arrays import check_count
 from ._differentiation import Implicit, Unrolled
+from ._forward_only import forward_only
 from ._method import AbstractMethod
-from ._solution import RESULTS
-from ._types import Key
+from ._solution import RESULTS, reject
+from ._types import Key, PyTree
 from ._workarounds import all_of
+from .requirements import valid
 
 # step(index, state, args) -> (new state, finished, code if finished)
 Step = Callable[[Array, PyTree, PyTree], tuple[PyTree, Array, RESULTS]]
@@ -36,7 +38,7 @@ def run(
     times: Array | None = None,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `method.step` until it says that the problem has finished, at most `max_steps` times.
 
@@ -102,7 +104,7 @@ def iterate(
     max_steps: int,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
     indicator: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.
@@ -113,7 +115,8 @@ def iterate(
         member of `RESULTS` that holds if it is true.
     - `state`: a pytree of arrays.
     - `args`: everything that `step` reads, a pytree.
-    - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code.
+    - `result`: the lane starts only if this is `RESULTS.successful`; otherwise it stays at `state` with this code. Nor
+        does a lane start in which a module among `args` has a number out of its range: its code is `invalid_parameter`.
     - `max_steps`: static, at least 1.
     - `differentiate`: with `Unrolled()` a `lax.scan` over all of `max_steps`, which has gradients in reverse mode.
     - `exhausted`: the code of a lane that used all its steps.
@@ -124,6 +127,7 @@ def iterate(
     """
     check_count(max_steps, "max_steps")
     false = _false_like((state, args, result == RESULTS.successful))
+    result = reject(result, valid(args))
     running = (result == RESULTS.successful) & ~false
     state = jax.tree.map(lambda leaf: jnp.where(false, jnp.zeros_like(leaf), leaf), state)
     result = RESULTS.where(false, RESULTS.nonfinite, result)
@@ -138,7 +142,7 @@ def iterate(
         state = jax.tree.map(lambda n, o: jnp.where(advance, n, o), new, state)
         result = RESULTS.where(running & ~finite, RESULTS.nonfinite, result)
         result = RESULTS.where(advance & finished, code, result)
-        num_steps = num_steps + running
+        num_steps = num_steps + running.astype(num_steps.dtype)
         if progress is not None:
             meter = progress.step(meter, (index + 1) / max_steps)
         return state, advance & ~finished, result, num_steps, meter
@@ -153,6 +157,8 @@ def iterate(
             (jnp.array(0), carry),
         )
     state, running, result, num_steps, meter = carry
+    if not isinstance(differentiate, Unrolled):
+        state = forward_only(state)
     if progress is not None:
         progress.close(meter)
     return state, num_steps, RESULTS.where(running, exhausted, result)

@@ -3,19 +3,19 @@
 import abc
 from typing import Any, Generic, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ._solution import RESULTS
-from ._types import Key
+from ._types import Key, PyTree
+from .requirements import Parametric
 
 Problem = TypeVar("Problem")
 State = TypeVar("State")
 
 
-class AbstractMethod(eqx.Module, Generic[Problem, State]):
+class AbstractMethod(Parametric, Generic[Problem, State]):
     """An iterative method, as four members that mean the same in every module of the package.
 
     A verb checks its key, and then does no more than this:
@@ -50,20 +50,20 @@ class AbstractMethod(eqx.Module, Generic[Problem, State]):
         """
 
     @abc.abstractmethod
-    def init(self, problem: Problem, *, key: Key | None = None) -> State:
+    def init(self, problem: Problem, /, *, key: Key) -> State:
         """The state before the first step.
 
         **Arguments:**
 
         - `problem`: as `prepare` made it.
-        - `key`: for a random start; `None` for a method whose start is not random.
+        - `key`: for a random start; a method whose start is not random gives it the default `None`.
 
         **Returns:** a pytree of arrays and nothing else, with the structure, shapes and dtypes of every later state.
         """
 
     @abc.abstractmethod
     def step(
-        self, problem: Problem, state: State, index: Array, *, key: Key | None = None
+        self, problem: Problem, state: State, index: Array, /, *, key: Key
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step.
 
@@ -72,7 +72,7 @@ class AbstractMethod(eqx.Module, Generic[Problem, State]):
         - `problem`: as `prepare` made it.
         - `state`: as `init` or the step before made it.
         - `index`: the number of the step, from 0 on; one scalar for all problems of a batch.
-        - `key`: for this step alone; `None` for a method without randomness.
+        - `key`: for this step alone; a method without randomness gives it the default `None`.
 
         **Returns:** the next state; whether the problem has finished; and the code that it has if so, which is ignored
         otherwise. A state that is not finite needs no code: the loop keeps the one before and sets `RESULTS.nonfinite`.
@@ -81,14 +81,14 @@ class AbstractMethod(eqx.Module, Generic[Problem, State]):
         """
 
     @abc.abstractmethod
-    def finish(self, problem: Problem, state: State, *, key: Key | None = None) -> tuple[PyTree[Array], dict[str, Any]]:
+    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[PyTree[Array], dict[str, Any]]:
         """What is made of the last state.
 
         **Arguments:**
 
         - `problem`: as `prepare` made it.
         - `state`: the last finite one.
-        - `key`: for a method that draws at the end; otherwise `None`.
+        - `key`: for a method that draws at the end; any other gives it the default `None`.
 
         **Returns:** the value, an image or samples, and the statistics, a dict of arrays.
         """

@@ -8,11 +8,13 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
+from .requirements import Parametric
+
 # An array of at most so many entries is printed with its values, a larger one by its dtype and shape.
 _PRINTED = 8
 
 
-class Module(eqx.Module):
+class Module(Parametric):
     """An `equinox.Module` that every transformation of JAX accepts as a function, and that prints its numbers.
 
     `jax.jit` and others look functions up by their hash. That of an equinox module is made of its leaves, and arrays

@@ -1,13 +1,20 @@
-"""Networks of any library as pytrees: those of Flax linen, of equinox, and plain objects and functions."""
+"""Networks of any library as pytrees (Flax linen, equinox, plain objects and functions), and the checks of networks."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import flax.errors
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from flax import nnx
+from jaxtyping import Array
+
+from ._arrays import as_array, check_floating, check_shape, standard_promotion
+from ._network_state import ADVICE, stateless
+from ._types import Checked, PyTree
 
 
 class LinenNetwork(eqx.Module):
@@ -21,13 +28,20 @@ class LinenNetwork(eqx.Module):
         return self.module.bind(self.variables)
 
     def encode(self, x: Array) -> Any:
-        return self.module.apply(self.variables, x, method="encode")
+        return self._apply(x, method="encode")
 
     def decode(self, z: Array) -> Array:
-        return self.module.apply(self.variables, z, method="decode")
+        return self._apply(z, method="decode")
 
     def __call__(self, *args: Array) -> Any:
-        return self.module.apply(self.variables, *args)
+        return self._apply(*args)
+
+    def _apply(self, *args: Array, **options: Any) -> Any:
+        try:
+            return self.module.apply(self.variables, *args, **options)
+        except (flax.errors.ModifyScopeVariableError, flax.errors.InvalidRngError) as error:
+            reason = str(error).split(" (https")[0]
+            raise ValueError(f"A layer of {type(self.module).__name__} has a state: {reason} {ADVICE}") from error
 
 
 def unbind_linen(tree: PyTree) -> PyTree:
@@ -84,10 +98,12 @@ def as_network(model: Any) -> Any:
     """`model` as a pytree whose leaves are all arrays, with the same calls.
 
     A Flax NNX network is one already. A bound linen module and an equinox network work too, and so does any other
-    object or function, whose arrays become constants of the compiled program.
+    object or function, whose arrays become constants of the compiled program. A layer that changes a state of its own
+    in a call raises there, see `stateless`.
     """
     if isinstance(model, nn.Module):
         return unbind_linen(model)
+    model = stateless(model)
     leaves, treedef = jax.tree.flatten(model)
     leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
     if leaves and all(eqx.is_array(leaf) for leaf in leaves):
@@ -106,4 +122,50 @@ def as_network(model: Any) -> Any:
 def weights_dtype(model: PyTree) -> Any:
     """The real dtype in which a network computes, that of its weights."""
     leaves = [leaf for leaf in jax.tree.leaves(model) if eqx.is_inexact_array(leaf)]
-    return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+    with standard_promotion():
+        return jnp.finfo(jnp.result_type(*leaves) if leaves else jnp.result_type(float)).dtype
+
+
+def check_batch(x: Any, shape: tuple[int, ...], what: str, name: str) -> Array:
+    """`x` as an array of shape `(n, *shape)` and floating dtype, as a network expects it."""
+    x = as_array(x)
+    letters = "(n, h, w, c)" if len(shape) == 3 else "(n, k)"
+    expected = f"(n, {', '.join(map(str, shape))})"
+    if x.shape[1:] != shape or x.ndim != len(shape) + 1:
+        advice = "Networks take a batch " + letters + "; "
+        if x.shape == shape:
+            advice += "add the batch axis: `x[None]`."
+        elif x.ndim == len(shape) and len(shape) == 3 and x.shape[1:] == shape[:2] and shape[2] == 1:
+            advice += "add the channel axis: `x[..., None]`."
+        else:
+            advice += "this network was made for other sizes."
+        raise ValueError(f"{name} expects {what} of shape {expected}; got {x.shape}. {advice}")
+    return check_floating(x, what, name)
+
+
+def check_network_shape(image_shape: Any, rngs: Any) -> tuple[int, int, int]:
+    """Return the shape of an image as `(h, w, c)`, and raise unless weights can be drawn from `rngs`."""
+    image_shape = check_shape(image_shape, "image_shape")
+    if len(image_shape) != 3:
+        raise ValueError(f"`image_shape` must be (height, width, channels); got {image_shape}.")
+    check_rngs(rngs)
+    return image_shape
+
+
+def check_rngs(rngs: Any) -> None:
+    """Raise unless `rngs` is a `flax.nnx.Rngs`, from which weights can be drawn."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise ValueError(f"`rngs` must be a `flax.nnx.Rngs`, made by `nnx.Rngs(0)`; got {type(rngs).__name__}.")
+
+
+def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
+    """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
+
+    - `call`: the call with a shape, for the error message.
+    """
+    if latent_shape is None:
+        size = getattr(generator, "latent_size", None)
+        if size is None:
+            raise ValueError(f"The generator {type(generator).__name__} does not say its `latent_size`; give `{call}`.")
+        latent_shape = (size,)
+    return check_shape(latent_shape, "latent_shape")

@@ -1,13 +1,13 @@
 """The abstract class of generative priors, which `generative`, `diffusion` and `oracles` implement."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 from jaxtyping import Array
 
 from ._module import Module
-from ._types import Key
+from ._types import Abstract, Key
 
 
 class AbstractGenerativePrior(Module):
@@ -19,8 +19,12 @@ class AbstractGenerativePrior(Module):
     - `latent_shape`, `image_shape`: the shapes of one latent and one image, static.
     """
 
-    latent_shape: eqx.AbstractVar[tuple[int, ...]]
-    image_shape: eqx.AbstractVar[tuple[int, ...]]
+    if TYPE_CHECKING:
+        latent_shape = Abstract[tuple[int, ...]]()
+        image_shape = Abstract[tuple[int, ...]]()
+    else:
+        latent_shape: eqx.AbstractVar[tuple[int, ...]]
+        image_shape: eqx.AbstractVar[tuple[int, ...]]
 
     @abc.abstractmethod
     def decode(self, z: Array) -> Array:

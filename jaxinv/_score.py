@@ -2,7 +2,7 @@
 
 import abc
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from ._arrays import check_key
+from ._arrays import as_array, check_key, common_dtype
 from ._module import Module
-from ._types import ArrayLike, Checked, Key, Scalar, State
+from ._types import Abstract, ArrayLike, Checked, Key, Scalar, State
 
 
 class AbstractProcess(Module):
@@ -23,8 +23,12 @@ class AbstractProcess(Module):
     `t_max`, `drift`, `diffusion`, `marginal`, `rates`, `time` and `prior_std`.
     """
 
-    t_min: eqx.AbstractVar[Array]
-    t_max: eqx.AbstractVar[Array]
+    if TYPE_CHECKING:
+        t_min = Abstract[Array]()
+        t_max = Abstract[Array]()
+    else:
+        t_min: eqx.AbstractVar[Array]
+        t_max: eqx.AbstractVar[Array]
 
     @abc.abstractmethod
     def drift(self, t: Scalar, x: ArrayLike) -> Array:
@@ -61,8 +65,8 @@ class AbstractProcess(Module):
 
     def prior_log_prob(self, x: ArrayLike) -> Array:
         """The log-density of that noise at one image."""
-        x = jnp.asarray(x)
-        x = x.astype(jnp.result_type(float, x.dtype))
+        x = as_array(x)
+        x = x.astype(common_dtype(float, x.dtype))
         std = jnp.asarray(self.prior_std).astype(x.dtype)
         return -0.5 * jnp.sum((x / std) ** 2) - x.size * (jnp.log(std) + 0.5 * jnp.log(2 * jnp.pi).astype(x.dtype))
 
@@ -104,7 +108,10 @@ class AbstractScore(Module):
         ```
     """
 
-    process: eqx.AbstractVar[AbstractProcess]
+    if TYPE_CHECKING:
+        process = Abstract[AbstractProcess]()
+    else:
+        process: eqx.AbstractVar[AbstractProcess]
 
     @abc.abstractmethod
     def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:

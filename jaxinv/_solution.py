@@ -1,5 +1,7 @@
 """The return value of every reconstruction, and its result codes."""
 
+import abc
+import functools
 from typing import Any
 
 import diffrax
@@ -8,9 +10,10 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ._module import Module, Text
+from ._types import PyTree
 
 
 class RESULTS(eqx.Enumeration):
@@ -21,10 +24,13 @@ class RESULTS(eqx.Enumeration):
         "The solve used all of `max_steps` without meeting its tolerances; the last iterate is returned. "
         "Raise `max_steps`, or loosen `rtol` and `atol`."
     )
-    nonfinite_measurement = "The measurement holds NaN or infinity where it is measured; nothing was solved."
+    nonfinite_measurement = (
+        "The measurement, or the image that a verb takes in its place, holds NaN or infinity where it is measured; "
+        "nothing was solved."
+    )
     invalid_parameter = (
-        "A parameter (a noise level, a weight, a dose, a step size) is negative, zero where it may not be, or not "
-        "finite; nothing was solved."
+        "A parameter (a noise level, a weight, a time, an option of the method) is out of its range, or not finite; "
+        "nothing was solved."
     )
     nonfinite = "An iterate became NaN or infinite; the last finite one is returned. Try a smaller step size."
     diverged = "The objective grew beyond all bounds; the last finite iterate is returned. Try a smaller step size."
@@ -47,6 +53,55 @@ _NAMES = (
 )
 
 
+def reject(result: Any, good: Array | bool) -> Any:
+    """The code of a problem: `invalid_parameter` where its parameters are not good and nothing worse is known.
+
+    **Arguments:**
+
+    - `result`: the code so far.
+    - `good`: what `requirements.valid` says of everything that the problem is made of.
+    """
+    return RESULTS.where(jnp.asarray(good) | (result != RESULTS.successful), result, RESULTS.invalid_parameter)
+
+
+def settle(outcome: Any, good: Array | bool) -> Any:
+    """What a verb returns, given whether the parameters of the problem are good.
+
+    An outcome with a code gets its last guard, by its method `settled`. An array has no code, and becomes NaN where the
+    parameters are not good. Anything else stays as it is.
+    """
+    if isinstance(outcome, AbstractOutcome):
+        return outcome.settled(good)
+    if good is True or not eqx.is_inexact_array(outcome):
+        return outcome
+    return jnp.where(good, outcome, jnp.nan)
+
+
+def _guarded(value: PyTree[Array], result: Any, good: Array | bool) -> tuple[PyTree[Array], Any]:
+    """The value and the code of `Solution.settled`, of one problem or of several samples."""
+    if jnp.ndim(result == RESULTS.successful) > 0:
+        return jax.vmap(lambda value, result: _guarded(value, result, good))(value, result)
+    inexact = [leaf for leaf in jax.tree.leaves(value) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = functools.reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in inexact], jnp.ones((), bool))
+    result = RESULTS.where(finite | (result != RESULTS.successful), result, RESULTS.nonfinite)
+    result = RESULTS.where(good | (result == RESULTS.nonfinite_measurement), result, RESULTS.invalid_parameter)
+    return jax.tree.map(lambda leaf: jnp.where(finite & good, leaf, jnp.zeros_like(leaf)), value), result
+
+
+def or_nan(solution: Any, *enough: RESULTS) -> Array:
+    """The value of a solution, NaN where it failed, so that whatever starts from it reports the failure.
+
+    **Arguments:**
+
+    - `solution`: a `Solution` whose value is one array.
+    - `enough`: codes that count as success.
+    """
+    found = functools.reduce(
+        lambda ok, code: ok | (solution.result == code), enough, solution.result == RESULTS.successful
+    )
+    return jnp.where(found, solution.value, jnp.nan)
+
+
 def from_diffrax(result: Any) -> Any:
     """Translate a diffrax result code."""
     codes = diffrax.RESULTS
@@ -55,7 +110,22 @@ def from_diffrax(result: Any) -> Any:
     return RESULTS.where(result == codes.dt_min_reached, RESULTS.diverged, ours)
 
 
-class Solution(Module):
+class AbstractOutcome(Module):
+    """What a verb returns together with a code: a solution, or the result of a decomposition."""
+
+    @abc.abstractmethod
+    def settled(self, good: Array | bool) -> "AbstractOutcome":
+        """This outcome with its last guard.
+
+        **Arguments:**
+
+        - `good`: whether all parameters of the problem are in their range.
+
+        **Returns:** an outcome of this class, which is finite, and has a code where it is not to be trusted.
+        """
+
+
+class Solution(AbstractOutcome):
     """The reconstruction of one problem, or of a batch under `jax.vmap`.
 
     - `value`: the image, `(h, w, c)`, or the samples, `(num_samples, h, w, c)`.
@@ -99,6 +169,19 @@ class Solution(Module):
         if complaints:
             raise RuntimeError("\n".join(complaints))
         return self
+
+    def settled(self, good: Array | bool) -> "Solution":
+        """This solution with its last guard.
+
+        **Arguments:**
+
+        - `good`: whether all parameters of the problem are in their range.
+
+        **Returns:** a `Solution`. Where the parameters are not good, its code is `invalid_parameter` and its value 0.
+        A value that is not finite becomes 0, with the code `nonfinite` unless it has another.
+        """
+        value, result = _guarded(self.value, self.result, good)
+        return Solution(value, result, self.stats, self.aux)
 
     def lane(self, index: int | tuple[int, ...]) -> "Solution":
         """The solution of one problem of a batch.

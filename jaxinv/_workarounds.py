@@ -23,6 +23,8 @@ def rounded(product: Array) -> Array:
     Issue: openxla/xla#41579; `benchmarks/two_roundings.py` is the smallest program that shows it. It goes when that
     program prints no difference with the oldest jaxlib that is supported; seen up to jaxlib 0.12.
     """
+    if jnp.iscomplexobj(product):
+        return jax.lax.complex(rounded(product.real), rounded(product.imag))
     return jnp.minimum(product, float(jnp.finfo(product.dtype).max) / 2)
 
 

@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options.check(options)
         _compute(options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    # JAX raises a RuntimeError where a device has too little memory, and so does a `Solution` that failed.
+    except (ValueError, OSError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
         print(f"jaxinv: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -272,8 +273,8 @@ def _add_dip(commands) -> None:
             "This command fits a network to one measurement, with a total-variation penalty if --tv is given. A "
             "picture is denoised, or inpainted with --mask, or enlarged with --factor. A sinogram (.mat of the "
             "Helsinki Tomography Challenge 2022, .h5 of the Data Exchange layout, or .npy with --angles) is "
-            "reconstructed. It writes the picture and, beside it, the array as .npy. If it is interrupted, the same "
-            "command continues where it stopped."
+            "reconstructed. It writes the picture and, beside it, the array in the unit of FILE as .npy. If it is "
+            "interrupted, the same command continues where it stopped."
         ),
     )
     command.add_argument("file", type=Path, metavar="FILE", help="a .png, .npy, .mat or .h5 file")
@@ -297,7 +298,10 @@ def _add_dip(commands) -> None:
         "detector bins",
     )
     command.add_argument(
-        "--offset", type=_number, default=0.0, help="the position of the middle of the detector, in detector bins"
+        "--offset",
+        type=_number,
+        help="the position of the middle of the detector, in detector bins (default: 0, or what an .h5 file shows of "
+        "the axis of rotation)",
     )
     command.add_argument("--every", type=_positive, default=1, metavar="N", help="use every N-th angle of a sinogram")
     command.add_argument(
@@ -314,8 +318,9 @@ def _add_dip(commands) -> None:
         dest="level",
         type=_above_zero,
         default=argparse.SUPPRESS,
-        help="the standard deviation of the noise, in the unit of FILE, where 8-bit values lie in [0, 1] (default: .1 "
-        "to denoise, .01 to inpaint and enlarge, .025 times the mean of a sinogram)",
+        help="the standard deviation of the noise, in the unit of FILE, where 8-bit and 16-bit values lie in [0, 1] "
+        "(default: .1 to denoise, .01 to inpaint and enlarge, both times the range of a picture that is not in [0, 1], "
+        "and .025 times the mean of a sinogram)",
     )
     command.add_argument(
         "--reference", type=Path, help="the true picture, against which the PSNR is then computed on the way"

@@ -1,8 +1,9 @@
 """Reading and writing of pytrees as safetensors files, keyed by the path of each leaf; they hold no executable code."""
 
+import hashlib
 import json
 import os
-import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import PyTree
+
+from ._types import Checked, PyTree
+from ._writing import check_writable as check_writable, write_bytes as write_bytes
 
 __all__ = ["load", "save"]
 
@@ -33,16 +36,20 @@ _DTYPES = {
     "F8_E5M2": jnp.float8_e5m2,
 }
 # Kinds that safetensors does not have (complex128, keys, Python numbers) are written as arrays that it has, and this
-# entry of the header records them.
-_KINDS = "jaxinv.kinds"
+# entry of the header records them. A file with it has a checksum too, by which `load` knows a damaged file.
+_KINDS = "jaxinv.leaves"
+_CHECKSUM = "jaxinv.sha256"
+_OLD_KINDS = "jaxinv.kinds"  # Files from before there were checksums.
+_RESERVED = (_KINDS, _CHECKSUM, _OLD_KINDS)
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None:
+def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mapping[str, str] | None] = None) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
-    The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. Random keys and Python
-    numbers are stored too; other leaves (functions, strings) are not, and `load` copies them from its `like`.
+    The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. The permissions of an
+    existing file stay, and so does a symbolic link to it. The file holds a checksum of its content. Random keys and
+    Python numbers are stored too; other leaves (functions, strings) are not, and `load` copies them from its `like`.
 
     **Arguments:**
 
@@ -50,7 +57,8 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
     - `tree`: any pytree: a network (Flax NNX or equinox), a state, a dict of arrays.
     - `metadata`: a dict of strings to store in the file; `read_metadata` returns them.
 
-    **Raises:** `ValueError` if the folder cannot be written to, or a leaf has a dtype that the format cannot hold.
+    **Raises:** `ValueError` if the file or its folder cannot be written to, or a leaf has a dtype that the format
+    cannot hold; `OSError` if the disk is full.
 
     !!! example
         ```python
@@ -68,64 +76,38 @@ def save(path: str | os.PathLike, tree: PyTree, *, metadata: Any = None) -> None
         kind, array = _encode(leaf)
         if array is None:
             continue
+        if isinstance(array, jax.ShapeDtypeStruct):
+            raise ValueError(f"The leaf {name!r} is the shape of an array, without values; save the array.")
         if array.dtype not in _DTYPES.values():
             raise ValueError(f"The leaf {name!r} has the dtype {array.dtype}, which a safetensors file cannot hold.")
         stored[name] = array
         if kind != str(array.dtype):
             kinds[name] = kind
     metadata = dict(metadata or {})
-    if _KINDS in metadata or not all(isinstance(s, str) for item in metadata.items() for s in item):
-        raise ValueError(f"`metadata` must map strings to strings, and {_KINDS!r} is taken; got {metadata!r}.")
-    write_bytes(path, safetensors.numpy.save(stored, metadata={**metadata, _KINDS: json.dumps(kinds)}))
+    if not all(isinstance(s, str) for item in metadata.items() for s in item) or not metadata.keys().isdisjoint(
+        _RESERVED
+    ):
+        taken = ", ".join(map(repr, _RESERVED))
+        raise ValueError(f"`metadata` must map strings to strings, and {taken} are taken; got {metadata!r}.")
+    metadata[_KINDS] = json.dumps(kinds)
+    metadata[_CHECKSUM] = _checksum(stored, metadata)
+    write_bytes(path, safetensors.numpy.save(stored, metadata=metadata))
 
 
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
-
-    **Raises:** `ValueError` if the folder cannot be written to; `OSError` if the disk is full.
-
-    !!! example
-        ```python
-        import os, tempfile
-        from jaxinv import io
-        io.write_bytes(os.path.join(tempfile.mkdtemp(), "results.json"), b"{}")
-        ```
-    """
-    path = os.fspath(path)
-    temporary = _temporary_beside(path)
-    try:
-        # Only the owner can read a temporary file; give the finished one the permissions of a new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        os.unlink(temporary)
-        # The original error may not name the file.
-        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def load(path: str | os.PathLike, like: PyTree) -> PyTree:
+def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     """Read a pytree that `save` wrote.
 
     **Arguments:**
 
     - `path`: the path of the file.
-    - `like`: a pytree with the expected structure, shapes and dtypes, such as a new network. Its values are not used,
-        except those of leaves that a file does not hold (functions, strings).
+    - `like`: a pytree with the expected structure, shapes and dtypes, such as a new network, or what `jax.eval_shape`
+        says of one. Its values are not used, except those of leaves that a file does not hold (functions, strings).
 
     **Returns:** a tree like `like` with the values of the file, as NumPy arrays where `like` has them and as JAX arrays
     otherwise.
 
-    **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated, and that names the first leaves
-    that are missing, unexpected, or of another shape or dtype.
+    **Raises:** `ValueError` that names the file if it is missing, truncated or damaged (even by one bit), and that
+    names the first leaves that are missing, unexpected, or of another shape or dtype.
 
     !!! example
         ```python
@@ -140,12 +122,12 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     """
     path = os.fspath(path)
     stored, metadata = _read(path)
-    kinds = json.loads(metadata.get(_KINDS, "{}"))
+    kinds = read_json(metadata.get(_KINDS, metadata.get(_OLD_KINDS, "{}")), path)
     expected = {}
     for name, leaf in _named_leaves(like):
         kind, array = _encode(leaf)
         if array is not None:
-            expected[name] = (array.shape, kind)
+            expected[name] = (tuple(array.shape), kind)
     found = {name: (array.shape, kinds.get(name, str(array.dtype))) for name, array in stored.items()}
     differences = [f"{name} is missing" for name in expected if name not in found]
     differences += [f"{name} is not expected" for name in found if name not in expected]
@@ -160,27 +142,41 @@ def load(path: str | os.PathLike, like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, str]:
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
+
+    **Arguments:**
+
+    - `path`: a file that `save` wrote.
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
     """
-    return {key: value for key, value in _read(os.fspath(path))[1].items() if key != _KINDS}
+    return {key: value for key, value in _read(os.fspath(path))[1].items() if key not in _RESERVED}
 
 
-def check_writable(path: str | os.PathLike) -> None:
-    """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
+def read_json(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The dict that an entry of the metadata of a file holds as JSON.
 
-    **Raises:** `ValueError` that describes the problem with the path.
+    **Raises:** `ValueError` that names the file if it holds none.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        raise ValueError(f"Cannot write {path}: it is a folder. Give the name of a file in it.")
-    os.unlink(_temporary_beside(path))
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is corrupt: an entry of its metadata is no JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} is corrupt: an entry of its metadata should be a JSON object; it is {text[:40]!r}.")
+    return value
 
 
 def leaf_names(tree: PyTree) -> list[str]:
-    """The name of each leaf of a tree, in order: its path, joined by dots."""
+    """The name of each leaf of a tree, in order: its path, joined by dots.
+
+    **Arguments:**
+
+    - `tree`: any pytree.
+
+    **Raises:** `ValueError` if two leaves have the same name.
+    """
     paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path in paths]
     if len(set(names)) < len(names):
@@ -193,8 +189,10 @@ def _named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
     return list(zip(leaf_names(tree), jax.tree.leaves(tree), strict=True))
 
 
-def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
+def _encode(leaf: Any) -> tuple[str, Any]:
     # The kind of a leaf, and the array that represents it in the file (None: it is not stored).
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return str(leaf.dtype), leaf
     if isinstance(leaf, bool | int | float | complex) and not isinstance(leaf, np.generic):
         kind = f"Python {type(leaf).__name__}"
         array = np.asarray(leaf)
@@ -213,6 +211,8 @@ def _encode(leaf: Any) -> tuple[str, np.ndarray | None]:
 
 
 def _decode(array: np.ndarray, like: Any) -> Any:
+    if isinstance(like, jax.ShapeDtypeStruct):
+        return jnp.array(array)
     if _is_key(like):
         return jax.random.wrap_key_data(jnp.array(array), impl=jax.random.key_impl(like))
     if np.asarray(like).dtype == np.complex128:
@@ -246,16 +246,20 @@ def _read(path: str) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         if entry["dtype"] not in _DTYPES:
             raise ValueError(f"{path}: the dtype {entry['dtype']} of {name} is not known here.")
         arrays[name] = np.frombuffer(entry["data"], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    # Files of other libraries have neither entry.
+    written = metadata.pop(_CHECKSUM, None)
+    if (written is not None or _KINDS in metadata) and written != _checksum(arrays, metadata):
+        raise ValueError(
+            f"{path} is damaged: its content is not what was written (the checksum differs). Take a copy of it, or "
+            "make it again."
+        )
     return arrays, metadata
 
 
-def _temporary_beside(path: str) -> str:
-    folder, name = os.path.split(path)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=".partial", dir=folder or os.curdir)
-    except OSError as error:
-        raise ValueError(
-            f"Cannot write {path}: {error.strerror} ({folder or os.curdir}). Make the folder, or choose another."
-        ) from error
-    os.close(handle)
-    return temporary
+def _checksum(arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> str:
+    """The SHA-256 of names, dtypes, shapes and values of the arrays, and of the metadata."""
+    shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+    digest = hashlib.sha256(json.dumps([shapes, metadata], sort_keys=True).encode())
+    for name in sorted(arrays):
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

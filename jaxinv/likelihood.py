@@ -5,14 +5,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ._arrays import check_key, check_state, real_dtype
+from ._arrays import as_array, check_key, check_state, common_dtype, real_dtype
 from ._module import Module
-from ._solution import RESULTS
-from ._types import Checked, Key, Scalar, State, Struct
+from ._solution import RESULTS, reject, settle
+from ._types import Checked, Key, PyTree, Scalar, State, Struct
+from ._workarounds import rounded
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
 from .operators import AbstractLinearOperator, AbstractOperator
+from .requirements import valid
 
 __all__ = ["Likelihood"]
 
@@ -37,7 +39,7 @@ class Likelihood(Module):
     operator: AbstractOperator
     noise: AbstractNoise
 
-    def __init__(self, operator: Checked[AbstractOperator], noise: Any):
+    def __init__(self, operator: Checked[AbstractOperator], noise: Checked[AbstractNoise]):
         if not isinstance(operator, AbstractOperator):
             raise ValueError(
                 f"Likelihood(operator, noise): `operator` is a {type(operator).__name__}, not one of "
@@ -76,16 +78,23 @@ class Likelihood(Module):
         - `x`: an image of the shape of the operator's domain.
         - `key`: a typed key.
 
-        **Returns:** a draw of `y` given `x`, of the shape of the codomain; entries that are not measured are 0.
+        **Returns:** a draw of `y` given `x`, of the shape of the codomain; entries that are not measured are 0. It is
+        NaN where a traced parameter of operator or noise is out of its range.
         """
         check_key(key)
-        return _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
+        y = _measured_only(self.operator.measured, self.noise.simulate(self.operator(x), key=key))
+        return jax.tree.map(lambda leaf: settle(leaf, valid(self)), y)
 
 
 def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     """Check the measurement, cast to the verb's dtype, and give a code to problems that cannot be solved.
 
     Every verb begins with this function.
+
+    **Arguments:**
+
+    - `likelihood`: operator and noise, as the user gave them.
+    - `y`: one measurement, an array or, for a stack, a tuple of arrays.
 
     **Returns:** the likelihood with its noise in the real dtype of the operator's domain; the measurement in the dtype
     of the codomain and zero where nothing is measured; and a code. Where the code is not `RESULTS.successful` the
@@ -106,9 +115,10 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
     noise = jax.tree.map(lambda leaf: leaf.astype(real) if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, noise)
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
     invalid = noise.invalid(operator.measured)
-    result = RESULTS.where(invalid, RESULTS.invalid_parameter, RESULTS.successful)
+    good = ~invalid & valid(operator, noise)
+    result = reject(RESULTS.successful, good)
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
-    usable = finite & ~invalid
+    usable = finite & good
     y = jax.tree.map(lambda leaf: jnp.where(usable, leaf, jnp.zeros((), leaf.dtype)), y)
     # The condition is that of the noise alone, so that a batch of measurements with one noise factors it only once.
     noise = jax.tree.map(lambda leaf, unit: jnp.where(invalid, unit, leaf), noise, noise.unit())
@@ -120,9 +130,19 @@ def prepare_parameter(
 ) -> tuple[Array, Any]:
     """A scalar parameter in the verb's dtype, and the code: a value out of range becomes 1 and `invalid_parameter`.
 
+    **Arguments:**
+
+    - `value`: the number, concrete or traced.
+    - `operator`: the operator, whose domain has the dtype.
+    - `result`: the code so far, which is kept if it is not `RESULTS.successful`.
+    - `positive`: whether 0 is out of range, as negative values always are.
+    - `name`: the name of the argument, for the error message.
+
+    **Returns:** the parameter and the code.
+
     **Raises:** `ValueError` if it is not a real scalar.
     """
-    value = jnp.asarray(value)
+    value = as_array(value)
     if value.ndim != 0 or jnp.iscomplexobj(value):
         raise ValueError(
             f"`{name}` must be a real scalar; got shape {value.shape} and dtype {value.dtype}. Map over several values "
@@ -135,13 +155,21 @@ def prepare_parameter(
 
 
 def domain_dtype(operator: AbstractOperator) -> Any:
-    """The real dtype in which a verb computes."""
-    return real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain))))
+    """The real dtype in which a verb computes.
+
+    **Arguments:**
+
+    - `operator`: the operator, whose domain decides.
+    """
+    return real_dtype(common_dtype(*(s.dtype for s in jax.tree.leaves(operator.domain))))
 
 
 class Whitened(AbstractLinearOperator):
     """`B = W A` with `W* W` the inverse covariance of the noise on the measured entries, so that
     `-log p(y | x) = 1/2 ||B x - W y||^2 + constant`.
+
+    - `operator`: the linear operator `A`.
+    - `noise`: the noise, restricted to the measured entries.
     """
 
     operator: AbstractLinearOperator
@@ -175,6 +203,13 @@ def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State
 
     Photon noise is replaced by its Gaussian approximation, `noise.linearise`: penalised weighted least squares.
 
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `name`: the verb, for the error message.
+
+    **Returns:** `B` and `b`.
+
     **Raises:** `ValueError` if the operator is not linear; the message names the verb `name`.
     """
     operator = likelihood.operator
@@ -194,19 +229,33 @@ def gaussian_approximation(likelihood: Likelihood, y: State) -> tuple[Likelihood
 
     A likelihood with Gaussian noise is returned unchanged.
 
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+
     **Reference:** Sauer, Bouman, A local update strategy for iterative reconstruction from projections, 1993.
     """
     operator, noise = likelihood.operator, likelihood.noise
     if isinstance(noise, AbstractGaussianNoise):
         return likelihood, y
-    data, std = noise.linearise(y)
+    # Rounded, so that no program makes one division of one in there and one by the standard deviation.
+    data, std = jax.tree.map(rounded, noise.linearise(y))
     # A standard deviation from counts is positive, so this skips the checks of the constructor.
     gaussian = eqx.tree_at(lambda n: n.std, Gaussian(1.0), std)
     return Likelihood(operator, gaussian), _measured_only(operator.measured, data)
 
 
 def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
-    """A measurement of each image of a batch."""
+    """A measurement of each image of a batch.
+
+    **Arguments:**
+
+    - `likelihood`: operator and noise.
+    - `images`: the images, `(n, *domain.shape)`.
+    - `key`: a typed key, split into one for each image.
+
+    **Returns:** the measurements, with a leading axis of length `n`.
+    """
     keys = jax.random.split(key, images.shape[0])
     return jax.vmap(lambda x, k: likelihood.simulate(x, key=k))(images, keys)
 
@@ -214,8 +263,14 @@ def simulate_each(likelihood: Likelihood, images: Array, *, key: Key) -> State:
 def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
     """`||W (y - A x)||^2 / m`, with `W` the whitening of the noise and `m` the number of real measured values.
 
-    It is around 1 for the true image. The likelihood must be prepared; photon noise is replaced by its Gaussian
-    approximation.
+    It is around 1 for the true image. Photon noise is replaced by its Gaussian approximation.
+
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `x`: an image.
+
+    **Returns:** a scalar.
     """
     operator = likelihood.operator
     likelihood, y = gaussian_approximation(likelihood, y)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import HIGHEST, as_factor, as_parameter, is_concrete, safe_sqrt
+from ._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt
+from ._kernels import matrix_product
 from ._module import Module
 from ._proximal_map import (
     AbstractProximalMap as AbstractProximalMap,
@@ -18,7 +19,9 @@ from ._proximal_map import (
     image_gradient_adjoint as image_gradient_adjoint,
 )
 from ._types import Checked, Scalar, State
+from ._workarounds import rounded
 from .operators import AbstractLinearOperator
+from .requirements import Parametric, Requirement, not_negative, positive
 
 __all__ = [
     "AbstractProximalMap",
@@ -107,7 +110,7 @@ class AbstractRegulariser(Module):
 
     def gradient(self, x: State) -> Array:
         """The gradient of `R` for the real inner product `Re sum(conj(a) b)`."""
-        return jnp.conj(jax.grad(lambda u: self(u))(jnp.asarray(x)))
+        return jnp.conj(jax.grad(lambda u: self(u))(as_array(x)))
 
     def __add__(self, other: "AbstractRegulariser") -> "Sum":
         if not isinstance(other, AbstractRegulariser):
@@ -148,7 +151,7 @@ class Tikhonov(AbstractRegulariser):
     def prox(self, x: State, step: Any) -> Array:
         if self.operator is not None:
             raise _no_prox("Tikhonov with an operator", "classical.tikhonov")
-        x = jnp.asarray(x)
+        x = as_array(x)
         return x / (1 + _like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
@@ -177,12 +180,12 @@ class L1(AbstractRegulariser):
         return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(x))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - _like(step, x), 0)
         modulus = safe_sqrt(_square(x))
         keep = jnp.maximum(modulus - _like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
-        return x * keep
+        return multiply(keep, x)
 
     @property
     def is_quadratic(self) -> bool:
@@ -193,7 +196,7 @@ class L1(AbstractRegulariser):
         return False
 
 
-class Isotropic(eqx.Module):
+class Isotropic(Parametric):
     """`sum sqrt(d_h^2 + d_w^2)` over pixels and channels."""
 
     is_smooth: ClassVar[bool] = False
@@ -203,10 +206,10 @@ class Isotropic(eqx.Module):
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
-        return dual * _shrink(_square_at(dual), radius)[None]
+        return multiply(_shrink(_square_at(dual), radius)[None], dual)
 
 
-class Anisotropic(eqx.Module):
+class Anisotropic(Parametric):
     """`sum |d_h| + |d_w|` over pixels and channels."""
 
     is_smooth: ClassVar[bool] = False
@@ -219,7 +222,7 @@ class Anisotropic(eqx.Module):
         return dual * _shrink(_square(dual), radius)
 
 
-class Smoothed(eqx.Module):
+class Smoothed(Parametric):
     """`sum sqrt(d_h^2 + d_w^2 + eps^2) - eps` over pixels and channels, differentiable.
 
     - `eps`: positive, in the unit of the image.
@@ -230,8 +233,10 @@ class Smoothed(eqx.Module):
 
     def __init__(self, eps: Checked[Scalar]):
         self.eps = as_parameter(eps)
-        if is_concrete(self.eps) and not bool(jnp.all(jnp.isfinite(self.eps) & (self.eps > 0))):
-            raise ValueError(f"`eps` must be positive and finite; got {self.eps}. For eps = 0 take `Isotropic()`.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        words = "`eps` must be positive and finite (for eps = 0 take `Isotropic()`)"
+        return (positive("eps", self.eps, words),)
 
     def __call__(self, gradient: Array) -> Array:
         eps = _like(self.eps, gradient)
@@ -265,7 +270,7 @@ class TV(AbstractRegulariser):
         self.kind = kind
 
     def __call__(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.ndim != 3:
             raise ValueError(f"TV is for an image of shape (h, w, c); got {x.shape}.")
         return self.kind(image_gradient(x))
@@ -311,18 +316,22 @@ class Gaussian(AbstractRegulariser):
         # Once, here: a solver evaluates the penalty in every step.
         self.basis, self.std = prior.spectrum()
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
+
     def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)
         spread = self.std.astype(coefficients.dtype)
-        scaled = jnp.where(spread > 0, coefficients / jnp.where(spread > 0, spread, 1), 0)
+        inverse = jnp.where(spread > 0, rounded(1 / jnp.where(spread > 0, spread, 1)), 0)
+        scaled = rounded(rounded(coefficients) * inverse)
         return 0.5 * jnp.sum(_square(scaled))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2
         shrunk = coefficients * variance / (variance + _like(step, x))
-        image = jnp.matmul(self.basis.astype(shrunk.dtype), shrunk, precision=HIGHEST)
+        image = matrix_product(self.basis.astype(shrunk.dtype), shrunk)
         return self.mean.astype(x.dtype) + image.reshape(x.shape)
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
@@ -333,11 +342,11 @@ class Gaussian(AbstractRegulariser):
         return self.mean, self.basis * (self.std / root)[None, :]
 
     def _analyse(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.mean.shape:
             raise ValueError(f"This Gaussian prior is on images of shape {self.mean.shape}; got {x.shape}.")
         deviation = (x - self.mean.astype(x.dtype)).ravel()
-        return jnp.matmul(self.basis.T.astype(x.dtype), deviation, precision=HIGHEST)
+        return matrix_product(self.basis.astype(x.dtype), deviation, transposed=True)
 
     @property
     def is_quadratic(self) -> bool:
@@ -349,7 +358,10 @@ class Gaussian(AbstractRegulariser):
 
 
 class Sum(AbstractRegulariser):
-    """`R1 + R2`."""
+    """`R1 + R2`, made by `R1 + R2` of two regularisers.
+
+    - `first`, `second`: the two regularisers.
+    """
 
     first: AbstractRegulariser
     second: AbstractRegulariser
@@ -375,7 +387,11 @@ class Sum(AbstractRegulariser):
 
 
 class Scaled(AbstractRegulariser):
-    """`factor * R`, for a factor that is not negative."""
+    """`factor * R`, made by `factor * R` of a number and a regulariser.
+
+    - `factor`: a scalar, not negative.
+    - `regulariser`: the regulariser `R`.
+    """
 
     factor: Array = eqx.field(converter=as_factor)
     regulariser: AbstractRegulariser
@@ -383,15 +399,16 @@ class Scaled(AbstractRegulariser):
     def __check_init__(self):
         if jnp.iscomplexobj(self.factor):
             raise ValueError(f"The factor of a regulariser must be real; got dtype {self.factor.dtype}.")
-        if is_concrete(self.factor) and not bool(jnp.all(jnp.isfinite(self.factor) & (self.factor >= 0))):
-            raise ValueError(f"The factor of a regulariser must not be negative; got {self.factor}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("factor", self.factor, "The factor of a regulariser must not be negative"),)
 
     def __call__(self, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         return _like(self.factor, x) * self.regulariser(x)
 
     def prox(self, x: State, step: Any) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         return self.regulariser.prox(x, _like(self.factor, x) * _like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:

@@ -56,17 +56,14 @@ autoencoder, _ = training.fit(
 )
 vae, _ = training.fit(
     models.VAE(shape, LATENTS, widths=(256, 128), rngs=nnx.Rngs(1)),
-    generative.vae_loss(),
+    generative.vae_loss(beta=4.0),
     train,
     key=key,
     num_steps=STEPS,
     batch_size=64,
     ema=0.99,
 )
-# What the section on mode collapse looks at: how many clusters of the images the generator reaches.
-clusters = subspace.kmeans(train, 10, key=key, restarts=4)
-monitor = generative.ModeCoverage(clusters)
-(generator, critic), history = training.fit_adversarial(
+(generator, _), _ = training.fit_adversarial(
     models.Generator(shape, LATENTS, widths=(128, 256), rngs=nnx.Rngs(2)),
     models.Critic(shape, widths=(256, 128), rngs=nnx.Rngs(3)),
     generative.nonsaturating_loss(penalty=1.0),
@@ -75,7 +72,6 @@ monitor = generative.ModeCoverage(clusters)
     num_steps=STEPS,
     batch_size=64,
     ema=0.99,
-    monitor=monitor,
 )
 priors = {
     "PCA": generative.PCAPrior(subspace.pca(train, rank=LATENTS)),
@@ -106,19 +102,63 @@ for name, solution in nearest.items():
     print(f"{name:12} {jax.vmap(metrics.psnr)(solution.value, x).mean():.2f} dB")
 
 # %% [markdown]
-# ## Interpolation
+# ## Random images, and the latent space of an autoencoder
 #
-# Between the latents of the first two of these images; along the way a generator shows what it holds for an image.
+# A generator is to make images of random latents. The autoencoder was never asked to: its loss
+# $\sum_i \|x_i - D(E(x_i))\|^2$ says nothing of latents that are no image's. They may have any scale, and between them
+# there are holes. `AutoencoderPrior` at least fits a Gaussian to them. The VAE's loss has the divergence
+# $\mathrm{KL}(q(z \mid x) \,\|\, N(0, I))$, here with the weight 4, which fills the space around 0 with images.
 
 # %%
-rows = []
-for name, prior in priors.items():
-    found = nearest[name].aux["latent"]
-    rows.append(generative.interpolate(prior, found[0], found[1], 7))
-grid = jnp.stack(rows)  # (priors, 7, h, w, c)
+drawn = jax.random.normal(jax.random.key(5), (300, LATENTS))
+codes = autoencoder.encode(train)
+print(f"standard deviation of the autoencoder's latents {codes.std(0).min():.1f} to {codes.std(0).max():.1f}, ", end="")
+print(f"of the VAE's {vae.encode(train)[0].std(0).min():.1f} to {vae.encode(train)[0].std(0).max():.1f}")
+samples = {
+    "autoencoder, N(0, I)": autoencoder.decode(drawn),
+    "autoencoder, Gaussian of its latents": generative.sample(priors["autoencoder"], 300, key=key),
+    "VAE, N(0, I)": vae.decode(drawn),
+    "held-out images": test,
+}
+for name, drawn in samples.items():
+    distance = metrics.sliced_wasserstein(drawn.reshape(len(drawn), -1), train.reshape(len(train), -1), key=key)
+    print(f"{name:37} {distance:.3f} from the training images")
+
+
+def mosaic(images):
+    """Images `(rows, columns, h, w, c)` as one picture, with white lines between them."""
+    framed = jnp.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1), (0, 0)), constant_values=1)
+    return jnp.concatenate(jnp.concatenate(framed, axis=1), axis=1)
+
+
 figure = plotting.compare(
-    {f"t = {i / 6:.2f}": grid[:, i] for i in range(7)}, titles=list(priors), heading="Interpolation", errors=False
+    {name: mosaic(drawn[:25].reshape(5, 5, *shape)) for name, drawn in samples.items()},
+    heading="Random samples",
+    limits=(0, 1),
+    size=1.8,
 )
+plotting.show(figure, "random_samples.png")
+
+# %% [markdown]
+# ## Interpolation
+#
+# Three latents span a plane, $z_0 + a\,(z_1 - z_0) + b\,(z_2 - z_0)$. Its corners are the latents of three of the
+# images above, and the fourth one is no image's; between them a generator shows what it holds for an image. The lines
+# along two edges are `generative.interpolate(prior, z0, z1, 6)`.
+
+# %%
+steps = jnp.linspace(0, 1, 6)
+
+
+def plane(prior, z0, z1, z2):
+    """The images on a plane, as one picture: `a` grows to the right, `b` downwards."""
+    latents = z0 + steps[None, :, None] * (z1 - z0) + steps[:, None, None] * (z2 - z0)
+    return mosaic(jax.vmap(jax.vmap(prior.decode))(latents))
+
+
+corners = jnp.array([0, 4, 6])
+planes = {name: plane(priors[name], *nearest[name].aux["latent"][corners]) for name in ("autoencoder", "VAE", "GAN")}
+figure = plotting.compare(planes, heading="Planes spanned by the latents of three images", limits=(0, 1), size=2.2)
 plotting.show(figure, "interpolation.png")
 
 # %% [markdown]
@@ -160,12 +200,5 @@ figure = plotting.compare({name: value[:3] for name, value in results.items()}, 
 plotting.show(figure, "deblurring_by_generators.png")
 
 # %% [markdown]
-# ## Mode collapse
-#
-# The lecture's warning: an adversarial generator may forget a part of the data. `ModeCoverage` counted, after every
-# chunk of the training, which clusters of the training images the samples reach.
-
-# %%
-shares = jnp.bincount(clusters.assign(generative.sample(priors["GAN"], 500, key=key)), length=10) / 500
-print("share of the GAN's samples in each of 10 clusters:", jnp.round(shares, 2))
-plotting.show(plotting.mode_coverage(history, reference_entropy=monitor.reference_entropy), "mode_coverage.png")
+# The GAN of this notebook has a critic that may not be steep, and an average of its weights. Why it needs them, and
+# what happens without, is the subject of the notebook on the training of generative models.

@@ -58,10 +58,11 @@ score = prior.score(process)
 methods = {
     "DPS": diffusion.DPS(100),
     "PiGDM": diffusion.PiGDM(),
-    "TMPD": diffusion.TMPD(),
     "MomentMatching": diffusion.MomentMatching(),
     "TDS": diffusion.TDS(particles=PARTICLES, temper_below=0.05),
 }
+if FULL:
+    methods = {"TMPD": diffusion.TMPD(), **methods}
 for name, method in methods.items():
     solution = diffusion.posterior_sample(likelihood, score, y, key=key, method=method, num_samples=NUM_SAMPLES)
     weights = metrics.mode_weights(solution.check().value, posterior.means)

@@ -26,7 +26,7 @@ os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))
 # for the next run. A folder for each worker: jax writes into it without a lock.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    # By the first process, whose environment the workers inherit.
+    # The first process comes here; the workers inherit its environment.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jaxinv-tests-")
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ.get("PYTEST_XDIST_WORKER", "main")

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from programs import equations
 
 import jaxinv
-from jaxinv import cli, data
-from jaxinv._commands import _cache
+from jaxinv import cli, data, operators
+from jaxinv._commands import _cache, _tasks
 from jaxinv._commands._images import load
 from jaxinv._commands._progress import Bar, in_pieces
+from jaxinv._commands._tasks import TASKS, measured_by
 
 HEAVY = """
 import contextlib, sys
@@ -317,6 +319,27 @@ def test_images_of_a_file(tmp_path):
         np.save(tmp_path / f"{name}.npy", bad[name])
         with pytest.raises(ValueError, match=message):
             load(str(tmp_path / f"{name}.npy"), 5, quick=False)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_task_of_a_large_picture_has_the_size_of_its_pixels_squared(task):
+    shape = (256, 256, 1)
+
+    def use(key, x):
+        likelihood = measured_by(TASKS[task][1](shape, key), 0.1, key)
+        return likelihood.operator(x), likelihood.operator.adjoint(likelihood.operator(x))
+
+    program = jax.make_jaxpr(use)(jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32))
+    sizes = [np.prod(v.aval.shape) for e in equations(program.jaxpr) for v in e.outvars if hasattr(v.aval, "shape")]
+    assert max(sizes) <= 64 * np.prod(shape)
+
+
+@pytest.mark.slow
+def test_large_compressed_sensing_is_of_rows_with_the_power_of_noise(monkeypatch):
+    monkeypatch.setattr(_tasks, "_LARGEST_MATRIX", 0)
+    matrix = operators.materialise(_tasks.compressed((8, 6, 1), jax.random.key(0))).matrix
+    assert matrix.shape == (9, 48)
+    np.testing.assert_allclose(matrix @ matrix.T, 48 * np.eye(9), atol=1e-4)
 
 
 def test_info_says_what_a_report_needs(capsys):

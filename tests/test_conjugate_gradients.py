@@ -70,12 +70,12 @@ def test_not_positive_definite():
 
 
 def coarse(v, h):
-    """As an operator that computes in low precision somewhere."""
+    """A product like that of an operator that computes in low precision somewhere."""
     return (h.astype(jnp.bfloat16) @ v.astype(jnp.bfloat16)).astype(v.dtype)
 
 
 def affine(v, h):
-    """As an operator that is not linear; of directions, which become small, it gives other values than of the sum."""
+    """A product that is not linear: for directions, which become small, the constant is not small."""
     return h @ v + 1e-2
 
 

@@ -145,9 +145,3 @@ def test_what_cannot_be_saved(tmp_path, tree, metadata, match):
     with pytest.raises(ValueError, match=match):
         io.save(tmp_path / "w", tree, metadata=metadata)
     assert not os.listdir(tmp_path)
-
-
-def test_a_file_has_the_permissions_of_any_new_file(tmp_path):
-    io.write_bytes(tmp_path / "ours", b"")
-    (tmp_path / "plain").write_bytes(b"")
-    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -89,6 +89,43 @@ def test_photon_noise(name, measured):
         np.testing.assert_allclose(value(jnp.asarray(prediction)), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("level", [1e-3, 1.0, 1e4, 1e9])
+@pytest.mark.parametrize("name", ["Poisson", "TransmissionPoisson"])
+def test_photon_noise_far_from_the_data(name, level):
+    """Values and gradients in single precision, by the closed forms: many counts, none, line integrals up to 10^6."""
+    model = getattr(noise, name)(level)
+    transmitted = name == "TransmissionPoisson"
+    points = (
+        np.r_[-np.geomspace(1e-3, 30, 10), 0, np.geomspace(1e-3, 1e6, 20)]
+        if transmitted
+        else np.geomspace(1e-6, 1e6, 20)
+    )
+    points, counts = (a.ravel().astype("f4") for a in np.meshgrid(points, [0.0, 1.0, 30.0, 7e3, 1e9]))
+    one = lambda p, y: model.negative_log_likelihood(p[None], y[None], jnp.ones(1))
+    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(one)))(jnp.asarray(points), jnp.asarray(counts))
+    p, y, level = points.astype(float), counts.astype(float), float(np.float32(level))
+    mean = level * np.exp(-p) if transmitted else level * p
+    logarithm = np.log(level) - p if transmitted else np.log(mean)
+    expected = mean - y * logarithm + scipy.special.gammaln(y + 1)
+    # The expected counts are known to the last place of float32, and the nll to its product with the slope.
+    np.testing.assert_array_less(abs(values - expected), 1e-6 * (abs(expected) + abs(y - mean) + np.sqrt(y)) + 1e-5)
+    slope = y - mean if transmitted else level - y / p
+    np.testing.assert_array_less(
+        abs(gradients - slope), 1e-6 * (np.maximum(y, mean) / (1 if transmitted else p)) + 1e-30
+    )
+
+
+def test_transmission_is_convex_and_finite_everywhere():
+    points = jnp.asarray(np.r_[-np.geomspace(1e4, 1e-2, 60), np.geomspace(1e-2, 1e6, 60)], jnp.float32)
+    for photons, count in ((1e4, 0.0), (1e4, 7.0), (1e-12, 3.0), (1e30, 1e4)):
+        one = lambda p, photons=photons, count=count: noise.TransmissionPoisson(photons).negative_log_likelihood(
+            p[None], jnp.full(1, count), jnp.ones(1)
+        )
+        values, slopes = jax.jit(jax.vmap(jax.value_and_grad(one)))(points)
+        assert np.isfinite(values).all()
+        assert (np.diff(slopes) >= -1e-6 * abs(np.asarray(slopes[1:]))).all()
+
+
 def test_gradients_are_finite_where_nothing_is_expected():
     for model in (noise.Poisson(5.0), noise.TransmissionPoisson(5.0), noise.Gaussian(1.0)):
         for prediction in (0.0, -1.0, 1e4):

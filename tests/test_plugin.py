@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import plugin
 import pytest
+from verbs import codes
 
 import jaxinv
 from jaxinv import diffusion, generative, noise, regularisers, testing
@@ -138,6 +139,17 @@ def test_they_work_in_the_verbs_together(key):
     tikhonov = regularisers.Tikhonov() + 2 * plugin.GroupSparsity()
     assert jnp.isfinite(tikhonov(jnp.ones((4, 3, 2))))
     assert isinstance(likelihood.noise, noise.AbstractNoise)
+
+
+def test_what_they_require_of_their_numbers_holds(key):
+    with pytest.raises(ValueError, match="Waves: `strength` must be finite and positive; got -1"):
+        plugin.Waves(-1.0)
+    likelihood = jaxinv.Likelihood(plugin_columns(), noise.Gaussian(1.0))
+    y = jnp.ones((8, 8, 1))
+    solve = lambda v: generative.reconstruct(likelihood, plugin.Waves(v), y, key=key, max_steps=3)
+    solution = jax.vmap(solve)(jnp.array([0.5, -1.0, jnp.nan]))
+    assert list(codes(solution.result)) == ["max_steps_reached", "invalid_parameter", "invalid_parameter"]
+    np.testing.assert_array_equal(solution.value[1:], 0)
 
 
 def plugin_columns():

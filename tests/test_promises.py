@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from programs import answers, assert_same, compilations, equations
-from verbs import TABLE, alone, batched, codes, stacked
+from verbs import TABLE, alone, batched, codes, same, spoilt_inputs, stacked
 
 from jaxinv import Solution
 
@@ -93,6 +93,33 @@ def test_a_bad_lane_is_flagged_and_alone(row):
     else:
         # An oracle has no code; its answer is NaN.
         assert all(np.isnan(leaf[1:3]).all() for leaf in answers(getattr(bad, "mean", bad))[0])
+
+
+# The steps of a solver with a problem that cannot be solved, at most: it sees the NaN in one, and stops in another.
+_AT_ONCE = 2
+
+
+@rows()
+def test_a_spoilt_input_is_flagged_and_alone(row):
+    batch, clean, _, _ = outcome(row, "float64")
+    good = jnp.array([0, 2, 3])
+    pick = lambda tree: jax.tree.map(lambda leaf: leaf[good], tree)
+    with precision("float64"):
+        for name, spoilt in spoilt_inputs(batch):
+            bad = batched(row)(spoilt)
+            # The same compiled program: bit for bit.
+            assert_same(pick(bad), pick(clean), 0)
+            if not isinstance(bad, Solution):
+                # An array has no code; it may be NaN.
+                continue
+            if same(bad, clean):
+                continue
+            assert np.all(codes(bad.result)[1] != "successful"), name
+            assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(bad.value)), name
+            if "num_steps" in bad.stats:
+                # A solver with adaptive steps shortens its first step until it is lost in rounding.
+                most = 30 if row.name.startswith(("diffusion-", "sample-flow")) else _AT_ONCE
+                assert np.all(np.asarray(bad.stats["num_steps"])[1] <= most), name
 
 
 def abstract_problem(row):

@@ -26,11 +26,17 @@ FIRST = [
     "_version",
     "_checks",
     "_types",
+    "requirements",
     "_arrays",
     "_module",
     "_solution",
     "_differentiation",
+    "_program",
+    "_network_state",
     "_networks",
+    "_mesh",
+    "_writing",
+    "_optimisers",
     "_jit",
     "_method",
     "_workarounds",
@@ -47,12 +53,12 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["oracles", "classical", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 
-# Of verbs, each of which has an example.
+# The modules with verbs, each of which has an example.
 MODULES = (
     "operators",
     "classical",
@@ -149,6 +155,37 @@ def test_imports_go_one_way():
     none_of(in_files(wrong_imports))
 
 
+# Private files of a room that others use; what everybody uses lives on the ground floor, in `jaxinv/_*.py`.
+SHARED = {
+    "classical._bound": "the bound of a norm, which unrolled networks divide by too",
+    "operators._matrix": "the result of `materialise`, which LISTA makes by rows",
+    "operators._norm": "the check that an operator is linear, and the start of an estimate of its norm",
+    "training._checkpoint": "the file of a run, which `dip.resume` has too",
+    "training._chunk": "the weights of a network as arrays, which `dip` trains too",
+    "training._data": "the check and the checksum of data",
+    "training._options": "the checks of the options that every training takes",
+}
+
+
+def private_imports(path):
+    """What a file imports from the private files of another room, without those that are shared."""
+    part = part_of(path)
+    package = path.relative_to(ROOT.parent).parts[:-1]
+    for node in ast.walk(tree_of(path)):
+        if not isinstance(node, ast.ImportFrom) or not node.level or part in ("__init__", "_commands", "cli"):
+            continue
+        names = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")][1:]
+        room, private = names[0], any(name.startswith("_") for name in names[1:])
+        if private and room not in (part, *FIRST):
+            yield ".".join(names)
+
+
+def test_private_files_are_used_in_their_own_room():
+    found = {(str(path.relative_to(ROOT)), name) for path in FILES for name in private_imports(path)}
+    none_of([f"{path} imports {name}" for path, name in sorted(found) if name not in SHARED])
+    assert SHARED.keys() == {name for _, name in found}, "no longer shared"
+
+
 def forbidden(path):
     tree = tree_of(path)
     dotted = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -193,6 +230,7 @@ def test_loops_are_in_the_loop_file():
 def public():
     """Every public name: `(where, name, object)`."""
     modules = [jaxinv, *(importlib.import_module(f"jaxinv.{m.name}") for m in pkgutil.iter_modules([str(ROOT)]))]
+    modules.append(jaxinv.diffusion.extend)
     for module in modules:
         if module.__name__.rpartition(".")[2].startswith("_"):
             continue
@@ -202,7 +240,8 @@ def public():
             if name.startswith("_") or inspect.ismodule(value) or not callable(value):
                 continue
             # What a package re-exports is public in it, wherever in `jaxinv` it is defined.
-            if mine.startswith("jaxinv." if hasattr(module, "__path__") else module.__name__):
+            re_exports = hasattr(module, "__path__") or module is jaxinv.diffusion.extend
+            if mine.startswith("jaxinv." if re_exports else module.__name__):
                 yield module.__name__, name, value
 
 
@@ -237,6 +276,38 @@ def has_a_docstring_of_its_own(value):
 
 def test_public_names_have_docstrings_of_their_own():
     none_of([name for name, value in sorted(PUBLIC.items()) if not has_a_docstring_of_its_own(value)])
+
+
+def documented(value):
+    """The parameters that the bullets of a docstring name; or those of the function that it refers to: "as `ista`"."""
+    doc = inspect.cleandoc(value.__doc__ or "")
+    if inspect.isclass(value) and "__init__" in vars(value):
+        doc += "\n" + inspect.cleandoc(value.__init__.__doc__ or "")
+    lines = re.findall(r"(?:^ *-|;) ((?:`[^`]+`(?:, | and )?)+):\s*\S", doc, re.MULTILINE)
+    names = {name for line in lines for name in re.findall(r"`\*{0,2}(\w+)`", line)}
+    for other in re.findall(r"\*\*Arguments[^*]*:\*\* (?:as|those of) `(\w+)`", doc):
+        module = next(name.rpartition(".")[0] for name, it in PUBLIC.items() if it is value)
+        names |= documented(PUBLIC[f"{module}.{other}"])
+    return names
+
+
+def constructor_of(value):
+    # The metaclass of a network hides its signature, and a named tuple has no `__init__`.
+    return value.__init__ if inspect.isclass(value) and value.__init__ is not object.__init__ else value
+
+
+def undocumented():
+    for name, value in sorted(PUBLIC.items()):
+        if inspect.isabstract(value) or value is jaxinv.RESULTS:
+            continue
+        parameters = inspect.signature(constructor_of(value)).parameters
+        missing = parameters.keys() - {"self"} - documented(value)
+        if missing:
+            yield f"{name}: {', '.join(sorted(missing))}"
+
+
+def test_parameters_are_documented():
+    none_of(list(undocumented()))
 
 
 def examples():
@@ -287,7 +358,7 @@ def test_verb_names_its_numbers():
 def test_every_operator_noise_and_verb_has_an_example():
     found, missing = {parameter.id for parameter in examples()}, []
     for name, value in PUBLIC.items():
-        module = name.split(".")[1]
+        module = ".".join(name.split(".")[1:-1]) or name.split(".")[1]
         verb = inspect.isfunction(value) and module in MODULES
         noun = (
             inspect.isclass(value) and not inspect.isabstract(value) and module in ("operators", "noise", "Likelihood")

@@ -227,7 +227,8 @@ def _methods(
 
 def _compile(task: _Task, name: str, solve: Callable[..., Array], others: tuple, piece: int | None = None) -> _Method:
     # `solve(y, *others)` reconstructs one measurement.
-    y, mapped = task.measurements, eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
+    y = task.measurements
+    mapped: Any = eqx.filter_jit(lambda y, others: jax.vmap(lambda one: solve(one, *others))(y))
     piece = min(piece or len(y), len(y))
     with progress(f"Compiling: {task.name}, {name}"):
         began = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,10 @@ import numpy as np
 from .. import data, dip, io, metrics, models, noise, regularisers
 from .._solution import RESULTS
 from ..likelihood import Likelihood
-from ._files import check_outputs, discard, scratch_file
+from ._files import check_outputs, discard, keeping, scratch_file
 from ._networks import rngs_of
 from ._progress import Bar
-from ._user_file import Measured, Request, measure
+from ._user_file import Measured, Request, Scale, measure
 
 NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
 # Images with more values than this are too large for the rule of windowed variance, which keeps a hundred images.
@@ -48,8 +49,13 @@ def run(
     checkpoint = scratch_file(output)
     measured = measure(request)
     truth = None if reference is None else _reference(reference, measured)
-    std = measured.level if level is None else level / measured.unit
-    print(f"{measured.heading}; noise of standard deviation {std * measured.unit:.3g}.")
+    scale = measured.scale
+    std = measured.level if level is None else level / scale.unit
+    print(f"{measured.heading}; noise of standard deviation {std * scale.unit:.3g}.")
+    if scale != Scale():
+        print(
+            f"The network makes images from 0 to 1, which stand for {scale.black:.4g} to {scale.white:.4g} of the file."
+        )
 
     likelihood = Likelihood(measured.operator, noise.Gaussian(std))
     keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(2)]
@@ -68,7 +74,7 @@ def run(
         key=keys[1],
         num_steps=steps,
         regulariser=regularisers.TV(),
-        weight=tv / std**2,
+        weight=tv * scale.peak / std**2,
         learning_rate=rate,
         stopping=STOPPING[stopping](),
         ema=0.99,
@@ -76,42 +82,46 @@ def run(
         reference=truth,
         stride=max(steps // 200, 1),
         progress=Bar("Fitting the network"),
-        report=None if truth is None else _tell,
+        report=None if truth is None else partial(_tell, scale),
     )
     solution.value.block_until_ready()
     seconds = time.perf_counter() - began
     if solution.result == RESULTS.invalid_parameter:
         discard(checkpoint)
         raise ValueError("there are too few values to hold some out of: take --stopping fixed.")
-    image = np.asarray(solution.value) * measured.unit
-    _write(output, image / measured.unit)
+    image = scale.write(np.asarray(solution.value))
+    black, white = (0.0, 1.0) if scale == Scale() else (float(image.min()), float(image.max()))
     stored = BytesIO()
     np.save(stored, image)
-    io.write_bytes(arrays, stored.getvalue())
-    discard(checkpoint)
-    print(_verdict(solution, truth, seconds))
-    print(f"Wrote {output} and {arrays}.")
+    with keeping(checkpoint):
+        io.write_bytes(arrays, stored.getvalue())
+        _write(output, (image - black) / (white - black if white > black else 1))
+    print(_verdict(solution, truth, scale, seconds))
+    shades = "" if scale == Scale() else f" Black is {black:.4g} and white {white:.4g} in the picture."
+    print(f"Wrote {output}, and {arrays} in the unit of {request.file}.{shades}")
     if solution.result not in (RESULTS.successful, RESULTS.max_steps_reached):
         raise ValueError(f"the run failed: {RESULTS[solution.result]} A smaller --rate may help.")
 
 
 def _reference(path: Path, measured: Measured) -> Any:
-    reference = measured.view(data.picture(path)) / measured.unit
+    reference = measured.scale.read(measured.view(data.picture(path)))
     shape = tuple(measured.operator.domain.shape)
     if reference.shape != shape:
         raise ValueError(f"--reference {path} is an image of shape {reference.shape}; the reconstruction has {shape}.")
     return jnp.asarray(reference)
 
 
-def _tell(figures: dict[str, float]) -> None:
+def _tell(scale: Scale, figures: dict[str, float]) -> None:
     import tqdm
 
-    tqdm.tqdm.write(f"step {figures['step']:>6.0f}  PSNR {figures['psnr']:6.2f} dB")
+    # The PSNR of an image in [0, 1] is relative to 1, and that of the file to the range of its values.
+    tqdm.tqdm.write(f"step {figures['step']:>6.0f}  PSNR {figures['psnr'] + 20 * math.log10(scale.peak):6.2f} dB")
 
 
-def _verdict(solution: Any, truth: Any, seconds: float) -> str:
+def _verdict(solution: Any, truth: Any, scale: Scale, seconds: float) -> str:
     steps, kept = int(solution.stats["num_steps"]), int(solution.stats["step"])
-    quality = "" if truth is None else f", PSNR {float(metrics.psnr(solution.value, truth)):.2f} dB"
+    psnr = lambda: float(metrics.psnr(solution.value, truth, data_range=scale.peak))
+    quality = "" if truth is None else f", PSNR {psnr():.2f} dB"
     line = f"{steps} steps in {seconds:.0f} s, compilation included; the image after step {kept} is kept{quality}."
     if solution.result == RESULTS.max_steps_reached:
         return line + " The rule has not stopped the run: more --steps may change the image."

@@ -1,7 +1,7 @@
 """The output files of a command, and its scratch files in a separate folder."""
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .. import io
@@ -27,6 +27,20 @@ def scratch_file(output: Path) -> Path:
     folder = output.parent / ".jaxinv"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{output.name}.checkpoint"
+
+
+@contextlib.contextmanager
+def keeping(scratch: Path) -> Iterator[None]:
+    """Discard a scratch file once the outputs are written; if they cannot be, the error says that the run is kept."""
+    try:
+        yield
+    except OSError as error:
+        if not scratch.is_file():
+            raise
+        raise OSError(
+            f"{error}. The run itself is not lost: {scratch} holds it, and the same command goes on from there."
+        ) from error
+    discard(scratch)
 
 
 def discard(scratch: Path) -> None:

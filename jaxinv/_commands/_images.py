@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import data as datasets
+from ..data._reading import read_array
 
 SIZE = 28
 # The numbers of test and tuning images that are held out from a file, the digits and the ellipses.
@@ -50,17 +51,20 @@ def _of_file(path: Path) -> Array:
             f"--data {path}: give `digits`, `mnist`, `ellipses`, or a file of images, (n, h, w, c), made by "
             "`numpy.save`."
         )
-    images = np.load(path, allow_pickle=False)
+    images = read_array(path)
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.shape[3] not in (1, 3):
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or images.size == 0:
         raise ValueError(f"--data {path}: expected images of shape (n, h, w, c) with c 1 or 3; got {images.shape}.")
-    if images.dtype == np.uint8:
-        images = images / np.float32(255)
+    if images.dtype in (np.uint8, np.uint16):
+        images = images / np.float32(np.iinfo(images.dtype).max)
     if not np.issubdtype(images.dtype, np.floating) or not np.isfinite(images).all():
-        raise ValueError(f"--data {path}: expected 8-bit or finite floating images; got {images.dtype}.")
+        raise ValueError(
+            f"--data {path}: expected images of 8 or 16 bits without sign, or finite floating ones; got {images.dtype}."
+        )
     if images.min() < 0 or images.max() > 1:
         raise ValueError(
-            f"--data {path}: values must be in [0, 1], or 8-bit; got {images.min():.4g} to {images.max():.4g}."
+            f"--data {path}: values must be in [0, 1], or of 8 or 16 bits; got {images.min():.4g} to "
+            f"{images.max():.4g}. Map them to [0, 1] first, all by the same numbers."
         )
     return jnp.asarray(images, jnp.float32)

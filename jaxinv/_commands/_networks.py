@@ -1,6 +1,7 @@
 """The generative priors that the commands train, and their files; `_score.py` has the scores."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ Shape = tuple[int, ...]
 METADATA = "jaxinv.network"
 # The number of training images whose latents the file of an autoencoder stores, for its prior.
 _KEPT = 2000
+# No image, latent or set of latents in a file has more numbers.
+_MOST = 2**24
 
 
 class Kind(NamedTuple):
@@ -113,19 +116,38 @@ def save(path: Path, kind: str, shape: Shape, size: int, model: Any, images: Arr
 
 def load(path: Path) -> tuple[str, Shape, AbstractGenerativePrior]:
     """The kind of a network that `save` wrote, the shape of its images, and its prior."""
-    description = json.loads(io.read_metadata(path).get(METADATA, "{}"))
+    description = describe(path)
     kind = description.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         if kind == "score":
             raise ValueError(f"{path} holds a score, which has no latents: `jaxinv sample` draws from it.")
         raise ValueError(f"{path} holds no network that `jaxinv train` wrote.")
-    shape, size = tuple(description["image_shape"]), description["latents"]
+    shape = described_shape(description.get("image_shape"), path, 3)
+    (size,) = described_shape([description.get("latents")], path, 1)
+    kept = described_shape(description.get("kept"), path, None)
+    # Only shapes, so that no memory is taken for weights that the file does not hold.
     like = {
-        "model": KINDS[kind].make(shape, size, nnx.Rngs(0)),
-        "latents": jnp.zeros(description["kept"], jnp.float32),
+        "model": jax.eval_shape(lambda: KINDS[kind].make(shape, size, nnx.Rngs(0))),
+        "latents": jax.ShapeDtypeStruct(kept, jnp.float32),
     }
     found = io.load(path, like)
     return kind, shape, KINDS[kind].prior(found["model"], found["latents"])
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a file that the commands wrote says of its contents; empty for any other safetensors file."""
+    return io.read_json(io.read_metadata(path).get(METADATA, "{}"), path)
+
+
+def described_shape(shape: Any, path: Path, ndim: int | None) -> Shape:
+    """A shape in a description, with `ndim` axes unless that is `None`.
+
+    **Raises:** `ValueError` that names the file if it is none, or one of more numbers than any file here has.
+    """
+    sizes = isinstance(shape, list) and all(type(size) is int and 0 <= size <= _MOST for size in shape)
+    if not sizes or ndim not in (None, len(shape)) or (ndim and 0 in shape) or math.prod(shape) > _MOST:
+        raise ValueError(f"{path} is corrupt: it describes images or latents of shape {str(shape)[:60]}.")
+    return tuple(shape)
 
 
 def rngs_of(key: jax.Array) -> nnx.Rngs:

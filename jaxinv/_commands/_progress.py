@@ -13,7 +13,7 @@ from jaxtyping import Array
 _FORMAT = "{desc} {percentage:3.0f} % |{bar}| {elapsed}, {remaining} left"
 
 
-class Bar(diffrax.AbstractProgressMeter):
+class Bar(diffrax.AbstractProgressMeter[Any]):
     """A meter for work that the host runs in pieces, such as `training.fit`.
 
     Do not use it in a compiled loop, since the compilation cache does not keep programs with host callbacks.

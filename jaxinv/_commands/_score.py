@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -13,7 +14,7 @@ from jaxtyping import Array
 from .. import diffusion, io, models, training
 from .._types import Key
 from ..diffusion import Preconditioned
-from ._networks import METADATA, Shape, rngs_of
+from ._networks import METADATA, Shape, describe, described_shape, rngs_of
 
 
 class _Process(NamedTuple):
@@ -29,6 +30,10 @@ PROCESSES = {
     "flow": _Process(diffusion.FlowMatching, diffusion.VelocityWeighting()),
 }
 NETWORKS = {"unet": models.UNet, "mixer": models.Mixer}
+
+
+# The moments of the images that a parametrisation may have.
+_MOMENTS = ("mean", "std", "basis")
 
 
 class Score(NamedTuple):
@@ -111,29 +116,27 @@ def save(path: Path, kind: str, score: Score) -> None:
 
 def is_score(path: Path) -> bool:
     """Whether `save` wrote this file."""
-    return _describe(path).get("kind") == "score"
+    return describe(path).get("kind") == "score"
 
 
 def load(path: Path) -> Score:
     """Read the score that `save` wrote."""
-    description = _describe(path)
-    if (
-        description.get("kind") != "score"
-        or description["process"] not in PROCESSES
-        or description["network"] not in NETWORKS
-    ):
+    description = describe(path)
+    process, kind, moments = (description.get(name) for name in ("process", "network", "moments"))
+    if not (description.get("kind") == "score" and str(process) in PROCESSES and str(kind) in NETWORKS):
         raise ValueError(f"{path} holds no score that `jaxinv train score` wrote.")
-    network = NETWORKS[description["network"]](tuple(description["image_shape"]), rngs=nnx.Rngs(0))
-    moments = {name: jnp.zeros(shape, jnp.float32) for name, shape in description["moments"].items()}
-    found = io.load(path, {"network": network} | moments)
-    parametrisation = Preconditioned(*(found.get(name) for name in ("mean", "std", "basis")))
-    return Score(found["network"], description["process"], parametrisation)
-
-
-def _describe(path: Path) -> dict[str, Any]:
-    return json.loads(io.read_metadata(path).get(METADATA, "{}"))
+    if not isinstance(moments, dict) or not moments.keys() <= set(_MOMENTS):
+        raise ValueError(f"{path} is corrupt: it describes the moments {str(moments)[:60]}.")
+    shape = described_shape(description.get("image_shape"), path, 3)
+    # Only shapes, so that no memory is taken for weights that the file does not hold.
+    like: Any = {
+        name: jax.ShapeDtypeStruct(described_shape(shape, path, None), jnp.float32) for name, shape in moments.items()
+    }
+    like["network"] = jax.eval_shape(lambda: NETWORKS[str(kind)](shape, rngs=nnx.Rngs(0)))
+    found = io.load(path, like)
+    return Score(found["network"], str(process), Preconditioned(*(found.get(name) for name in _MOMENTS)))
 
 
 def _moments(score: Score) -> dict[str, Array]:
-    stored = {name: getattr(score.parametrisation, name) for name in ("mean", "std", "basis")}
+    stored = {name: getattr(score.parametrisation, name) for name in _MOMENTS}
     return {name: jnp.asarray(v, jnp.float32) for name, v in stored.items() if v is not None}

@@ -1,5 +1,6 @@
 """The tasks of the commands: the kinds of measurement that they simulate."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -10,6 +11,8 @@ from .._types import Key
 from ..likelihood import Likelihood
 
 Shape = tuple[int, ...]
+# The most entries of a matrix of noise images, a quarter gigabyte; other operators have a quarter as many.
+_LARGEST_MATRIX = 2**26
 
 
 def blur(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
@@ -27,9 +30,20 @@ def scan(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
 
 
 def compressed(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
-    """Inner products with Gaussian noise images; their number is a fifth of that of the pixels."""
-    size = shape[0] * shape[1] * shape[2]
-    return operators.Matrix(jax.random.normal(key, (max(1, size // 5), size)), shape)
+    """Inner products with Gaussian noise images; their number is a fifth of that of the pixels.
+
+    Large images have rows of a cosine transform, after random signs, for noise images: those need no matrix.
+    """
+    size = math.prod(shape)
+    count = max(1, size // 5)
+    if count * size <= _LARGEST_MATRIX:
+        return operators.Matrix(jax.random.normal(key, (count, size)), shape)
+    sign_key, row_key = jax.random.split(key)
+    signs = jax.random.rademacher(sign_key, shape, jnp.float32)
+    rows = jax.random.choice(row_key, size, (count,), replace=False)
+    # The entries have mean square 1, as those of the noise images.
+    measure = lambda x: math.sqrt(size) * jax.scipy.fft.dctn(signs * x, norm="ortho").ravel()[rows]
+    return operators.FunctionOperator(measure, jax.ShapeDtypeStruct(shape, jnp.float32))
 
 
 def inpaint(shape: Shape, key: Key) -> operators.AbstractLinearOperator:
@@ -49,5 +63,7 @@ TASKS: dict[str, tuple[str, Callable[[Shape, Key], operators.AbstractLinearOpera
 def measured_by(operator: operators.AbstractLinearOperator, level: float, key: Key) -> Likelihood:
     """The likelihood of an operator with Gaussian noise of `level` times its norm."""
     std = level * operators.norm(operator, key=key)
-    # At this size the matrix is small, and one matrix product applies it to a batch.
-    return Likelihood(operators.materialise(operator), noise.Gaussian(std))
+    # One product with a matrix applies it to a batch, where the matrix is small.
+    if math.prod(operator.domain.shape) * math.prod(operator.codomain.shape) <= _LARGEST_MATRIX // 4:
+        operator = operators.materialise(operator)
+    return Likelihood(operator, noise.Gaussian(std))

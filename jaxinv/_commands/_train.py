@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 
 from . import _score
-from ._files import check_outputs, discard, scratch_file
+from ._files import check_outputs, keeping, scratch_file
 from ._images import load
 from ._networks import KINDS, rngs_of, save
 from ._progress import Bar
@@ -30,8 +30,8 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
         checkpoint=checkpoint,
         progress=Bar(f"Training: {kind}"),
     )
-    save(output, kind, shape, latents, model, train)
-    discard(checkpoint)
+    with keeping(checkpoint):
+        save(output, kind, shape, latents, model, train)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
     verdict = chosen.evaluate(chosen.prior(model, chosen.latents(model, train)), test)
@@ -57,8 +57,8 @@ def run_score(*, network: str, data: str, process: str, steps: int, batch: int, 
         checkpoint=checkpoint,
         progress=Bar("Training: score"),
     )
-    _score.save(output, network, score)
-    discard(checkpoint)
+    with keeping(checkpoint):
+        _score.save(output, network, score)
     if history["resumed_from"]:
         print(f"Went on from step {history['resumed_from']}.")
     print(f"score: {steps} steps in {history['seconds']:.0f} s; validation loss {min(history['validation']):.4f}.")

@@ -19,8 +19,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
+from .._arrays import same_varying
 from . import _winograd as winograd
-from ._shard_map import same_varying
 from ._weight_gradient import Axis, weight_gradient
 
 # On a CPU a gradient in the weights, as a convolution whose kernel is as large as an image, is 1.5 to 20 times slower

@@ -16,7 +16,8 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
-from ._shard_map import same_varying
+from .._arrays import same_varying
+from .._jit import without_explicit_axes
 
 
 @runtime_checkable
@@ -63,7 +64,7 @@ def apply(linear_map: LinearMap, x: Array, *parameters: Array, transposed: bool 
         both = jnp.concatenate([x.real, x.imag], axis=-1)
         real, imaginary = jnp.split(apply(linear_map, both, *parameters, transposed=transposed), 2, axis=-1)
         return jax.lax.complex(real, imaginary)
-    return _bind(linear_map, transposed, x, *parameters)
+    return without_explicit_axes(functools.partial(_bind, linear_map, transposed), x, *parameters)
 
 
 _primitive = Primitive("jaxinv_linear_map")

@@ -28,8 +28,8 @@ def norm_bound(whitened: Whitened, norm: Scalar | None) -> Array:
 
 
 def positive(bound: Array) -> Array:
-    """A bound to divide by: 1 for an operator that is zero."""
-    return jnp.where(bound > 0, bound, 1)
+    """A bound to divide by: 1 for an operator that is zero. A NaN stays one, so that the solver reports it."""
+    return jnp.where(bound <= 0, 1, bound)
 
 
 def _whitening_norm(whitened: Whitened) -> Array:

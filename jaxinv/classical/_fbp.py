@@ -7,14 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_state
+from .._arrays import check_state, common_dtype, multiply
 from .._jit import verb
 from .._kernels import back_project_views
 from .._kernels._beams import all_bins, detector_positions
 from .._solution import RESULTS, Solution
 from .._types import Checked, State
-from ..operators import AbstractOperator
-from ..operators._tomography import FanBeam, ParallelBeam
+from ..operators import AbstractOperator, FanBeam, ParallelBeam
 
 
 class AbstractWindow(eqx.Module):
@@ -53,8 +52,10 @@ class Hann(AbstractWindow):
         return (1 + jnp.cos(jnp.pi * frequency)) / 2
 
 
-# A gap this many times the second largest is a wedge that was not measured; views at random rarely leave such a one.
+# A gap this many times the next smaller one is a wedge that was not measured; views at random rarely leave such a one.
 _MISSING = 3.0
+# Frames closer than this part of a period are of one angle.
+_SAME = 1e-5
 
 
 @verb
@@ -63,10 +64,12 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
 
     Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation
     between the bins. Each view is weighted by the angle that it stands for: half the gaps to its neighbours, modulo a
-    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. A wedge that
-    was not measured is left out; what the detector does not see counts as zero. Fan beams are weighted by the cosine of
-    the ray and the inverse square of the depth, and by 1/2 for a full turn, 1 for half a turn or less (without the
-    weights of Parker for the lines that a short scan measures twice).
+    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. Wedges that
+    were not measured are left out, several frames at one angle share its weight, and what the detector does not see
+    counts as zero. Over a full turn a detector beside the axis may see half of the object at a time: the lines that it
+    measures twice are weighted smoothly. Fan beams are weighted by the cosine of the ray and the inverse square of the
+    depth; lines that are measured twice by 1/2 each over a full turn, by the weights of Parker over an arc that is
+    complete (half a turn and the angle of the fan, or more), and otherwise by 1/2 where the opposite view was measured.
 
     **Arguments:**
 
@@ -80,7 +83,8 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
 
     **Raises:** `ValueError` for another operator, or a sinogram of another shape.
 
-    **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3.
+    **Reference:** A. C. Kak and M. Slaney, Principles of Computerized Tomographic Imaging, 1988, chapter 3; Wang,
+    X-ray micro-CT with a displaced detector array, 2002; Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982.
 
     !!! example
         ```python
@@ -93,8 +97,8 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
     """
     if not isinstance(operator, ParallelBeam | FanBeam):
         raise ValueError(
-            f"`fbp` inverts `operators.ParallelBeam` and `operators.FanBeam`; got {type(operator).__name__}. Of a "
-            "scaled or composed operator pass the bare tomograph inside it, and undo the rest on `y`."
+            f"`fbp` inverts `operators.ParallelBeam` and `operators.FanBeam`; got {type(operator).__name__}. "
+            "Pass the bare tomograph inside a scaled or composed operator, and undo the rest on `y`."
         )
     if not isinstance(window, AbstractWindow):
         raise ValueError(
@@ -103,51 +107,125 @@ def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[Abstra
         )
     y = check_state(y, operator.codomain, "the measurement", operator)
     dtype = operator.codomain.dtype
-    y = y.astype(jnp.result_type(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
+    y = y.astype(common_dtype(dtype, jnp.complex64) if jnp.iscomplexobj(y) else dtype)
 
     finite = jnp.all(jnp.isfinite(y))
-    valid = jnp.all(jnp.isfinite(operator.angles)) & jnp.isfinite(operator.centre_offset)
     y = jnp.where(finite, y, 0)
     image = _parallel(operator, y, window) if isinstance(operator, ParallelBeam) else _fan(operator, y, window)
     sound = jnp.all(jnp.isfinite(image))
     result = RESULTS.where(sound, RESULTS.successful, RESULTS.nonfinite)
-    result = RESULTS.where(valid, result, RESULTS.invalid_parameter)
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
-    return Solution(jnp.where(finite & valid & sound, image, 0), result, {})
+    return Solution(jnp.where(finite & sound, image, 0), result, {})
 
 
 def _parallel(operator: ParallelBeam, y: Array, window: AbstractWindow) -> Array:
-    weights = _view_weights(operator.angles, jnp.pi)
-    y = _filter(y, operator.detector_spacing, window) * weights[:, None, None]
-    return back_project_views(operator.rays, y, *operator.placement(operator.angles.dtype))
+    angles, s = operator.angles, _positions(operator)
+    # A detector beside the axis sees the other half of the object on the other half of a full turn.
+    turn = _Views(angles, 2 * jnp.pi)
+    half = turn.complete & _beside(operator, s)
+    views = jnp.where(half, turn.weights, _Views(angles, jnp.pi).weights)
+    y = multiply(jnp.where(half, _shares(s), 1)[None, :, None], y)
+    y = multiply(views[:, None, None], _filter(y, operator.detector_spacing, window))
+    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
 
 
 def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
-    dtype = operator.angles.dtype
+    angles, s = operator.angles, _positions(operator)
     source_detector = operator.source_origin + operator.origin_detector
-    num_detectors = operator.codomain.shape[1]
-    s = detector_positions(all_bins(num_detectors, dtype), num_detectors, operator.detector_spacing)
-    s = s[None] + operator.centre_offset
     cosine = source_detector / jnp.sqrt(source_detector**2 + s**2)
     # The filter acts on the detector as it would be, drawn towards the source, at the origin.
     spacing = operator.detector_spacing * operator.source_origin / source_detector
-    weights = _view_weights(operator.angles, 2 * jnp.pi)
-    weights = weights * jnp.clip(jnp.pi / jnp.sum(weights), 0.5, 1)
-    y = _filter(y * cosine[:, :, None], spacing, window) * weights[:, None, None]
-    return back_project_views(operator.rays, y, *operator.placement(dtype))
+    turn = _Views(angles, 2 * jnp.pi)
+    half = turn.complete & _beside(operator, s)
+    shares = jnp.where(half, _shares(s)[None], turn.shares(jnp.arctan(s / source_detector)))
+    y = _filter(y * (cosine * shares)[:, :, None], spacing, window) * turn.weights[:, None, None]
+    return back_project_views(operator.rays, y, *operator.placement(angles.dtype))
 
 
-def _view_weights(angles: Array, period: float) -> Array:
-    """The angle that each view stands for: half the gaps to its neighbours on a circle of this period."""
-    order = jnp.argsort(jnp.mod(angles, period))
-    turned = jnp.mod(angles, period)[order]
-    gaps = jnp.diff(turned, append=turned[:1] + period)
-    if gaps.shape[0] > 1:
-        second, largest = jnp.sort(gaps)[-2:]
+def _positions(operator: ParallelBeam | FanBeam) -> Array:
+    """The positions of the bins on the detector."""
+    num_detectors = operator.codomain.shape[1]
+    bins = all_bins(num_detectors, operator.angles.dtype)
+    return detector_positions(bins, num_detectors, operator.detector_spacing) + operator.centre_offset
+
+
+def _beside(operator: ParallelBeam | FanBeam, s: Array) -> Array:
+    """Whether the detector reaches further on one side of the axis than on the other, by a bin or more."""
+    return jnp.abs(s[0] + s[-1]) > 0.99 * operator.detector_spacing
+
+
+def _shares(s: Array) -> Array:
+    """The weights of the rays of a full turn, of which those to `s` and `-s` are the same line and add up to 1.
+
+    **Reference:** Wang, X-ray micro-CT with a displaced detector array, 2002.
+    """
+    overlap = jnp.minimum(-s[0], s[-1])
+    long = jnp.sign(s[0] + s[-1])
+    across = jnp.clip(long * s / jnp.where(overlap > 0, overlap, 1), -1, 1)
+    return jnp.where(overlap > 0, (1 + jnp.sin(jnp.pi / 2 * across)) / 2, 1)
+
+
+class _Views(eqx.Module):
+    """The views on a circle of a period.
+
+    - `weights`: the angle that each stands for: half the gaps to its neighbours. Several frames at one angle share it.
+    - `typical`: the largest gap that is not a wedge which was not measured.
+    - `start`: where the views begin, behind the largest gap.
+    - `complete`: whether there is no wedge.
+    - `contiguous`: whether there is one at most.
+    """
+
+    angles: Array
+    weights: Array
+    typical: Array
+    start: Array
+    complete: Array
+    contiguous: Array
+
+    def __init__(self, angles: Array, period: float):
+        order = jnp.argsort(jnp.mod(angles, period))
+        turned = jnp.mod(angles, period)[order]
+        gaps = jnp.maximum(jnp.diff(turned, append=turned[:1] + period), 0)
+        same = gaps <= _SAME * period
+        # A wedge is larger by a factor than all gaps but the wedges, of which there are few.
+        falling = jnp.sort(gaps)[::-1]
+        others = jnp.sum(~same)
+        place = jnp.arange(len(gaps))
+        next_one = jnp.append(falling[1:], 0)
+        jump = (falling > _MISSING * next_one) & (place + 1 < others) & (place < jnp.maximum(others // 5, 1))
+        wedges = jnp.max(jnp.where(jump, place + 1, 0))
+        self.typical = falling[wedges]
+        missing = gaps > self.typical
         # The views on the rim of a wedge stand for as much angle beyond them as there is between others.
-        gaps = jnp.where((gaps == largest) & (largest > _MISSING * second), second, gaps)
-    weights = (gaps + jnp.roll(gaps, 1)) / 2
-    return jnp.zeros_like(weights).at[order].set(weights)
+        covered = jnp.where(missing, self.typical, gaps)
+        weights = (covered + jnp.roll(covered, 1)) / 2
+        group = jnp.cumsum(~jnp.roll(same, 1)) - 1
+        group = jnp.where(group < 0, group[-1], group)
+        mean = lambda v: jnp.zeros_like(v).at[group].add(v)
+        weights = (mean(weights) / jnp.maximum(mean(jnp.ones_like(weights)), 1))[group]
+        self.angles = angles
+        self.weights = jnp.zeros_like(weights).at[order].set(weights)
+        self.start = turned[(jnp.argmax(gaps) + 1) % len(gaps)]
+        self.complete, self.contiguous = wedges == 0, wedges <= 1
+
+    def shares(self, gamma: Array) -> Array:
+        """The weights of fan-beam rays, `(angles, detectors)`, of which those of one line add up to 1.
+
+        **Reference:** Parker, Optimal short scan convolution reconstruction for fanbeam CT, 1982; Silver, A method for
+        including redundant data in computed tomography, 2000.
+        """
+        arc = jnp.sum(self.weights)
+        more = (arc - jnp.pi) / 2
+        beta = (jnp.mod(self.angles - self.start + _SAME, 2 * jnp.pi) + self.typical / 2)[:, None]
+        rise = jnp.clip(beta / jnp.maximum(2 * (more - gamma), _SAME), 0, 1)
+        fall = jnp.clip((arc - beta) / jnp.maximum(2 * (more + gamma), _SAME), 0, 1)
+        short = jnp.sin(jnp.pi / 2 * jnp.minimum(rise, fall)) ** 2
+        # Otherwise by the central rays: 1/2 where the view from the other side was measured too.
+        apart = jnp.abs(jnp.mod(self.angles[:, None] - self.angles[None, :], 2 * jnp.pi) - jnp.pi)
+        twice = jnp.min(apart, axis=1) <= 0.75 * self.typical
+        plain = jnp.where(self.complete | twice, 0.5, 1.0).astype(short.dtype)[:, None]
+        enough = ~self.complete & self.contiguous & (more >= jnp.max(jnp.abs(gamma)))
+        return jnp.where(enough, short, plain)
 
 
 def _filter(y: Array, spacing: float, window: AbstractWindow) -> Array:
@@ -160,5 +238,6 @@ def _filter(y: Array, spacing: float, window: AbstractWindow) -> Array:
     dtype = jnp.finfo(y.dtype).dtype
     response = jnp.asarray(np.fft.fft(ramp).real / spacing, dtype)
     response = response * window(jnp.asarray(n / (size // 2), dtype))
-    filtered = jnp.fft.ifft(jnp.fft.fft(y, n=size, axis=1) * response[None, :, None], axis=1)[:, :num_detectors]
+    spectrum = multiply(response[None, :, None], jnp.fft.fft(y, n=size, axis=1))
+    filtered = jnp.fft.ifft(spectrum, axis=1)[:, :num_detectors]
     return filtered.astype(y.dtype) if jnp.iscomplexobj(y) else filtered.real.astype(y.dtype)

@@ -5,19 +5,19 @@ the first rounds of the loop put the vectors of an estimate of the norm there.
 """
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_count, safe_sqrt
-from .._conjugate_gradients import dot
+from .._arrays import check_count, safe_sqrt, standard_promotion
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
-from .._types import Checked, State
+from .._sums import dot
+from .._types import Abstract, Checked, PyTree, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered
 from ._bound import SAFETY, norm_bound, positive
@@ -53,7 +53,10 @@ class AbstractFirstOrder(eqx.Module):
     - `operator`: the whitened operator `B`. A prediction `A x` is not whitened.
     """
 
-    operator: eqx.AbstractVar[Whitened]
+    if TYPE_CHECKING:
+        operator = Abstract[Whitened]()
+    else:
+        operator: eqx.AbstractVar[Whitened]
 
     @abc.abstractmethod
     def init(self) -> Iterate:
@@ -130,6 +133,7 @@ def solve(
     return state, jnp.maximum(num_steps - _BEFORE, 0), result
 
 
+@standard_promotion()
 def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     """A step of the method, or, in the first rounds, of the estimate of the norm.
 

@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._jit import verb
 from .._solution import Solution
-from .._types import Checked, Scalar, State
+from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened
 from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, objective_of, proximal_problem
 
 
-@verb(traced=("weight", "norm", "rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def ista(
     likelihood: Likelihood,
     y: State,

@@ -7,16 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import common_dtype, multiply
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import Checked, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
 
 
-@verb(traced=("weight", "rtol", "atol"))
+@verb(traced=("weight",), tolerances=("rtol", "atol"))
 def tikhonov(
     likelihood: Likelihood,
     y: State,
@@ -94,7 +96,7 @@ def tikhonov(
     if isinstance(differentiate, Implicit):
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, frozen.curvature, ok, inputs)
-    # By the prediction of conjugate gradients, unless the image has got another derivative since.
+    # Conjugate gradients know the prediction; but `Implicit()` gives the image another derivative.
     prediction = operator(x) if isinstance(differentiate, Implicit) else solved.aside
     misfit = prepared.noise.negative_log_likelihood(prediction, data, operator.measured)
     objective = misfit + weight * cast(x)
@@ -120,15 +122,15 @@ class _Quadratic(eqx.Module):
         """`on * b - H v`, with `-b` the gradient at 0 and `H` the Hessian; and the prediction `A v`."""
         prediction = self.operator.operator(v)
         image = self.operator.whiten(prediction)
-        residual = jax.tree.map(lambda d, i: on.astype(d.dtype) * d - i, self.data, image)
+        residual = jax.tree.map(lambda d, i: rounded(on.astype(d.dtype) * d) - i, self.data, image)
         # The gradient at 0 and the derivative, which add up, for a difference of two gradients would cancel a prior's
         # mean to rounding.
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
-        down = self.operator.adjoint(residual) - self.weight * (on.astype(v.dtype) * offset + linear)
-        return down, prediction
+        penalty = rounded(multiply(self.weight, rounded(on.astype(v.dtype) * offset) + linear))
+        return self.operator.adjoint(residual) - penalty, prediction
 
 
 def _matching(dtype: Any, real: Any) -> Any:
     if jnp.issubdtype(dtype, jnp.complexfloating):
-        return jnp.result_type(real, jnp.complex64)
+        return common_dtype(real, jnp.complex64)
     return real if jnp.issubdtype(dtype, jnp.floating) else dtype

@@ -6,20 +6,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_image_shape, safe_sqrt
+from .._arrays import check_image_shape, multiply, safe_sqrt, standard_promotion
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
-from .._types import Checked, Scalar, State
+from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
-@verb(traced=("weight", "norm", "rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,
@@ -88,7 +88,7 @@ def tv(
         curvature = lambda v: jax.jvp(frozen.gradient, (at,), (v,))[1]
         ok = result == RESULTS.successful
         x = attach_implicit(differentiate, x, problem.gradient, curvature, ok, inputs)
-        # That of the loop knows no derivative.
+        # The prediction of the loop knows no derivative.
         prediction = prepared.operator(x)
     fit = prepared.noise.negative_log_likelihood(prediction, data, prepared.operator.measured)
     objective = fit + weight * regulariser(x)
@@ -158,6 +158,7 @@ class _PrimalDual(AbstractFirstOrder):
     def dual(self, state: Iterate) -> State:
         return state.measurement
 
+    @standard_promotion()
     def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
         p, *_ = state.rest
         return state.image - sizes[0] * back - sizes[1] * image_gradient_adjoint(p)
@@ -170,7 +171,7 @@ class _PrimalDual(AbstractFirstOrder):
         residual = jax.tree.map(jnp.subtract, self.operator.whiten(prediction), problem.data)
         gradient = image_gradient(new)
         new_q = jax.tree.map(lambda d, r: shrink * d + grow * r, q, residual)
-        new_p = _dual_prox(problem.regulariser.kind, p + step / _ROOT * gradient, radius, step)
+        new_p = _dual_prox(problem.regulariser.kind, p + multiply(step / _ROOT, gradient), radius, step)
 
         value = 0.5 * _square(residual) + problem.weight * problem.regulariser.kind(gradient)
         still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)
@@ -212,7 +213,7 @@ def _dual_prox(kind: Any, dual: Array, radius: Array, step: Array) -> Array:
     for _ in range(8):
         root_r = jnp.sqrt(r**2 + eps**2)
         r = r - (r - modulus + shrink * r / root_r) / (1 + shrink * eps**2 / root_r**3)
-    return dual * (1 - r / modulus)
+    return multiply(1 - r / modulus, dual)
 
 
 def _square(tree: State) -> Array:

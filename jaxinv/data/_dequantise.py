@@ -5,9 +5,8 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_key
+from .._arrays import check_count, check_key
 from .._types import ArrayLike, IntLike, Key
-from ._checks import check_count
 
 
 def dequantise(images: ArrayLike, *, key: Key, levels: IntLike = 256) -> Array:

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._arrays import check_count
 from .._types import IntLike
-from ._checks import check_count
 
 
 def digits(size: IntLike = 28) -> tuple[np.ndarray, np.ndarray]:

@@ -10,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file
+from ._files import check_file
+from ._reading import reading
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
 # The types of the elements of a MATLAB file.
 _MATRIX, _COMPRESSED = 14, 15
+# Ten times the size of the largest file of the challenge, unpacked.
+_LARGEST = 2**25
 
 
-def htc2022(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+def htc2022(path: Checked[str | os.PathLike[str]]) -> tuple[np.ndarray, dict[str, Any]]:
     """A sinogram of the Helsinki Tomography Challenge 2022, real X-rays through an acrylic disc, and its geometry.
 
     The file (such as `htc2022_ta_full.mat` from Zenodo, doi 10.5281/zenodo.6984868) holds line integrals, that is data
@@ -88,30 +91,14 @@ def htc2022(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any
 
 def _load(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError, MatReadWarning
+    from scipy.io.matlab import MatReadWarning
 
-    try:
+    with reading(path, "a MATLAB file"), warnings.catch_warnings():
+        if path.stat().st_size > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST} bytes, and no file of the challenge is so large")
         _check_elements(path.read_bytes())
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", MatReadWarning)
-            contents = loadmat(path, simplify_cells=True)
-    except (
-        MatReadError,
-        MatReadWarning,
-        LookupError,
-        MemoryError,
-        OSError,
-        OverflowError,
-        TypeError,
-        ValueError,
-        struct.error,
-        zlib.error,
-    ) as error:
-        # An uncompressed variable has no checksum, so scipy may raise any exception at the damaged place.
-        raise ValueError(
-            f"{path} is not a MATLAB file, or it is truncated or corrupt ({type(error).__name__}: {error}). "
-            "Fetch it again."
-        ) from error
+        warnings.simplefilter("error", MatReadWarning)
+        contents = loadmat(path, simplify_cells=True)
     for name in _VARIABLES:
         if name in contents:
             record = contents[name]
@@ -136,7 +123,7 @@ def _check_elements(raw: bytes) -> None:
         raise ValueError("it is of MATLAB 7.3, and those of the challenge are of version 5; `save -v7` makes one")
     if order is None:
         raise ValueError("the header of a MATLAB file of version 5 is not there")
-    position = 128
+    position, room = 128, _LARGEST
     while position < len(raw):
         if len(raw) < position + 8:
             raise ValueError("the file ends within a tag")
@@ -145,10 +132,24 @@ def _check_elements(raw: bytes) -> None:
         if kind not in (_MATRIX, _COMPRESSED) or position + count > len(raw):
             raise ValueError(f"the element at byte {position - 8} is none, or goes beyond the end of the file")
         if kind == _COMPRESSED:
-            zlib.decompress(raw[position : position + count])
+            room -= _unpacked(raw[position : position + count], room)
         position += count
     if position == 128:
         raise ValueError("it holds no variable")
+
+
+def _unpacked(packed: bytes, room: int) -> int:
+    """The number of bytes of a compressed variable, all of which are checked, and of which few are held at once."""
+    stream, count = zlib.decompressobj(), 0
+    while not stream.eof:
+        piece = stream.decompress(packed, 1 << 20)
+        packed = stream.unconsumed_tail
+        count += len(piece)
+        if count > room:
+            raise ValueError(f"its variables have more than {_LARGEST} bytes, and those of the challenge have fewer")
+        if not piece and not stream.eof:
+            raise ValueError("a compressed variable is truncated")
+    return count
 
 
 def _field(record: Any, name: str, path: Path) -> Any:

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from .._arrays import check_key
+from .._arrays import check_count, check_key
 from .._types import IntLike, Key
-from ._checks import check_count
 
 
 def raster(table: Float32[Array, "ellipses 6"], size: int) -> Float32[Array, "size size"]:

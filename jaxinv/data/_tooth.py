@@ -7,22 +7,26 @@ from typing import Any
 import numpy as np
 
 from .._types import Checked
-from ._checks import check_file
+from ._files import check_file
+from ._reading import check_unpacked, reading
 
-_NAMES = ("exchange/data", "exchange/data_white", "exchange/data_dark", "exchange/theta")
+# A stripe in the sinogram is at most as many bins wide, and at most so many frames at the ends may have been dropped.
+_STRIPE, _MOST_LOST = 7, 3
+_NAMES = ("data", "data_white", "data_dark", "theta")
 
 
-def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]:
+def tooth(path: Checked[str | os.PathLike[str]]) -> tuple[np.ndarray, dict[str, Any]]:
     """The sinograms of a tooth, real X-rays of a synchrotron, and their geometry.
 
     The file (`tooth.h5`, from the sources of TomoPy) holds counts: `data` with the tooth, `data_white` without, and
     `data_dark` with the beam off. The sinogram is `-log((data - dark) / (white - dark))` with the mean white and the
-    mean dark field, where differences below half a count become half a count.
+    mean dark field (of the frames in which a pixel is finite); differences below half a count become half a count.
 
     The axis of rotation does not project to the middle of the detector, so the geometry has a `centre_offset`, which is
     estimated from the data: half a turn after the first angle, the first row appears mirrored about the axis. The
     estimate is the mirror, to a fraction of a bin, for which the first row fits best the last rows, extrapolated
-    linearly in the angle to half a turn. If the angles do not reach within one and a half steps of half a turn, there
+    linearly in the angle to half a turn; dusty, dead and hot bins and dropped frames do not count. If the angles do not
+    reach within one and a half steps of half a turn, there
     is no such pair of rows and no `centre_offset`. The file records neither the sense of the rotation nor the side from
     which the detector is read, so a reconstruction may be the mirror image of the tooth.
 
@@ -52,19 +56,10 @@ def tooth(path: Checked[str | os.PathLike]) -> tuple[np.ndarray, dict[str, Any]]
     """
     path = check_file(path, "an .h5 file in the Data Exchange layout, such as tooth.h5")
     data, white, dark, theta = _load(path)
-    if data.ndim != 3 or theta.shape != data.shape[:1]:
-        raise ValueError(
-            f"{path} is corrupt: exchange/data should have the shape (angles, slices, detectors) and exchange/theta "
-            f"(angles,); they have {data.shape} and {theta.shape}."
-        )
-    for name, field in (("data_white", white), ("data_dark", dark)):
-        if field.ndim != 3 or field.shape[1:] != data.shape[1:]:
-            raise ValueError(
-                f"{path} is corrupt: exchange/{name} should have the shape (frames, slices, detectors), "
-                f"(frames, {data.shape[1]}, {data.shape[2]}); it has {field.shape}."
-            )
-    background = dark.mean(0)
-    counts, flat = data - background, white.mean(0) - background
+    if not np.isfinite(data).all() or not np.isfinite(theta).all():
+        raise ValueError(f"{path} is corrupt: exchange/data or exchange/theta holds non-finite values. Fetch it again.")
+    background = _mean_frame(dark, "data_dark", path)
+    counts, flat = data - background, _mean_frame(white, "data_white", path) - background
     line_integrals = -np.log(np.maximum(counts, 0.5) / np.maximum(flat, 0.5))
     sinogram = line_integrals.transpose(1, 0, 2)
     angles = np.deg2rad(theta)
@@ -82,18 +77,28 @@ def _rotation_centre(sinogram: np.ndarray, angles: np.ndarray) -> float | None:
         return None
     steps = np.diff(angles)
     step = float(np.mean(steps))
-    missing = (angles[0] + np.copysign(np.pi, step) - angles[-1]) / step if step else np.inf
-    if not np.allclose(steps, step, rtol=1e-3) or abs(missing) > 1.5:
+    frames = _sound_frames(sinogram)
+    if step == 0 or not np.allclose(steps, step, rtol=1e-3) or len(frames) < 3:
         return None
-    opposite = sinogram[:, -1] + missing * (sinogram[:, -1] - sinogram[:, -2])
-    mirrored = sinogram[:, 0, ::-1]
+    first, before, last = frames[0], frames[-2], frames[-1]
+    lost = first + len(angles) - 1 - last
+    missing = (angles[first] + np.copysign(np.pi, step) - angles[last]) / step
+    if lost > _MOST_LOST or abs(missing) > 1.5 + lost:
+        return None
+    opposite = sinogram[:, last] + missing * (sinogram[:, last] - sinogram[:, before]) / (last - before)
+    mirrored = sinogram[:, first, ::-1]
+    sound = _sound_bins(sinogram)
+    # A speck in one frame counts at most as much as a mismatch of the object.
+    largest = np.ptp(np.percentile(sinogram[:, first], (5, 95))) / 4
     # Mirroring about bin c maps bin k to 2c - k; at least half of the detector must overlap.
     sums = np.arange(size // 2, 2 * (size - 1) - size // 2 + 1)
     misfits = np.empty(len(sums))
     for i, total in enumerate(sums):
         shift = int(total) - (size - 1)
         here, there = slice(max(0, shift), size + min(0, shift)), slice(max(0, -shift), size - max(0, shift))
-        misfits[i] = np.mean((opposite[:, here] - mirrored[:, there]) ** 2)
+        kept = sound[:, here] & sound[:, ::-1][:, there]
+        gaps = np.minimum(np.abs(opposite[:, here] - mirrored[:, there]), largest)
+        misfits[i] = np.sum(kept * gaps**2) / max(np.sum(kept), 1)
     best = int(np.argmin(misfits))
     if not 0 < best < len(sums) - 1:
         return None
@@ -104,6 +109,24 @@ def _rotation_centre(sinogram: np.ndarray, angles: np.ndarray) -> float | None:
     return (sums[best] + correction) / 2
 
 
+def _sound_frames(sinogram: np.ndarray) -> np.ndarray:
+    """The numbers of the frames that were not dropped: a parallel projection has the same mass at every angle."""
+    mass = sinogram.sum((0, 2))
+    deviation = np.abs(mass - np.median(mass))
+    return np.flatnonzero(deviation <= np.maximum(0.5 * np.abs(np.median(mass)), 8 * np.median(deviation)))
+
+
+def _sound_bins(sinogram: np.ndarray) -> np.ndarray:
+    """Which bins of each slice are not dusty, dead or hot: those make a stripe that is there at every angle."""
+    profile = np.median(sinogram, axis=1)
+    padded = np.pad(profile, ((0, 0), (_STRIPE, _STRIPE)), mode="reflect")
+    smooth = np.median(np.lib.stride_tricks.sliding_window_view(padded, 2 * _STRIPE + 1, axis=1), axis=2)
+    deviation = np.abs(profile - smooth)
+    scale = np.median(deviation, axis=1, keepdims=True)
+    height = np.ptp(np.percentile(smooth, (5, 95), axis=1), axis=0)[:, None]
+    return deviation <= 8 * scale + 0.05 * height
+
+
 def _load(path: Path) -> list[np.ndarray]:
     try:
         import h5py
@@ -112,20 +135,35 @@ def _load(path: Path) -> list[np.ndarray]:
             "Reading an .h5 file needs h5py, which is not installed. Install the extra that holds it: "
             '`python -m pip install "jaxinv[demo]"`.'
         ) from error
-    arrays = []
-    try:
-        with h5py.File(path, "r") as file:
-            for name in _NAMES:
-                dataset = file.get(name)
-                if not isinstance(dataset, h5py.Dataset):
-                    raise ValueError(f"it holds no data set {name}")
-                arrays.append(np.asarray(dataset[()], np.float64))
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, MemoryError) as error:
+    with reading(path, "an HDF5 file in the Data Exchange layout"), h5py.File(path, "r") as file:
+        found = {name: file.get(f"exchange/{name}") for name in _NAMES}
+        for name, dataset in found.items():
+            if not isinstance(dataset, h5py.Dataset) or dataset.dtype.kind not in "iuf" or not dataset.size:
+                raise ValueError(f"it holds no data set exchange/{name} of numbers")
+            check_unpacked(dataset.nbytes, dataset.id.get_storage_size())
+        _check_shapes({name: dataset.shape for name, dataset in found.items()})
+        return [np.asarray(dataset[()], np.float64) for dataset in found.values()]
+
+
+def _check_shapes(shapes: dict[str, tuple[int, ...]]) -> None:
+    """Raise unless the shapes are of one measurement, before any of it is read."""
+    data, theta = shapes["data"], shapes["theta"]
+    if len(data) != 3 or theta != data[:1]:
         raise ValueError(
-            f"{path} is not an HDF5 file in the Data Exchange layout, or it is truncated or corrupt "
-            f"({type(error).__name__}: {error}). Fetch it again."
-        ) from error
-    for name, array in zip(_NAMES, arrays, strict=True):
-        if array.size == 0 or not np.isfinite(array).all():
-            raise ValueError(f"{path} is corrupt: {name} is empty or holds non-finite values. Fetch it again.")
-    return arrays
+            "exchange/data should have the shape (angles, slices, detectors) and exchange/theta (angles,); they have "
+            f"{data} and {theta}"
+        )
+    for name in ("data_white", "data_dark"):
+        if len(shapes[name]) != 3 or shapes[name][1:] != data[1:]:
+            raise ValueError(
+                f"exchange/{name} should have the shape (frames, slices, detectors), (frames, {data[1]}, {data[2]}); "
+                f"it has {shapes[name]}"
+            )
+
+
+def _mean_frame(frames: np.ndarray, name: str, path: Path) -> np.ndarray:
+    """The mean of the frames without the object, in each pixel over those in which it is finite."""
+    finite = np.isfinite(frames)
+    if not finite.any(0).all():
+        raise ValueError(f"{path} is corrupt: a pixel of exchange/{name} is finite in no frame. Fetch it again.")
+    return np.mean(frames, axis=0, where=finite)

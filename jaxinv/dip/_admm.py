@@ -5,13 +5,14 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import as_parameter, check_count
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import IntLike, Key
+from .._types import IntLike, Key, PyTree
 from ..likelihood import prepare_parameter
+from ..requirements import Requirement, positive
 from ._method import AbstractWeightsMethod, Evaluation, Problem
 
 
@@ -56,6 +57,9 @@ class ADMM(AbstractWeightsMethod):
 
     def __check_init__(self):
         check_count(self.every, "every")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("penalty", self.penalty),)
 
     def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
         operator, regulariser = problem.likelihood.operator, problem.regulariser

@@ -7,20 +7,20 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, check_key
 from .._conjugate_gradients import conjugate_gradients
 from .._jit import verb
 from .._loop import all_finite
 from .._solution import RESULTS, Solution
-from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
+from .._types import ArrayLike, Checked, IntLike, Key, Network, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ._method import Problem
 from ._network import prepare_network
 
 
-@verb(traced=("prior_std", "rtol"))
+@verb(traced=("prior_std",), tolerances=("rtol",))
 def linearised_posterior(
     likelihood: Likelihood,
     network: Network,

@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._solution import RESULTS
-from .._types import Key, State
+from .._types import Key, PyTree, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
+from ..requirements import Parametric
 from ..training._chunk import Split
 
 
@@ -71,7 +72,7 @@ class Evaluation(NamedTuple):
     objective: Array
 
 
-class AbstractMethod(eqx.Module):
+class AbstractMethod(Parametric):
     """The variables of a run and the loss that its optimiser descends on: the `method` of `dip.reconstruct`.
 
     A method of your own implements these members. All of them act on one problem, never on a batch.

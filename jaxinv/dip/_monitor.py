@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._loop import divergence_threshold
+from .._types import PyTree
 from ._method import Evaluation
 from ._stopping import AbstractStopping, StoppingProblem
 
@@ -95,7 +96,7 @@ class Monitor(eqx.Module):
     def history(self, state: MonitorState) -> dict[str, Array]:
         """The history, whose last entry is repeated to the end."""
         length = state.history["objective"].shape[0]
-        places = jnp.minimum(jnp.arange(length), state.num_steps // self.stride)
+        places = jnp.minimum(jnp.arange(length, dtype=state.num_steps.dtype), state.num_steps // self.stride)
         history = {name: line[places] for name, line in state.history.items()}
         if "psnr" in history:
             square = history["psnr"]

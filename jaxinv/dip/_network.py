@@ -32,8 +32,8 @@ class SplitNetwork(eqx.Module):
 
     def check_image(self, z0: Array, domain: Struct) -> None:
         """Raise unless the network makes an image of the domain from this input."""
-        network = self.merge(self.weights)
-        image = jax.eval_shape(lambda z: network(z), jax.ShapeDtypeStruct((1, *z0.shape), z0.dtype))
+        batch = jax.ShapeDtypeStruct((1, *z0.shape), z0.dtype)
+        image = eqx.filter_eval_shape(lambda network, z: network(z), self.merge(self.weights), batch)
         found, expected = getattr(image, "shape", None), (1, *domain.shape)
         if found != expected:
             what = type(image).__name__ if found is None else f"shape {tuple(found)}"

@@ -16,7 +16,6 @@ from .. import data
 from .._arrays import check_count, check_floating, check_image_shape, check_key, subkeys
 from .._types import Checked, IntLike, Key, Network, Scalar
 from ..likelihood import Likelihood, prepare
-from ..operators import FanBeam, ParallelBeam
 from ..training import fit
 from ._network import prepare_network
 from ._start import AbstractStart, FromAdjoint, FromFBP, make_input
@@ -34,8 +33,8 @@ def pretrain(
     optimiser: Checked[optax.GradientTransformation | None] = None,
     learning_rate: Checked[Scalar | optax.Schedule] = 1e-3,
     ema: Checked[float | None] = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Train a network to clean up simple reconstructions of synthetic images, before it is fitted to a measurement.
@@ -51,7 +50,8 @@ def pretrain(
     - `network`: as in `reconstruct`; not changed.
     - `key`: a typed key.
     - `num_steps`, `batch_size`: static.
-    - `start`: `FromFBP()`, the default for `ParallelBeam` and `FanBeam`, or `FromAdjoint()`, the default for others.
+    - `start`: `FromFBP()`, the default for tomographs (`operator.is_tomograph`), or `FromAdjoint()`, the default for
+        others.
     - `images`: `images(n, *, key) -> (n, *domain)`, traceable. Default: `data.ellipses`, cut to the size of the domain,
         in [0, 1]. Functions compare by identity: define it once.
     - `optimiser`, `learning_rate`, `ema`, `checkpoint`, `progress`, `chunk_size`: as in `training.fit`.
@@ -83,7 +83,7 @@ def pretrain(
         raise ValueError(f"`likelihood` must be a `jaxinv.Likelihood`; got {type(likelihood).__name__}.")
     operator = likelihood.operator
     if start is None:
-        start = FromFBP() if isinstance(operator, ParallelBeam | FanBeam) else FromAdjoint()
+        start = FromFBP() if operator.is_tomograph else FromAdjoint()
     if not isinstance(start, AbstractStart):
         raise ValueError(f"`start` must be `FromFBP()` or `FromAdjoint()` of `jaxinv.dip`; got {start!r}.")
     if images is None:

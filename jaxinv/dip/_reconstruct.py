@@ -1,5 +1,7 @@
 """Reconstruction by a network that is fitted to one measurement."""
 
+from typing import Any
+
 import diffrax
 import optax
 
@@ -36,7 +38,7 @@ def reconstruct(
     reference: ArrayLike | None = None,
     stride: IntLike = 1,
     differentiate: Checked[Unrolled | None] = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Fit a network to one measurement: `min_theta -log p(y | F_theta(z0)) + weight * R(F_theta(z0))`.
 
@@ -55,9 +57,10 @@ def reconstruct(
     - `method`: `Plain()`, `ADMM(penalty)` for a regulariser that is not smooth, or `SelfGuided(weight)`.
     - `regulariser`, `weight`: any of `jaxinv.regularisers`, and its weight, not negative. Default: none. A regulariser
         that is not smooth enters by a subgradient; `TV(Smoothed(eps))` is differentiable.
-    - `optimiser`: one of optax, on a dict of the weights by name; default Adam with `learning_rate`. `training.muon()`
+    - `optimiser`: one of optax, on a dict of the weights by name; default Adam. `training.muon()`
         is many times faster in tomography, with a regulariser; without one it fits noise as soon as the image. Create
         it once: each new one compiles again, which another `learning_rate` does not.
+    - `learning_rate`: the rate of Adam, positive; lower it where the objective in the history jumps up and down.
     - `start`: the input: `FromNoise()`, `FromAdjoint()`, `FromFBP()` or `From(image)`.
     - `stopping`: when to stop, and which image to keep: `FixedSteps()`, `WindowedVariance()`, `Discrepancy()` or
         `HeldOut(fraction)`.

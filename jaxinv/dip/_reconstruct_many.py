@@ -40,6 +40,7 @@ def reconstruct_many(
         these, `None` for what all problems share. All `None`: an ensemble over keys, of `num_problems`.
     - `together`: `None` for the choice by machine: one after the other on a processor, together on an accelerator.
     - `num_problems`: static; needed only if nothing has an axis for them.
+    - `options`: the other arguments of `reconstruct`, by keyword; all problems share them.
 
     **Returns:** a `Solution` with a leading axis on every array.
 
@@ -66,8 +67,8 @@ def reconstruct_many(
     count = _count(mapped, num_problems)
 
     def solve(problem: Any) -> Solution:
-        index, own = problem
-        parts = iter(own)
+        index, arrays = problem
+        parts = iter(arrays)
         each = [next(parts) if axis == 0 else part for part, axis in zip(given, in_axes, strict=True)]
         return reconstruct(*each, key=jax.random.fold_in(key, index), **options)
 

@@ -2,24 +2,25 @@
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from .. import io
 from .._arrays import check_count
 from .._jit import verb
-from .._networks import as_network
+from .._networks import as_network, unbind_linen
+from .._program import program
 from .._solution import Solution
 from .._types import Checked, IntLike, Key, Network, State
 from ..likelihood import Likelihood
-from ..training._checkpoint import RunFile
-from ..training._data import fingerprint
+from ..training._checkpoint import PROGRAM, RunFile
+from ..training._data import fingerprint, name_of
 from ..training._options import check_chunk, check_host, check_progress
 from ._reconstruct import reconstruct
 from ._run import Run, RunProblem, State as RunState, advance, prepare_run, solution
@@ -30,11 +31,11 @@ def resume(
     network: Network,
     y: State,
     *,
-    checkpoint: str | os.PathLike,
+    checkpoint: str | os.PathLike[str],
     key: Key,
     num_steps: IntLike,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     report: Callable[[dict[str, float]], None] | None = None,
     **options: Any,
 ) -> Solution:
@@ -45,11 +46,12 @@ def resume(
     **Arguments:** as `reconstruct`, without `differentiate`, and
 
     - `checkpoint`: a file. It is written after chunks, atomically, so often that writing takes at most 5 % of the time,
-        and at the end. It knows the problem, the weights of the network, the key and the options; it knows neither an
-        `optimiser` of your own nor what a network is besides its weights.
+        and at the end. It knows the problem, the network, the key and the options: by checksums of their arrays and a
+        fingerprint of the traced step, as in `training.fit`. The size of the chunks may change.
     - `chunk_size`: steps per compiled call, static. Default: a 50th of `num_steps`, at most 1000.
     - `progress`: a diffrax progress meter, ticked after every chunk.
     - `report`: called on the host after every chunk with the newest entry of the history, a dict of numbers.
+    - `options`: the other arguments of `reconstruct`, by keyword.
 
     **Returns:** the `Solution` of `reconstruct`.
 
@@ -71,20 +73,25 @@ def resume(
     """
     check_host(key, (likelihood, y), "dip.resume")
     check_progress(progress)
+    io.check_writable(checkpoint)
     num_steps = check_count(num_steps, "num_steps")
     chunk_size = check_chunk(chunk_size, num_steps)
+    options = _defaults() | options
+    # As the verb takes them: a number is the same run as an array.
+    given = jax.tree.map(_as_array, unbind_linen((likelihood, network, y, options)))
     settings = {
-        "problem": f"{likelihood!r} {fingerprint((likelihood, y))}",
+        "problem": fingerprint((given[0], given[2])),
         "network": fingerprint(as_network(network)),
         "key": fingerprint(key),
         "num_steps": str(num_steps),
-        "chunk_size": str(chunk_size),
-        **_describe(options),
+        **{name: _describe(value) for name, value in sorted(given[3].items())},
+        # Chunks do not affect the result.
+        PROGRAM: program(_first_step, *given, key, num_steps),
     }
-    file = RunFile(checkpoint, settings, "dip.resume")
-    run, problem = _prepare(
-        likelihood, network, y, key=key, num_steps=num_steps, pause_every=chunk_size, **(_defaults() | options)
-    )
+    names = {name: name_of(value) for name, value in sorted(options.items())}
+    names |= {"operator": name_of(likelihood.operator), "noise": name_of(likelihood.noise), "network": name_of(network)}
+    file = RunFile(checkpoint, settings, names, "dip.resume")
+    run, problem = _prepare(likelihood, network, y, key=key, num_steps=num_steps, pause_every=chunk_size, **options)
     state = run.init(problem)
     if file.read_progress() is not None:
         state = io.load(file.path, state)
@@ -97,7 +104,7 @@ def resume(
             # This waits for the steps, whose time is not to count as that of writing.
             over = bool(state.ended)
             if over or file.due():
-                _write(file, state)
+                file.write(state, {})
             if progress is not None:
                 meter = progress.step(meter, state.num_done / num_steps)
             if report is not None:
@@ -109,19 +116,11 @@ def resume(
     return _solution(run, problem, state)
 
 
-def _write(file: RunFile, contents: Any) -> None:
-    """The checkpoint, if there is room for it: a full disk is no reason to lose the image."""
-    try:
-        file.write(contents, {})
-    except OSError as error:
-        warnings.warn(f"{error}. The run goes on; a checkpoint from before is as it was.", stacklevel=3)
-
-
 def _defaults() -> dict[str, Any]:
     """The options that `reconstruct` and `resume` share, with their defaults."""
     parameters = inspect.signature(reconstruct).parameters.values()
-    own = ("differentiate", "progress")
-    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in own}
+    excluded = ("differentiate", "progress")
+    return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in excluded}
 
 
 @verb
@@ -134,12 +133,21 @@ def _advance(run: Run, problem: RunProblem, state: RunState, key: Key) -> RunSta
     return advance(run, problem, state, key=key, first=state.num_done)
 
 
-_solution = eqx.filter_jit(solution)
+_solution = verb(solution)
 
 
-def _describe(options: dict[str, Any]) -> dict[str, str]:
-    """The options as strings that differ where the options do, and hold no address of a function."""
-    given = {name: value for name, value in options.items() if name != "optimiser"}
-    arrays = {name: fingerprint(value) for name, value in given.items()}
-    plain = {name: "" if isinstance(value, Array | np.ndarray) else repr(value) for name, value in given.items()}
-    return {name: f"{plain[name]} {arrays[name]}" for name in sorted(given)}
+def _first_step(likelihood: Likelihood, network: Network, y: State, options: Any, key: Key, num_steps: int) -> Any:
+    """What decides a run: the preparation and a step of it, from which a checkpoint makes its fingerprint."""
+    run, problem = prepare_run(likelihood, network, y, key=key, num_steps=num_steps, pause_every=1, **options)
+    state = run.init(problem)
+    return problem.fit.z0, run.step(problem, state, jnp.int32(0), key=key)
+
+
+def _as_array(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, float | np.ndarray | np.generic) else leaf
+
+
+def _describe(value: Any) -> str:
+    """An option for the settings: itself if it is plain, else its arrays; the program has the rest."""
+    plain = value is None or isinstance(value, bool | int | str | tuple)
+    return str(value) if plain else fingerprint(value)

@@ -7,18 +7,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .. import _loop, _method as grammar
 from .._arrays import check_count, check_key, subkeys
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled
+from .._network_state import restored
+from .._optimisers import check_optimiser, init_optimiser, step_optimiser
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, Network, Scalar, State as Measurement
+from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
-from ..training._options import check_optimiser
 from ._method import AbstractMethod, Plain, Problem
 from ._monitor import Monitor, MonitorState
 from ._network import prepare_network
@@ -130,7 +131,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         solvable = problem.result == RESULTS.successful
         return State(
             variables=variables,
-            optimiser=self._optimiser(problem).init(variables),
+            optimiser=init_optimiser(self._optimiser(problem), variables),
             memory=memory,
             monitor=problem.monitor.init(domain, self.num_steps),
             ended=~solvable,
@@ -147,13 +148,9 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         z = _jittered(problem, state.ended, key=key)
         loss = lambda v: self.method.loss(problem.fit, v, state.memory, z, key=key)
         (value, evaluation), gradient = jax.value_and_grad(loss, has_aux=True)(state.variables)
-        # The gradient of a real function of complex weights points downhill as its conjugate.
-        gradient = jax.tree.map(jnp.conj, gradient)
-        # An optimiser that searches along a line needs the value and the function too.
-        updates, optimiser = optax.with_extra_args_support(self._optimiser(problem)).update(
-            gradient, state.optimiser, state.variables, value=value, grad=gradient, value_fn=lambda v: loss(v)[0]
+        variables, optimiser, _ = step_optimiser(
+            self._optimiser(problem), lambda v: loss(v)[0], value, gradient, state.optimiser, state.variables
         )
-        variables: Any = optax.apply_updates(state.variables, updates)
         stepped = (variables, optimiser, self.method.step(problem.fit, state.memory, evaluation.image, index))
         monitor, stop, diverged = problem.monitor.step(state.monitor, evaluation, index)
 
@@ -173,7 +170,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
             monitor=select(monitored & finite, monitor, state.monitor),
             ended=state.ended | stop | diverged | ~finite | (index + 1 >= self.num_steps),
             code=RESULTS.where(monitored, code, state.code),
-            num_done=state.num_done + ~state.ended,
+            num_done=jnp.where(state.ended, state.num_done, state.num_done + 1),
             last=jnp.where(
                 state.ended & jnp.isfinite(evaluation.image), evaluation.image, jnp.zeros_like(evaluation.image)
             ),
@@ -221,7 +218,7 @@ def prepare_run(
     """The run with the options of `reconstruct`, once these are checked, and its problem."""
     check_key(key)
     num_steps, stride = check_count(num_steps, "num_steps"), check_count(stride, "stride")
-    check_optimiser(optimiser)
+    optimiser = check_optimiser(optimiser)
     method = check_instance(method, AbstractMethod, "method", Plain())
     start = check_instance(start, AbstractStart, "start", FromNoise())
     stopping = check_instance(stopping, AbstractStopping, "stopping", FixedSteps())
@@ -255,7 +252,7 @@ def advance(
     key: Key,
     first: Array | int = 0,
     differentiate: Unrolled | Implicit | None = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> State:
     """The state after `run.pause_every` more steps, or at the end of the run; `key` is that of `reconstruct`."""
     state, _, _ = _loop.run(
@@ -275,7 +272,7 @@ def solution(run: Run, problem: RunProblem, state: State) -> Solution:
     """The solution at the end of a run."""
     value, stats = run.finish(problem, state)
     weights, z0 = run.method.finish(problem.fit, state.variables)
-    aux = {"network": problem.fit.merge(weights), "input": z0, "last": state.last}
+    aux = {"network": restored(problem.fit.merge(weights)), "input": z0, "last": state.last}
     return Solution(value, state.code, stats, aux)
 
 

@@ -11,6 +11,7 @@ from .._arrays import as_parameter, check_count
 from .._solution import RESULTS
 from .._types import IntLike, Key
 from ..likelihood import prepare_parameter
+from ..requirements import Requirement, not_negative
 from ._method import AbstractMethod, Evaluation, Problem
 
 
@@ -44,6 +45,9 @@ class SelfGuided(AbstractMethod):
 
     def __check_init__(self):
         check_count(self.num_samples, "num_samples")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight), not_negative("level", self.level))
 
     def prepare(self, problem: Problem, result: RESULTS) -> tuple[Problem, RESULTS]:
         operator = problem.likelihood.operator

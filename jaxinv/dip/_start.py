@@ -8,21 +8,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_count
-from .._conjugate_gradients import dot
+from .._arrays import as_leaf, check_count, common_dtype
+from .._solution import or_nan
+from .._sums import dot
 from .._types import Checked, Key, Scalar, State
 from ..classical import fbp
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ..operators import AbstractLinearOperator
+from ..requirements import Parametric, Requirement, finite, not_negative
 
 
-class AbstractStart(eqx.Module):
+class AbstractStart(Parametric):
     """The input `z0` of the network. A start of your own implements these members.
 
-    - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids.
+    - `uses_measurements`: whether the input is made of the whole measurement, which `HeldOut` forbids; `True` by
+        default.
     """
 
-    uses_measurements: eqx.AbstractClassVar[bool]
+    uses_measurements: ClassVar[bool] = True
 
     @abc.abstractmethod
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
@@ -58,6 +61,9 @@ class FromNoise(AbstractStart):
         self.channels = None if channels is None else check_count(channels, "channels")
         self.std = as_leaf(std)
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
+
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y
         domain = likelihood.operator.domain
@@ -74,8 +80,6 @@ class FromNoise(AbstractStart):
 
 class FromAdjoint(AbstractStart):
     """The real part of the adjoint of the data in the unit of an image, `a A* y`: a step of steepest descent from 0."""
-
-    uses_measurements: ClassVar[bool] = True
 
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
@@ -95,12 +99,10 @@ class FromAdjoint(AbstractStart):
 class FromFBP(AbstractStart):
     """The filtered back-projection of a sinogram."""
 
-    uses_measurements: ClassVar[bool] = True
-
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del shape, key
         _, data = gaussian_approximation(likelihood, y)
-        return fbp(likelihood.operator, data).value.real
+        return or_nan(fbp(likelihood.operator, data)).real
 
 
 class From(AbstractStart):
@@ -112,10 +114,13 @@ class From(AbstractStart):
     image: Array = eqx.field(converter=jnp.asarray)
     uses_measurements: ClassVar[bool] = False
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("image", self.image),)
+
     def input(self, likelihood: Likelihood, y: State, shape: tuple[int, ...] | None, *, key: Key) -> Array:
         del y, shape, key
         real = domain_dtype(likelihood.operator)
-        return self.image.astype(jnp.result_type(real, 1j) if jnp.iscomplexobj(self.image) else real)
+        return self.image.astype(common_dtype(real, 1j) if jnp.iscomplexobj(self.image) else real)
 
 
 def make_input(

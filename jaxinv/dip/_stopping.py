@@ -6,13 +6,14 @@ from typing import ClassVar, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
-from .._types import IntLike, Key, State, Struct
+from .._types import IntLike, Key, PyTree, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
 from ..operators import AbstractLinearOperator, AbstractOperator
+from ..requirements import Parametric, Requirement, positive, requirement
 
 
 class StoppingProblem(NamedTuple):
@@ -26,22 +27,22 @@ class StoppingProblem(NamedTuple):
     parameters: PyTree = None
 
 
-class AbstractStopping(eqx.Module):
+class AbstractStopping(Parametric):
     """A rule that assigns a criterion to every image of a run: the image with the lowest one is kept.
 
     A rule of your own implements these members, and is given as `reconstruct(..., stopping=...)`. All of them act on
     one problem, never on a batch.
 
-    - `criterion_name`: the name of the criterion in the history; `None` for a rule without one.
-    - `expects_all_steps`: whether a run that takes all its steps is successful. Otherwise its code is
+    - `criterion_name`: the name of the criterion in the history; `None`, the default, for a rule without one.
+    - `expects_all_steps`: whether a run that takes all its steps is successful. Otherwise, by default, its code is
         `max_steps_reached`.
     - `hides_measurements`: whether the network must not depend on the whole measurement, so that its input cannot be
-        made of it.
+        made of it; `False` by default.
     """
 
-    criterion_name: eqx.AbstractClassVar[str | None]
-    expects_all_steps: eqx.AbstractClassVar[bool]
-    hides_measurements: eqx.AbstractClassVar[bool]
+    criterion_name: ClassVar[str | None] = None
+    expects_all_steps: ClassVar[bool] = False
+    hides_measurements: ClassVar[bool] = False
 
     @abc.abstractmethod
     def prepare(
@@ -101,9 +102,7 @@ class AbstractStopping(eqx.Module):
 class FixedSteps(AbstractStopping):
     """Take all the steps, and keep the last image."""
 
-    criterion_name: ClassVar[str | None] = None
     expects_all_steps: ClassVar[bool] = True
-    hides_measurements: ClassVar[bool] = False
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -142,8 +141,6 @@ class WindowedVariance(AbstractStopping):
     window: IntLike = eqx.field(default=100, static=True)
     patience: IntLike = eqx.field(default=1000, static=True)
     criterion_name: ClassVar[str | None] = "variance"
-    expects_all_steps: ClassVar[bool] = False
-    hides_measurements: ClassVar[bool] = False
 
     def __check_init__(self):
         check_count(self.window, "window")
@@ -188,12 +185,12 @@ class Discrepancy(AbstractStopping):
 
     factor: Array = eqx.field(default=1.0, converter=as_parameter)
     criterion_name: ClassVar[str | None] = "discrepancy"
-    expects_all_steps: ClassVar[bool] = False
-    hides_measurements: ClassVar[bool] = False
 
     def __check_init__(self):
-        if is_concrete(self.factor) and not (self.factor.shape == () and bool(0 < self.factor < jnp.inf)):
-            raise ValueError(f"`factor` must be a positive number; got {self.factor}.")
+        check_one_number("factor", self.factor)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("factor", self.factor),)
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -232,13 +229,15 @@ class HeldOut(AbstractStopping):
     fraction: Array = eqx.field(default=0.1, converter=as_parameter)
     patience: IntLike = eqx.field(default=1000, static=True)
     criterion_name: ClassVar[str | None] = "held_out"
-    expects_all_steps: ClassVar[bool] = False
     hides_measurements: ClassVar[bool] = True
 
     def __check_init__(self):
         check_count(self.patience, "patience")
-        if is_concrete(self.fraction) and not (self.fraction.shape == () and bool(0 < self.fraction < 1)):
-            raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
+        check_one_number("fraction", self.fraction)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        words = "`fraction` must be between 0 and 1, without the ends"
+        return (requirement(words, self.fraction, lambda v: (v > 0) & (v < 1)),)
 
     def prepare(
         self, likelihood: Likelihood, y: State, result: RESULTS, *, key: Key
@@ -267,6 +266,12 @@ class HeldOut(AbstractStopping):
     def stops(self, problem: StoppingProblem, criterion: Array, num_since_best: Array) -> Bool[Array, ""]:
         del problem, criterion
         return num_since_best >= self.patience
+
+
+def check_one_number(name: str, value: Array) -> None:
+    """Raise unless an option is one number."""
+    if value.ndim != 0 and is_concrete(value):
+        raise ValueError(f"`{name}` must be one number; got shape {value.shape}. Map over several with `jax.vmap`.")
 
 
 class _Restricted(AbstractOperator):

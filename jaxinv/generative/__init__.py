@@ -31,13 +31,9 @@ from ._start import AbstractStart as AbstractStart, From as From, FromEncoder as
 from ._vae import VAEPrior as VAEPrior, vae_loss as vae_loss
 from ._weights import choose_weight as choose_weight
 
-# The name that `AbstractLatentMethod` had first.
-AbstractMethod = AbstractLatentMethod
-
 __all__ = [
     "AbstractGenerativePrior",
     "AbstractLatentMethod",
-    "AbstractMethod",
     "AbstractPath",
     "AbstractProximalMap",
     "AbstractStart",

@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,15 +10,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
+from .._arrays import as_leaf
 from .._loop import divergence_threshold, has_converged
 from .._method import AbstractMethod
+from .._optimisers import init_optimiser, step_optimiser
 from .._prior import AbstractGenerativePrior, check_prior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import Key, Scalar, State as Measurement
+from .._types import Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
+from ..requirements import Requirement
 from ._method import AbstractLatentMethod
 
 
@@ -92,7 +96,9 @@ class AbstractAlgorithm(AbstractMethod[Problem, State]):
         return Problem(likelihood, prior, y, weight, method, learning_rate, rtol, atol), result
 
     @abc.abstractmethod
-    def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: Problem, z: Array, *, key: Key | None = None
+    ) -> State:
         """The first state of a restart that begins with the latent `z`."""
 
     def finish(self, problem: Problem, state: State, *, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
@@ -112,19 +118,20 @@ class Descent(AbstractAlgorithm):
     def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
         del key
         variables = problem.method.init(problem.prior, z)
-        return _first_state(problem, variables, self._optimiser(problem).init(variables))
+        return _first_state(problem, variables, init_optimiser(self._optimiser(problem), variables))
 
     def step(
         self, problem: Problem, state: State, index: Array, *, key: Key | None = None
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         del key
-        value, gradient = jax.value_and_grad(lambda v: problem(v))(state.variables)
-        # An optimiser that searches along a line needs the value and the function too.
-        updates, memory = optax.with_extra_args_support(self._optimiser(problem)).update(
-            gradient, state.memory, state.variables, value=value, grad=gradient, value_fn=lambda v: problem(v)
+        function = lambda v: problem(v)
+        value, gradient = jax.value_and_grad(function)(state.variables)
+        variables, memory, moved = step_optimiser(
+            self._optimiser(problem), function, value, gradient, state.memory, state.variables
         )
-        variables: Any = optax.apply_updates(state.variables, updates)
-        return _next_state(problem, state, index, variables, memory, value, jnp.ones((), bool))
+        # An optimiser that collects gradients over several steps stands still without having converged.
+        stationary = ~jnp.any(jnp.stack([jnp.any(slope != 0) for slope in jax.tree.leaves(gradient)]))
+        return _next_state(problem, state, index, variables, memory, value, moved | stationary)
 
     def _optimiser(self, problem: Problem) -> optax.GradientTransformation:
         # Built inside the trace, so that another learning rate does not compile again.
@@ -149,15 +156,17 @@ class Alternating(AbstractAlgorithm):
     2023.
     """
 
-    step_size: float = eqx.field(default=1.0, static=True)
-    growth: float = eqx.field(default=1.2, static=True)
+    step_size: Scalar = eqx.field(default=1.0, converter=as_leaf)
+    growth: Scalar = eqx.field(default=1.2, converter=as_leaf)
 
-    def __check_init__(self):
-        if not 0 < self.step_size < float("inf") or not 1 <= self.growth < float("inf"):
-            raise ValueError(
-                f"Alternating(step_size, growth): a positive step size and a growth of at least 1; got "
-                f"{self.step_size!r} and {self.growth!r}."
-            )
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                "Alternating(step_size, growth): a positive step size and a growth of at least 1",
+                {"step_size": self.step_size, "growth": self.growth},
+                lambda size, growth: (size > 0) & (size < math.inf) & (growth >= 1) & (growth < math.inf),
+            ),
+        )
 
     def init(self, problem: Problem, z: Array, *, key: Key | None = None) -> State:
         del key
@@ -205,7 +214,8 @@ class Alternating(AbstractAlgorithm):
         flat = jnp.sum((new_gradient - gradient) * change) <= squared
         accepted = jax.lax.stop_gradient(jnp.where(resolved, below, flat & jnp.isfinite(new_value)))
         # Bounded: where the gradient is exactly 0 every step size succeeds.
-        new_size = jnp.minimum(jnp.where(accepted, self.growth * size, 0.5 * size), 1e10 * self.step_size)
+        growth, most = (jnp.asarray(v, size.dtype) for v in (self.growth, 1e10 * self.step_size))
+        new_size = jnp.minimum(jnp.where(accepted, growth * size, 0.5 * size), most)
         keep = lambda new, old: jnp.where(accepted, new, old)
         return accepted, keep(trial, block), jax.tree.map(keep, new_dual, dual), new_size
 

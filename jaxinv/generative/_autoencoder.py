@@ -3,12 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import check_floating, check_key, check_one, is_concrete
 from .._networks import as_network
 from .._prior import AbstractGenerativePrior
-from .._types import ArrayLike, Key, Network
+from .._types import ArrayLike, Key, Network, PyTree
+from ..requirements import Requirement, finite
 from ._vae import decoded_shape
 
 
@@ -61,8 +62,6 @@ class AutoencoderPrior(AbstractGenerativePrior):
                 f"{count} latents of {size} dimensions do not determine a covariance; at least {size + 1} are needed, "
                 f"better {10 * size}. Encode more of the training data."
             )
-        if is_concrete(latents) and not bool(jnp.all(jnp.isfinite(latents))):
-            raise ValueError("`latents` must be finite; has the training of the autoencoder diverged?")
         self.model = as_network(model)
         self.mean = jnp.mean(latents, axis=0)
         # The QR factor of the latents is the Cholesky factor of their covariance, without squaring its condition.
@@ -77,6 +76,11 @@ class AutoencoderPrior(AbstractGenerativePrior):
             )
         self.latent_shape = (size,)
         self.image_shape = decoded_shape(self.model, self.latent_shape)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            finite("latents", self.factor, "`latents` must be finite; has the training of the autoencoder diverged?"),
+        )
 
     def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""

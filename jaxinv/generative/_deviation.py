@@ -13,6 +13,7 @@ from .._solution import RESULTS
 from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, domain_dtype, prepare_parameter
 from ..regularisers import L1, AbstractRegulariser, Tikhonov
+from ..requirements import Requirement, positive
 from ._gaussian_deviation import eliminate
 from ._method import AbstractLatentMethod
 
@@ -53,6 +54,9 @@ class Relaxed(AbstractLatentMethod):
     def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar] = 1.0):  # noqa: B008
         self.deviation = _check_deviation(L1() if deviation is None else deviation, "Relaxed")
         self.weight = as_factor(weight)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("weight", self.weight),)
 
     @property
     def is_smooth(self) -> bool:
@@ -134,6 +138,9 @@ class Soft(AbstractLatentMethod):
                 "Gaussian(prior) or TV(Smoothed(eps))."
             )
         self.weight = as_factor(weight)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("weight", self.weight),)
 
     @property
     def is_smooth(self) -> bool:

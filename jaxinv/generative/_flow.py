@@ -7,12 +7,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import check_key, check_one, check_shape
 from .._networks import LinenNetwork, PyTreeNetwork, as_network, weights_dtype
 from .._prior import AbstractGenerativePrior
-from .._types import ArrayLike, Key, Network
+from .._types import ArrayLike, Key, Network, PyTree
 
 _LOG_TWO_PI = math.log(2 * math.pi)
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import check_key, check_one, check_shape
+from .._network_state import stateless
 from .._networks import as_network, weights_dtype
 from .._prior import AbstractGenerativePrior, no_encoder
 from .._types import ArrayLike, Checked, Key
@@ -91,7 +92,7 @@ def _as_tree(function: Any, name: str) -> Callable:
         leaves = jax.tree.leaves(function.__self__)
         if leaves and all(eqx.is_array(leaf) for leaf in leaves):
             # The method of a network: its weights become leaves.
-            return jax.tree_util.Partial(function.__func__, function.__self__)
+            return jax.tree_util.Partial(function.__func__, stateless(function.__self__))
         return jax.tree_util.Partial(function)
     leaves = jax.tree.leaves(function)
     if len(leaves) == 1 and leaves[0] is function:

@@ -3,13 +3,12 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import as_parameter, check_key, check_one, is_concrete
-from .._networks import as_network, weights_dtype
+from .._networks import as_network, latent_shape_of, weights_dtype
 from .._prior import AbstractGenerativePrior, no_encoder
-from .._types import ArrayLike, Checked, Key, Network, Scalar
-from ..models._gan import latent_shape_of
+from .._types import ArrayLike, Checked, Key, Network, PyTree, Scalar
 
 
 class GANPrior(AbstractGenerativePrior):

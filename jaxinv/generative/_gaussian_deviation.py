@@ -7,10 +7,10 @@ from jaxtyping import Array
 
 from .. import oracles
 from .._arrays import HIGHEST, as_parameter, is_concrete
+from .._linear_gaussian import Observation, observe, real_rows
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, State
 from ..likelihood import Likelihood, Whitened, whiten
-from ..oracles._update import Observation, _rows, observe
 from ..regularisers import AbstractRegulariser
 from ._method import AbstractLatentOnly
 
@@ -53,7 +53,7 @@ class Eliminated(AbstractLatentOnly):
 
     def _best(self, decoded: Array) -> tuple[Array, Array]:
         """The residual of a decoded image, and the coefficients of the deviation that is best for it."""
-        residual = self.observation.data - _rows(self.operator, self.operator(decoded))
+        residual = self.observation.data - real_rows(self.operator(decoded))
         return residual, jnp.matmul(self.gain, residual, precision=HIGHEST)
 
 

@@ -2,15 +2,15 @@
 
 import abc
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_count, check_key
+from .._arrays import as_parameter, check_count, check_key, common_dtype
 from .._jit import verb
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
+from ..requirements import Parametric
 
 
 @verb
@@ -41,7 +41,7 @@ def sample(prior: Checked[AbstractGenerativePrior], n: IntLike, *, key: Key) -> 
     return jax.vmap(draw)(jnp.arange(n))
 
 
-class AbstractPath(eqx.Module):
+class AbstractPath(Parametric):
     """A path from one latent to another. A path of your own implements the call."""
 
     @abc.abstractmethod
@@ -126,6 +126,6 @@ def interpolate(
                 f"`{name}` must be one latent of shape {tuple(prior.latent_shape)}; got {z.shape}. Map over several "
                 "with `jax.vmap`."
             )
-    dtype = jnp.result_type(z0, z1)
+    dtype = common_dtype(z0, z1)
     z0, z1 = z0.astype(dtype), z1.astype(dtype)
     return jax.vmap(lambda t: prior.decode(kind(z0, z1, t)))(jnp.linspace(0, 1, num, dtype=dtype))

@@ -2,17 +2,17 @@
 
 import abc
 
-import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap
 from .._solution import RESULTS
-from .._types import State
+from .._types import PyTree, State
 from ..likelihood import Likelihood
+from ..requirements import Parametric
 
 
-class AbstractLatentMethod(eqx.Module):
+class AbstractLatentMethod(Parametric):
     """The objective of a latent reconstruction, and its variables: the `method` of `generative.reconstruct`.
 
     An algorithm (an optimiser of optax, or `Alternating()`) iterates on it. A method of your own implements these

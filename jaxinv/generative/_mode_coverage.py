@@ -6,9 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_key, check_shape
-from .._networks import weights_dtype
+from .._networks import latent_shape_of, weights_dtype
 from .._types import Checked, IntLike, Key, Network
-from ..models._gan import latent_shape_of
 from ..subspace import KMeans
 
 # A cluster is reached if its share of the samples is at least this part of its share of the data: a stray sample is

@@ -8,6 +8,7 @@ from jaxtyping import Array, Float
 from .._arrays import HIGHEST, check_key, check_one
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Checked, Key
+from ..requirements import Requirement, not_negative
 from ..subspace import PCA
 
 
@@ -57,6 +58,9 @@ class PCAPrior(AbstractGenerativePrior):
             )
         self.mean, self.components, self.standard_deviations = pca.mean, pca.components, pca.standard_deviations
         self.latent_shape, self.image_shape = (pca.rank,), pca.image_shape
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("standard_deviations", self.standard_deviations),)
 
     def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""

@@ -7,23 +7,24 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import check_count, check_key
 from .._checks import check_instance
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
 from .._loop import run
+from .._optimisers import check_optimiser
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Checked, IntLike, Key, Scalar, State as Measurement
+from .._types import Checked, IntLike, Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood
 from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
 from ._method import AbstractLatentMethod, Hard
 from ._start import AbstractStart, FromPrior
 
 
-@verb(traced=("weight", "learning_rate", "rtol", "atol"))
+@verb(traced=("weight", "learning_rate"), tolerances=("rtol", "atol"))
 def reconstruct(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],
@@ -40,7 +41,7 @@ def reconstruct(
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
     differentiate: Checked[Unrolled | Implicit | None] = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x` in the range of a generator, or near it, by descent.
 
@@ -125,11 +126,11 @@ def reconstruct(
         )
 
     states, num_steps, results = jax.vmap(solve)(latents.astype(problem.weight.dtype))
-    images, found = jax.vmap(lambda state: algorithm.finish(problem, state))(states)
+    images, outcomes = jax.vmap(lambda state: algorithm.finish(problem, state))(states)
 
-    objectives = found["objective"]
+    objectives = outcomes["objective"]
     best = jnp.argmin(jnp.where(jnp.isfinite(objectives), objectives, jnp.inf))
-    state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, found, results))
+    state, image, chosen, code = jax.tree.map(lambda leaf: leaf[best], (states, images, outcomes, results))
     if isinstance(differentiate, Implicit):
         # The restart that is returned gets a derivative, and no other.
         inputs = (likelihood, prior, y, weight, method)
@@ -143,7 +144,7 @@ def reconstruct(
     aux = {
         "latent": chosen["latent"],
         "deviation": image - chosen["decoded"],
-        "latents": found["latent"],
+        "latents": outcomes["latent"],
         "images": images,
         "objectives": objectives,
         "results": results,
@@ -153,11 +154,8 @@ def reconstruct(
 
 def _choose(optimiser: Any, method: AbstractLatentMethod) -> AbstractAlgorithm:
     """The algorithm that the options name."""
-    if not (optimiser is None or isinstance(optimiser, optax.GradientTransformation | Alternating)):
-        raise ValueError(
-            f"`optimiser` must be an optax transformation, such as `optax.lbfgs()`, or `Alternating()`; got "
-            f"{type(optimiser).__name__}. A rate alone is `learning_rate`."
-        )
+    if not isinstance(optimiser, Alternating):
+        optimiser = check_optimiser(optimiser)
     if isinstance(optimiser, optax.GradientTransformation) or (optimiser is None and method.is_smooth):
         return Descent(optimiser)
     if not method.is_smooth and method.proximal_map() is None:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import check_count, check_key, subkeys
+from .._arrays import check_count, check_key, standard_promotion, subkeys
 from .._jit import verb
 from .._loop import run
 from .._method import AbstractMethod
@@ -104,7 +104,7 @@ def sample_posterior(
     divergences = jnp.sum(stats["num_divergences"], dtype=jnp.int32)
     bad = jnp.any(codes == RESULTS.nonfinite) | ~jnp.all(jnp.isfinite(images))
     code = RESULTS.where(bad, RESULTS.nonfinite, RESULTS.successful)
-    divergent = ~bad & (divergences > _MOST_DIVERGENT * num_samples)
+    divergent = ~bad & (divergences / num_samples > _MOST_DIVERGENT)
     code = RESULTS.where(divergent, RESULTS.diverged, code)
     code = RESULTS.where(result == RESULTS.successful, code, result)
     images = jnp.where((result == RESULTS.successful) & ~bad, images, jnp.zeros_like(images))
@@ -175,10 +175,12 @@ class _NUTS(AbstractMethod[_Density, _State]):
         weight, result = prepare_parameter(weight, likelihood.operator, result)
         return _Density(likelihood, prior, y, weight), result
 
-    def init(self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None) -> _State:
+    def init(  # pyright: ignore[reportIncompatibleMethodOverride]  # each restart has a start of its own
+        self, problem: _Density, z: Float[Array, " k"], *, key: Key | None = None
+    ) -> _State:
         blackjax = _blackjax()
-        # The library itself relies on the rank promotion that a user may have forbidden.
-        with jax.numpy_rank_promotion("allow"):
+        # The library itself relies on the promotions that a user may have forbidden.
+        with jax.numpy_rank_promotion("allow"), standard_promotion():
             adaptation = blackjax.window_adaptation(
                 blackjax.nuts,
                 problem,
@@ -194,7 +196,7 @@ class _NUTS(AbstractMethod[_Density, _State]):
     def step(
         self, problem: _Density, state: _State, index: Array, *, key: Key | None = None
     ) -> tuple[_State, Bool[Array, ""], RESULTS]:
-        with jax.numpy_rank_promotion("allow"):
+        with jax.numpy_rank_promotion("allow"), standard_promotion():
             chain, info = _blackjax().nuts.build_kernel()(
                 key, state.chain, problem, state.step_size, state.inverse_mass, self.max_doublings
             )

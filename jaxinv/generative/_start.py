@@ -9,13 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._prior import AbstractGenerativePrior
+from .._solution import RESULTS, or_nan
 from .._types import Key, State
 from ..classical import tikhonov
 from ..likelihood import Likelihood
 from ..operators import AbstractLinearOperator
+from ..requirements import Parametric, Requirement, finite
 
 
-class AbstractStart(eqx.Module):
+class AbstractStart(Parametric):
     """The latents that the restarts of a reconstruction, or the chains of a sampler, begin with.
 
     A start of your own implements `latents`.
@@ -65,8 +67,8 @@ class FromEncoder(AbstractStart):
                 f"`FromEncoder()` starts from a linear reconstruction and needs a linear operator; got "
                 f"{type(likelihood.operator).__name__}. Take `FromPrior()`, or `From(prior.encode(image))`."
             )
-        image = tikhonov(likelihood, y, weight=1.0, max_steps=50, rtol=1e-3).value
-        encoded = prior.encode(image.real)
+        solution = tikhonov(likelihood, y, weight=1.0, max_steps=50, rtol=1e-3)
+        encoded = prior.encode(or_nan(solution, RESULTS.max_steps_reached).real)
         draws = FromPrior().latents(likelihood, prior, y, restarts, key=key)
         return draws.at[0].set(encoded.astype(draws.dtype))
 
@@ -78,6 +80,9 @@ class From(AbstractStart):
     """
 
     z: Array = eqx.field(converter=jnp.asarray)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("z", self.z),)
 
     def latents(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, restarts: int, *, key: Key

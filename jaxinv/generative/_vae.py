@@ -3,13 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import as_parameter, check_key, check_one, check_shape, is_concrete
 from .._networks import as_network, weights_dtype
 from .._prior import AbstractGenerativePrior
-from .._types import ArrayLike, Checked, Key, Network, Scalar
-from ..models._autoencoders import Gaussian
+from .._types import ArrayLike, Checked, Key, Network, PyTree, Scalar
+from ..models import Gaussian
 
 
 class VAEPrior(AbstractGenerativePrior):

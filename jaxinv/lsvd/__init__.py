@@ -4,6 +4,7 @@ from ._diagonalise import diagonalise as diagonalise
 from ._latent_map import (
     AbstractFilter as AbstractFilter,
     Full as Full,
+    Nonlinear as Nonlinear,
     Spectrum as Spectrum,
     Tikhonov as Tikhonov,
     Truncation as Truncation,
@@ -26,6 +27,7 @@ __all__ = [
     "joint_loss",
     "Linear",
     "LSVD",
+    "Nonlinear",
     "reconstruct",
     "reduced_rank_regression",
     "ReducedRankRegression",

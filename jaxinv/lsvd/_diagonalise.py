@@ -11,9 +11,9 @@ from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
-from ..models._trunks import MLP
+from ..models import MLP
 from ..training._data import check_data
-from ._latent_map import Full, Spectrum
+from ._latent_map import Spectrum
 from ._model import LSVD, Side
 
 # The number of examples encoded in one call: the features of a whole training set would not fit the memory.
@@ -31,12 +31,13 @@ def diagonalise(model: Checked[LSVD], images: ArrayLike, measurements: ArrayLike
 
     **Arguments:**
 
-    - `model`: an `LSVD`, with a spectrum or a full latent map.
+    - `model`: an `LSVD`, with a spectrum or a full latent map, not with `map_widths`.
     - `images`, `measurements`: `(n, ...)` and `(m, ...)`, which need not be pairs.
 
     **Returns:** a new `LSVD` whose `latent_map` is a `Spectrum`.
 
-    **Raises:** `ValueError` for data that are empty, not finite, or do not fit the model.
+    **Raises:** `ValueError` for data that are empty, not finite, or do not fit the model, and for a latent map that is
+    not linear.
 
     !!! example
         ```python
@@ -69,10 +70,10 @@ def match(model: LSVD, images: Any, measurements: Any) -> LSVD:
         _times(z - basis.mean[None], basis.onto) for z, basis in ((of_images, image), (of_measurements, measurement))
     )
     core = _times(y.T, x) / (x.shape[0] - 1)
-    if isinstance(model.latent_map, Full):
+    if not isinstance(model.latent_map, Spectrum):
         model = _copy(model)
         matrix = _times(_times(measurement.onto, core), image.back)
-        model.latent_map = Full(matrix, image.mean - _times(measurement.mean, matrix))
+        model.latent_map = model.latent_map.at(matrix, image.mean - _times(measurement.mean, matrix))
         return model
     return _changed(model, measurement, core, jnp.zeros_like(image.mean), image)
 
@@ -87,6 +88,15 @@ def has_ends(model: LSVD) -> bool:
     """Whether the latents stand between dense layers, so that their bases can be changed."""
     sides = model.image, model.measurement
     return all(_end(network, name) is not None for side in sides for network, name in _ends(side))
+
+
+def check_ends(model: LSVD) -> None:
+    """Raise unless the bases of the latents can be changed."""
+    if not has_ends(model):
+        raise ValueError(
+            "The latents of this model do not stand between dense layers that could absorb a change of basis. Make it "
+            "of `models.Dense()`, `models.Convolutional()` or `lsvd.Linear()`, or with `diagonal=False`."
+        )
 
 
 def latents_of(side: Side, data: Any) -> Float[Array, "n k"]:
@@ -125,11 +135,7 @@ def _white(latents: Array) -> _Basis:
 
 
 def _changed(model: LSVD, measurement: _Basis, core: Array, shift: Array, image: _Basis) -> LSVD:
-    if not has_ends(model):
-        raise ValueError(
-            "The latents of this model do not stand between dense layers that could absorb a change of basis. Make it "
-            "of `models.Dense()`, `models.Convolutional()` or `lsvd.Linear()`, or with `diagonal=False`."
-        )
+    check_ends(model)
     left, values, right = jnp.linalg.svd(core)
     model = _copy(model)
     _rotate(model.measurement, measurement, left)

@@ -1,21 +1,24 @@
 """The map from the latents of measurements to those of images, and the filters of its spectrum."""
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from .._arrays import HIGHEST, is_concrete
+from .._arrays import HIGHEST
 from .._types import ArrayLike, Checked
+from ..models import MLP
+from ..requirements import Parametric, Requirement, not_negative, requirement, valid
 
 # An `AbstractFilter`, or any function of the spectrum.
 SpectralFilter = Checked[Callable[[Array], Array]]
 
 
-class AbstractFilter(eqx.Module):
+class AbstractFilter(Parametric):
     """A change of the spectrum before it is used, `(k,) -> (k,)`. A filter of your own implements these members."""
 
     @abc.abstractmethod
@@ -29,12 +32,12 @@ class AbstractFilter(eqx.Module):
         **Returns:** the filtered spectrum, of the same shape and dtype.
         """
 
-    @abc.abstractmethod
     def invalid(self) -> Bool[Array, ""]:
-        """Whether a parameter is out of its range.
+        """Whether a parameter is out of its range, by default whether it breaks one of the `requirements`.
 
         **Returns:** a boolean scalar; where it is true, the result of `lsvd.reconstruct` is `invalid_parameter`.
         """
+        return ~jnp.asarray(valid(self))
 
 
 class Tikhonov(AbstractFilter):
@@ -48,18 +51,17 @@ class Tikhonov(AbstractFilter):
     weight: Array = eqx.field(converter=jnp.asarray)
 
     def __check_init__(self):
-        if self.weight.ndim == 0 and is_concrete(self.weight) and not self.invalid():
-            return
-        if self.weight.ndim != 0 or is_concrete(self.weight):
+        if self.weight.ndim != 0:
             raise ValueError(f"`weight` must be a scalar that is finite and not negative; got {self.weight}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight),)
 
     def __call__(self, spectrum: Array) -> Array:
         square = spectrum**2
         total = square + self.weight.astype(spectrum.dtype)
-        return jnp.where(total > 0, spectrum * square / jnp.where(total > 0, total, 1), 0)
-
-    def invalid(self) -> Bool[Array, ""]:
-        return ~(jnp.isfinite(self.weight) & (self.weight >= 0))
+        # A NaN stays one.
+        return jnp.where(total == 0, 0, spectrum * square / jnp.where(total == 0, 1, total))
 
 
 class Truncation(AbstractFilter):
@@ -75,15 +77,15 @@ class Truncation(AbstractFilter):
 
     def __check_init__(self):
         integer = self.rank.ndim == 0 and jnp.issubdtype(self.rank.dtype, jnp.integer)
-        if not integer or (is_concrete(self.rank) and bool(self.invalid())):
+        if not integer:
             raise ValueError(f"`rank` must be an integer of at least 1; got {self.rank} of dtype {self.rank.dtype}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (requirement("`rank` must be an integer of at least 1", self.rank, lambda v: v >= 1),)
 
     def __call__(self, spectrum: Array) -> Array:
         order = jnp.argsort(jnp.argsort(jnp.abs(spectrum), descending=True))
         return jnp.where(order < self.rank, spectrum, 0)
-
-    def invalid(self) -> Bool[Array, ""]:
-        return self.rank < 1
 
 
 def filtered(spectrum: Array, spectral_filter: SpectralFilter | None) -> Array:
@@ -129,7 +131,8 @@ class Spectrum(nnx.Module):
 class Full(nnx.Module):
     """`z -> z matrix + offset`.
 
-    - `matrix`: `(k, k)`, `offset`: `(k,)`, trained.
+    - `matrix`: the linear part, `(k, k)`, trained.
+    - `offset`: the constant part, `(k,)`, trained.
     """
 
     def __init__(self, matrix: ArrayLike, offset: ArrayLike):
@@ -150,3 +153,60 @@ class Full(nnx.Module):
     def affine(self) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
         """`(matrix, offset)`."""
         return self.matrix[...], self.offset[...]
+
+    def at(self, matrix: Array, offset: Array) -> "Full":
+        """The map that begins at an affine one, here that one itself."""
+        return Full(matrix, offset)
+
+
+class Nonlinear(nnx.Module):
+    """`z -> z matrix + offset + network(z)`: an affine map, and what dense layers add to it.
+
+    The network begins as 0, so that the map begins as the affine one, and training can only gain on that.
+
+    - `matrix`: `(k, k)`, `offset`: `(k,)`, trained, as is the network.
+    - `widths`: the widths of the hidden layers.
+    - `activation`: the function between the layers.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    """
+
+    def __init__(
+        self,
+        matrix: ArrayLike,
+        offset: ArrayLike,
+        widths: Sequence[int],
+        *,
+        activation: Callable[[Array], Array] = jax.nn.silu,
+        rngs: nnx.Rngs,
+    ):
+        self.matrix, self.offset = nnx.Param(jnp.asarray(matrix)), nnx.Param(jnp.asarray(offset))
+        size = self.offset[...].shape[0]
+        self.network = MLP((size, *widths, size), activation=activation, rngs=rngs)
+        last = self.network.layers[-1]
+        last.kernel = nnx.Param(jnp.zeros_like(last.kernel[...]))
+
+    def __call__(self, z: Float[Array, "n k"], filter: SpectralFilter | None = None) -> Float[Array, "n k"]:
+        """Map latents of measurements to latents of images.
+
+        **Raises:** `ValueError` for a filter: there is no spectrum to filter.
+        """
+        if filter is not None:
+            raise ValueError(
+                "This model has a latent map that is not linear, `Nonlinear`, which has no spectrum to filter. Make "
+                "the model without `map_widths`."
+            )
+        affine = jnp.matmul(z, self.matrix[...], precision=HIGHEST) + self.offset[...][None]
+        return affine + self.network(z)
+
+    def affine(self) -> tuple[Float[Array, "k k"], Float[Array, " k"]]:
+        """Raises a `ValueError`: the map is not affine."""
+        raise ValueError(
+            "The latent map of this model is `Nonlinear`: no bases make it a spectrum. Make the model without "
+            "`map_widths`."
+        )
+
+    def at(self, matrix: Array, offset: Array) -> "Nonlinear":
+        """The map with this affine part, and the same network."""
+        new = jax.tree.map(lambda leaf: leaf, self)
+        new.matrix, new.offset = nnx.Param(matrix), nnx.Param(offset)
+        return new

@@ -76,5 +76,16 @@ class Simulated(eqx.Module):
         )
 
 
+class OfImages(eqx.Module):
+    """`||x - D_x S z||^2`, the mean over pairs `(x, z)` of images and latents of measurements, for a map `S`."""
+
+    image: Network
+
+    def __call__(self, model: Network, batch: tuple[Array, Array], *, key: Key) -> Float[Array, ""]:
+        del key
+        x, z = batch
+        return _error(self.image.decode(model(z)), x)
+
+
 def _error(approximation: Array, truth: Array) -> Float[Array, ""]:
     return jnp.sum((approximation - truth) ** 2) / truth.shape[0]

@@ -1,7 +1,7 @@
 """The learned SVD, a network, and the trunk of its linear version."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import jax
@@ -10,11 +10,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
-from .._types import ArrayLike, Checked, IntLike
-from ..models import AbstractTrunk, Convolutional, Dense
-from ..models._network import check_batch, check_network_shape
-from ..models._trunks import MLP, Activation
-from ._latent_map import Full, SpectralFilter, Spectrum
+from .._networks import check_batch, check_network_shape
+from .._types import Activation, ArrayLike, Checked, IntLike
+from ..models import MLP, AbstractTrunk, Convolutional, Dense
+from ._latent_map import Full, Nonlinear, SpectralFilter, Spectrum
 
 
 class Linear(AbstractTrunk):
@@ -34,7 +33,7 @@ class LSVD(nnx.Module):
     """A learned SVD: an autoencoder of images, one of measurements, and a map between their latents.
 
     A measurement is reconstructed as `D_x S E_y(y)`; see `lsvd.train`. The parts are `image` and `measurement`, each
-    with `encode` and `decode`, and `latent_map`, a `Spectrum` or a `Full` matrix. All calls take a batch.
+    with `encode` and `decode`, and `latent_map`: a `Spectrum`, a `Full` matrix, or `Nonlinear`. All calls take a batch.
 
     **Arguments:**
 
@@ -48,6 +47,8 @@ class LSVD(nnx.Module):
     - `activation`: the function between the layers.
     - `diagonal`: whether the latent map is diagonal, which restricts nothing as long as the autoencoders are trained
       with it, since their own dense layers can rotate the latents.
+    - `map_widths`: the widths of hidden layers of a latent map that is not linear, in place of a diagonal or full one.
+      It has no spectrum. Default: a linear map.
     - `output`: a function of decoded images: `jax.nn.sigmoid` for images in [0, 1]. Default: none.
 
     **Raises:** `ValueError` for sizes that are not positive integers; its calls, for anything but a batch.
@@ -80,6 +81,7 @@ class LSVD(nnx.Module):
         measurement_trunk: Checked[AbstractTrunk | None] = None,
         activation: Callable[[Array], Array] = jax.nn.silu,
         diagonal: bool = True,
+        map_widths: Checked[Sequence[int] | None] = None,
         output: Callable[[Array], Array] | None = None,
     ):
         image_shape, size = check_network_shape(image_shape, rngs), check_count(latent_size, "latent_size")
@@ -94,7 +96,11 @@ class LSVD(nnx.Module):
         self.image = Side(image_shape, size, trunk, activation, what="images", output=output, rngs=rngs)
         self.measurement = Side(measurement_shape, size, other, activation, what="measurements", output=None, rngs=rngs)
         offset = jnp.zeros((size,), jnp.float32)
-        self.latent_map = Spectrum(jnp.ones_like(offset), offset) if diagonal else Full(jnp.diag(offset + 1), offset)
+        if map_widths is not None:
+            widths = check_shape(map_widths, "map_widths")
+            self.latent_map = Nonlinear(jnp.diag(offset + 1), offset, widths, activation=activation, rngs=rngs)
+        else:
+            self.latent_map = Spectrum(offset + 1, offset) if diagonal else Full(jnp.diag(offset + 1), offset)
         self.image_shape, self.measurement_shape, self.latent_size = image_shape, measurement_shape, size
 
     def encode(self, y: ArrayLike) -> Float[Array, "n k"]:

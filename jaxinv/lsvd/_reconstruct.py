@@ -7,6 +7,7 @@ from jaxtyping import Array
 
 from .._arrays import is_complex
 from .._jit import verb
+from .._network_state import stateless
 from .._networks import as_network, weights_dtype
 from .._solution import RESULTS, Solution
 from .._types import Network, State
@@ -45,7 +46,7 @@ def reconstruct(model: Network, y: State, *, filter: SpectralFilter | None = Non
     takes_filter = getattr(model, "takes_filter", False)
     if filter is not None and not takes_filter:
         raise ValueError(f"`filter` acts on the spectrum of an `LSVD`; {type(model).__name__} has none.")
-    network = model if takes_filter else as_network(model)
+    network = stateless(model) if takes_filter else as_network(model)
     y = _check_measurement(y, getattr(model, "measurement_shape", None)).astype(weights_dtype(network))
     finite = jnp.all(jnp.isfinite(y))
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, check_count, check_floating, is_complex, is_concrete
+from .._arrays import HIGHEST, as_array, check_count, check_floating, common_dtype, is_complex, is_concrete
+from .._checks import check_examples
+from .._jit import compiled_method
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
 from ..noise import AbstractGaussianNoise
 from ..oracles import Gaussian
-from ..subspace._check import check_data
 from ._latent_map import SpectralFilter, filtered
 
 
@@ -26,7 +27,7 @@ class ReducedRankRegression(eqx.Module):
     decreases: `s_i` is the standard deviation along `d_i` of what is reconstructed. `Truncation(r)` therefore gives the
     regression of rank `r`.
 
-    - `image_mean`, `measurement_mean`.
+    - `image_mean`, `measurement_mean`: the means of the images and of the measurements.
     - `encoder`: the `e_i`, `(rank, *measurement_shape)`.
     - `spectrum`: the `s_i`, `(rank,)`.
     - `decoder`: the `d_i`, `(rank, h, w, c)`, the entry of largest modulus of each positive.
@@ -141,15 +142,15 @@ def reduced_rank_regression(
         image = model(operator(images[0]))
         ```
     """
-    x = check_data(images, "reduced_rank_regression", "images")
-    y = check_data(measurements, "reduced_rank_regression", "measurements")
+    x = check_examples(images, "reduced_rank_regression", "images")
+    y = check_examples(measurements, "reduced_rank_regression", "measurements")
     if len(x) != len(y):
         raise ValueError(f"`images` and `measurements` must be pairs; there are {len(x)} and {len(y)}.")
     if len(x) < 2:
         raise ValueError("One pair has no covariance; `reduced_rank_regression` needs two at least.")
     if noise is not None and not isinstance(noise, AbstractGaussianNoise):
         raise ValueError(f"`noise` must be a Gaussian noise of `jaxinv.noise`; got {type(noise).__name__}.")
-    dtype = jnp.result_type(x, y)
+    dtype = common_dtype(x, y)
     most = min(len(x) - 1, x[0].size, y[0].size)
     count = most if rank is None else _check_rank(rank, most, f"{len(x)} pairs")
     if noise is not None:
@@ -160,7 +161,7 @@ def reduced_rank_regression(
     return _checked(_from_samples(x.astype(dtype), y.astype(dtype), count, noise), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _from_samples(x: Array, y: Array, rank: int, noise: Any) -> ReducedRankRegression:
     finite = jnp.all(jnp.isfinite(x)) & jnp.all(jnp.isfinite(y))
     x, y = jnp.where(finite, x, 0), jnp.where(finite, y, 0)
@@ -197,7 +198,7 @@ def _from_prior(likelihood: Any, prior: Any, rank: Any) -> ReducedRankRegression
     return _checked(_exact(likelihood, prior, count, codomain), rank)
 
 
-@eqx.filter_jit
+@compiled_method
 def _exact(likelihood: Likelihood, prior: Gaussian, rank: int, codomain: Struct) -> ReducedRankRegression:
     prepared, _, result = prepare(likelihood, jnp.zeros(codomain.shape, codomain.dtype))
     dtype = likelihood.operator.domain.dtype
@@ -232,8 +233,8 @@ def _assemble(
     sign = jnp.where(largest < 0, -1, 1).astype(decoder.dtype)
     decoder = (sign * decoder).reshape(-1, *means[0].shape)
     encoder = jnp.broadcast_to(sign.reshape(-1, *[1] * (encoder.ndim - 1)), encoder.shape) * encoder
-    leaves = (jnp.where(ok, leaf, jnp.nan) for leaf in (*means, encoder, spectrum, decoder))
-    return ReducedRankRegression(*leaves, decoder.shape[0], means[0].shape, means[1].shape)
+    model = ReducedRankRegression(*means, encoder, spectrum, decoder, decoder.shape[0], means[0].shape, means[1].shape)
+    return jax.tree.map(lambda leaf: jnp.where(ok, leaf, jnp.nan), model)
 
 
 def _checked(model: ReducedRankRegression, rank: Any) -> ReducedRankRegression:
@@ -258,7 +259,7 @@ def _check_rank(rank: Any, most: int, why: str) -> int:
 
 
 def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape and x.shape[1:] != shape:
         advice = "Add the channel axis: `y[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
         raise ValueError(f"The regression takes {what} of shape {shape}, or a batch of them; got {x.shape}. {advice}")

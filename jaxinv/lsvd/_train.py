@@ -10,18 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_key, is_concrete
+from .._arrays import as_leaf, check_key
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
+from ..requirements import Parametric, Requirement, not_negative
 from ..training import fit
-from ._diagonalise import check_model, diagonalise, has_ends, match
-from ._latent_map import Spectrum
-from ._loss import Simulated, autoencoding_loss, joint_loss
+from ._diagonalise import check_ends, check_model, diagonalise, has_ends, latents_of, match
+from ._latent_map import Full, Spectrum
+from ._loss import OfImages, Simulated, autoencoding_loss, joint_loss
 from ._model import LSVD
 
 
-class AbstractTraining(eqx.Module):
+class AbstractTraining(Parametric):
     """A way to train a learned SVD: the `method` of `lsvd.train`."""
 
     @abc.abstractmethod
@@ -64,8 +65,11 @@ class Joint(AbstractTraining):
     def __check_init__(self):
         for name in ("image_weight", "measurement_weight"):
             value = getattr(self, name)
-            if jnp.ndim(value) != 0 or (is_concrete(value) and not 0 <= float(value) < np.inf):
+            if jnp.ndim(value) != 0:
                 raise ValueError(f"`{name}` must be a scalar that is finite and not negative; got {value}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return tuple(not_negative(name, getattr(self, name)) for name in ("image_weight", "measurement_weight"))
 
     def train(
         self,
@@ -98,9 +102,22 @@ class Joint(AbstractTraining):
 class Separate(AbstractTraining):
     """Train each autoencoder by itself, on data that need not be paired; then fit the latent map to pairs.
 
-    The last step is an exact least-squares fit: there is nothing to tune. Its spectrum consists of the canonical
-    correlations between the latents of the two sides.
+    The last step is an exact least-squares fit of the latents: there is nothing to tune. Its spectrum consists of the
+    canonical correlations between the latents of the two sides. It weighs an error of any latent alike, whether or not
+    the decoder makes much of it. From there, `map_steps` go on with the loss of the images,
+    `sum_i ||x_i - D_x S E_y(y_i)||^2` over the map `S`, while both autoencoders stay as they are; a linear map is then
+    brought to a spectrum. A map that is not linear, `LSVD(..., map_widths=...)`, needs them to be more than affine.
+
+    - `map_steps`: the number of those steps, static; 0 for the least-squares fit alone.
+
+    **Raises:** `ValueError` for anything but an integer that is not negative.
     """
+
+    map_steps: IntLike = eqx.field(static=True, default=0)
+
+    def __check_init__(self):
+        if isinstance(self.map_steps, bool) or not isinstance(self.map_steps, int | np.integer) or self.map_steps < 0:
+            raise ValueError(f"`map_steps` must be an integer that is not negative; got {self.map_steps!r}.")
 
     def train(
         self,
@@ -124,6 +141,9 @@ class Separate(AbstractTraining):
             raise ValueError("`pairs` must be a tuple (images, measurements) of as many measurements as images.")
         validation_data: Any = (None, None) if validation is None else _check_validation(validation)
         checkpoint = options.pop("checkpoint", None)
+        spectral = isinstance(model.latent_map, Spectrum)
+        if spectral:
+            check_ends(model)
         model = jax.tree.map(lambda leaf: leaf, model)
         history: dict[str, Any] = {}
         sides = (("image", images, validation_data[0]), ("measurement", measurements, validation_data[1]))
@@ -139,10 +159,25 @@ class Separate(AbstractTraining):
                 **options,
             )
             setattr(model, name, side)
-        good = all(history[name]["result"] == RESULTS.successful for name, _, _ in sides)
-        history["seconds"] = sum(history[name]["seconds"] for name, _, _ in sides)
+        x, y = (images, measurements) if pairs is None else pairs
+        model = match(model, x, y)
+        if self.map_steps:
+            if spectral:
+                model.latent_map = Full(*model.latent_map.affine())
+            more = options | {
+                "num_steps": self.map_steps,
+                "batch_size": min(options["batch_size"], len(x)),
+                "checkpoint": None if checkpoint is None else f"{os.fspath(checkpoint)}.map",
+            }
+            data = (jnp.asarray(x), latents_of(model.measurement, y))
+            key = jax.random.fold_in(key, len(sides))
+            model.latent_map, history["map"] = fit(model.latent_map, OfImages(model.image), data, key=key, **more)
+            model = diagonalise(model, x, y) if spectral else model
+        parts = list(history.values())
+        good = all(part["result"] == RESULTS.successful for part in parts)
+        history["seconds"] = sum(part["seconds"] for part in parts)
         history["result"] = RESULTS.successful if good else RESULTS.nonfinite
-        return match(model, *((images, measurements) if pairs is None else pairs)), history
+        return model, history
 
 
 def train(
@@ -155,7 +190,7 @@ def train(
     pairs: Checked[tuple[Array | np.ndarray, Array | np.ndarray] | None] = None,
     num_steps: IntLike,
     batch_size: IntLike,
-    validation: Checked[Array | np.ndarray | tuple | None] = None,
+    validation: Checked[Array | np.ndarray | tuple[ArrayLike, ArrayLike] | None] = None,
     **options: Any,
 ) -> tuple[LSVD, dict[str, Any]]:
     """Train a learned SVD, and bring it to the bases in which its latent map is a spectrum.
@@ -163,7 +198,8 @@ def train(
     `Joint()` minimises `||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the loss of the
     paper, and needs pairs `(x, y)` throughout. `Separate()` trains the autoencoders `D_x E_x` and `D_y E_y` on
     images and on measurements that have nothing to do with each other, and needs pairs for the latent map only: as many
-    as determine `k x k` numbers. It runs on the host, on `training.fit`.
+    as determine `k x k` numbers; `Separate(map_steps)` ends with that many steps on `||x - D_x S E_y(y)||^2` over `S`
+    alone. It runs on the host, on `training.fit`.
 
     **Arguments:**
 
@@ -172,17 +208,17 @@ def train(
     - `measurements`: `(n, ...)`, one of each image; or a `Likelihood`, by which they are simulated, anew at every step
         of `Joint()`: no noise then comes twice.
     - `key`: a typed key.
-    - `method`: `Joint(image_weight, measurement_weight)`, or `Separate()` where few of the data are paired.
+    - `method`: `Joint(image_weight, measurement_weight)`, or `Separate(map_steps)` where few of the data are paired.
     - `pairs`: for `Separate()`, `(images, measurements)` that belong together. By default `images` and `measurements`
         do; with `pairs` they need not, and may differ in number.
     - `num_steps`, `batch_size`: as in `training.fit`; of each of the autoencoders for `Separate()`.
     - `validation`: `(images, measurements)`, or with a likelihood images; the weights of the lowest loss are returned.
-    - `options`: those of `training.fit`: `optimiser`, `learning_rate`, `ema`, `checkpoint` (two files for `Separate()`,
-        with `.image` and `.measurement` appended), `progress`, `chunk_size`, `mesh`.
+    - `options`: those of `training.fit`: `optimiser`, `learning_rate`, `ema`, `checkpoint` (a file for each part of
+        `Separate()`, with `.image`, `.measurement` and `.map` appended), `progress`, `chunk_size`, `mesh`.
 
-    **Returns:** the trained model, and the history of `training.fit`; for `Separate()` a dict of two of them, `image`
-    and `measurement`, with `seconds` and `result` of the whole. If the latent map is diagonal, the model is in the
-    bases of `diagonalise`.
+    **Returns:** the trained model, and the history of `training.fit`; for `Separate()` a dict of several of them,
+    `image`, `measurement` and, with `map_steps`, `map`, with `seconds` and `result` of the whole. If the latent map is
+    diagonal, the model is in the bases of `diagonalise`.
 
     **Raises:** `ValueError` for data that do not fit the model or are not paired where they must be, and as
     `training.fit`.

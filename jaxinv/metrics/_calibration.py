@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from .._jit import compiled_method
 from .._types import Scalar, State
 from ._checks import check_samples
 
 
-@eqx.filter_jit
+@compiled_method
 def coverage(samples: State, truth: State, *, level: Scalar = 0.9) -> Float[Array, ""]:
     """The share of the entries of one true image that lie within the central credible interval of posterior samples.
 

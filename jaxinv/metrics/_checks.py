@@ -6,13 +6,15 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import as_array, common_dtype
+
 
 def check_images(x: Any, reference: Any, metric: str) -> tuple[Array, Array]:
     """Both images as arrays of one dtype, float32 at least.
 
     **Raises:** `ValueError` if they are not of the same shape, or not inexact.
     """
-    x, reference = jnp.asarray(x), jnp.asarray(reference)
+    x, reference = as_array(x), as_array(reference)
     if x.shape != reference.shape:
         raise ValueError(
             f"`{metric}` compares images of the same shape; got an image of shape {x.shape} and a reference of shape "
@@ -27,19 +29,20 @@ def check_images(x: Any, reference: Any, metric: str) -> tuple[Array, Array]:
                 "`x.astype(float)`, divided by 255 for an 8-bit image."
             )
     # Sums of squares in half precision would overflow, or lose all digits.
-    dtype = jnp.promote_types(jnp.result_type(x, reference), jnp.float32)
+    dtype = common_dtype(x, reference)
     return x.astype(dtype), reference.astype(dtype)
 
 
 def check_positive(value: Any, dtype: Any, what: str) -> Array:
-    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced value is not checked."""
+    """`value` as a positive scalar of the real dtype that matches `dtype`; a traced value out of range becomes NaN."""
     if jnp.ndim(value) != 0:
         raise ValueError(
             f"`{what}` must be one number; got shape {jnp.shape(value)}. Map over several with `jax.vmap`."
         )
     if not isinstance(value, jax.core.Tracer) and not 0 < float(value) < float("inf"):
         raise ValueError(f"`{what}` must be positive and finite; got {value}.")
-    return jnp.asarray(value, jnp.finfo(dtype).dtype)
+    value = jnp.asarray(value, jnp.finfo(dtype).dtype)
+    return jnp.where((value > 0) & (value < jnp.inf), value, jnp.nan)
 
 
 def squared_modulus(x: Array) -> Array:
@@ -57,7 +60,7 @@ def _advice(shape: tuple[int, ...], reference: tuple[int, ...]) -> str:
 
 def check_sets(a: Any, b: Any, metric: str, names: tuple[str, str], least: int = 1) -> tuple[Array, Array]:
     """Both sets as real arrays `(n, d)` and `(m, d)` of one dtype, float32 at least, with at least `least` samples."""
-    a, b = jnp.asarray(a), jnp.asarray(b)
+    a, b = as_array(a), as_array(b)
     what = f"`{metric}` compares two sets, `{names[0]}` of shape (n, ...) and `{names[1]}` of shape (m, ...)"
     if a.ndim < 1 or b.ndim < 1 or a.shape[1:] != b.shape[1:]:
         raise ValueError(f"{what}, of samples of one shape; got shapes {a.shape} and {b.shape}.")
@@ -69,7 +72,7 @@ def check_sets(a: Any, b: Any, metric: str, names: tuple[str, str], least: int =
 
 def check_samples(samples: Any, truth: Any, metric: str) -> tuple[Array, Array]:
     """Samples `(n, *shape)` and the truth `shape` as real arrays of one dtype, float32 at least."""
-    samples, truth = jnp.asarray(samples), jnp.asarray(truth)
+    samples, truth = as_array(samples), as_array(truth)
     if samples.ndim < 1 or samples.shape[1:] != truth.shape or samples.size == 0:
         hint = ""
         if samples.ndim > 1 and truth.ndim > 0 and samples.shape[2:] == truth.shape[1:]:
@@ -95,4 +98,4 @@ def real_dtype_of(metric: str, *arrays: Array) -> Any:
                 f"`{metric}` expects floating-point arrays; got dtype {array.dtype}. Convert it: `x.astype(float)`, "
                 "divided by 255 for 8-bit images."
             )
-    return jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
+    return common_dtype(*arrays)

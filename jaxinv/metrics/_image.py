@@ -1,7 +1,7 @@
 """Metrics of one image against a reference; `_samples.py` has those of sets of samples."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -9,11 +9,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from .._types import Checked, Scalar, State
+from .._arrays import as_array, common_dtype
+from .._jit import compiled_method
+from .._solution import settle
+from .._types import Abstract, Checked, Scalar, State
+from ..requirements import Parametric, Requirement, positive, valid
 from ._checks import check_images, check_positive, squared_modulus
 
 
-@eqx.filter_jit
+@compiled_method
 def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, ""]:
     """The peak signal-to-noise ratio of one image, in decibels: `10 log10(data_range^2 / mean |x - reference|^2)`.
 
@@ -50,7 +54,7 @@ def psnr(x: State, reference: State, data_range: Scalar = 1.0) -> Float[Array, "
     return jnp.mean(jnp.where(identical, jnp.inf, -10 * jnp.log10(jnp.where(identical, 1, mean_square))))
 
 
-@eqx.filter_jit
+@compiled_method
 def nrmse(x: State, reference: State) -> Float[Array, ""]:
     """The normalised root-mean-square error of one image, `||x - reference|| / ||reference||` in Euclidean norms.
 
@@ -87,14 +91,17 @@ def _check_size(window: Any) -> None:
 
 
 def _as_float(number: Any) -> Array:
-    number = jnp.asarray(number)
-    return number.astype(jnp.result_type(float, number.dtype))
+    number = as_array(number)
+    return number.astype(common_dtype(float, number.dtype))
 
 
-class AbstractWindow(eqx.Module):
+class AbstractWindow(Parametric):
     """The window of the local means and covariances of `ssim`, the same along both axes."""
 
-    size: eqx.AbstractVar[int]
+    if TYPE_CHECKING:
+        size = Abstract[int]()
+    else:
+        size: eqx.AbstractVar[int]
 
     @abc.abstractmethod
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
@@ -169,7 +176,11 @@ class GaussianWindow(AbstractWindow):
 
     def __check_init__(self):
         _check_size(self)
-        check_positive(self.sigma, self.sigma.dtype, "sigma")
+        if self.sigma.ndim != 0:
+            raise ValueError(f"`sigma` must be one number; got shape {self.sigma.shape}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("sigma", self.sigma),)
 
     def weights(self, dtype: Checked[DTypeLike]) -> Array:
         offsets = jnp.arange(self.size, dtype=dtype) - self.size // 2
@@ -181,7 +192,7 @@ class GaussianWindow(AbstractWindow):
         return 1.0
 
 
-@eqx.filter_jit
+@compiled_method
 def ssim(
     x: State,
     reference: State,
@@ -245,7 +256,7 @@ def ssim(
     mean_x, mean_r, var_x, var_r, cov = _moments(x / data_range, reference / data_range, window.weights(x.dtype))
     luminance = (2 * mean_x * mean_r + c1) / (mean_x**2 + mean_r**2 + c1)
     structure = (2 * window.correction * cov + c2) / (window.correction * (var_x + var_r) + c2)
-    return jnp.mean(luminance * structure)
+    return settle(jnp.mean(luminance * structure), valid(window))
 
 
 def _moments(x: Array, y: Array, weights: Array) -> Array:

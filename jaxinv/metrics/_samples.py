@@ -2,18 +2,18 @@
 
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_key
+from .._jit import compiled_method
 from .._types import Checked, IntLike, Key, Scalar, State
 from ._checks import check_positive, check_sets
 
 
-@eqx.filter_jit
+@compiled_method
 def sliced_wasserstein(
     a: State, b: State, *, key: Key, num_slices: int = 200, p: Checked[Scalar] = 1
 ) -> Float[Array, ""]:
@@ -75,7 +75,7 @@ def _steps(n: int, m: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return starts // m, starts // n, widths
 
 
-@eqx.filter_jit
+@compiled_method
 def mmd(a: State, b: State, *, bandwidth: Scalar | None = None) -> Float[Array, ""]:
     """The squared maximum mean discrepancy of two sets of samples, the unbiased estimate.
 
@@ -137,7 +137,7 @@ def _median_of_pairs(squares: Array) -> Array:
     return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
-@eqx.filter_jit
+@compiled_method
 def mode_weights(samples: State, means: State) -> Float[Array, " k"]:
     """The share of the samples that is nearest to each of `k` means, in Euclidean distance.
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST
+from .._arrays import HIGHEST, as_array
+from .._jit import compiled_method
 from .._types import State
 from ._checks import real_dtype_of
 
@@ -42,7 +42,7 @@ def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: Sta
         assert abs(distance - 5) < 1e-5
         ```
     """
-    arrays = [jnp.asarray(v) for v in (mean_a, cov_a, mean_b, cov_b)]
+    arrays = [as_array(v) for v in (mean_a, cov_a, mean_b, cov_b)]
     dtype = real_dtype_of("wasserstein2_gaussian", *arrays)
     mean_a, cov_a, mean_b, cov_b = (v.astype(dtype) for v in arrays)
     square = (mean_a.size, mean_a.size)
@@ -57,7 +57,7 @@ def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: Sta
     return _distance(mean_a, cov_a, mean_b, cov_b)
 
 
-@eqx.filter_jit
+@compiled_method
 def _distance(mean_a: Array, cov_a: Array, mean_b: Array, cov_b: Array) -> Array:
     root_a, root_b = _root(cov_a), _root(cov_b)
     # At the minimum the derivative in Q is zero, so the decomposition need not be differentiated.

@@ -15,7 +15,7 @@ from ._learned_primal_dual import LearnedPrimalDual as LearnedPrimalDual
 from ._lista import LISTA as LISTA
 from ._mixer import Mixer as Mixer
 from ._skip_unet import SkipUNet as SkipUNet
-from ._trunks import AbstractTrunk as AbstractTrunk, Convolutional as Convolutional, Dense as Dense
+from ._trunks import MLP as MLP, AbstractTrunk as AbstractTrunk, Convolutional as Convolutional, Dense as Dense
 from ._unet import UNet as UNet
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "LISTA",
     "LearnedGradient",
     "LearnedPrimalDual",
+    "MLP",
     "Mixer",
     "Nearest",
     "RationalQuadratic",

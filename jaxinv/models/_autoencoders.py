@@ -12,8 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
-from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, check_trunk
 
 
@@ -88,7 +88,7 @@ class Gaussian(eqx.Module):
     **Raises:** `ValueError` if `std` is not a positive number.
     """
 
-    std: Any = eqx.field(default=math.sqrt(0.025), static=True)
+    std: Checked[float] = eqx.field(default=math.sqrt(0.025), static=True)
 
     def __check_init__(self):
         if not isinstance(self.std, numbers.Real) or not 0 < float(self.std) < math.inf:
@@ -161,7 +161,7 @@ class VAE(nnx.Module):
         image_shape: Checked[Sequence[int]],
         latent_size: IntLike,
         *,
-        likelihood: Any = None,
+        likelihood: Checked[Gaussian | Bernoulli | None] = None,
         rngs: Checked[nnx.Rngs],
         trunk: Checked[AbstractTrunk | None] = None,
         widths: Checked[Sequence[int] | None] = None,

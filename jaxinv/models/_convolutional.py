@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._arrays import standard_promotion
 from .._kernels import conv_general_dilated
 
 
@@ -149,11 +150,27 @@ class ResidualBlock(nnx.Module):
         return hidden + (x if self.shortcut is None else self.shortcut(x))
 
 
+class _StandardPromotion:
+    """Flax promotes the dtype of what it normalises to single precision at least, by implicit promotion."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with standard_promotion():
+            return super().__call__(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class GroupNorm(_StandardPromotion, nnx.GroupNorm):
+    """A normalisation over groups of channels."""
+
+
+class LayerNorm(_StandardPromotion, nnx.LayerNorm):
+    """A normalisation over all channels."""
+
+
 def normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """A group normalisation of `width` channels, without statistics over the batch or between calls."""
-    return nnx.GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
+    return GroupNorm(width, num_groups=math.gcd(_GROUPS, width), rngs=rngs)
 
 
 def channel_normalisation(width: int, *, rngs: nnx.Rngs) -> nnx.GroupNorm:
     """A normalisation of every channel of every image; for one image it equals batch normalisation in training."""
-    return nnx.GroupNorm(width, num_groups=width, rngs=rngs)
+    return GroupNorm(width, num_groups=width, rngs=rngs)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from .._types import Checked
+
 # The parity of the row, the parity of the column, and the half of the channels.
 Part = tuple[int, int, int]
 Parts = dict[Part, Array]
@@ -92,7 +94,7 @@ class Affine(AbstractCoupling):
         Dinh, Sohl-Dickstein, Bengio, Density estimation using Real NVP, 2017
     """
 
-    bound: Any = eqx.field(default=2.0, static=True)
+    bound: Checked[float] = eqx.field(default=2.0, static=True)
 
     def __check_init__(self):
         check_bound(self.bound)
@@ -131,8 +133,8 @@ class RationalQuadratic(AbstractCoupling):
         Durkan, Bekasov, Murray, Papamakarios, Neural Spline Flows, 2019
     """
 
-    bins: Any = eqx.field(default=8, static=True)
-    bound: Any = eqx.field(default=4.0, static=True)
+    bins: Checked[int] = eqx.field(default=8, static=True)
+    bound: Checked[float] = eqx.field(default=4.0, static=True)
 
     def __check_init__(self):
         if isinstance(self.bins, bool) or not isinstance(self.bins, int) or not 2 <= self.bins <= 500:

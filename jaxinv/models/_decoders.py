@@ -8,9 +8,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import Bilinear, Nearest, channel_normalisation, convolution, growing_sizes
-from ._network import check_batch, check_network_shape
 from ._skip_unet import check_input_shape
 
 START = 4
@@ -54,7 +54,7 @@ class ConvDecoder(nnx.Module):
         input_shape: Checked[Sequence[int] | None] = None,
         rngs: Checked[nnx.Rngs],
         layers: IntLike = 7,
-        channels: Any = 64,
+        channels: Checked[int | Sequence[int]] = 64,
     ):
         self.image_shape = check_network_shape(image_shape, rngs)
         width, count = check_count(channels, "channels"), check_count(layers, "layers")
@@ -132,7 +132,7 @@ class DeepDecoder(nnx.Module):
         input_shape: Checked[Sequence[int] | None] = None,
         rngs: Checked[nnx.Rngs],
         layers: IntLike = 4,
-        channels: Any = 64,
+        channels: Checked[int | Sequence[int]] = 64,
         output: Callable[[Array], Array] = jax.nn.sigmoid,
     ):
         self.image_shape = check_network_shape(image_shape, rngs)

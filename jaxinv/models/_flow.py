@@ -9,10 +9,10 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike, Scalar
 from ._conditioner import conditioners
 from ._coupling import AbstractCoupling, Affine, Coupling, Parts, cut, join, partitions
-from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, Dense
 
 # Dividing the logits of pixels in [0, 1] by this brings them from +-14 to the size of a latent.

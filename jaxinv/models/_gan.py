@@ -1,15 +1,14 @@
 """The generator and the critic of a GAN, which `training.fit_adversarial` trains."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_shape
+from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
-from ._network import check_batch, check_network_shape
 from ._trunks import AbstractTrunk, check_trunk
 
 
@@ -63,19 +62,6 @@ class Generator(nnx.Module):
         """The images, in `[0, 1]`, of latents `z` of shape `(n, k)`."""
         z = check_batch(z, (self.latent_size,), "latents", "Generator")
         return jax.nn.sigmoid(self.network(z)).reshape(z.shape[0], *self.image_shape)
-
-
-def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
-    """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
-
-    - `call`: the call with a shape, for the error message.
-    """
-    if latent_shape is None:
-        size = getattr(generator, "latent_size", None)
-        if size is None:
-            raise ValueError(f"The generator {type(generator).__name__} does not say its `latent_size`; give `{call}`.")
-        latent_shape = (size,)
-    return check_shape(latent_shape, "latent_shape")
 
 
 def _leaky(x: Array) -> Array:

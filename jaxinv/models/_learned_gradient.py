@@ -5,14 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import check_count
-from .._types import ArrayLike, Checked, IntLike, Scalar
+from .._networks import check_rngs
+from .._types import ArrayLike, Checked, IntLike, PyTree, Scalar
 from ..likelihood import domain_dtype
 from ..operators import AbstractOperator
 from ._measurements import Block, check_measurements, from_grid, grid_of, input_shape, normalised, to_grid
-from ._network import check_rngs
 
 
 class LearnedGradient(nnx.Module):

@@ -6,10 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, check_count, is_complex, is_concrete
-from .._types import ArrayLike, Checked, IntLike, Scalar
+from .._types import ArrayLike, Checked, IntLike, PyTree, Scalar
 from ..likelihood import domain_dtype
 from ..operators import AbstractLinearOperator, AbstractOperator, materialise
 from ..operators._matrix import Materialised

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from .._arrays import is_complex, is_concrete
-from .._types import Checked, Scalar, Struct
+from .._types import Checked, PyTree, Scalar, Struct
 from ..classical._bound import norm_bound
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian

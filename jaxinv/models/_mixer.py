@@ -9,9 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
-from ._convolutional import TimeEmbedding
-from ._network import check_batch, check_network_shape
+from ._convolutional import LayerNorm, TimeEmbedding
 from ._unet import check_batch_times
 
 
@@ -72,7 +72,7 @@ class Mixer(nnx.Module):
         self.blocks = nnx.List(
             [_Block(tokens, width, token_width, channel_width, embedding_size, rngs=rngs) for _ in range(num_blocks)]
         )
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        self.norm = LayerNorm(width, rngs=rngs)
         self.last = nnx.Linear(width, pixels, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
     def __call__(self, x: ArrayLike, t: ArrayLike) -> Float[Array, "n h w c"]:
@@ -94,7 +94,7 @@ class _Block(nnx.Module):
     """
 
     def __init__(self, tokens: int, width: int, across: int, along: int, embedded: int, *, rngs: nnx.Rngs):
-        self.norms = nnx.List([nnx.LayerNorm(width, rngs=rngs) for _ in range(2)])
+        self.norms = nnx.List([LayerNorm(width, rngs=rngs) for _ in range(2)])
         self.modulation = nnx.Linear(embedded, 4 * width, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
         self.tokens = nnx.List([nnx.Linear(tokens, across, rngs=rngs), nnx.Linear(across, tokens, rngs=rngs)])
         self.channels = nnx.List([nnx.Linear(width, along, rngs=rngs), nnx.Linear(along, width, rngs=rngs)])

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked
-from ._convolutional import Bilinear, check_upsampling, convolution, normalisation
-from ._network import check_batch, check_network_shape
+from ._convolutional import AbstractUpsampling, Bilinear, check_upsampling, convolution, normalisation
 
 _SLOPE = 0.2
 
@@ -60,10 +60,10 @@ class SkipUNet(nnx.Module):
         *,
         input_shape: Checked[Sequence[int] | None] = None,
         rngs: Checked[nnx.Rngs],
-        scales: Any = 5,
-        channels: Any = 32,
-        skip_channels: Any = 4,
-        upsampling: Any = Bilinear(),  # noqa: B008
+        scales: Checked[int] = 5,
+        channels: Checked[int | Sequence[int]] = 32,
+        skip_channels: Checked[int | Sequence[int]] = 4,
+        upsampling: Checked[AbstractUpsampling] = Bilinear(),  # noqa: B008
         output: Callable[[Array], Array] = jax.nn.sigmoid,
     ):
         self.image_shape = check_network_shape(image_shape, rngs)

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -11,18 +11,24 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_shape
+from .._types import Activation
 from ._convolutional import convolution
 
 # The convolutions that halve an image have an even kernel, so that every pixel enters with equally many weights.
 _KERNEL = 4
 
-Activation = Callable[[Array], Array]
-
 
 class MLP(nnx.Module):
-    """Dense layers with an activation between them, `(n, sizes[0]) -> (n, sizes[-1])`; images are flattened."""
+    """Dense layers with an activation between them, `(n, sizes[0]) -> (n, sizes[-1])`; images are flattened.
 
-    def __init__(self, sizes: Sequence[int], *, activation: Callable[[Array], Array] = jax.nn.silu, rngs: nnx.Rngs):
+    **Arguments:**
+
+    - `sizes`: the number of inputs, of the units of each hidden layer, and of outputs.
+    - `activation`: the function between the layers, entry by entry.
+    - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.
+    """
+
+    def __init__(self, sizes: Sequence[int], *, activation: Activation = jax.nn.silu, rngs: nnx.Rngs):
         self.activation = activation
         pairs = zip(sizes[:-1], sizes[1:], strict=True)
         self.layers = nnx.List([nnx.Linear(into, out, rngs=rngs) for into, out in pairs])
@@ -78,7 +84,7 @@ class Dense(AbstractTrunk):
     **Raises:** `ValueError` for widths that are not positive integers.
     """
 
-    widths: Any = eqx.field(default=(512, 256), static=True, converter=lambda w: check_shape(w, "widths"))
+    widths: tuple[int, ...] = eqx.field(default=(512, 256), static=True, converter=lambda w: check_shape(w, "widths"))
 
     def encoder(
         self, image_shape: tuple[int, int, int], size: int, *, activation: Activation, rngs: nnx.Rngs
@@ -109,7 +115,7 @@ class Convolutional(AbstractTrunk):
         Convolutional Neural Network, 2016 (the doubling)
     """
 
-    channels: Any = eqx.field(default=(16, 32), static=True, converter=lambda c: check_shape(c, "channels"))
+    channels: tuple[int, ...] = eqx.field(default=(16, 32), static=True, converter=lambda c: check_shape(c, "channels"))
 
     def encoder(
         self, image_shape: tuple[int, int, int], size: int, *, activation: Activation, rngs: nnx.Rngs

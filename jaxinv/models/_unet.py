@@ -9,6 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import check_count, check_shape
+from .._networks import check_batch, check_network_shape
 from .._types import ArrayLike, Checked, IntLike
 from ._convolutional import (
     Downsampling,
@@ -18,7 +19,6 @@ from ._convolutional import (
     convolution,
     normalisation,
 )
-from ._network import check_batch, check_network_shape
 
 
 class UNet(nnx.Module):

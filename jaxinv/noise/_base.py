@@ -6,11 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, is_concrete, real_dtype
+from .._arrays import as_parameter, check_key, real_dtype
 from .._module import Module
-from .._types import Key, State
+from .._types import Key, PyTree, State
 
 
 class AbstractNoise(Module):
@@ -75,16 +75,11 @@ def broadcast_to_parts(parameter: PyTree[Array], like: State) -> PyTree[Array]:
     return jax.tree.map(lambda _: parameter, like)
 
 
-def as_noise_parameter(value: Any, name: str, positive: bool) -> PyTree[Array]:
+def as_noise_parameter(value: Any, name: str) -> PyTree[Array]:
     def one(leaf):
         leaf = jnp.asarray(leaf) if isinstance(leaf, float) else as_parameter(leaf)
         if jnp.iscomplexobj(leaf):
             raise ValueError(f"`{name}` must be real; got dtype {leaf.dtype}.")
-        if is_concrete(leaf):
-            good = jnp.isfinite(leaf) & ((leaf > 0) if positive else (leaf >= 0))
-            if not bool(jnp.all(good)):
-                kind = "positive" if positive else "not negative"
-                raise ValueError(f"`{name}` must be finite and {kind}; got {leaf}.")
         return leaf
 
     return tuple(one(part) for part in value) if isinstance(value, tuple) else one(value)

@@ -6,10 +6,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import as_parameter, check_key, is_concrete, real_dtype
-from .._types import Checked, Key, Scalar, State
+from .._arrays import as_parameter, check_key, multiply, real_dtype, standard_promotion
+from .._types import ArrayLike, Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
+from ..requirements import Requirement, finite, not_negative
 from ._base import (
     AbstractGaussianNoise,
     as_noise_parameter,
@@ -44,28 +46,34 @@ class Gaussian(AbstractGaussianNoise):
     std: PyTree[Array]
 
     def __init__(self, std: Checked[Scalar]):
-        self.std = as_noise_parameter(std, "std", positive=False)
+        self.std = as_noise_parameter(std, "std")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("std", self.std),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         def part(prediction, y, measured, std):
             std = jnp.where(measured > 0, fit_to(std, y, "std"), 1)
-            residual = where_measured(measured, y - prediction) / std
+            residual = _quotient(where_measured(measured, y - prediction), std)
             constant = jnp.log(std) + 0.5 * math.log(2 * math.pi)
             parts = 2 if jnp.iscomplexobj(residual) else 1
-            return jnp.sum(0.5 * square_of(residual) + parts * constant * (jnp.broadcast_to(measured, y.shape) > 0))
+            return jnp.sum(0.5 * square_of(residual) + jnp.where(measured > 0, parts * constant, 0))
 
         return total(part, prediction, y, measured, broadcast_to_parts(self.std, y))
 
     def simulate(self, prediction: State, *, key: Key) -> State:
-        draw = lambda mean, std, k: mean + fit_to(std, mean, "std") * standard_normal(k, mean)
+        draw = lambda mean, std, k: mean + multiply(fit_to(std, mean, "std"), standard_normal(k, mean))
         return jax.tree.map(draw, prediction, broadcast_to_parts(self.std, prediction), part_keys(key, prediction))
 
     def linearise(self, y: State) -> tuple[State, State]:
         full = lambda leaf, s: jnp.broadcast_to(fit_to(s, leaf, "std"), leaf.shape)
         return y, jax.tree.map(full, y, broadcast_to_parts(self.std, y))
 
+    @standard_promotion()
     def whiten(self, residual: State) -> State:
-        return jax.tree.map(lambda r, s: r / fit_to(s, r, "std"), residual, broadcast_to_parts(self.std, residual))
+        # Not divided: XLA makes one division of two in some programs and not in others, which then round otherwise.
+        over = lambda r, s: rounded(rounded(r) * rounded(1 / fit_to(s, r, "std")))
+        return jax.tree.map(over, residual, broadcast_to_parts(self.std, residual))
 
     def whiten_adjoint(self, residual: State) -> State:
         return self.whiten(residual)
@@ -80,6 +88,11 @@ class Gaussian(AbstractGaussianNoise):
 
     def unit(self) -> "Gaussian":
         return jax.tree.map(jnp.ones_like, self)
+
+
+def _quotient(residual: Array, std: Array) -> Array:
+    with standard_promotion():  # the residual may be complex
+        return residual / std
 
 
 class CorrelatedGaussian(AbstractGaussianNoise):
@@ -100,7 +113,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
 
     factor: Array
 
-    def __init__(self, factor: Any):
+    def __init__(self, factor: ArrayLike):
         factor = as_parameter(factor)
         shape = factor.shape
         if len(shape) != 2 or shape[0] != shape[1] or jnp.iscomplexobj(factor):
@@ -108,9 +121,10 @@ class CorrelatedGaussian(AbstractGaussianNoise):
                 "`factor` must be a real square matrix, a row for each entry of the measurement; got shape "
                 f"{shape} and dtype {factor.dtype}."
             )
-        if is_concrete(factor) and not bool(jnp.all(jnp.isfinite(factor))):
-            raise ValueError("`factor` holds values that are not finite.")
         self.factor = _triangular(factor)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor, "`factor` holds values that are not finite"),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         y = _one_array(y)
@@ -121,6 +135,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         parts = 2 if jnp.iscomplexobj(residual) else 1
         return 0.5 * jnp.sum(square_of(residual)) + parts * jnp.sum(jnp.where(entries, constant, 0))
 
+    @standard_promotion()
     def simulate(self, prediction: State, *, key: Key) -> State:
         check_key(key)
         prediction = _one_array(prediction)

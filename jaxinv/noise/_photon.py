@@ -4,9 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._types import Checked, Key, Scalar, State
+from .._jit import without_explicit_axes
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..requirements import Requirement, positive
 from ._base import (
     AbstractNoise,
     as_noise_parameter,
@@ -39,7 +41,10 @@ class Poisson(AbstractNoise):
     gain: PyTree[Array]
 
     def __init__(self, gain: Checked[Scalar] = 1.0):
-        self.gain = as_noise_parameter(gain, "gain", positive=True)
+        self.gain = as_noise_parameter(gain, "gain")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("gain", self.gain),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
         part = lambda p, y, m, gain: _poisson(fit_to(gain, y, "gain") * p, y, m)
@@ -66,6 +71,9 @@ class Poisson(AbstractNoise):
 class TransmissionPoisson(AbstractNoise):
     """Photon counts behind an absorber, `y ~ Poisson(photons * exp(-A x))`: X-ray tomography at low dose.
 
+    The negative log-likelihood is exact for every line integral that leaves fewer than 1e26 expected counts, also where
+    these underflow to zero; below that line integral, which is negative, it continues along its tangent.
+
     - `photons`: the dose, that is the expected counts per detector bin without the object, positive; a scalar, or an
       array of the rank of `y`.
 
@@ -83,10 +91,13 @@ class TransmissionPoisson(AbstractNoise):
     photons: PyTree[Array]
 
     def __init__(self, photons: Checked[Scalar]):
-        self.photons = as_noise_parameter(photons, "photons", positive=True)
+        self.photons = as_noise_parameter(photons, "photons")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("photons", self.photons),)
 
     def negative_log_likelihood(self, prediction: State, y: State, measured: State) -> Array:
-        part = lambda p, y, m, photons: _poisson(fit_to(photons, y, "photons") * jnp.exp(-p), y, m)
+        part = lambda p, y, m, photons: _transmission(p, fit_to(photons, y, "photons"), y, m)
         return total(part, prediction, y, measured, broadcast_to_parts(self.photons, y))
 
     def simulate(self, prediction: State, *, key: Key) -> State:
@@ -108,29 +119,51 @@ class TransmissionPoisson(AbstractNoise):
 
 
 def _poisson(mean: Array, y: Array, measured: Array) -> Array:
-    _check_real(mean, y)
-    # Select the inputs and not the outputs: a NaN of the unselected branch would reach the gradient as 0 * NaN.
-    mean, y = (jnp.where(measured > 0, v, jnp.ones((), v.dtype)) for v in (mean, y))
+    mean, y = _only_measured(mean, y, measured)
     counted = y > 0
     count, tangent = jnp.where(counted, y, 1), jnp.minimum(mean - _FEWEST, 0)
     expected = jnp.where(counted, jnp.maximum(mean, _FEWEST), 1)
-    surprise = _deviance(expected, count) + tangent * (1 - count / _FEWEST) + _stirling(count)
+    surprise = _deviance(expected, jnp.log(expected), count) + tangent * (1 - count / _FEWEST) + _stirling(count)
     return jnp.sum(where_measured(measured, jnp.where(counted, surprise, jnp.maximum(mean, 0))))
+
+
+def _transmission(line_integral: Array, photons: Array, y: Array, measured: Array) -> Array:
+    line_integral, y = _only_measured(line_integral, y, measured)
+    photons = jnp.where(measured > 0, photons, 1)
+    log_photons = jnp.log(photons)
+    # The logarithm of the expected counts is at hand, so these may underflow. Where they would overflow, the
+    # exponential continues along its tangent.
+    exponent = jnp.minimum(-line_integral, jnp.minimum(_LOG_MOST - log_photons, _LARGEST_EXPONENT))
+    mean = photons * jnp.exp(exponent) * (1 - line_integral - exponent)
+    log_mean = log_photons - line_integral
+    counted = y > 0
+    count = jnp.where(counted, y, 1)
+    surprise = _deviance(mean, log_mean, count) + _stirling(count)
+    return jnp.sum(where_measured(measured, jnp.where(counted, surprise, mean)))
+
+
+def _only_measured(mean: Array, y: Array, measured: Array) -> tuple[Array, Array]:
+    _check_real(mean, y)
+    # Select the inputs and not the outputs: a NaN of the unselected branch would reach the gradient as 0 * NaN.
+    return jnp.where(measured > 0, mean, 1), jnp.where(measured > 0, y, 1)
 
 
 # Below this number of expected counts the negative log-likelihood of a positive count continues along its tangent, so
 # that it is finite and convex, and its gradient leads back.
 _FEWEST = 1e-12
+# The logarithm of the largest number of expected counts whose sum over all bins is finite in single precision, and
+# the largest exponent whose exponential is.
+_LOG_MOST, _LARGEST_EXPONENT = 60.0, 80.0
 
 
-def _deviance(mean: Array, count: Array) -> Array:
+def _deviance(mean: Array, log_mean: Array, count: Array) -> Array:
     # mean - count - count log(mean / count) = count (u - log(1 + u)), in forms without cancellation.
     u = (mean - count) / count
     small, large = jnp.abs(u) < 1e-2, jnp.abs(u) > 0.5
     tiny = jnp.where(small, u, 0)
     series = tiny**2 * (1 / 2 - tiny * (1 / 3 - tiny * (1 / 4 - tiny * (1 / 5 - tiny * (1 / 6 - tiny / 7)))))
     middle = jnp.where(small | large, 0, u)
-    far = u - (jnp.log(mean) - jnp.log(count))
+    far = u - (log_mean - jnp.log(count))
     return count * jnp.where(small, series, jnp.where(large, far, middle - jnp.log1p(middle)))
 
 
@@ -155,6 +188,6 @@ def _draw_counts(key: Key, mean: Array) -> Array:
     mean = jnp.maximum(mean, 0)
     # `jax.random.poisson` draws 32-bit integers; at 1e9 a Gaussian differs from it by less than float32 resolves.
     many = mean > 1e9
-    counts = jax.random.poisson(key, jnp.where(many, 0, mean)).astype(mean.dtype)
+    counts = without_explicit_axes(jax.random.poisson, key, jnp.where(many, 0, mean)).astype(mean.dtype)
     gaussian = jnp.round(mean + jnp.sqrt(mean) * jax.random.normal(key, mean.shape, mean.dtype))
     return jnp.where(many, gaussian, counts)

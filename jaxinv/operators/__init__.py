@@ -1,5 +1,6 @@
 """Forward operators: one image in, one measurement out, with exact adjoints."""
 
+from .._arrays import check_state as check_state
 from ._base import AbstractLinearOperator as AbstractLinearOperator, AbstractOperator as AbstractOperator
 from ._certify import Certificate as Certificate, certify as certify
 from ._convolution import Convolution as Convolution
@@ -37,6 +38,7 @@ __all__ = [
     "as_lineax",
     "batch",
     "certify",
+    "check_state",
     "materialise",
     "norm",
     "stack",

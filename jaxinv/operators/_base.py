@@ -1,17 +1,28 @@
 """The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import as_factor, check_state, is_complex, name_of, real_dtype, shapes
+from .._arrays import (
+    as_factor,
+    check_state,
+    common_dtype,
+    is_complex,
+    multiply,
+    name_of,
+    real_dtype,
+    shapes,
+    standard_promotion,
+)
 from .._module import Module
-from .._types import State, Struct
+from .._types import Abstract, PyTree, State, Struct
+from ..requirements import Requirement, finite
 
 
 class AbstractOperator(Module):
@@ -22,8 +33,12 @@ class AbstractOperator(Module):
     `jax.vmap`.
     """
 
-    domain: eqx.AbstractVar[Struct]
-    codomain: eqx.AbstractVar[Struct]
+    if TYPE_CHECKING:
+        domain = Abstract[Struct]()
+        codomain = Abstract[Struct]()
+    else:
+        domain: eqx.AbstractVar[Struct]
+        codomain: eqx.AbstractVar[Struct]
 
     @abc.abstractmethod
     def __call__(self, x: State) -> State:
@@ -48,6 +63,11 @@ class AbstractOperator(Module):
         """
 
     @property
+    def is_tomograph(self) -> bool:
+        """Whether a measurement is a sinogram that `classical.fbp` inverts; `False` by default."""
+        return False
+
+    @property
     def measured(self) -> PyTree[Array]:
         """The 0/1 weights of the entries that exist, of the codomain's rank; each axis is full or of size 1."""
         return jax.tree.map(lambda c: jnp.ones((1,) * len(c.shape), real_dtype(c.dtype)), self.codomain)
@@ -61,7 +81,37 @@ class AbstractOperator(Module):
 
 
 class AbstractLinearOperator(AbstractOperator):
-    """A linear operator `A`, with its adjoint: `<A x, y> = <x, A* y>` for the inner product `sum(conj(a) b)`."""
+    """A linear operator `A`, with its adjoint: `<A x, y> = <x, A* y>` for the inner product `sum(conj(a) b)`.
+
+    A subclass defines `domain`, `codomain`, `__call__` and `adjoint`, and `measured` if entries of the measurement can
+    be missing. Both methods begin with `operators.check_state`, and the adjoint is the conjugate transpose. Whatever
+    else there is follows from these. `jaxinv.testing.check_linear_operator` checks an operator of your own.
+
+    !!! example
+        ```python
+        import equinox as eqx, jax, jax.numpy as jnp
+        from jaxinv import operators, testing
+
+        class Motion(operators.AbstractLinearOperator):  # the mean of an image and of the image one row further down
+            domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+            weight: jax.Array = eqx.field(converter=jnp.asarray, default=0.5)
+
+            @property
+            def codomain(self):
+                return self.domain
+
+            def __call__(self, x):
+                x = operators.check_state(x, self.domain, "the image", self)
+                return (1 - self.weight) * x + self.weight * jnp.roll(x, 1, axis=0)
+
+            def adjoint(self, y):
+                y = operators.check_state(y, self.codomain, "the measurement", self)
+                return (1 - self.weight) * y + self.weight * jnp.roll(y, -1, axis=0)
+
+        operator = Motion(jax.ShapeDtypeStruct((4, 2, 1), jnp.float32))
+        testing.check_linear_operator(operator, key=jax.random.key(0))
+        ```
+    """
 
     @abc.abstractmethod
     def adjoint(self, y: State) -> State:
@@ -187,7 +237,8 @@ class Sum(AbstractLinearOperator):
 
     @property
     def measured(self) -> PyTree[Array]:
-        return jax.tree.map(jnp.maximum, self.first.measured, self.second.measured)
+        with standard_promotion():
+            return jax.tree.map(jnp.maximum, self.first.measured, self.second.measured)
 
     def __check_init__(self):
         for which in ("domain", "codomain"):
@@ -200,10 +251,10 @@ class Sum(AbstractLinearOperator):
 
     def __call__(self, x: State) -> State:
         x = onto_reals(x, self)
-        return jax.tree.map(jnp.add, self.first(x), self.second(x))
+        return add_states(self.first(x), self.second(x))
 
     def adjoint(self, y: State) -> State:
-        return onto_reals(jax.tree.map(jnp.add, self.first.adjoint(y), self.second.adjoint(y)), self)
+        return onto_reals(add_states(self.first.adjoint(y), self.second.adjoint(y)), self)
 
 
 class Scaled(AbstractLinearOperator):
@@ -215,6 +266,9 @@ class Scaled(AbstractLinearOperator):
     def __init__(self, factor: Any, operator: AbstractLinearOperator):
         self.factor = as_factor(factor)
         self.operator = operator
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor),)
 
     @property
     def domain(self) -> Struct:
@@ -231,11 +285,11 @@ class Scaled(AbstractLinearOperator):
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return jax.tree.map(lambda leaf: self.factor * leaf, self.operator(x))
+        return jax.tree.map(lambda leaf: multiply(self.factor, leaf), self.operator(x))
 
     def adjoint(self, y: State) -> State:
         factor = jnp.conj(self.factor)
-        return self.operator.adjoint(jax.tree.map(lambda leaf: factor * leaf, y))
+        return self.operator.adjoint(jax.tree.map(lambda leaf: multiply(factor, leaf), y))
 
 
 class Adjoint(AbstractLinearOperator):
@@ -276,15 +330,21 @@ def image_struct(operator: AbstractOperator, struct: Struct) -> Struct:
     return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype), out)
 
 
+def add_states(first: State, second: State) -> State:
+    """The sum of two images or measurements, of which one may be real and the other complex."""
+    with standard_promotion():
+        return jax.tree.map(jnp.add, first, second)
+
+
 def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(struct.shape, jnp.result_type(struct.dtype, other))
+    return jax.ShapeDtypeStruct(struct.shape, common_dtype(struct.dtype, other))
 
 
 def _composed_domain(outer: AbstractOperator, inner: AbstractOperator) -> Struct:
     # A real operator accepts complex images too, so before an operator with a complex domain its domain is complex.
     if not is_complex(outer.domain) or is_complex(inner.codomain) or not isinstance(inner, AbstractLinearOperator):
         return inner.domain
-    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, jnp.result_type(s.dtype, jnp.complex64)), inner.domain)
+    return jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, common_dtype(s.dtype, jnp.complex64)), inner.domain)
 
 
 def _check_composable(outer: AbstractOperator, inner: AbstractOperator) -> None:

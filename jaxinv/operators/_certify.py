@@ -7,13 +7,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_key, real_dtype
+from .._arrays import check_key, common_dtype, real_dtype
+from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
 from .._solution import RESULTS
-from .._types import Key, Struct
+from .._types import Key, PyTree, Struct
 from ._base import AbstractLinearOperator, AbstractOperator
 from ._norm import norm
 
@@ -57,7 +58,7 @@ class Certificate(Module):
 _BATCH = 8
 
 
-@eqx.filter_jit
+@compiled_method
 def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
     """Measure the dot test, the linearity and the norm of an operator, which may be the user's own.
 
@@ -84,7 +85,7 @@ def certify(operator: AbstractOperator, *, key: Key) -> Certificate:
     images, measurements = _random((batch(operator.domain), batch(operator.codomain)), jax.random.fold_in(key, 0))
     point = _take(images, _BATCH - 1)
     derivative = operator.linearise(point)
-    single = real_dtype(jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))) == jnp.float32
+    single = real_dtype(common_dtype(*(s.dtype for s in jax.tree.leaves(operator.domain)))) == jnp.float32
     adjoint_error = _adjoint_error(derivative, images, measurements)
     if isinstance(operator, AbstractLinearOperator):
         linearity_error = _linearity(operator, point, _take(images, 0))
@@ -155,7 +156,7 @@ def _random(struct: Struct, key: Key) -> PyTree[Array]:
     leaves, treedef = jax.tree.flatten(struct)
     is_complex = [jnp.issubdtype(s.dtype, jnp.complexfloating) for s in leaves]
     sizes = [math.prod(s.shape) * (2 if c else 1) for s, c in zip(leaves, is_complex, strict=True)]
-    numbers = jax.random.normal(key, (sum(sizes),), real_dtype(jnp.result_type(*(s.dtype for s in leaves))))
+    numbers = jax.random.normal(key, (sum(sizes),), real_dtype(common_dtype(*(s.dtype for s in leaves))))
     parts = jnp.split(numbers, np.cumsum(sizes)[:-1].tolist())
     join = lambda part, s: jax.lax.complex(*jnp.split(part, 2)).astype(s.dtype)
     shaped = [join(p, s) if c else p.astype(s.dtype) for p, s, c in zip(parts, leaves, is_complex, strict=True)]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_image_shape, check_state, parameter_dtype
+from .._arrays import as_parameter, check_image_shape, check_state, common_dtype, parameter_dtype
 from .._types import ArrayLike, Checked, State
 from ._base import AbstractLinearOperator
 
@@ -42,8 +42,7 @@ class Convolution(AbstractLinearOperator):
     def __init__(self, kernel: ArrayLike, shape: Checked[Sequence[int]], boundary: Boundary | str = "zero"):
         shape = check_image_shape(shape)
         kernel = as_parameter(kernel)
-        if boundary not in get_args(Boundary):
-            raise ValueError(f"`boundary` must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")
+        check_boundary(boundary)
         if kernel.ndim not in (2, 3) or (kernel.ndim == 3 and kernel.shape[2] not in (1, shape[2])):
             raise ValueError(
                 f"`kernel` must have shape (kh, kw), or (kh, kw, {shape[2]}) with a kernel for each channel of an "
@@ -65,7 +64,7 @@ class Convolution(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        y = y.astype(jnp.result_type(y, self.kernel))
+        y = y.astype(common_dtype(y, self.kernel))
         # Extension and cropping are real, so their transposes are their adjoints. The transposes get arrays and not
         # structs as examples, since inside `shard_map` the type of an array says over which devices it varies.
         crop, extend = lambda x: self._crop(x), lambda x: self._extend(x)
@@ -94,7 +93,7 @@ class Convolution(AbstractLinearOperator):
         return x[top : x.shape[0] - bottom, left : x.shape[1] - right]
 
     def _filter(self, x: Array, adjoint: bool) -> Array:
-        x = x.astype(jnp.result_type(x, self.kernel))
+        x = x.astype(common_dtype(x, self.kernel))
         size = self._padded_shape()[:2]
         kernel = jnp.pad(self.kernel, [(0, s - k) for s, k in zip(size, self.kernel_size, strict=True)] + [(0, 0)])
         kernel = jnp.roll(kernel, [-((k - 1) // 2) for k in self.kernel_size], axis=(0, 1))
@@ -106,3 +105,9 @@ class Convolution(AbstractLinearOperator):
         transfer = jnp.fft.rfft2(kernel, axes=(0, 1))
         transfer = jnp.conj(transfer) if adjoint else transfer
         return jnp.fft.irfft2(transfer * jnp.fft.rfft2(x, axes=(0, 1)), s=size, axes=(0, 1))
+
+
+def check_boundary(boundary: object) -> None:
+    """Raise unless `boundary` is one of the names of `Boundary`."""
+    if not isinstance(boundary, str) or boundary not in get_args(Boundary):
+        raise ValueError(f"`boundary` must be one of {', '.join(map(repr, get_args(Boundary)))}; got {boundary!r}.")

@@ -1,7 +1,6 @@
 """Blur followed by subsampling, the operator of super-resolution."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,9 +9,10 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_image_shape, check_state, parameter_dtype
+from .._jit import without_explicit_axes
 from .._types import Checked, State
 from ._base import AbstractLinearOperator
-from ._convolution import Boundary, Convolution
+from ._convolution import Boundary, Convolution, check_boundary
 
 
 class Downsample(AbstractLinearOperator):
@@ -42,7 +42,7 @@ class Downsample(AbstractLinearOperator):
     def __init__(
         self,
         shape: Checked[Sequence[int]],
-        factor: Any,
+        factor: Checked[int | Sequence[int]],
         kernel: Checked[Array | np.ndarray | None] = None,
         boundary: Boundary | str = "zero",
     ):
@@ -52,6 +52,7 @@ class Downsample(AbstractLinearOperator):
                 f"`factor` must be a static integer that divides the height and width of the image, {shape[:2]}; got "
                 f"{factor!r}."
             )
+        check_boundary(boundary)
         self.blur = None if kernel is None else Convolution(kernel, shape, boundary)
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype() if self.blur is None else self.blur.domain.dtype)
         self.codomain = jax.ShapeDtypeStruct((h // factor, w // factor, c), self.domain.dtype)
@@ -67,11 +68,15 @@ class Downsample(AbstractLinearOperator):
         y = check_state(y, self.codomain, "the measurement", self)
         if self.blur is None:
             return jnp.repeat(jnp.repeat(y, self.factor, 0), self.factor, 1) / self.factor**2
+        return self.blur.adjoint(without_explicit_axes(self._spread, y))
+
+    def _spread(self, y: Array) -> Array:
+        """The measurement in the middle of each block of zeros."""
         h, w, c = self.codomain.shape
         grid = jnp.zeros((h, self.factor, w, self.factor, c), y.dtype)
         grid = grid.at[:, self.factor // 2, :, self.factor // 2].set(y)
-        return self.blur.adjoint(grid.reshape(self.domain.shape))
+        return grid.reshape(self.domain.shape)
 
     def _blocks(self, x: Array) -> Array:
         h, w, c = self.codomain.shape
-        return x.reshape(h, self.factor, w, self.factor, c)
+        return without_explicit_axes(lambda x: x.reshape(h, self.factor, w, self.factor, c), x)

@@ -5,10 +5,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, check_state, real_dtype
+from .._arrays import as_array, check_image_shape, check_state, common_dtype, multiply, real_dtype
 from .._types import ArrayLike, State
+from ..requirements import Requirement
 from ._base import AbstractLinearOperator
-from ._pointwise import check_mask
+from ._pointwise import check_mask, mask_weights
 
 
 class MaskedFourier(AbstractLinearOperator):
@@ -33,18 +34,21 @@ class MaskedFourier(AbstractLinearOperator):
     def __init__(self, mask: ArrayLike):
         self.mask = check_mask(mask)
         check_image_shape(self.mask.shape)
-        self.domain = jax.ShapeDtypeStruct(self.mask.shape, jnp.result_type(complex, self.mask))
+        self.domain = jax.ShapeDtypeStruct(self.mask.shape, common_dtype(complex, self.mask))
         self.codomain = self.domain
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (mask_weights(self.mask),)
 
     @property
     def measured(self) -> Array:
         return (self.mask > 0).astype(self.mask.dtype)
 
     def __call__(self, x: State) -> Array:
-        return self.mask * centred_fft(check_state(x, self.domain, "the image", self))
+        return multiply(self.mask, centred_fft(check_state(x, self.domain, "the image", self)))
 
     def adjoint(self, y: State) -> Array:
-        return centred_ifft(self.mask * check_state(y, self.codomain, "the measurement", self))
+        return centred_ifft(multiply(self.mask, check_state(y, self.codomain, "the measurement", self)))
 
 
 class MultiCoilFourier(AbstractLinearOperator):
@@ -75,16 +79,19 @@ class MultiCoilFourier(AbstractLinearOperator):
     def __init__(self, mask: ArrayLike, coils: ArrayLike):
         self.mask = check_mask(mask)
         check_image_shape(self.mask.shape)
-        coils = jnp.asarray(coils)
-        self.coils = coils.astype(jnp.result_type(complex, coils))
+        coils = as_array(coils)
+        self.coils = coils.astype(common_dtype(complex, coils))
         if self.coils.ndim != 4 or self.coils.shape[1:] != self.mask.shape:
             raise ValueError(
                 f"`coils` must have shape (num_coils, {', '.join(map(str, self.mask.shape))}), the mask having shape "
                 f"{self.mask.shape}; got {self.coils.shape}."
             )
-        dtype = jnp.result_type(self.coils, self.mask)
+        dtype = common_dtype(self.coils, self.mask)
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, dtype)
         self.codomain = jax.ShapeDtypeStruct(self.coils.shape, dtype)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (mask_weights(self.mask),)
 
     @property
     def measured(self) -> Array:
@@ -92,11 +99,11 @@ class MultiCoilFourier(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        return self.mask[None] * centred_fft(self.coils * x[None])
+        return multiply(self.mask[None], centred_fft(multiply(self.coils, x[None])))
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        return jnp.sum(jnp.conj(self.coils) * centred_ifft(self.mask[None] * y), axis=0)
+        return jnp.sum(multiply(jnp.conj(self.coils), centred_ifft(multiply(self.mask[None], y))), axis=0)
 
 
 def centred_fft(x: Array) -> Array:

@@ -7,63 +7,123 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax
-from jaxtyping import Array, PyTree
+import numpy as np
+from jaxtyping import Array
 
-from .._arrays import check_shape, check_state, is_complex, parameter_dtype, real_dtype, varying_like
-from .._types import Checked, State, Struct
+from .._arrays import (
+    check_shape,
+    check_state,
+    common_dtype,
+    is_complex,
+    is_concrete,
+    parameter_dtype,
+    real_dtype,
+    shapes,
+    varying_like,
+)
+from .._kernels import apply_pair
+from .._types import Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 from ._norm import check_linear
 
 
 class FunctionOperator(AbstractLinearOperator):
-    """A linear function `x -> A x` as an operator; JAX derives its adjoint, as `conj . transpose . conj`.
+    """A linear function `x -> A x` as an operator; its adjoint is given, or JAX derives it: `conj . transpose . conj`.
 
     - `function`: a linear function of one image. An `eqx.Module` or a `jax.tree_util.Partial` keeps its arrays as
       parameters; a bare function works too, but each new object compiles again, and the arrays that it closes over
       become constants.
     - `domain`: the shape of an image, static. Pass a `jax.ShapeDtypeStruct` if the dtype of the image is neither that
       of the function's arrays nor, without arrays, the default float.
+    - `adjoint`: the adjoint `y -> A* y`, the conjugate transpose. Give it for a function that JAX cannot transpose:
+      foreign code behind `jax.pure_callback`, or one with rules of its own (`jax.custom_vjp`). JAX then differentiates
+      neither in the image: the derivative of a linear function is the function, and its adjoint transposes it. Both
+      get images and measurements of exactly the dtypes of `domain` and `codomain`. A callback needs a `vmap_method` to
+      be mapped.
+    - `tolerance`: the largest error of the dot test that `function` and `adjoint` must pass when the operator is made,
+      `|<A x, y> - <x, A* y>| / (||A x|| ||y||)` at a random image, static. The default is the square root of the
+      rounding of the domain's dtype, 3e-4 in single precision. Raise it for a pair that is known to match less well,
+      whose gradients and solutions then have errors of that size; `float("inf")` leaves the test out. There is no test
+      where the parameters are traced.
 
-    **Raises:** `ValueError` if the function cannot be evaluated on the domain, or JAX finds that it is not linear.
-    (`operators.certify` tests linearity numerically.) For a non-linear function use `NonlinearFunction`.
+    **Raises:** `ValueError` if the function cannot be evaluated on the domain, if JAX finds that it is not linear, or
+    if the given adjoint returns another shape or fails the dot test. (`operators.certify` tests more, numerically.) For
+    a non-linear function use `NonlinearFunction`.
 
     !!! example
         ```python
-        import jax.numpy as jnp, jaxinv
+        import jax, jax.numpy as jnp, numpy as np, jaxinv
         operator = jaxinv.operators.FunctionOperator(lambda x: x[::2] - x[1::2], (8, 8, 1))
         image = operator.adjoint(operator(jnp.ones((8, 8, 1))))
+
+        # Foreign code: a correlation with a filter, and its adjoint, by NumPy.
+        taps = np.array([0.25, 0.5, 0.25])
+        along = lambda x, taps: np.apply_along_axis(np.convolve, -2, np.asarray(x), taps, "same").astype(x.dtype)
+        call = lambda x, taps: jax.pure_callback(lambda x: along(x, taps), x, x, vmap_method="expand_dims")
+        blur = jaxinv.operators.FunctionOperator(
+            lambda x: call(x, taps), (8, 8, 1), adjoint=lambda y: call(y, taps[::-1])
+        )
+        gradient = jax.grad(lambda x: jnp.sum(blur(x) ** 2))(jnp.ones((8, 8, 1)))
         ```
     """
 
     function: Callable
+    own_adjoint: Callable | None
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Checked[Callable[..., Any]], domain: Checked[Sequence[int] | jax.ShapeDtypeStruct]):
+    def __init__(
+        self,
+        function: Checked[Callable[..., Any]],
+        domain: Checked[Sequence[int] | jax.ShapeDtypeStruct],
+        adjoint: Checked[Callable[..., Any] | None] = None,
+        *,
+        tolerance: Checked[float | None] = None,
+    ):
         self.function = as_leaves(function)
+        self.own_adjoint = None if adjoint is None else as_leaves(adjoint)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)
+        if adjoint is not None:
+            _check_own_adjoint(self, tolerance)
+            return
+        if tolerance is not None:
+            raise ValueError("`tolerance` is that of a given `adjoint`; without one JAX derives the adjoint, exactly.")
         try:
             jax.eval_shape(lambda y: self._transpose(y), self.codomain)
         except (AssertionError, NotImplementedError, TypeError, ValueError) as error:
             raise ValueError(
-                f"`function` is not linear, as far as JAX can see ({type(error).__name__}: {error}). Use "
-                "`operators.NonlinearFunction`."
+                f"`function` is not linear, as far as JAX can see ({type(error).__name__}: {error}). If it is linear "
+                "but JAX cannot transpose it (foreign code behind `jax.pure_callback`, a `jax.custom_vjp`), give its "
+                "adjoint: `FunctionOperator(function, domain, adjoint=...)`. Else use `operators.NonlinearFunction`."
             ) from error
 
     def __call__(self, x: State) -> State:
-        return self.function(onto_reals(check_state(x, self.domain, "the image", self), self))
+        x = onto_reals(check_state(x, self.domain, "the image", self), self)
+        return self.function(x) if self.own_adjoint is None else self._paired(x, transposed=False)
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
-        return jax.tree.map(jnp.conj, self._transpose(jax.tree.map(jnp.conj, y)))
+        conjugate = jax.tree.map(jnp.conj, y)
+        x = self._transpose(conjugate) if self.own_adjoint is None else self._paired(conjugate, transposed=True)
+        return jax.tree.map(jnp.conj, x)
+
+    def _paired(self, state: State, transposed: bool) -> State:
+        """The function, or its transpose, where the adjoint is given."""
+        structs = self.domain, self.codomain
+        if is_complex(state) and not is_complex(structs):
+            parts = (jax.tree.map(part, state) for part in (jnp.real, jnp.imag))
+            return jax.tree.map(jax.lax.complex, *(self._paired(part, transposed) for part in parts))
+        state = jax.tree.map(_in_dtype, state, structs[transposed])
+        assert self.own_adjoint is not None
+        return apply_pair(self.function, _Conjugated(self.own_adjoint), state, structs, transposed)
 
     def _transpose(self, y: State) -> State:
         # A real operator accepts complex measurements too. The precision is that of measurement and parameters.
         precisions = [real_dtype(parameter.dtype) for parameter in _parameters(self.function)]
-        dtype = jnp.result_type(*jax.tree.leaves(y), *precisions)
+        dtype = common_dtype(*jax.tree.leaves(y), *precisions)
         if is_complex(self.domain):
-            dtype = jnp.result_type(dtype, jnp.complex64)
+            dtype = common_dtype(dtype, jnp.complex64)
         elif into_complex(self):
             dtype = real_dtype(dtype)
         example = varying_like(jnp.zeros(self.domain.shape, dtype), y, self.function)
@@ -149,8 +209,81 @@ def as_leaves(function: Any) -> Callable:
     return jax.tree_util.Partial(function) if is_leaf else function
 
 
+class _Conjugated(eqx.Module):
+    """`conj . f . conj`: the transpose, where `f` is the adjoint."""
+
+    function: Callable
+
+    def __call__(self, y: State) -> State:
+        return jax.tree.map(jnp.conj, self.function(jax.tree.map(jnp.conj, y)))
+
+
+def _in_dtype(leaf: Array, struct: jax.ShapeDtypeStruct) -> Array:
+    return (leaf if is_complex(struct) else leaf.real).astype(struct.dtype)
+
+
+def _check_own_adjoint(operator: FunctionOperator, tolerance: Any) -> None:
+    """Shape, dtype, and where the parameters are known the dot test."""
+    adjoint, domain = operator.own_adjoint, operator.domain
+    assert adjoint is not None
+    try:
+        out = jax.eval_shape(lambda y: adjoint(y), operator.codomain)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"`adjoint` cannot be applied to a measurement of shape {shapes(operator.codomain)}: {error}"
+        ) from error
+    shape = getattr(out, "shape", None)
+    if shape != domain.shape or not jnp.issubdtype(out.dtype, jnp.inexact) or is_complex(out) != is_complex(domain):
+        raise ValueError(
+            f"`adjoint` must return an image, of shape {domain.shape} and dtype {domain.dtype}, for a measurement of "
+            f"shape {shapes(operator.codomain)}; it returns {out}."
+        )
+    if tolerance is None:
+        tolerance = float(jnp.finfo(domain.dtype).eps) ** 0.5
+    if isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not tolerance >= 0:
+        raise ValueError(f"`tolerance` must be a number that is not negative, known when traced; got {tolerance!r}.")
+    if tolerance < float("inf"):
+        _dot_test(operator, float(tolerance))
+
+
+def _dot_test(operator: FunctionOperator, tolerance: float) -> None:
+    random = np.random.default_rng(0)
+
+    def draw(struct: jax.ShapeDtypeStruct) -> np.ndarray:
+        parts = random.normal(size=(2, *struct.shape))
+        return np.asarray(parts[0] + 1j * parts[1] if is_complex(struct) else parts[0], struct.dtype)
+
+    double = lambda tree: [np.asarray(leaf).astype(np.result_type(leaf.dtype, np.float64)) for leaf in tree]
+    flat = lambda tree: np.concatenate([leaf.ravel() for leaf in double(jax.tree.leaves(tree))])
+    norm = lambda vector: float(np.linalg.norm(vector))
+    # Also inside the trace of a larger program, where the arrays of both functions may be known.
+    with jax.ensure_compile_time_eval():
+        x, y = (jax.tree.map(draw, struct) for struct in (operator.domain, operator.codomain))
+        image = operator(x)
+        if not is_concrete(*jax.tree.leaves(image)):
+            return
+        # A part along `A x`: alone, `<A x, y>` of a random y is all but 0 in a large problem.
+        ratio = norm(flat(y)) / (norm(flat(image)) or 1.0)
+        y = jax.tree.map(lambda v, i: np.asarray(v + ratio * np.asarray(i), v.dtype), y, image)
+        back = operator.adjoint(y)
+        if not is_concrete(back):
+            return
+    left, right = np.vdot(flat(image), flat(y)), np.vdot(flat(x), flat(back))
+    if into_complex(operator):
+        left, right = left.real, right.real
+    size = norm(flat(image)) * norm(flat(y))
+    error = abs(left - right) / (size or 1.0)
+    if not error <= tolerance:
+        raise ValueError(
+            f"`adjoint` is not the adjoint of `function`: at a random image <A x, y> = {left:.6g} and <x, A* y> = "
+            f"{right:.6g}, which differ by {error:.1e} of ||A x|| ||y||; at most {tolerance:.1e} is allowed. The "
+            "adjoint is the conjugate transpose, without another scale. If the two are known to match no better, pass "
+            "`tolerance=`."
+        )
+
+
 def _promote(point: Array, x: Array) -> tuple[Array, Array]:
-    dtype = jnp.result_type(point, x)
+    dtype = common_dtype(point, x)
     return point.astype(dtype), x.astype(dtype)
 
 

@@ -2,10 +2,10 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .._arrays import real_dtype, safe_sqrt
-from .._types import Checked, State, Struct
+from .._types import Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator
 from ._function import Jacobian
 

@@ -6,10 +6,20 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import HIGHEST, as_parameter, check_shape, check_state, is_complex, parameter_dtype
-from .._types import ArrayLike, Checked, State, Struct
+from .._arrays import (
+    as_parameter,
+    check_shape,
+    check_state,
+    common_dtype,
+    is_complex,
+    parameter_dtype,
+    standard_promotion,
+)
+from .._kernels import matrix_product
+from .._types import ArrayLike, Checked, PyTree, State, Struct
+from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
@@ -46,11 +56,11 @@ class Matrix(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        return jnp.matmul(self.matrix, x.ravel(), precision=HIGHEST)
+        return matrix_product(self.matrix, x.ravel())
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        return jnp.matmul(jnp.conj(self.matrix.T), y, precision=HIGHEST).reshape(self.domain.shape)
+        return matrix_product(jnp.conj(self.matrix), y, transposed=True).reshape(self.domain.shape)
 
 
 class Materialised(AbstractLinearOperator):
@@ -61,13 +71,16 @@ class Materialised(AbstractLinearOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weights", self.weights),)
+
     @property
     def measured(self) -> PyTree[Array]:
         return self.weights
 
     def __call__(self, x: State) -> State:
         x = onto_reals(check_state(x, self.domain, "the image", self), self)
-        y = _unravel(jnp.matmul(self.matrix, _ravel(x), precision=HIGHEST), self.codomain)
+        y = _unravel(matrix_product(self.matrix, _ravel(x)), self.codomain)
         if not into_complex(self):
             return y
         # For a stack of real and complex measurements of a real image the matrix is complex, and the real parts of
@@ -76,7 +89,7 @@ class Materialised(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
-        x = jnp.matmul(jnp.conj(self.matrix.T), _ravel(y), precision=HIGHEST)
+        x = matrix_product(jnp.conj(self.matrix), _ravel(y), transposed=True)
         return onto_reals(_unravel(x, self.domain), self)
 
 
@@ -113,7 +126,7 @@ def materialise(operator: AbstractOperator) -> Materialised:
             "real measurements. Materialise its adjoint: `materialise(operator.H).H`."
         )
     size = sum(math.prod(s.shape) for s in jax.tree.leaves(operator.domain))
-    dtype = jnp.result_type(*(s.dtype for s in jax.tree.leaves(operator.domain)))
+    dtype = common_dtype(*(s.dtype for s in jax.tree.leaves(operator.domain)))
 
     def column(index):
         basis = jnp.zeros((size,), dtype).at[index].set(1)
@@ -124,7 +137,8 @@ def materialise(operator: AbstractOperator) -> Materialised:
 
 
 def _ravel(tree: PyTree[Array]) -> Array:
-    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+    with standard_promotion():
+        return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 def _unravel(vector: Array, struct: Struct) -> PyTree[Array]:

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_parameter, check_shape, check_state, is_concrete, parameter_dtype
+from .._arrays import as_parameter, check_shape, check_state, common_dtype, multiply, parameter_dtype
 from .._types import ArrayLike, Checked, State
+from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator
 
 
@@ -61,7 +62,7 @@ class Real(AbstractLinearOperator):
 
     def __init__(self, shape: Checked[Sequence[int]]):
         self.domain = jax.ShapeDtypeStruct(check_shape(shape), parameter_dtype())
-        self.codomain = jax.ShapeDtypeStruct(self.domain.shape, jnp.result_type(complex))
+        self.codomain = jax.ShapeDtypeStruct(self.domain.shape, common_dtype(complex))
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self).real
@@ -95,27 +96,34 @@ class Mask(AbstractLinearOperator):
         self.domain = jax.ShapeDtypeStruct(self.mask.shape, parameter_dtype(self.mask))
         self.codomain = self.domain
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (mask_weights(self.mask),)
+
     @property
     def measured(self) -> Array:
         return (self.mask > 0).astype(self.mask.dtype)
 
     def __call__(self, x: State) -> Array:
-        return self.mask * check_state(x, self.domain, "the image", self)
+        return multiply(self.mask, check_state(x, self.domain, "the image", self))
 
     def adjoint(self, y: State) -> Array:
-        return self.mask * check_state(y, self.codomain, "the measurement", self)
+        return multiply(self.mask, check_state(y, self.codomain, "the measurement", self))
 
 
 def check_mask(mask: Any) -> Array:
     """`mask` as an array of weights.
 
-    **Raises:** `ValueError` if a weight is complex, not finite or negative.
+    **Raises:** `ValueError` if it is complex, or no array.
     """
     mask = as_parameter(mask)
     if mask.ndim == 0 or mask.size == 0 or jnp.issubdtype(mask.dtype, jnp.complexfloating):
         raise ValueError(
             f"`mask` must be a real array of the shape of the image; got shape {mask.shape} and dtype {mask.dtype}."
         )
-    if is_concrete(mask) and not bool(jnp.all(jnp.isfinite(mask) & (mask >= 0))):
-        raise ValueError("`mask` holds a weight that is negative or not finite; use 0 for what is not measured.")
     return mask
+
+
+def mask_weights(mask: Array) -> Requirement:
+    """What must hold of the weights of a mask."""
+    words = "`mask` holds a weight that is negative or not finite; use 0 for what is not measured"
+    return not_negative("mask", mask, words)

@@ -1,15 +1,16 @@
 """Several operators at once: `stack` makes one problem with all their measurements, `batch` many problems."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_state, shapes
-from .._types import State, Struct
-from ._base import AbstractLinearOperator, AbstractOperator, image_struct
+from .._arrays import check_state, common_dtype, shapes
+from .._types import PyTree, State, Struct
+from ._base import AbstractLinearOperator, AbstractOperator, add_states, image_struct
 
 
 class Stack(AbstractOperator):
@@ -59,7 +60,7 @@ class LinearStack(AbstractLinearOperator):
     def adjoint(self, y: State) -> State:
         y = check_state(y, self.codomain, "the measurement", self)
         parts = [operator.adjoint(part) for operator, part in zip(self.operators, y, strict=True)]
-        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
+        return functools.reduce(add_states, parts)
 
 
 def stack(operators: Sequence[Any]) -> Stack | LinearStack:
@@ -121,7 +122,7 @@ def batch(operators: Sequence[Any]) -> AbstractOperator:
 
 
 def _common_domain(operators: tuple[AbstractOperator, ...]) -> Struct:
-    promote = lambda *parts: jax.ShapeDtypeStruct(parts[0].shape, jnp.result_type(*(part.dtype for part in parts)))
+    promote = lambda *parts: jax.ShapeDtypeStruct(parts[0].shape, common_dtype(*(part.dtype for part in parts)))
     return jax.tree.map(promote, *(operator.domain for operator in operators))
 
 

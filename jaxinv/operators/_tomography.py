@@ -4,7 +4,7 @@ import abc
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -13,10 +13,20 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import check_image_shape, check_state, is_concrete, parameter_dtype, real_dtype
+from .._arrays import (
+    are_numbers,
+    as_array,
+    check_image_shape,
+    check_state,
+    common_dtype,
+    is_concrete,
+    parameter_dtype,
+    real_dtype,
+)
 from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
-from .._types import ArrayLike, Checked, IntLike, Scalar, State
+from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
+from ..requirements import Requirement, finite
 from ._base import AbstractLinearOperator
 
 
@@ -26,23 +36,20 @@ def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Arr
     **Raises:** `ValueError` unless `angles` has one axis and at least one entry, the offset is a scalar, and all are
     real and finite.
     """
-    angles = jnp.asarray(angles)
+    angles = as_array(angles)
     if angles.ndim != 1 or angles.size == 0:
         raise ValueError(
             f"{name} expects `angles` as a vector of at least one angle, in radians; got shape {angles.shape}. "
             "Map over several sets of angles with `jax.vmap`."
         )
-    centre_offset = jnp.asarray(centre_offset)
+    centre_offset = as_array(centre_offset)
     if centre_offset.ndim != 0:
         raise ValueError(f"{name} expects `centre_offset` as one number; got shape {centre_offset.shape}.")
     dtype = parameter_dtype(angles, centre_offset)
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise ValueError(f"{name} expects real `angles` and a real `centre_offset`; got dtype {dtype}.")
-    for what, value in (("angles", angles), ("centre_offset", centre_offset)):
-        if is_concrete(value) and not np.isfinite(value).all():
-            raise ValueError(f"{name}: `{what}` holds a value that is not finite.")
     # Angles beyond two turns, with a margin for rounding, are probably in degrees.
-    if is_concrete(angles) and float(np.abs(angles).max()) > 4.01 * math.pi:
+    if is_concrete(angles) and 4.01 * math.pi < float(np.abs(angles).max()) < math.inf:
         warnings.warn(
             f"{name}: `angles` are in radians, yet the largest is {float(np.abs(angles).max()):.4g}, more than two "
             "turns. If they are in degrees, convert them with `jnp.deg2rad(angles)`.",
@@ -81,19 +88,32 @@ def _static(value: Any, kind: type, what: str, name: str) -> Any:
             f"number, not a traced value. Make the operator outside `jax.jit`, or close over `{what}`; what can be "
             "traced, mapped and differentiated is `angles` and `centre_offset`."
         )
-    try:
-        return kind(value)
-    except TypeError as error:
-        raise ValueError(f"{name}: `{what}` must be one number; got {value!r}.") from error
+    if not are_numbers(value) or np.size(value) != 1:
+        raise ValueError(f"{name}: `{what}` must be one number; got {value!r}.")
+    return kind(value)
 
 
 class AbstractTomograph(AbstractLinearOperator):
     """Line integrals along rays, by Joseph's method, with the exact adjoint."""
 
-    angles: eqx.AbstractVar[Array]
-    centre_offset: eqx.AbstractVar[Array]
-    domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
-    codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        angles = Abstract[Array]()
+        centre_offset = Abstract[Array]()
+        domain = Abstract[jax.ShapeDtypeStruct]()
+        codomain = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        angles: eqx.AbstractVar[Array]
+        centre_offset: eqx.AbstractVar[Array]
+        domain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+        codomain: eqx.AbstractVar[jax.ShapeDtypeStruct]
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        named = {"angles": self.angles, "centre_offset": self.centre_offset}
+        return tuple(finite(name, value, f"`{name}` holds a value that is not finite") for name, value in named.items())
+
+    @property
+    def is_tomograph(self) -> bool:
+        return True
 
     @property
     @abc.abstractmethod
@@ -105,12 +125,12 @@ class AbstractTomograph(AbstractLinearOperator):
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)
-        dtype = jnp.result_type(x, self.angles)
+        dtype = common_dtype(x, self.angles)
         return project(self.rays, x.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def adjoint(self, y: State) -> Array:
         y = check_state(y, self.codomain, "the measurement", self)
-        dtype = jnp.result_type(y, self.angles)
+        dtype = common_dtype(y, self.angles)
         return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
     def placement(self, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:

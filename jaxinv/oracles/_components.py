@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST
 from .._types import Checked
+from ..requirements import Parametric, Requirement, requirement
 from ._low_rank import LowRank
 
 # Half a squared distance beyond which a component has no share, whatever its log-determinant; a finite number, so that
@@ -38,7 +39,13 @@ class View(eqx.Module):
         return jnp.exp(self.log_shares)
 
 
-class Components(eqx.Module):
+def log_weights(value: Array) -> Requirement:
+    """What must hold of the logarithms of weights; the weight 0 has minus infinity."""
+    words = "`weights` must be finite, not negative, and sum to 1"
+    return requirement(words, value, lambda v: v < math.inf)
+
+
+class Components(Parametric):
     """The components, with the differences of their means, which do not depend on the point.
 
     - `offsets`: `U_k^T (m_j - m_k)`, `(j, k, r)`.
@@ -58,6 +65,9 @@ class Components(eqx.Module):
         self.means = means
         self.covariances = covariances
         self.offsets, self.separations = _differences(means, covariances)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (log_weights(self.log_weights),)
 
     def astype(self, dtype: Checked[DTypeLike]) -> "Components":
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)
@@ -103,7 +113,7 @@ class Components(eqx.Module):
         constants = self.log_weights + roots
         least = jax.lax.stop_gradient(jnp.min(jnp.where(possible, gaps, jnp.inf)))
         halves = jnp.minimum(0.5 * unit * (unit * (gaps - least)), FAR)
-        widths = jnp.sum(~tight, axis=1) + others * ~rest_tight
+        widths = jnp.sum(~tight, axis=1) + jnp.where(rest_tight, 0, others)
         strays = jnp.sum(jnp.where(tight, coefficients**2, 0), axis=1) + jnp.where(rest_tight, squares, 0)
         return View(
             jax.nn.log_softmax(constants - halves),

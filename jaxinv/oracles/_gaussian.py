@@ -9,15 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, check_count, check_key, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import condition, observe, prepare_update, triangle
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
+from ..requirements import Requirement, finite, not_negative
 from ._latent import GaussianLatent
 from ._noised import GaussianDenoiser, GaussianScore
-from ._update import condition, observe, prepare_update
+
+# Up to so many entries, a matrix of the size of a covariance is made of a diagonal.
+_DENSE = 2**11
+# A covariance whose least eigenvalue is below minus this share of the largest is negative by more than rounding.
+NEGATIVE = 1e-3
 
 
 class Gaussian(Module):
@@ -26,6 +32,8 @@ class Gaussian(Module):
     - `mean`: the mean image, `(h, w, c)` or any other shape, with `d` entries.
     - `covariance`: a symmetric matrix, `(d, d)`; it may be singular. It is stored as a factor, from its eigenvalues:
       those below `10 eps` times the largest are rounding, and become 0.
+    - `factor`, `diagonal`: in place of the covariance, a factor `F`, `(d, r)`, and variances `D`, `(d,)` or a number,
+      of `covariance = F F^T + diag(D)`; they are not checked, as they are by `Gaussian.from_factor`.
 
     For a covariance of low rank, or of low rank plus a diagonal, use `Gaussian.from_factor`.
 
@@ -55,7 +63,7 @@ class Gaussian(Module):
         mean: ArrayLike,
         covariance: Checked[Array | np.ndarray | None] = None,
         *,
-        factor: Any = None,
+        factor: ArrayLike | None = None,
         diagonal: Checked[Array | np.ndarray | None] = None,
     ):
         self.mean = as_parameter(mean)
@@ -74,6 +82,13 @@ class Gaussian(Module):
                 f"{self.shape}; got {self.factor.shape}."
             )
         self.diagonal = None if diagonal is None else jnp.broadcast_to(as_parameter(diagonal).ravel(), (size,))
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        # A covariance that is traced and none has a factor of NaN.
+        return (
+            finite("factor", self.factor, "The covariance must be finite and positive semi-definite"),
+            not_negative("diagonal", self.diagonal, "`diagonal` must be finite and not negative: it is a variance"),
+        )
 
     @staticmethod
     def from_factor(mean: ArrayLike, factor: Any, diagonal: Checked[Scalar] = 0.0) -> "Gaussian":
@@ -94,8 +109,6 @@ class Gaussian(Module):
         diagonal = as_parameter(diagonal)
         if diagonal.size not in (1, jnp.size(mean)):
             raise ValueError(f"`diagonal` must have 1 or {jnp.size(mean)} entries; got shape {diagonal.shape}.")
-        if is_concrete(diagonal) and not bool(jnp.all(jnp.isfinite(diagonal) & (diagonal >= 0))):
-            raise ValueError("`diagonal` must be finite and not negative: it is a variance.")
         return Gaussian(mean, factor=factor, diagonal=diagonal)
 
     @staticmethod
@@ -106,7 +119,8 @@ class Gaussian(Module):
 
         - `samples`: the images, `(n, *shape)`.
 
-        **Returns:** a `Gaussian`, whose rank is at most `n - 1`.
+        **Returns:** a `Gaussian`, whose rank is at most `n - 1`; its memory is that of the smaller of `n` images and
+        the covariance.
 
         **Raises:** `ValueError` for fewer than two samples.
         """
@@ -117,22 +131,27 @@ class Gaussian(Module):
             )
         mean = samples.mean(0)
         centred = (samples - mean[None]).reshape(samples.shape[0], -1)
-        covariance = jnp.matmul(centred.T, centred, precision=HIGHEST) / (samples.shape[0] - 1)
-        return Gaussian(mean, covariance)
+        if centred.shape[0] > centred.shape[1]:
+            covariance = jnp.matmul(centred.T, centred, precision=HIGHEST) / (samples.shape[0] - 1)
+            return Gaussian(mean, covariance)
+        # With fewer images than entries, nothing has the size of entries squared.
+        _, std, rows = jnp.linalg.svd(centred / math.sqrt(samples.shape[0] - 1), full_matrices=False)
+        return Gaussian(mean, factor=_clipped_columns(std[::-1] ** 2, rows[::-1].T))
 
     @property
     def covariance(self) -> Float[Array, "d d"]:
         """The covariance as a matrix."""
-        factor = self.full_factor()
-        return jnp.matmul(factor, factor.T, precision=HIGHEST)
+        covariance = jnp.matmul(self.factor, self.factor.T, precision=HIGHEST)
+        return covariance if self.diagonal is None else covariance + jnp.diag(self.diagonal)
 
     @property
     def variance(self) -> Array:
         """The variance of each entry, of the shape of the mean."""
-        return jnp.sum(self.full_factor() ** 2, axis=1).reshape(self.shape)
+        variance = jnp.sum(self.factor**2, axis=1)
+        return (variance if self.diagonal is None else variance + self.diagonal).reshape(self.shape)
 
     def full_factor(self) -> Float[Array, "d r"]:
-        """`F` with `covariance = F F^T`, where further columns hold the diagonal."""
+        """`F` with `covariance = F F^T`, where further columns hold the diagonal, one for each entry of the mean."""
         if self.diagonal is None:
             return self.factor
         return jnp.concatenate([self.factor, jnp.diag(jnp.sqrt(self.diagonal))], axis=1)
@@ -144,36 +163,44 @@ class Gaussian(Module):
         """
         basis, std, _ = jnp.linalg.svd(self.full_factor(), full_matrices=False)
         floor = jnp.finfo(std.dtype).eps * max(self.factor.shape) * std[0]
-        return basis, jnp.where(std > floor, std, 0)
+        # A NaN stays one.
+        return basis, jnp.where(std <= floor, 0, std)
 
     @compiled_method
     def sample(self, n: int, *, key: Key) -> Array:
         """`n` draws, `(n, *shape)`. Draw `i` depends on the key and `i` only."""
         check_key(key)
         check_count(n, "n")
-        factor = self.full_factor()
+        size, rank = self.factor.shape
+        columns = rank if self.diagonal is None else rank + size
 
         def draw(index):
-            z = jax.random.normal(jax.random.fold_in(key, index), (factor.shape[1],), factor.dtype)
-            return self.mean + jnp.matmul(factor, z, precision=HIGHEST).reshape(self.shape)
+            z = jax.random.normal(jax.random.fold_in(key, index), (columns,), self.factor.dtype)
+            x = jnp.matmul(self.factor, z[:rank], precision=HIGHEST)
+            x = x if self.diagonal is None else x + jnp.sqrt(self.diagonal) * z[rank:]
+            return self.mean + x.reshape(self.shape)
 
         return jax.vmap(draw)(jnp.arange(n))
 
-    @compiled_method
     def log_prob(self, x: State) -> Array:
         """The log-density at one image.
 
         If the covariance is singular, this is the density on the affine space that supports the distribution, and minus
-        infinity for images whose relative distance from that space exceeds `sqrt(eps)`.
+        infinity for images whose relative distance from that space exceeds `sqrt(eps)`. Of a large image whose diagonal
+        is traced, the diagonal must be positive.
         """
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.shape:
             raise ValueError(
                 f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "
                 "`jax.vmap`."
             )
-        basis, std = self.spectrum()
+        return self._log_density(x) if self._is_large_and_full() else self._log_density_on_support(x)
+
+    @compiled_method
+    def _log_density_on_support(self, x: Array) -> Array:
         deviation = (x - self.mean).ravel()
+        basis, std = self.spectrum()
         coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
         kept = std > 0
         inside = jnp.where(kept, coefficients, 0)
@@ -183,6 +210,26 @@ class Gaussian(Module):
         value = -exponent - 0.5 * jnp.sum(kept) * math.log(2 * math.pi)
         limit = math.sqrt(jnp.finfo(std.dtype).eps) * (std[0] + jnp.sqrt(jnp.sum(deviation**2)))
         return jnp.where(jnp.sum(outside**2) <= limit**2, value, -jnp.inf)
+
+    def _is_large_and_full(self) -> bool:
+        """Whether the matrix of the diagonal would be large, and the covariance is not known to be singular."""
+        if self.diagonal is None or self.diagonal.size <= max(_DENSE, self.factor.shape[1]):
+            return False
+        return not is_concrete(self.diagonal) or bool(jnp.all(self.diagonal > 0))
+
+    @compiled_method
+    def _log_density(self, x: Array) -> Array:
+        # Of a covariance of full rank, from matrices of the size of the factor only.
+        assert self.diagonal is not None
+        deviation = (x - self.mean).ravel()
+        root = jnp.sqrt(self.diagonal)
+        design, data = self.factor / root[:, None], deviation / root
+        lower = triangle(design)
+        z = jax.scipy.linalg.cho_solve((lower, True), jnp.matmul(design.T, data, precision=HIGHEST))
+        # The residual, since `|data|^2 - |L^{-1} B^T data|^2` is a difference of large numbers.
+        square = jnp.sum((data - jnp.matmul(design, z, precision=HIGHEST)) ** 2) + jnp.sum(z**2)
+        constant = 0.5 * data.size * math.log(2 * math.pi)
+        return -0.5 * square - jnp.sum(jnp.log(jnp.diagonal(lower))) - jnp.sum(jnp.log(root)) - constant
 
     def denoiser(self, process: Checked[AbstractProcess]) -> GaussianDenoiser:
         """`E[x_0 | x_t = x]` for a noising process with `marginal(t) -> (scale, std)`, as a module `(t, x) -> x_0`."""
@@ -266,14 +313,21 @@ def _check_covariance(covariance: Array, shape: tuple[int, ...]) -> None:
 def _clipped_factor(covariance: Array) -> Array:
     values, vectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
     largest = values[-1]
-    if is_concrete(values) and bool(values[0] < -1e-3 * jnp.abs(largest)):
+    if is_concrete(values) and bool(values[0] < -NEGATIVE * jnp.abs(largest)):
         raise ValueError(
             f"`covariance` is not positive semi-definite: its eigenvalues reach from {float(values[0]):.3g} to "
             f"{float(largest):.3g}."
         )
+    return _clipped_columns(values, vectors)
+
+
+def _clipped_columns(values: Array, vectors: Array) -> Array:
+    """`F` with `F F^T = V diag(values) V^T`, from increasing eigenvalues, of which those that are rounding become 0."""
+    largest = values[-1]
+    good = (values[0] >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
     kept = values > 10 * jnp.finfo(values.dtype).eps * largest
     if is_concrete(values):
         # Drop the columns that are 0, so that a covariance of low rank is cheap; inside a trace the rank is unknown.
         count = max(int(kept.sum()), 1)
         kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
-    return vectors * jnp.where(kept, jnp.sqrt(jnp.where(kept, values, 1)), 0)[None, :]
+    return vectors * jnp.where(kept & good, jnp.sqrt(jnp.where(kept, values, 1)), jnp.where(good, 0, jnp.nan))[None, :]

@@ -7,13 +7,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, check_key
+from .._arrays import HIGHEST, as_array, check_key
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Key
+from ..requirements import Requirement, finite
 
 
 class GaussianLatent(AbstractGenerativePrior):
-    """`x = mean + factor z` with `z` standard normal, made by `oracles.Gaussian.as_latent()`."""
+    """`x = mean + factor z` with `z` standard normal, made by `oracles.Gaussian.as_latent()`.
+
+    - `mean`: the mean image, of any shape, with `d` entries.
+    - `factor`: the factor of the covariance, `(d, r)`; a latent has `r` entries.
+    """
 
     mean: Array
     factor: Array
@@ -25,6 +30,9 @@ class GaussianLatent(AbstractGenerativePrior):
         self.factor = factor
         self.latent_shape = (factor.shape[1],)
         self.image_shape = mean.shape
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("factor", self.factor),)
 
     def decode(self, z: ArrayLike) -> Array:
         z = _check(z, self.latent_shape, "a latent")
@@ -43,7 +51,7 @@ class GaussianLatent(AbstractGenerativePrior):
 
 
 def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     if x.shape != shape or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
             f"The latent of this Gaussian expects {what} of shape {shape} and a floating dtype; got {x.shape} and "

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, as_parameter, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, is_concrete
 from .._types import ArrayLike, Checked
+from ..requirements import Parametric, Requirement, check, not_negative
+
+# A covariance whose least eigenvalue is below minus this share of the largest is negative by more than rounding.
+NEGATIVE = 1e-3
 
 
-class LowRank(eqx.Module):
+class LowRank(Parametric):
     """Covariances `U diag(variances) U^T + rest (I - U U^T)` on `d` entries, without a `(d, d)` matrix.
 
     - `basis`: `U`, orthonormal columns: `(k, d, r)` for `k` components, or `(d, r)`, one basis for all of them.
@@ -40,11 +44,14 @@ class LowRank(eqx.Module):
 
     def __init__(self, basis: ArrayLike, variances: ArrayLike, rest: Any = 0.0):
         basis, variances = as_parameter(basis), as_parameter(variances)
-        rest = jnp.asarray(rest, basis.dtype) if isinstance(rest, int | float) else as_parameter(rest)
+        rest = jnp.asarray(rest, basis.dtype) if type(rest) in (int, float) else as_parameter(rest)
         self.basis = basis[None] if basis.ndim == 2 else basis
         self.variances = variances[None] if variances.ndim == 1 else variances
         self.rest = rest[None] if rest.ndim == 0 else rest
         _check(basis, variances, rest, self)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("variances", self.variances), not_negative("rest", self.rest))
 
     @property
     def is_full(self) -> bool:
@@ -138,10 +145,10 @@ def as_low_rank(covariances: Any, count: int, size: int, dtype: Any) -> LowRank:
                 f"a basis of shape {covariances.basis.shape} and variances of shape {covariances.variances.shape}."
             )
         return jax.tree.map(lambda leaf: leaf.astype(dtype), covariances)
-    covariances = jnp.asarray(covariances).astype(dtype)
+    covariances = as_array(covariances).astype(dtype)
     if covariances.shape in ((), (count,)):
-        if is_concrete(covariances) and not bool(jnp.all(jnp.isfinite(covariances) & (covariances >= 0))):
-            raise ValueError(f"`covariances` holds variances that are negative or not finite: {covariances}.")
+        words = "`covariances` holds variances that are negative or not finite"
+        check("GaussianMixture", (not_negative("covariances", covariances, words),))
         variances = jnp.zeros((1 if covariances.ndim == 0 else count, 0), dtype)
         return LowRank(jnp.zeros((1, size, 0), dtype), variances, covariances)
     if covariances.shape not in ((size, size), (count, size, size)):
@@ -164,14 +171,16 @@ def _decompose(covariances: Array) -> LowRank:
             raise ValueError(f"{name} is not symmetric: it differs from its transpose by up to {gap:.3g}.")
     values, vectors = jnp.linalg.eigh((covariances + jnp.swapaxes(covariances, 1, 2)) / 2)
     for i, spectrum in enumerate(values if known else ()):
-        if bool(spectrum[0] < -1e-3 * jnp.abs(spectrum[-1])):
+        if bool(spectrum[0] < -NEGATIVE * jnp.abs(spectrum[-1])):
             name = f"`covariances[{i}]`" if len(covariances) > 1 else "`covariances`"
             raise ValueError(
                 f"{name} is not positive semi-definite: its eigenvalues reach from {float(spectrum[0]):.3g} to "
                 f"{float(spectrum[-1]):.3g}."
             )
     rounding = 10 * jnp.finfo(values.dtype).eps * values[:, -1:]
-    values = jnp.where(values > rounding, values, 0)
+    # What is traced and no covariance is NaN, which `requirements` finds.
+    good = values[:, :1] >= -NEGATIVE * jnp.abs(values[:, -1:])
+    values = jnp.where(good, jnp.where(values > rounding, values, 0), jnp.nan)
     rank = values.shape[1]
     if known:
         # Often most directions share the smallest eigenvalue, such as 0 at low rank, and those need no basis. Inside a
@@ -196,6 +205,3 @@ def _check(basis: Array, variances: Array, rest: Array, made: LowRank) -> None:
     gram = jnp.einsum("kdr,kds->krs", made.basis, made.basis, precision=HIGHEST)
     if rank and not bool(jnp.max(jnp.abs(gram - jnp.eye(rank, dtype=gram.dtype)[None])) < 1e-3):
         raise ValueError("The columns of `basis` are not orthonormal; make them so by `jnp.linalg.qr(basis)[0]`.")
-    for name, values in (("variances", variances), ("rest", rest)):
-        if not bool(jnp.all(jnp.isfinite(values) & (values >= 0))):
-            raise ValueError(f"`{name}` must be finite and not negative.")

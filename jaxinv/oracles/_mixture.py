@@ -8,17 +8,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_parameter, check_count, check_key, is_concrete
+from .._arrays import HIGHEST, as_array, as_parameter, check_count, check_key, common_dtype, is_concrete
 from .._jit import compiled_method
+from .._linear_gaussian import prepare_update
 from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
-from ._components import Components
+from ..requirements import Requirement
+from ._components import Components, log_weights
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
 from ._mixture_update import update
-from ._update import prepare_update
 
 
 class GaussianMixture(Module):
@@ -60,10 +61,10 @@ class GaussianMixture(Module):
         self,
         weights: ArrayLike,
         means: ArrayLike,
-        covariances: ArrayLike,
+        covariances: ArrayLike | LowRank | float,
     ):
         means = as_parameter(means)
-        weights = jnp.asarray(weights)
+        weights = as_array(weights)
         if weights.ndim != 1 or means.ndim < 2 or len(weights) != len(means) or means.size == 0:
             raise ValueError(
                 "`weights` must have shape (k,) and `means` (k, h, w, c), or (k, ...), one of each for every "
@@ -73,10 +74,13 @@ class GaussianMixture(Module):
             raise ValueError(f"A mixture is of real images; got means of dtype {means.dtype}.")
         self.shape = means.shape[1:]
         numbers = [c for c in jax.tree.leaves(covariances) if hasattr(c, "dtype")]
-        dtype = jnp.result_type(means, *(as_parameter(c) for c in numbers))
+        dtype = common_dtype(means, *(as_parameter(c) for c in numbers))
         self.log_weights = _log_weights(weights, dtype)
         self.means = means.astype(dtype)
         self.covariances = as_low_rank(covariances, len(means), math.prod(self.shape), dtype)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (log_weights(self.log_weights),)
 
     @property
     def weights(self) -> Array:
@@ -142,7 +146,7 @@ class GaussianMixture(Module):
         limit = math.sqrt(jnp.finfo(self.means.dtype).eps)
         law = self.covariances
         largest = jnp.max(jnp.concatenate([v.ravel() for v in (law.variances, law.rest)]))
-        distances = jnp.sqrt(jnp.sum((jnp.asarray(x).ravel()[None] - self._flat_means()) ** 2, axis=1))
+        distances = jnp.sqrt(jnp.sum((as_array(x).ravel()[None] - self._flat_means()) ** 2, axis=1))
         inside = view.strays <= limit**2 * (jnp.sqrt(largest) + jax.lax.stop_gradient(distances)) ** 2
         return jax.nn.logsumexp(jnp.where(inside, view.log_densities, -jnp.inf))
 
@@ -225,7 +229,7 @@ class GaussianMixture(Module):
         return Components(self.log_weights, self._flat_means(), self.covariances, self.shape)
 
     def _view(self, x: State) -> Any:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != self.shape:
             raise ValueError(
                 f"The prior is on images of shape {self.shape}; got an image of shape {x.shape}. Map over a batch with "
@@ -241,20 +245,22 @@ class GaussianMixture(Module):
 
 
 def _log_weights(weights: Array, dtype: Any) -> Array:
+    """The logarithms of the weights; NaN where they are traced, and negative or do not sum to 1."""
     exact = jnp.finfo(weights.dtype).eps if jnp.issubdtype(weights.dtype, jnp.inexact) else 0
     weights = weights.astype(dtype)
+    total, tolerance = jnp.sum(weights), 1e-3 if exact > 1e-10 else 1e-6
+    good = jnp.all(weights >= 0) & (jnp.abs(total - 1) <= tolerance)
     if is_concrete(weights):
         if not bool(jnp.all(weights >= 0)):
             raise ValueError(f"`weights` must be finite and not negative; the least is {float(jnp.min(weights)):.3g}.")
-        total, tolerance = float(jnp.sum(weights)), 1e-3 if exact > 1e-10 else 1e-6
-        if not abs(total - 1) <= tolerance:
+        if not abs(float(total) - 1) <= tolerance:
             raise ValueError(
-                f"`weights` must sum to 1; they sum to {total:.6g}. Divide them by their sum: "
+                f"`weights` must sum to 1; they sum to {float(total):.6g}. Divide them by their sum: "
                 "`weights / weights.sum()`."
             )
     positive = weights > 0
     logs = jnp.where(positive, jnp.log(jnp.where(positive, weights, 1)), -jnp.inf)
-    return logs - jnp.log(jnp.sum(weights))
+    return jnp.where(good, logs - jnp.log(total), jnp.nan)
 
 
 def _shape(covariances: Any) -> Any:

@@ -6,6 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from .._arrays import as_array
 from .._score import AbstractGradientScore
 from .._types import Scalar, State
 from ._components import Components
@@ -99,7 +100,7 @@ def shrinkage(variances: Array, scale: Array, std: Array) -> Array:
 
 
 def _at_time(oracle: Any, t: Scalar, x: State) -> tuple[Array, Array, Array]:
-    x, shape = jnp.asarray(x), oracle.components.shape
+    x, shape = as_array(x), oracle.components.shape
     if x.shape != shape:
         raise ValueError(
             f"The prior is on images of shape {shape}; got an image of shape {x.shape}. Map over a batch with "

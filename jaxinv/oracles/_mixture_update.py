@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
+from .._linear_gaussian import Observation, dense, triangle
 from .._types import State
 from ..likelihood import Likelihood
 from ._low_rank import LowRank
-from ._update import Observation, dense, triangle
 
 
 class MixtureUpdate(eqx.Module):

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, is_concrete
+from .._arrays import HIGHEST, as_array, is_concrete
 from .._score import AbstractGradientScore, AbstractProcess
 from .._types import Checked, Scalar, State
+from ..requirements import Parametric, Requirement, not_negative
 
 
 def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
@@ -28,7 +28,7 @@ def marginal(process: Checked[AbstractProcess], t: Scalar, dtype: Checked[DTypeL
     return jnp.asarray(scale).astype(dtype), jnp.asarray(std).astype(dtype)
 
 
-class GaussianDenoiser(eqx.Module):
+class GaussianDenoiser(Parametric):
     """`E[x_0 | x_t = x] = m + U s^2 scale / (scale^2 s^2 + std^2) U^T (x - scale m)` on one image.
 
     Here `x_t = scale x_0 + std n`, `m` is the mean, `U` the principal directions and `s` the standard deviations.
@@ -38,6 +38,9 @@ class GaussianDenoiser(eqx.Module):
     basis: Array
     deviations: Array
     process: Any
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("deviations", self.deviations),)
 
     def __call__(self, t: Scalar, x: State) -> Array:
         return _denoise(self, t, x)
@@ -74,8 +77,11 @@ class GaussianScore(AbstractGradientScore):
     deviations: Array
     process: Any
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("deviations", self.deviations),)
+
     def __call__(self, t: Scalar, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         scale, std = marginal(self.process, t, x.dtype)
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
         deviation = (x - scale * mean).ravel()
@@ -96,7 +102,7 @@ class GaussianScore(AbstractGradientScore):
 
 
 def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:
-    x = jnp.asarray(x)
+    x = as_array(x)
     scale, std = marginal(oracle.process, t, x.dtype)
     mean, basis, deviations = (v.astype(x.dtype) for v in (oracle.mean, oracle.basis, oracle.deviations))
     coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)

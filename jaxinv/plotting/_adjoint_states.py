@@ -1,12 +1,13 @@
 """The figure of the states of a layered network and their adjoints, from `unrolled.adjoint_states`."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import numpy as np
 
-from .._types import Scalar
+from .._types import Checked, PyTree, Scalar, State
 from ._figure import CAPTION, TITLE, panels
 from ._grid import Column, Grid, draw
 from ._stacks import image_limits
@@ -18,7 +19,12 @@ _SIGNED = "RdBu_r"
 
 
 def adjoint_states(
-    states: Any, adjoints: Any, *, gradients: Any = None, heading: str | None = None, size: Scalar | None = None
+    states: Checked[Sequence[State]],
+    adjoints: Checked[Sequence[State]],
+    *,
+    gradients: Checked[Sequence[PyTree] | None] = None,
+    heading: str | None = None,
+    size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":
     """Draw the states that run forwards through a network, and below them the adjoint states that run backwards.
 
@@ -47,18 +53,18 @@ def adjoint_states(
         figure = plotting.adjoint_states(run.states, run.adjoints, gradients=run.gradients)
         ```
     """
-    states, adjoints = _check(states, "states"), _check(adjoints, "adjoints")
-    if states.shape != adjoints.shape:
+    x, p = _check(states, "states"), _check(adjoints, "adjoints")
+    if x.shape != p.shape:
         raise ValueError(
-            f"There must be as many `states` as `adjoints`, of the same shapes; got {len(states)} of shape "
-            f"{states.shape[1:]} and {len(adjoints)} of shape {adjoints.shape[1:]}."
+            f"There must be as many `states` as `adjoints`, of the same shapes; got {len(x)} of shape "
+            f"{x.shape[1:]} and {len(p)} of shape {p.shape[1:]}."
         )
     sizes = None if gradients is None else [_norm(gradient) for gradient in gradients]
-    if sizes is not None and len(sizes) != len(states) - 1:
-        raise ValueError(f"Between {len(states)} states are {len(states) - 1} layers; got {len(sizes)} `gradients`.")
-    if states.ndim == 4:
-        return _images(states, adjoints, sizes, heading, size)
-    return _vectors(states, adjoints, sizes, heading)
+    if sizes is not None and len(sizes) != len(x) - 1:
+        raise ValueError(f"Between {len(x)} states are {len(x) - 1} layers; got {len(sizes)} `gradients`.")
+    if x.ndim == 4:
+        return _images(x, p, sizes, heading, size)
+    return _vectors(x, p, sizes, heading)
 
 
 def _images(states: np.ndarray, adjoints: np.ndarray, sizes: Any, heading: str | None, size: Any) -> Any:
@@ -114,8 +120,8 @@ def _check(values: Any, name: str) -> np.ndarray:
     if not known or len(values) < 2 or any(np.iscomplexobj(value) for value in values):
         raise ValueError(
             f"`{name}` must be a sequence of at least two real vectors (d,) or images (h, w, c), c 1 or 3, all of one "
-            f"shape; got {sorted(shapes) if shapes else type(values).__name__}. Of a batch, one: `[z[0] for z in "
-            f"run.{name}]`; of images that were ravelled: `[z.reshape(h, w, c) for z in run.{name}]`."
+            f"shape; got {sorted(shapes) if shapes else type(values).__name__}. Select one of a batch: `[z[0] for z in "
+            f"run.{name}]`; give ravelled images their shape: `[z.reshape(h, w, c) for z in run.{name}]`."
         )
     return np.stack([np.asarray(value, np.float64) for value in values])
 

@@ -1,10 +1,11 @@
 """The figure of the calibration of a sampler, from the ranks of `metrics.calibration_ranks`."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._types import Scalar
+from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, panels
 
 if TYPE_CHECKING:
@@ -16,12 +17,12 @@ _INSIDE, _OUTSIDE, _BAND = "C0", "C3", "0.85"
 
 
 def calibration(
-    ranks: Any,
-    num_samples: Any,
+    ranks: Checked[ArrayLike | Mapping[str, ArrayLike]],
+    num_samples: Checked[int],
     *,
-    bins: Any = None,
+    bins: Checked[int | None] = None,
     level: Scalar = 0.99,
-    titles: Any = None,
+    titles: Checked[Sequence[str] | None] = None,
     heading: str | None = None,
 ) -> "matplotlib.figure.Figure":
     """Draw histograms of the ranks of simulation-based calibration, with the band for the counts of an exact sampler.
@@ -65,17 +66,16 @@ def calibration(
     bins = _choose_bins(bins, n, num_samples)
     if not 0 < level < 1:
         raise ValueError(f"`level` must lie between 0 and 1; got {level!r}.")
-    if titles is None:
-        titles = [""] * k
-    if isinstance(titles, str) or len(titles) != k:
-        raise ValueError(f"`titles` must be a sequence of one for each of the {k} quantities; got {titles!r}.")
+    names = [""] * k if titles is None else titles
+    if isinstance(names, str) or len(names) != k:
+        raise ValueError(f"`titles` must be a sequence of one for each of the {k} quantities; got {names!r}.")
     # Bin i holds the ranks from edges[i] to edges[i + 1] - 1.
     edges = np.arange(bins + 1) * (num_samples + 1) // bins
     shares = np.diff(edges) / (num_samples + 1)
     histograms = [_Histogram(ranks[:, j], edges, shares, float(level)) for j in range(k)]
     top = 1.08 * max(max(h.counts.max(), h.high.max()) for h in histograms)
 
-    figure, axes = panels([str(title) for title in titles], (2.4, 1.6), heading)
+    figure, axes = panels([str(title) for title in names], (2.4, 1.6), heading)
     axes[0].set_ylabel("count", fontsize=CAPTION, labelpad=2)
     places = edges - 0.5
     for panel, h in zip(axes, histograms, strict=True):

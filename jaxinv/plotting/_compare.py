@@ -1,10 +1,10 @@
 """The figure that compares the images of several methods; the layout is that of `_grid.py`."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .._types import Scalar
+from .._types import ArrayLike, Checked, Scalar
 from ..metrics import psnr, ssim
 from ._figure import CAPTION, TITLE
 from ._grid import Column, Grid, draw
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def compare(
-    images: Any,
+    images: Checked[ArrayLike | Mapping[str, ArrayLike]],
     *,
-    reference: Any = None,
-    titles: Any = None,
+    reference: Checked[ArrayLike | None] = None,
+    titles: Checked[Sequence[str] | None] = None,
     heading: str | None = None,
     metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
     data_range: Scalar = 1.0,
     errors: bool = True,
-    limits: Any = None,
+    limits: Checked[tuple[Scalar, Scalar] | None] = None,
     error_limit: Scalar | None = None,
     size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 
-def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike, *, dpi: Scalar = 200) -> pathlib.Path:
+def save(figure: "matplotlib.figure.Figure", path: str | os.PathLike[str], *, dpi: Scalar = 200) -> pathlib.Path:
     """Write a figure atomically: the new file replaces an old one only once it is complete.
 
     **Arguments:**
@@ -86,7 +86,7 @@ _DPI = 200
 _PIXELS = 110  # Pixels of the page for an inch of the figure.
 
 
-def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike | None = None) -> None:
+def show(figure: "matplotlib.figure.Figure", path: str | os.PathLike[str] | None = None) -> None:
     """Display a figure in a notebook; outside of one, such as in a notebook run as a script, write it to `path`.
 
     **Arguments:**

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .._types import Scalar
+from .._types import ArrayLike, Checked, Scalar
 from ._figure import (
     CAPTION,
     HEADING,
@@ -134,7 +134,12 @@ _BETWEEN = 1  # The gap between images, in pixels of the images.
 
 
 def sample_grid(
-    images: Any, *, columns: Any = None, heading: str | None = None, limits: Any = None, size: Scalar | None = None
+    images: Checked[ArrayLike],
+    *,
+    columns: Checked[int | None] = None,
+    heading: str | None = None,
+    limits: Checked[tuple[Scalar, Scalar] | None] = None,
+    size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":
     """Draw images, such as samples, side by side and row after row, on one grey scale and without captions.
 

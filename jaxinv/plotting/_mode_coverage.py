@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._types import Scalar
+from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, panels
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ _COLOURS = {"coverage": "C0", "entropy": "C1"}
 
 
 def mode_coverage(
-    history: Any, *, reference_entropy: Scalar | None = None, heading: str | None = None
+    history: Checked[Mapping[str, ArrayLike]], *, reference_entropy: Scalar | None = None, heading: str | None = None
 ) -> "matplotlib.figure.Figure":
     """Draw the coverage of the data by a generator during its training.
 

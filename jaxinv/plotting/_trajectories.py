@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .._types import Scalar
+from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, TITLE, number, panels
 from ._grid import Column, Grid, draw
 from ._stacks import image_limits
@@ -17,11 +17,11 @@ _POINTS = 200  # Points of the background of a density, along each axis.
 
 
 def trajectories(
-    paths: Any,
+    paths: Checked[Mapping[str, tuple[ArrayLike, ArrayLike]]],
     *,
     density: Callable[[np.ndarray, np.ndarray], Any] | None = None,
     heading: str | None = None,
-    limits: Any = None,
+    limits: Checked[tuple[Scalar, Scalar] | None] = None,
     size: Scalar | None = None,
 ) -> "matplotlib.figure.Figure":
     """Draw paths of a noising process and of its reverse, over time.
@@ -56,13 +56,13 @@ def trajectories(
         figure = plotting.trajectories({"forward": (times, jax.vmap(path)(jax.random.split(jax.random.key(0), 8)))})
         ```
     """
-    paths = _check(paths)
-    shape = next(iter(paths.values()))[1].shape[2:]
+    drawn = _check(paths)
+    shape = next(iter(drawn.values()))[1].shape[2:]
     if density is not None and shape != (1,):
         raise ValueError("`density` is drawn behind paths of numbers only, whose states are of shape (n, k, 1).")
     if len(shape) == 3:
-        return _images(paths, heading, limits, size)
-    return _curves(paths, density, heading, image_limits(limits, [states for _, states in paths.values()]))
+        return _images(drawn, heading, limits, size)
+    return _curves(drawn, density, heading, image_limits(limits, [states for _, states in drawn.values()]))
 
 
 def _check(paths: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -80,7 +80,7 @@ def _check(paths: Any) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         if not known or states.size == 0:
             raise ValueError(
                 f"The states of `paths[{title!r}]` must be numbers (n, k, 1), points (n, k, 2) or images "
-                f"(n, k, h, w, c): n paths at k times; got {states.shape}. Of one path: `states[None]`."
+                f"(n, k, h, w, c): n paths at k times; got {states.shape}. One path is `states[None]`."
             )
         if times.shape not in (states.shape[1:2], states.shape[:2]):
             raise ValueError(

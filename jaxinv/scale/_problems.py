@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
-from .._arrays import is_concrete
-from .._types import Checked
+from .._arrays import is_concrete, native
+from .._types import Checked, PyTree
 from ..io import leaf_names
 
 ON_THE_HOST = (
@@ -49,8 +48,8 @@ def split(
     """
     _check_solve(solve)
     leaves, treedef = jax.tree.flatten((solve, problems))
-    own = len(jax.tree.leaves(solve))
-    names = ["solve"] * own + leaf_names(problems)
+    num_solve_leaves = len(jax.tree.leaves(solve))
+    names = ["solve"] * num_solve_leaves + leaf_names(problems)
     # Inside `jax.jit` every new array is a tracer.
     if not is_concrete(jnp.zeros(()), *leaves):
         raise ValueError(ON_THE_HOST)
@@ -58,7 +57,7 @@ def split(
         None if _is_array(leaf) else (type(leaf), _hashable(leaf, name))
         for leaf, name in zip(leaves, names, strict=True)
     )
-    arrays = [(i < own, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    arrays = [(i < num_solve_leaves, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
     mapped = [(name, leaf) for is_shared, name, leaf in arrays if not is_shared]
     count = _check_leading(mapped)
     for name, leaf in mapped:
@@ -77,7 +76,7 @@ def split(
 
 def to_host(leaf: Any) -> np.ndarray:
     """An array in host memory, without a copy where it is there already; random keys as their data."""
-    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else native(leaf))
 
 
 def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import PyTree
 
+from .._mesh import replicated, sharded
+from .._types import PyTree
 from ..io import leaf_names
-from ..training._mesh import replicated, sharded
 from ._problems import ON_THE_HOST, ProblemSpec, describe
 
 # The exceptions that a function raises for unsuitable arguments.

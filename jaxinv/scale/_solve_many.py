@@ -10,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
+from .._mesh import check_mesh
 from .._solution import RESULTS
-from .._types import Checked
-from ..training._mesh import check_mesh
+from .._types import Checked, PyTree
 from ._memory import allowance, free, in_words, is_out_of_memory, largest, needed
 from ._problems import ProblemSpec, is_key, split, take, to_host
 from ._program import compile_chunk, place, put
@@ -28,7 +27,7 @@ def solve_many(
     *,
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
 ) -> Any:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
 

@@ -98,7 +98,7 @@ class Randomised(AbstractDecomposition):
     def __check_init__(self):
         for name in ("oversampling", "power_iterations"):
             value = getattr(self, name)
-            if value != 0 or isinstance(value, bool):
+            if type(value) is not int or value != 0:
                 check_count(value, name)
 
     def decompose(self, matrix: Array, rank: int, *, key: Key) -> tuple[Array, Array]:

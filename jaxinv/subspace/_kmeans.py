@@ -3,19 +3,19 @@
 import math
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_floating, check_key, is_concrete
+from .._arrays import as_array, check_count, check_floating, check_key, common_dtype, is_concrete
+from .._checks import check_examples
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
-from .._solution import RESULTS
-from .._types import ArrayLike, Key
-from ._check import check_data
+from .._solution import RESULTS, reject
+from .._types import ArrayLike, Checked, Key
+from ..requirements import valid
 from ._lloyd import Cloud, lloyd_step, nearest, residuals
 from ._seeding import AbstractSeeding, Greedy
 
@@ -51,11 +51,11 @@ class KMeans(Module):
 
         **Raises:** `ValueError` for another shape, or a dtype that is not floating.
         """
-        x, shape, k = check_floating(jnp.asarray(x), "an image", "KMeans"), self.centres.shape[1:], len(self.centres)
+        x, shape, k = check_floating(as_array(x), "an image", "KMeans"), self.centres.shape[1:], len(self.centres)
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"KMeans takes an image of shape {shape}, or a batch of them; got {x.shape}. {advice}")
-        centres = self.centres.reshape(k, -1).astype(jnp.result_type(x, self.centres))
+        centres = self.centres.reshape(k, -1).astype(common_dtype(x, self.centres))
         cloud = Cloud.of(x.astype(centres.dtype).reshape(-1, math.prod(shape)), k, 1)
 
         def choose(points, exists, labels):
@@ -73,7 +73,7 @@ def kmeans(
     *,
     key: Key,
     restarts: int = 1,
-    start: Any = None,
+    start: Checked[AbstractSeeding | None] = None,
     max_steps: int = 300,
 ) -> KMeans:
     """Cluster images about `k` centres: minimise `sum_i min_j ||x_i - c_j||^2`, by Lloyd's algorithm.
@@ -111,7 +111,7 @@ def kmeans(
         ```
     """
     check_key(key)
-    data, k, restarts = check_data(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
+    data, k, restarts = check_examples(data, "kmeans"), check_count(k, "k"), check_count(restarts, "restarts")
     start = Greedy() if start is None else start
     if not isinstance(start, AbstractSeeding):
         raise ValueError(f"`start` must be `Greedy()`, `PlusPlus()` or `From(centres)` of `subspace`; got {start!r}.")
@@ -123,7 +123,7 @@ def kmeans(
     return _cluster(data, k, key, restarts, start, max_steps)
 
 
-@eqx.filter_jit
+@compiled_method
 def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeeding, max_steps: int) -> KMeans:
     shape, n = data.shape[1:], data.shape[0]
     points = data.reshape(n, -1)
@@ -132,6 +132,8 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     result = RESULTS.where(finite, RESULTS.successful, RESULTS.nonfinite_measurement)
     cloud = Cloud.of(points, k, restarts)
     starts = start.centres(*cloud.flat, k, shape, restarts, key=key)
+    good = valid(start)
+    result, starts = reject(result, good), jnp.where(good, starts, 0)
 
     def run(centres):
         state = (jnp.zeros(cloud.exists.shape, jnp.int32), centres)
@@ -165,9 +167,9 @@ def _distinct(data: Array, enough: int) -> int:
     """The number of distinct examples, or `enough` if there are at least `enough` or the values are not known."""
     if not is_concrete(data):
         return min(enough, data.shape[0])
-    seen: set[bytes] = set()
+    distinct: set[bytes] = set()
     for example in np.asarray(data):
-        seen.add((example + 0).tobytes())  # -0 is 0
-        if len(seen) == enough:
+        distinct.add((example + 0).tobytes())  # -0 is 0
+        if len(distinct) == enough:
             break
-    return len(seen)
+    return len(distinct)

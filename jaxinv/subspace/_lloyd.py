@@ -100,9 +100,9 @@ def lloyd_step(index: Array, state: Any, cloud: Cloud) -> Any:
     moved = farthest[order]
     donors = jnp.where(filled, flat[moved], k)
     position = points[moved]
-    left = jnp.where(filled[:, None], position - centres[flat[moved]], 0)
+    removed = jnp.where(filled[:, None], position - centres[flat[moved]], 0)
     flat = flat.at[jnp.where(filled, moved, flat.shape[0])].set(jnp.arange(k, dtype=flat.dtype), mode="drop")
-    sums = sums.at[donors].add(-left, mode="drop")
+    sums = sums.at[donors].add(-removed, mode="drop")
     counts = jnp.where(filled, 1, counts.at[donors].add(-1, mode="drop"))
     # Means from sums of residuals keep their digits far from the origin.
     means = centres + sums / jnp.maximum(counts, 1)[:, None]

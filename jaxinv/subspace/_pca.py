@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, check_count, check_floating, is_concrete
+from .._arrays import HIGHEST, as_array, check_count, check_floating, is_concrete
+from .._checks import check_examples
+from .._jit import compiled_method
 from .._module import Module
 from .._types import ArrayLike, Checked, Key, Scalar
-from ._check import check_data
 from ._decomposition import AbstractDecomposition, Randomised, Thin
-from ._rank import check_norm, choose_rank
+from ._rank import AbstractNorm, check_norm, choose_rank
 
 
 class PCA(Module):
@@ -38,7 +39,7 @@ class PCA(Module):
         mean: ArrayLike,
         components: ArrayLike,
         singular_values: ArrayLike,
-        standard_deviations: Any = None,
+        standard_deviations: Checked[ArrayLike | None] = None,
     ):
         self.mean, self.components = jnp.asarray(mean), jnp.asarray(components)
         self.singular_values = jnp.asarray(singular_values)
@@ -70,7 +71,7 @@ class PCA(Module):
         return images + jnp.broadcast_to(self.mean, images.shape)
 
     def _check(self, x: Any, shape: tuple[int, ...], what: str) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         if x.shape != shape and x.shape[1:] != shape:
             advice = "Add the channel axis: `x[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
             raise ValueError(f"PCA takes {what} of shape {shape}, or a batch of them; got {x.shape}. {advice}")
@@ -82,9 +83,9 @@ def pca(
     *,
     rank: Checked[int | None] = None,
     tolerance: Checked[Scalar | None] = None,
-    norm: Any = None,
+    norm: Checked[AbstractNorm | None] = None,
     centre: bool = True,
-    method: Any = None,
+    method: Checked[AbstractDecomposition | None] = None,
     key: Key | None = None,
 ) -> PCA:
     """The affine subspace of a given dimension that is nearest to a set of images, in the sum of squares.
@@ -126,7 +127,7 @@ def pca(
         )
         ```
     """
-    data, method, norm = check_data(data, "pca"), Thin() if method is None else method, check_norm(norm)
+    data, method, norm = check_examples(data, "pca"), Thin() if method is None else method, check_norm(norm)
     if not isinstance(method, AbstractDecomposition):
         raise ValueError(f"`method` must be `Thin()`, `Gram()` or `Randomised()` of `subspace`; got {method!r}.")
     n, d = data.shape[0], math.prod(data.shape[1:])
@@ -178,7 +179,7 @@ def _check_tolerance(data: Array, tolerance: Any) -> None:
         raise ValueError(f"`tolerance` must be a number in [0, 1); got {tolerance}.")
 
 
-@eqx.filter_jit
+@compiled_method
 def _reduce(data: Array, rank: int, centre: bool, method: AbstractDecomposition, key: Any) -> PCA:
     shape = data.shape[1:]
     matrix = data.reshape(data.shape[0], -1)

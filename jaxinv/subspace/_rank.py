@@ -7,7 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import is_concrete
+from .._arrays import as_array, is_concrete, parameter_dtype
 from .._types import ArrayLike, Checked, Scalar
 
 
@@ -42,7 +42,9 @@ class Nuclear(AbstractNorm):
         return _tails(singular_values)
 
 
-def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Any = None) -> Any:
+def choose_rank(
+    singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Checked[AbstractNorm | None] = None
+) -> Any:
     """The smallest rank whose truncated singular value decomposition loses at most a fraction of a norm.
 
     It is the smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values
@@ -71,8 +73,8 @@ def choose_rank(singular_values: ArrayLike, tolerance: Checked[Scalar], norm: An
         ```
     """
     norm = check_norm(norm)
-    s = jnp.asarray(singular_values)
-    s = s.astype(jnp.promote_types(s.dtype, jnp.result_type(float) if s.dtype.kind in "biu" else jnp.float32))
+    s = as_array(singular_values)
+    s = s.astype(parameter_dtype(s.dtype))
     if s.ndim != 1 or s.size == 0 or jnp.iscomplexobj(s):
         raise ValueError(f"`singular_values` must be real, of shape (m,); got shape {s.shape} of dtype {s.dtype}.")
     if jnp.ndim(tolerance) != 0:

@@ -8,15 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
+from .._checks import check_examples
 from .._jit import verb
 from .._loop import iterate
-from .._module import Module
-from .._solution import RESULTS
+from .._solution import RESULTS, AbstractOutcome, reject
 from .._types import ArrayLike, Scalar
-from ._check import check_data
 
 
-class RobustPCA(Module):
+class RobustPCA(AbstractOutcome):
     """The decomposition of a matrix into one of low rank and a sparse one.
 
     - `low_rank`, `sparse`: the two parts, of the shape of the matrix.
@@ -29,6 +28,11 @@ class RobustPCA(Module):
     rank: Array
     result: Any = None
     num_steps: Array | None = None
+
+    def settled(self, good: Array | bool) -> "RobustPCA":
+        """This decomposition; where the parameters are not good, zero with the code `invalid_parameter`."""
+        low_rank, sparse = (jnp.where(good, part, jnp.zeros_like(part)) for part in (self.low_rank, self.sparse))
+        return RobustPCA(low_rank, sparse, self.rank, reject(self.result, good), self.num_steps)
 
 
 def robust_pca(
@@ -73,13 +77,13 @@ def robust_pca(
     Measured: on 200 x 200 of ranks 10 and 20 with 5 and 10 % gross errors it finds the exact rank, with a relative
     error below 3e-7 in float64 and 2e-6 in float32, in 20 to 45 steps.
     """
-    matrix = check_data(matrix, "robust_pca", "matrix", allow_complex=True)
+    matrix = check_examples(matrix, "robust_pca", "matrix", allow_complex=True)
     if weight is not None and jnp.ndim(weight) != 0:
         raise ValueError(f"`weight` must be a scalar; got shape {jnp.shape(weight)}. Map with `jax.vmap`.")
     return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)
 
 
-@verb(traced=("weight", "rtol"))
+@verb(traced=("weight",), tolerances=("rtol",))
 def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
     shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
     rows, columns = matrix.shape

@@ -9,13 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, is_concrete
+from .._arrays import check_count
 from .._loop import iterate
 from .._solution import RESULTS
 from .._types import Key
+from ..requirements import Parametric, Requirement, finite
 
 
-class AbstractSeeding(eqx.Module):
+class AbstractSeeding(Parametric):
     """The centres that the restarts of k-means begin with."""
 
     @abc.abstractmethod
@@ -83,9 +84,8 @@ class From(AbstractSeeding):
 
     initial: Array = eqx.field(converter=jnp.asarray)
 
-    def __check_init__(self):
-        if is_concrete(self.initial) and not bool(jnp.all(jnp.isfinite(self.initial))):
-            raise ValueError("`From(centres)`: the centres must be finite.")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("initial", self.initial, "`From(centres)`: the centres must be finite"),)
 
     def centres(
         self, points: Array, exists: Array, k: int, shape: tuple[int, ...], restarts: int, *, key: Key
@@ -137,4 +137,4 @@ def _draw(mass: Array, key: Key, count: int) -> Array:
     ladder = jnp.cumsum(mass)
     heights = jax.random.uniform(key, (count,), mass.dtype) * ladder[-1]
     # Rounding may lift a height to the total mass, beyond the last index.
-    return jnp.minimum(jnp.searchsorted(ladder, heights, side="right"), jnp.argmax(ladder))
+    return jnp.minimum(jnp.searchsorted(ladder, heights, side="right"), jax.lax.argmax(ladder, 0, jnp.int32))

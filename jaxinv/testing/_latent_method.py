@@ -5,10 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from .. import generative
 from .._solution import RESULTS, Solution
-from .._types import Key
+from .._types import Checked, Key
 from ..likelihood import Likelihood
 from ..noise import Gaussian
 from ..operators import Identity
@@ -30,11 +31,11 @@ _SHAPE, _LATENT = (6, 1, 1), (2,)
 
 
 def check_latent_method(
-    method: Any,
+    method: Checked[generative.AbstractLatentMethod],
     *,
     key: Key,
     max_steps: int = 50,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | generative.Alternating | None] = None,
     tolerance: float | None = None,
 ) -> None:
     """Check everything that the package relies on in a latent method, a `method` of `generative.reconstruct`.

@@ -6,9 +6,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from .._types import Key, State, Struct
+from .._types import Checked, Key, PyTree, State, Struct
 from ..noise import AbstractGaussianNoise, AbstractNoise
 from ._compare import (
     combine,
@@ -28,7 +27,7 @@ from ._compare import (
 
 
 def check_noise(
-    noise: Any,
+    noise: Checked[AbstractNoise],
     codomain: Struct,
     *,
     key: Key,

@@ -8,13 +8,22 @@ import numpy as np
 
 from .. import diffusion
 from .._solution import RESULTS
-from .._types import Key
+from .._types import Checked, Key
 from ..likelihood import Likelihood
 from ..noise import Gaussian as GaussianNoise
 from ..operators import Matrix
 from ..oracles import Gaussian
-from ._compare import difference, generator, is_double, keys_of, lane, name_of, require, require_array_leaves
-from ._law import require_law
+from ._compare import (
+    difference,
+    generator,
+    is_double,
+    keys_of,
+    lane,
+    name_of,
+    require,
+    require_array_leaves,
+    require_law,
+)
 from ._sampler import require_same_solution
 
 # Not aligned with the axes; two measurements of four entries.
@@ -24,10 +33,10 @@ _MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, -1.0, 0.5]])
 
 
 def check_posterior_method(
-    method: Any,
+    method: Checked[diffusion.AbstractPosteriorMethod[Any, Any]],
     *,
     key: Key,
-    process: Any = None,
+    process: Checked[diffusion.AbstractProcess | None] = None,
     noise_std: float = 0.3,
     num_samples: int = 1000,
     deviations: float = 5.0,

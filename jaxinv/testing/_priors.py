@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._prior import AbstractGenerativePrior
-from .._types import Key
+from .._types import Checked, Key
 from ._compare import (
     combine,
     difference,
@@ -27,7 +27,7 @@ from ._compare import (
 
 
 def check_generative_prior(
-    prior: Any,
+    prior: Checked[AbstractGenerativePrior],
     *,
     key: Key,
     num_draws: int = 4000,

@@ -6,9 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
-from .._types import Key
+from .._types import ArrayLike, Checked, Key, PyTree
 from ..regularisers import AbstractRegulariser
 from ._compare import (
     combine,
@@ -27,8 +26,8 @@ from ._compare import (
 
 
 def check_regulariser(
-    regulariser: Any,
-    x: Any,
+    regulariser: Checked[AbstractRegulariser],
+    x: ArrayLike,
     *,
     key: Key,
     steps: Sequence[float] = (0.1, 1.0),
@@ -133,7 +132,7 @@ def _check_gradient(
         f"and dtype {x.dtype}; they must be the same.",
     )
     direction = draw(x, random)
-    # As long as the image's own entries, so that `step` is what an entry changes by.
+    # The entries of the direction are as large as those of the image, so an entry changes by about `step`.
     ahead, behind = (
         float(_value_and_gradient(regulariser, combine(1, x, sign * step, direction))[0]) for sign in (1, -1)
     )

@@ -6,14 +6,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .. import diffusion
 from .._solution import RESULTS, Solution
-from .._types import Key
+from .._types import Checked, Key, PyTree
 from ..oracles import Gaussian
-from ._compare import difference, generator, is_double, keys_of, lane, name_of, require, require_array_leaves
-from ._law import require_law
+from ._compare import (
+    difference,
+    generator,
+    is_double,
+    keys_of,
+    lane,
+    name_of,
+    require,
+    require_array_leaves,
+    require_law,
+)
 
 # Not aligned with the axes, and of three different sizes.
 _MEAN = np.array([1.0, -0.5, 0.2])
@@ -21,10 +29,10 @@ _FACTOR = np.array([[0.8, 0.0, 0.0], [0.3, 0.5, 0.0], [-0.2, 0.1, 0.3]])
 
 
 def check_sampler(
-    method: Any,
+    method: Checked[diffusion.AbstractSampler],
     *,
     key: Key,
-    process: Any = None,
+    process: Checked[diffusion.AbstractProcess | None] = None,
     num_samples: int = 2000,
     deviations: float = 5.0,
     allowance: float = 0.05,

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
+from .. import diffusion
 from .._score import AbstractProcess, AbstractScore
-from .._types import Key
+from .._types import Checked, Key, PyTree
 from ._compare import (
     difference,
     draw,
@@ -25,8 +25,8 @@ from ._compare import (
 
 
 def check_score(
-    score: Any,
-    shape: Any,
+    score: Checked[diffusion.AbstractScore],
+    shape: Checked[Sequence[int]],
     *,
     key: Key,
     times: Sequence[float] = (0.05, 0.5, 0.95),
@@ -76,7 +76,7 @@ def check_score(
     for part in times:
         t = np.asarray(low + part * (high - low), dtype)
         scale, std = (float(v) for v in process.marginal(t))
-        # As large as states of that time are, for images of unit size.
+        # The argument is as large as a state at that time is for images of unit size.
         arguments.append((t, np.asarray(draw(struct, random) * np.sqrt(scale**2 + std**2), dtype)))
     double = is_double(struct)
     allowed = (1e-10 if double else 1e-4) if tolerance is None else tolerance

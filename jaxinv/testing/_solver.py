@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import PyTree
 
 from .._solution import RESULTS, Solution
+from .._types import PyTree
 from ._compare import is_double, lane, name_of, require, stack
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 
 from .. import dip
 from .._solution import RESULTS, Solution
-from .._types import Key
+from .._types import Checked, Key
 from ..likelihood import Likelihood
 from ..models import DeepDecoder
 from ..noise import Gaussian
@@ -32,7 +32,12 @@ _SHAPE = (4, 4, 1)
 
 
 def check_stopping_rule(
-    rule: Any, *, key: Key, num_images: int = 6, num_steps: int = 12, tolerance: float | None = None
+    rule: Checked[dip.AbstractStopping],
+    *,
+    key: Key,
+    num_images: int = 6,
+    num_steps: int = 12,
+    tolerance: float | None = None,
 ) -> None:
     """Check everything that the package relies on in a stopping rule of `dip.reconstruct`.
 

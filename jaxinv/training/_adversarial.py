@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._types import Checked, Key
+from .._network_state import state_is_refused
+from .._optimisers import init_optimiser, step_optimiser
+from .._types import Checked, Key, PyTree
 from ._chunk import (
     AbstractTrainingSpec,
     Carry,
     Split,
-    apply_gradient,
     draw,
     loss_dtype,
     repeat,
@@ -58,8 +59,9 @@ class AdversarialSpec(AbstractTrainingSpec):
             critic, memory, order, total = state
             order, batch = draw(self, order, first + index)
             k = jax.random.fold_in(key, index)
-            loss, gradient = jax.value_and_grad(lambda c: self._losses({**generator, **c}, batch, k)[1])(critic)
-            critic, memory = apply_gradient(optimisers[1], gradient, memory, critic)
+            function = lambda c: self._losses({**generator, **c}, batch, k)[1]
+            loss, gradient = jax.value_and_grad(function)(critic)
+            critic, memory, _ = step_optimiser(optimisers[1], function, loss, gradient, memory, critic)
             return critic, memory, order, total + loss.astype(dtype)
 
         state = (critic, critic_state, carry.order, jnp.zeros((), dtype))
@@ -67,8 +69,11 @@ class AdversarialSpec(AbstractTrainingSpec):
         # The last batch of the critic; XLA gathers it again only if the loss of the generator uses it.
         _, batch = draw(self, order, first + self.critic_steps - 1)
         k = jax.random.fold_in(key, self.critic_steps)
-        loss, gradient = jax.value_and_grad(lambda g: self._losses({**g, **critic}, batch, k)[0])(generator)
-        generator, generator_state = apply_gradient(optimisers[0], gradient, generator_state, generator)
+        function = lambda g: self._losses({**g, **critic}, batch, k)[0]
+        loss, gradient = jax.value_and_grad(function)(generator)
+        generator, generator_state, _ = step_optimiser(
+            optimisers[0], function, loss, gradient, generator_state, generator
+        )
 
         losses = jnp.stack([loss.astype(dtype), total / self.critic_steps])
         average = update_ema(self.ema, carry.step + 1, carry.average, generator)
@@ -79,7 +84,8 @@ class AdversarialSpec(AbstractTrainingSpec):
         model = self.model.merge(weights)
         shape = (self.batch_size, *self.latent_shape)
         latents = shard_batch(self, jax.random.normal(jax.random.fold_in(key, 0), shape, self.latent_dtype))
-        losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
+        with state_is_refused():
+            losses = self.loss(model[GENERATOR], model[CRITIC], batch, latents, key=jax.random.fold_in(key, 1))
         arrays = [jnp.asarray(value) for value in losses] if isinstance(losses, tuple | list) else []
         if len(arrays) != 2 or any(a.shape != () or not jnp.issubdtype(a.dtype, jnp.floating) for a in arrays):
             found = [f"{a.dtype} of shape {a.shape}" for a in arrays] or type(losses).__name__
@@ -101,7 +107,7 @@ def start(spec: AdversarialSpec, weights: dict[str, Array], average: bool) -> Ca
     """The carry before the first step; the average is that of the generator's weights."""
     generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
     pairs = zip(spec.optimisers, (generator, critic), strict=True)
-    states = tuple(jax.tree.map(jnp.array, make_optimiser(optimiser).init(own)) for optimiser, own in pairs)
+    states = tuple(init_optimiser(make_optimiser(optimiser), own) for optimiser, own in pairs)
     order = jnp.arange(spec.count, dtype=jnp.int32)
     return Carry(weights, states, generator if average else {}, order, jnp.zeros((), jnp.int32))
 

@@ -3,14 +3,20 @@
 import json
 import os
 import time
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from .. import io
+from .._program import versions
+from .._types import PyTree
 from ._chunk import Carry
+
+# The name of the setting that is the fingerprint of a program.
+PROGRAM = "program"
 
 # Writing takes at most this share of the time of a run.
 _SHARE = 0.05
@@ -20,13 +26,15 @@ class RunFile:
     """The file of a long run of any kind, with the settings that identify the run.
 
     - `path`: the path of the file.
-    - `settings`: the settings; a file with others belongs to another run.
+    - `settings`: the settings; a file with others belongs to another run. That of the name `PROGRAM` is a fingerprint
+      of `program`, which other versions of the libraries may trace in another way.
+    - `names`: names of functions and classes. They explain a difference of settings, and alone make none.
     - `maker`: the name of the function that writes such files, for error messages.
     """
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str], maker: str):
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], names: dict[str, str], maker: str):
         io.check_writable(path)
-        self.path, self.settings, self.maker = os.fspath(path), settings, maker
+        self.path, self.settings, self.names, self.maker = os.fspath(path), settings, names, maker
         self.cost, self.written = 0.0, -np.inf
 
     def due(self) -> bool:
@@ -34,12 +42,25 @@ class RunFile:
         return time.perf_counter() - self.written >= self.cost / _SHARE
 
     def write(self, contents: PyTree, progress: dict[str, Any]) -> None:
-        """Write the contents of a run, with `progress`, the data that reading them requires."""
+        """Write the contents of a run, with `progress`, the data that reading them requires.
+
+        If that fails (the disk is full, the folder is gone), this warns, and the run can go on: its result is worth
+        more than its checkpoint. The previous checkpoint stays as it is.
+        """
         began = time.perf_counter()
-        metadata = {"settings": json.dumps(self.settings), "progress": json.dumps(progress)}
-        io.save(self.path, contents, metadata=metadata)
-        self.written = time.perf_counter()
-        self.cost = self.written - began
+        about = {"settings": self.settings, "names": self.names, "versions": versions(), "progress": progress}
+        metadata = {name: json.dumps(value) for name, value in about.items()}
+        try:
+            io.save(self.path, contents, metadata=metadata)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"There is no new checkpoint of `{self.maker}`: {error} The run goes on, and an earlier checkpoint "
+                "stays as it is.",
+                stacklevel=2,
+            )
+        finally:
+            self.written = time.perf_counter()
+            self.cost = self.written - began
 
     def read_progress(self) -> dict[str, Any] | None:
         """The `progress` in the file, or `None` without a file.
@@ -51,14 +72,32 @@ class RunFile:
         metadata = io.read_metadata(self.path)
         if "settings" not in metadata or "progress" not in metadata:
             raise ValueError(f"{self.path} is not a checkpoint of `{self.maker}`. Delete it, or give another path.")
-        stored = json.loads(metadata["settings"])
-        for name in dict.fromkeys([*self.settings, *stored]):
-            if stored.get(name) != self.settings.get(name):
-                raise ValueError(
-                    f"The checkpoint {self.path} is of another run: its {name} is {stored.get(name)}, not "
-                    f"{self.settings.get(name)}. Delete it, or give another path."
-                )
-        return json.loads(metadata["progress"])
+        stored = {name: json.loads(value) for name, value in metadata.items()}
+        self._compare(stored["settings"], stored.get("names", {}), stored.get("versions", {}))
+        return stored["progress"]
+
+    def _compare(self, settings: dict[str, str], names: dict[str, str], stored_versions: dict[str, str]) -> None:
+        differing = [n for n in dict.fromkeys([*self.settings, *settings]) if settings.get(n) != self.settings.get(n)]
+        if not differing:
+            return
+        now = versions()
+        updated = [f"{n} {old} (now {now.get(n)})" for n, old in stored_versions.items() if now.get(n) != old]
+        if updated and all(name.startswith(PROGRAM) for name in differing):
+            warnings.warn(
+                f"The checkpoint {self.path} was written with {', '.join(updated)}, by which functions are traced in "
+                "another way. So it cannot be verified that network, loss and optimiser are those of that run; all "
+                "else is the same, and the run goes on from it.",
+                stacklevel=2,
+            )
+            return
+        renamed = [n for n in self.names if names.get(n) != self.names[n]]
+        first = (renamed or differing)[0]
+        old, new = (names.get(first), self.names[first]) if renamed else (settings.get(first), self.settings.get(first))
+        what = " (of one step: network, loss and optimiser, with all their numbers)" if first == PROGRAM else ""
+        raise ValueError(
+            f"The checkpoint {self.path} is of another run: its {first}{what} is {old}, not {new}. Delete it, or give "
+            "another path."
+        )
 
 
 class Run:
@@ -100,8 +139,8 @@ class Run:
 class Checkpoint:
     """The file of a training run."""
 
-    def __init__(self, path: str | os.PathLike, settings: dict[str, str]):
-        self.file = RunFile(path, settings, "training.fit")
+    def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], names: dict[str, str]):
+        self.file = RunFile(path, settings, names, "training.fit")
 
     @property
     def path(self) -> str:

@@ -11,11 +11,15 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._types import Checked, Key
+from .._arrays import common_dtype
+from .._mesh import replicated, sharded
+from .._network_state import state_is_refused
+from .._networks import LinenNetwork
+from .._optimisers import init_optimiser, step_optimiser
+from .._types import Checked, Key, PyTree
 from ..io import leaf_names
-from ._mesh import replicated, sharded
 
 
 class Split(eqx.Module):
@@ -35,7 +39,8 @@ class Split(eqx.Module):
 def split(model: Any) -> tuple[dict[str, Array], Split]:
     """The trained weights of a model, its inexact arrays by name, and the rest.
 
-    Flax NNX variables that are no parameters (`nnx.Variable`, not `nnx.Param`) belong to the rest.
+    What is no parameter belongs to the rest: Flax NNX variables that are no `nnx.Param`, the collections of a linen
+    module besides `params`, and a `State` of equinox.
     """
     leaves, treedef = jax.tree.flatten(model)
     trained = _trained(model)
@@ -47,11 +52,17 @@ def split(model: Any) -> tuple[dict[str, Array], Split]:
 
 def _trained(model: Any) -> list[bool]:
     """Whether each leaf is trained."""
-    is_constant = lambda node: isinstance(node, nnx.Variable) and not isinstance(node, nnx.Param)
+    constants = (nnx.Variable, eqx.nn.State)
+    is_constant = lambda node: isinstance(node, constants) and not isinstance(node, nnx.Param)
     is_weight = lambda leaf: isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    is_parameter = lambda path: jax.tree_util.keystr(path[:1], simple=True) == "params"
     trained = []
-    for node in jax.tree.leaves(model, is_leaf=is_constant):
-        trained += [False] * len(jax.tree.leaves(node)) if is_constant(node) else [is_weight(node)]
+    for node in jax.tree.leaves(model, is_leaf=lambda node: is_constant(node) or isinstance(node, LinenNetwork)):
+        if isinstance(node, LinenNetwork):
+            leaves = jax.tree_util.tree_leaves_with_path(node.variables)
+            trained += [is_parameter(path) and is_weight(leaf) for path, leaf in leaves]
+        else:
+            trained += [False] * len(jax.tree.leaves(node)) if is_constant(node) else [is_weight(node)]
     return trained
 
 
@@ -73,7 +84,7 @@ class AbstractTrainingSpec(eqx.Module):
     batch_size: eqx.AbstractVar[int]
     count: eqx.AbstractVar[int]
     mesh: eqx.AbstractVar[Mesh | None]
-    loss_shape: eqx.AbstractClassVar[tuple[int, ...]]
+    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
@@ -100,15 +111,15 @@ class TrainingSpec(AbstractTrainingSpec):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
-    loss_shape: ClassVar[tuple[int, ...]] = ()
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         order, batch = draw(self, carry.order, carry.step)
         key = jax.random.fold_in(self.loss_key, carry.step)
-        loss, gradient = jax.value_and_grad(
-            lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
-        )(carry.weights)
-        weights, state = apply_gradient(make_optimiser(self.optimiser), gradient, carry.optimiser, carry.weights)
+        function = lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
+        loss, gradient = jax.value_and_grad(function)(carry.weights)
+        weights, state, _ = step_optimiser(
+            make_optimiser(self.optimiser), function, loss, gradient, carry.optimiser, carry.weights
+        )
         average = update_ema(self.ema, carry.step + 1, carry.average, weights)
         return Carry(weights, state, average, order, carry.step + 1), loss
 
@@ -123,7 +134,7 @@ def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.Gr
 
 def init_carry(spec: TrainingSpec, weights: dict[str, Array], average: bool) -> Carry:
     """The carry before the first step."""
-    state = jax.tree.map(jnp.array, make_optimiser(spec.optimiser).init(weights))
+    state = init_optimiser(make_optimiser(spec.optimiser), weights)
     order = jnp.arange(spec.count, dtype=jnp.int32)
     return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
@@ -207,7 +218,8 @@ def scalar_loss(loss: Checked[Callable[..., Any]], model: Any, batch: PyTree[Arr
 
     **Raises:** `ValueError` if it is not a real scalar.
     """
-    value = jnp.asarray(loss(model, batch, key=key))
+    with state_is_refused():
+        value = jnp.asarray(loss(model, batch, key=key))
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
         raise ValueError(
             f"`loss(model, batch, *, key)` must return a real scalar; got {value.dtype} of shape {value.shape}. Take "
@@ -233,17 +245,6 @@ def draw(spec: AbstractTrainingSpec, order: Array, index: Array) -> tuple[Array,
     return order, shard_batch(spec, batch)
 
 
-def apply_gradient(
-    optimiser: optax.GradientTransformation, gradient: dict[str, Array], state: PyTree, weights: dict[str, Array]
-) -> tuple[dict[str, Array], PyTree]:
-    """The weights after one step of the optimiser, and its state."""
-    # For complex weights the conjugate of JAX's gradient is the direction of steepest ascent.
-    gradient = jax.tree.map(jnp.conj, gradient)
-    updates, state = optimiser.update(gradient, state, weights)
-    moved: Any = optax.apply_updates(weights, updates)
-    return moved, state
-
-
 def update_ema(ema: Array, step: Array, average: dict[str, Array], weights: dict[str, Array]) -> dict[str, Array]:
     """The average of the weights after step number `step`, counted from 1."""
     # This warm-up keeps the initial weights from dominating the average of the first steps.
@@ -260,7 +261,7 @@ def repeat(function: Callable[[Array, PyTree], PyTree], state: PyTree, times: in
 
 def loss_dtype(weights: dict[str, Array]) -> Any:
     """The dtype in which losses are recorded: real, float32 at least."""
-    return jnp.result_type(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
+    return common_dtype(jnp.float32, *(jnp.finfo(w.dtype).dtype for w in weights.values()))
 
 
 def shard_batch(spec: AbstractTrainingSpec, batch: PyTree[Array]) -> PyTree[Array]:

@@ -6,7 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
+
+from .._arrays import as_array
+from .._types import PyTree
 
 
 def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
@@ -36,7 +39,7 @@ def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
                 f"`{name}` must be of a floating dtype; got {leaf.dtype}. Convert it: `{name}.astype(float)`, divided "
                 "by 255 for 8-bit images."
             )
-    leaves = [jnp.asarray(leaf) for leaf in leaves]
+    leaves = [as_array(leaf) for leaf in leaves]
     for leaf in leaves:
         finite = np.asarray(jnp.all(jnp.isfinite(leaf), axis=tuple(range(1, leaf.ndim))))
         if not finite.all():
@@ -48,14 +51,21 @@ def check_data(data: Any, name: str) -> tuple[PyTree[Array], int]:
     return jax.tree.unflatten(treedef, leaves), count
 
 
+def name_of(thing: Any) -> str:
+    """The name of a function, or of the class of an object."""
+    return "None" if thing is None else getattr(thing, "__qualname__", type(thing).__name__)
+
+
 def fingerprint(tree: PyTree) -> str:
     """Shapes, dtypes and a checksum of the arrays of a tree."""
     checksum, shapes = 0, []
     for leaf in jax.tree.leaves(tree):
-        if not isinstance(leaf, jax.Array | np.ndarray):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic):
             continue
-        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
+        # NumPy's arrays count as what JAX makes of them.
+        leaf = np.asarray(leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
         checksum = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, checksum)
         shapes.append(f"{leaf.dtype}{list(leaf.shape)}")
     return f"{', '.join(shapes[:3])}{' ...' if len(shapes) > 3 else ''} with checksum {checksum:08x}"

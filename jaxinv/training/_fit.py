@@ -1,5 +1,6 @@
 """Training of one model on one loss; `_fit_adversarial.py` trains a pair of networks."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable
@@ -9,30 +10,33 @@ import diffrax
 import equinox as eqx
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
+from .. import io
 from .._arrays import subkeys
+from .._mesh import replicated, to_host
+from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
+from .._optimisers import check_optimiser
+from .._program import program
 from .._solution import RESULTS
-from .._types import Checked, IntLike, Key, Scalar
-from ._checkpoint import Checkpoint, Run
+from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
+from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
-from ._data import check_data, fingerprint
-from ._mesh import replicated, to_host
+from ._data import check_data, fingerprint, name_of
 from ._options import (
     check_average,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
     check_weights,
+    describe_rate,
 )
 from ._run_chunks import resume, run_chunks
 
 
 def fit(
-    model: Any,
+    model: Network,
     loss: Checked[Callable[..., Any]],
     data: PyTree,
     *,
@@ -43,8 +47,8 @@ def fit(
     batch_size: IntLike,
     ema: Checked[Scalar | None] = None,
     validation: PyTree | None = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
@@ -57,14 +61,16 @@ def fit(
     **Arguments:**
 
     - `model`: a pytree, such as a Flax NNX, a bound linen or an equinox network; `fit` trains its inexact arrays, but
-        not those in NNX variables that are no `nnx.Param`, and leaves the object itself unchanged. For an ensemble pass
-        a stacked model, with a loss that sums over `jax.vmap`.
+        not those in NNX variables that are no `nnx.Param`, and leaves the object itself unchanged. A layer that changes
+        a state of its own in a call, as `BatchNorm` does, is an error. For an ensemble pass a stacked model, with a
+        loss that sums over `jax.vmap`.
     - `loss`: `loss(model, batch, *, key) -> scalar`, the mean over the batch. Functions compare by identity: define it
         once, outside the call, so that a second run does not compile again.
     - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype.
     - `key`: a typed key.
     - `optimiser`: any `optax.GradientTransformation`, on a dict of the weights by name; make it once, like the loss.
-        The default is Adam.
+        One that needs the value of the loss or the loss itself (`optax.lbfgs`, `contrib.reduce_on_plateau`) gets those
+        of the batch. The default is Adam.
     - `learning_rate`: the rate of the default optimiser, a number or an optax schedule.
     - `num_steps`, `batch_size`: the number of steps and of examples in a batch, static.
     - `ema`: the decay of the exponential moving average of the weights, such as .999; `fit` then returns the average.
@@ -72,9 +78,11 @@ def fit(
     - `validation`: data of the same kind. `fit` evaluates their loss after every chunk, always with the same keys (for
         the average, if there is one), and returns the weights with the lowest loss.
     - `checkpoint`: the path of a file. `fit` writes it after chunks, atomically, so often that it takes at most 5 % of
-        the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records the
-        model and its initial weights, the shape of the optimiser's state, data, key, sizes and the name of the loss,
-        but not the numbers inside an `optimiser` of your own.
+        the time, and at the end. If it exists, the run continues from it, to bit-identical weights. It records
+        checksums of the initial weights, data and key, the sizes, and a fingerprint of the traced step, so that a run
+        with another network, loss or optimiser is refused. Neither names nor addresses of functions matter, nor do
+        `num_steps`, `chunk_size`, `mesh` and `progress`. After an update of JAX, which may trace otherwise, a
+        difference is only a warning.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
     - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
     - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
@@ -86,7 +94,8 @@ def fit(
     `nonfinite` if a loss or a weight became NaN or infinite; the run then stops with the last good weights.
 
     **Raises:** `ValueError` for sizes that do not fit the data, data that are empty, of an integer dtype or not finite
-    (naming the first such example), and for a checkpoint that belongs to another run or cannot be written.
+    (naming the first such example), a layer with a state, an optimiser that cannot be used, and a checkpoint that
+    belongs to another run or cannot be written. If the disk is full later, `fit` warns and goes on.
 
     !!! example
         ```python
@@ -108,13 +117,15 @@ def fit(
         ```
     """
     began = time.perf_counter()
-    given, model = model, unbind_linen(model)
+    given, model = model, stateless(unbind_linen(model))
     check_host(key, (model, data), "fit")
     data, count = check_data(data, "data")
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     average = check_average(ema)
     check_progress(progress)
-    check_optimiser(optimiser)
+    if checkpoint is not None:
+        io.check_writable(checkpoint)
+    optimiser = check_optimiser(optimiser)
     validation_data = None if validation is None else check_data(validation, "validation")
     weights, rest = split(model)
     check_weights(weights, model)
@@ -136,28 +147,28 @@ def fit(
     file = None
     if checkpoint is not None:
         settings = {
-            "model": type(model).__name__,
             "initial weights": fingerprint(model),
-            "loss": getattr(loss, "__qualname__", type(loss).__name__) + f" ({fingerprint(loss)})",
-            "learning rate": "that of `optimiser`" if optimiser is not None else str(rate),
+            "loss": fingerprint(loss),
+            "learning rate": describe_rate(rate, optimiser),
             "data": fingerprint(data),
             "validation": fingerprint(validation),
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
-            "ema": str(ema),
-            # Without validation the chunks do not affect the result.
-            "chunk_size": "any" if validation is None else str(sizes.chunk_size),
+            "ema": "None" if ema is None else str(average),
+            # Another mesh, or none, runs the same program.
+            PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
-        file = Checkpoint(checkpoint, settings)
+        file = Checkpoint(checkpoint, settings, {"model": type(given).__name__, "loss": name_of(loss)})
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
         spec, run.carry, validation_data = eqx.filter_shard((spec, run.carry, validation_data), replicated(sizes.mesh))
 
-    def validate():
-        run.record_validation(float(evaluate(spec, run.weights(), *validation_data, validation_key)))
-
-    callback = None if validation_data is None else validate
+    callback = None
+    if validation_data is not None:
+        examples, count = validation_data
+        validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
+        callback = lambda: run.record_validation(float(validate()))
     run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
     history = {
         "loss": run.losses,
@@ -169,4 +180,4 @@ def fit(
     }
     weights = run.best or run.weights()
     trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
-    return rebind_like(trained, given), history
+    return rebind_like(restored(trained), given), history

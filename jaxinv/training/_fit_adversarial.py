@@ -1,5 +1,6 @@
 """Training of a generator against a critic; `_fit.py` trains one model."""
 
+import dataclasses
 import inspect
 import os
 import time
@@ -14,37 +15,40 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array
 
+from .. import io
 from .._arrays import subkeys
-from .._networks import rebind_like, unbind_linen, weights_dtype
+from .._mesh import replicated, to_host
+from .._network_state import restored, stateless
+from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
+from .._optimisers import check_optimiser
+from .._program import program
 from .._solution import RESULTS
-from .._types import ArrayLike, Checked, IntLike, Key, Scalar
-from ..models._gan import latent_shape_of
+from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
-from ._checkpoint import Checkpoint, Run
+from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
-from ._data import check_data, fingerprint
-from ._mesh import replicated, to_host
+from ._data import check_data, fingerprint, name_of
 from ._options import (
     check_average,
     check_count,
     check_host,
-    check_optimiser,
     check_progress,
     check_rate,
     check_sizes,
     check_weights,
+    describe_rate,
 )
 from ._run_chunks import resume, run_chunks
 
 
 def fit_adversarial(
-    generator: Any,
-    critic: Any,
+    generator: Network,
+    critic: Network,
     loss: Checked[Callable[..., Any]],
     data: ArrayLike,
     *,
     key: Key,
-    optimisers: Any = None,
+    optimisers: Checked[tuple[optax.GradientTransformation | None, optax.GradientTransformation | None] | None] = None,
     learning_rate: Checked[Scalar | optax.Schedule] = 5e-4,
     critic_steps: IntLike = 1,
     num_steps: IntLike,
@@ -52,8 +56,8 @@ def fit_adversarial(
     latent_shape: Checked[Sequence[int] | None] = None,
     ema: Checked[Scalar | None] = None,
     monitor: Any = None,
-    checkpoint: str | os.PathLike | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter | None] = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
 ) -> tuple[tuple[Any, Any], dict[str, Any]]:
@@ -123,7 +127,7 @@ def fit_adversarial(
         ```
     """
     began = time.perf_counter()
-    given, (generator, critic) = (generator, critic), unbind_linen((generator, critic))
+    given, (generator, critic) = (generator, critic), stateless(unbind_linen((generator, critic)))
     check_host(key, (generator, critic, data), "fit_adversarial")
     if not isinstance(data, jax.Array | np.ndarray):
         raise ValueError(f"`data` must be one array (n, ...) of n images; got {type(data).__name__}.")
@@ -131,6 +135,8 @@ def fit_adversarial(
     sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
     critic_steps, average = check_count(critic_steps, "critic_steps"), check_average(ema)
     check_progress(progress)
+    if checkpoint is not None:
+        io.check_writable(checkpoint)
     loss = _made(loss)
     latent_shape = latent_shape_of(generator, latent_shape, "fit_adversarial(..., latent_shape=(k,))")
     weights, rest = split({GENERATOR: generator, CRITIC: critic})
@@ -162,22 +168,22 @@ def fit_adversarial(
     file = None
     if checkpoint is not None:
         settings = {
-            "generator": type(generator).__name__,
-            "critic": type(critic).__name__,
             "initial weights": fingerprint((generator, critic)),
-            "loss": _name(loss),
-            "learning rate": "that of `optimisers`" if optimisers is not None else ", ".join(map(str, rates)),
+            "loss": fingerprint(loss),
+            "learning rate": ", ".join(map(describe_rate, rates, spec.optimisers)),
             "data": fingerprint(images),
-            "monitor": "None" if monitor is None else f"{_name(monitor)} of {', '.join(names)}",
+            "monitor": "None" if monitor is None else f"of {', '.join(names)} with numbers {fingerprint(monitor)}",
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
             "critic_steps": str(critic_steps),
             "latent_shape": str(latent_shape),
-            "ema": str(ema),
-            # Without a monitor the chunks do not affect the result.
-            "chunk_size": "any" if monitor is None else str(sizes.chunk_size),
+            "ema": "None" if ema is None else str(average),
+            PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
-        file = Checkpoint(checkpoint, settings)
+        described = {"generator": given[0], "critic": given[1], "loss": loss, "monitor": monitor}
+        if monitor is not None:
+            settings["program of the monitor"] = program(observe, rest, weights, monitor, monitor_key)
+        file = Checkpoint(checkpoint, settings, {name: name_of(value) for name, value in described.items()})
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
     if sizes.mesh is not None:
@@ -199,7 +205,7 @@ def fit_adversarial(
         "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
     weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
+    trained = restored(rest.merge(weights if sizes.mesh is None else to_host(weights)))
     return (rebind_like(trained[GENERATOR], given[0]), rebind_like(trained[CRITIC], given[1])), history
 
 
@@ -214,10 +220,6 @@ def _made(loss: Any) -> Any:
     except TypeError:
         return loss
     return loss()
-
-
-def _name(function: Any) -> str:
-    return getattr(function, "__qualname__", type(function).__name__) + f" ({fingerprint(function)})"
 
 
 def _check_images(generator: Any, shape: tuple[int, ...], dtype: Any, data: Array) -> None:
@@ -240,13 +242,12 @@ def _check_rates(rate: Any, weights: dict[str, Array]) -> tuple[Any, Any]:
 def _check_optimisers(optimisers: Any, rates: tuple[Any, Any]) -> tuple[Any, Any]:
     if optimisers is None:
         return rates
-    if isinstance(optimisers, optax.GradientTransformation):
-        return optimisers, optimisers
+    if isinstance(optimisers, optax.GradientTransformation) or hasattr(optimisers, "gradient_transformation"):
+        optimisers = (optimisers, optimisers)
     if not isinstance(optimisers, tuple | list) or len(optimisers) != 2:
         raise ValueError(
             f"`optimisers` must be two optax transformations, `(generator's, critic's)`; got {optimisers!r}."
         )
-    for optimiser in optimisers:
-        check_optimiser(optimiser, "optimisers")
+    optimisers = [check_optimiser(optimiser, "optimisers") for optimiser in optimisers]
     first, second = (rate if own is None else own for own, rate in zip(optimisers, rates, strict=True))
     return first, second

@@ -2,10 +2,9 @@
 
 import jax
 import optax
-from jaxtyping import PyTree
 from optax import contrib
 
-from .._types import Checked
+from .._types import Checked, PyTree
 
 # The root mean square of an update of Adam, which Muon's are given, so that rates mean the same.
 _SIZE = 0.2

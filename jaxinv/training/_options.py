@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from .._arrays import check_count, check_key, is_concrete
-from .._types import Key
-from ._mesh import check_mesh
+from .._arrays import check_count, check_key, is_concrete, standard_promotion
+from .._mesh import check_mesh
+from .._types import Key, PyTree
+from ._data import fingerprint
 
 
 class Sizes(NamedTuple):
@@ -66,14 +67,6 @@ def check_progress(progress: Any) -> None:
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
 
 
-def check_optimiser(optimiser: Any, name: str = "optimiser") -> None:
-    """Raise unless `optimiser` is an optax transformation or `None`."""
-    if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
-        raise ValueError(
-            f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}."
-        )
-
-
 def check_weights(weights: dict[str, Array], model: Any, what: str = "model") -> None:
     """Raise if the model has no weights to train."""
     if not weights:
@@ -87,8 +80,16 @@ def check_rate(rate: Any, weights: dict[str, Array]) -> Any:
     """A learning rate as a scalar in the real dtype of the weights; a schedule stays unchanged."""
     if callable(rate):
         return rate
-    dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
+    with standard_promotion():
+        dtype = jnp.finfo(jnp.result_type(*weights.values())).dtype
     rate = jnp.asarray(rate, dtype)
     if rate.shape != () or not 0 < float(rate) < np.inf:
         raise ValueError(f"`learning_rate` must be a positive number or an optax schedule; got {rate}.")
     return rate
+
+
+def describe_rate(rate: Any, optimiser: Any) -> str:
+    """The learning rate for a checkpoint, whose program includes schedules and optimisers."""
+    if isinstance(optimiser, optax.GradientTransformation):
+        return "that of the optimiser"
+    return f"a schedule with numbers {fingerprint(rate)}" if callable(rate) else str(rate)

@@ -20,7 +20,7 @@ def run_chunks(
     *,
     began: float,
     file: Checkpoint | None,
-    progress: diffrax.AbstractProgressMeter | None,
+    progress: diffrax.AbstractProgressMeter[Any] | None,
     callback: Callable[[], None] | None,
 ) -> None:
     """Run to the last step, or to the last good one before a loss or a weight that is not finite.

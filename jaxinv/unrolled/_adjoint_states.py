@@ -6,10 +6,9 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._jit import verb
-from .._types import Checked, State
+from .._types import Checked, PyTree, State
 
 
 class AdjointStates(eqx.Module):
@@ -99,7 +98,8 @@ def _check_layers(layers: Any, parameters: Any) -> tuple[Sequence[Callable], Seq
         got = f" of {len(parameters)}" if isinstance(parameters, tuple | list) else ""
         raise ValueError(
             f"`parameters` must be a tuple or list with an entry for each of the {len(layers)} layers; got "
-            f"{type(parameters).__name__}{got}. Of a stacked array: `list(array)`; for a layer without any: `None`."
+            f"{type(parameters).__name__}{got}. A stacked array becomes `list(array)`; a layer without "
+            "parameters has `None`."
         )
     return layers, parameters
 

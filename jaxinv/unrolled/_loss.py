@@ -3,9 +3,9 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .._types import Checked, Key, Network
+from .._types import Checked, Key, Network, PyTree
 from ..likelihood import Likelihood, simulate_each
 
 

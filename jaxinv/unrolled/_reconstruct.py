@@ -4,13 +4,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import PyTree
 
 from .._jit import verb
 from .._loop import all_finite
 from .._networks import as_network
 from .._solution import RESULTS, Solution
-from .._types import Network, State
+from .._types import Network, PyTree, State
 
 
 @verb(traced=())

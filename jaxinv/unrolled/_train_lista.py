@@ -33,7 +33,7 @@ def train_lista(
     batch_size: IntLike,
     optimiser: Checked[optax.GradientTransformation | None] = None,
     learning_rate: Checked[Scalar | Callable[[Array], Array] | None] = None,
-    validation: Checked[Array | np.ndarray | tuple | None] = None,
+    validation: Checked[Array | np.ndarray | tuple[ArrayLike, ArrayLike] | None] = None,
     **options: Any,
 ) -> tuple[LISTA, dict[str, Any]]:
     """Train LISTA to recover sparse images: minimise `||model(y) - x||^2`, the mean over pairs.

@@ -27,7 +27,7 @@ def test_the_grey_values_can_be_read_off(dtype, key):
         (np.ones((2, 2)), 256, "integer grey values; got dtype float"),
         (np.array([3, 17]), 17, "from 0 to 16; got 3 to 17"),
         (np.array([-1, 2]), 256, "from 0 to 255; got -1 to 2"),
-        (np.array([1]), 0, "`levels` must be a static positive integer"),
+        (np.array([1]), 0, "`levels` must be a static integer of at least 1"),
     ],
 )
 def test_bad_input(images, levels, message, key):

@@ -5,6 +5,7 @@ import pytest
 import scipy.io
 
 from jaxinv import data
+from jaxinv._commands._user_file import SINOGRAMS, Request
 from jaxinv.data import _files
 
 h5py = pytest.importorskip("h5py")
@@ -218,6 +219,64 @@ def test_tooth_without_opposite_rows_has_no_centre(tmp_path, degrees):
     assert set(data.tooth(tmp_path / "x.h5")[1]) == {"angles", "num_detectors"}
 
 
+def spoiled(place, value=None, factor=None):
+    """What spoils a measurement at a place: by a number of counts, or by a factor of those above the dark field."""
+
+    def spoil(counts, white, dark):
+        background = np.broadcast_to(dark.mean(0), counts.shape)[place]
+        counts[place] = value if factor is None else background + factor * (counts[place] - background)
+
+    return spoil
+
+
+def both(*spoils):
+    return lambda *fields: [spoil(*fields) for spoil in spoils]
+
+
+ALL = slice(None)
+FAULTS = {f"dust on bin {c}": spoiled((ALL, ALL, c), factor=0.02) for c in (9, 40, 66, 75, 110, 150)}
+FAULTS |= {f"bin {c} is dead": spoiled((ALL, ALL, c), 0) for c in (9, 40, 66, 75, 110)}
+FAULTS |= {f"bin {c} is hot": spoiled((ALL, ALL, c), 65_535) for c in (40, 66, 110)}
+FAULTS |= {
+    "wide dust": spoiled((ALL, ALL, slice(50, 53)), factor=0.1),
+    "five are dead": spoiled((ALL, ALL, slice(50, 55)), 0),
+    "every fifteenth is dead": spoiled((ALL, ALL, slice(3, 150, 15)), 0),
+    "two are dead and one is hot": both(spoiled((ALL, ALL, [30, 90]), 0), spoiled((ALL, ALL, 120), 65_535)),
+    "a speck in the first frame": spoiled((0, ALL, 50), 65_535),
+    "a speck in the last frame": spoiled((-1, ALL, 50), 65_535),
+    "the first frame was dropped": spoiled((0,), 0),
+    "the last frame was dropped": spoiled((-1,), 0),
+    "the last two frames were dropped": spoiled((slice(-2, None),), factor=0),
+    "the last but one frame was dropped": spoiled((-2,), 0),
+    "a flat field holds NaN": lambda counts, white, dark: white.__setitem__((1, ALL, 50), np.nan),
+    "a dark field holds NaN": lambda counts, white, dark: dark.__setitem__((0,), np.nan),
+}
+
+
+@pytest.mark.parametrize("row", FAULTS)
+def test_no_fault_of_the_detector_moves_the_axis(row, tmp_path):
+    save_tooth(tmp_path / "clean.h5", TURN, 66.3)
+    with h5py.File(tmp_path / "clean.h5") as file:
+        fields = {name: file[f"exchange/{name}"][()] for name in ("data", "data_white", "data_dark")}
+    FAULTS[row](*fields.values())
+    save_tooth(tmp_path / "x.h5", TURN, 66.3, **fields)
+    sinogram, geometry = data.tooth(tmp_path / "x.h5")
+    assert np.isfinite(sinogram).all()
+    assert abs(geometry["centre_offset"] - 13.2) < 0.15
+
+
+def test_the_offset_of_a_user_is_taken_for_every_sinogram(tmp_path):
+    request = lambda name, **offset: Request(
+        tmp_path / name, **(dict.fromkeys(Request._fields[1:]) | {"every": 1, "size": 24} | offset)
+    )
+    offset_of = lambda request: SINOGRAMS[request.file.suffix](request)[2]["centre_offset"]
+    save_tooth(tmp_path / "x.h5", TURN, 70.0)
+    np.testing.assert_allclose(offset_of(request("x.h5")), 9.5, atol=0.15)
+    assert offset_of(request("x.h5", offset=0.0)) == 0
+    save_htc(tmp_path / "x.mat")
+    np.testing.assert_allclose(offset_of(request("x.mat", offset=2.0)), 0.4)
+
+
 def test_tooth_of_dead_pixels_is_finite(tmp_path):
     save_tooth(tmp_path / "x.h5", TURN, 79.5, data=np.zeros((181, 2, 160)))
     sinogram, _ = data.tooth(tmp_path / "x.h5")
@@ -233,6 +292,7 @@ def test_tooth_of_dead_pixels_is_finite(tmp_path):
         ({"theta": np.arange(7.0)}, r"\(181, 2, 160\) and \(7,\)"),
         ({"data_white": np.ones((3, 2, 161))}, r"data_white should .*\(frames, 2, 160\); it has \(3, 2, 161\)"),
         ({"data": np.full((181, 2, 160), np.inf)}, "non-finite"),
+        ({"data_white": np.full((3, 2, 160), np.nan)}, "finite in no frame"),
         ({"theta": "none"}, "not an HDF5 file in the Data Exchange layout"),
     ],
 )

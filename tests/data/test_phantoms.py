@@ -94,14 +94,14 @@ def test_ellipses_are_one_object_at_every_size(size):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: data.ellipses(0, 8, key=KEY), "`n` must be a static positive integer"),
-        (lambda: data.ellipses(2, 8.5, key=KEY), "`size` must be a static positive integer.*8.5"),
-        (lambda: jax.jit(lambda n: data.ellipses(2, n, key=KEY))(8), "`size` must be a static positive integer"),
+        (lambda: data.ellipses(0, 8, key=KEY), "`n` must be a static integer of at least 1"),
+        (lambda: data.ellipses(2, 8.5, key=KEY), "`size` must be a static integer of at least 1.*8.5"),
+        (lambda: jax.jit(lambda n: data.ellipses(2, n, key=KEY))(8), "`size` must be a static integer of at least 1"),
         (lambda: data.ellipses(2, 8, key=jax.random.PRNGKey(0)), "typed key"),
         (lambda: data.ellipses(2, 8, key=jax.random.key(0, impl="rbg")), "threefry"),
         (lambda: data.ellipses(2, 8, key=jax.random.split(KEY)), "one key"),
-        (lambda: data.shepp_logan(-1), "`size` must be a static positive integer"),
-        (lambda: data.digits(size="8"), "`size` must be a static positive integer"),
+        (lambda: data.shepp_logan(-1), "`size` must be a static integer of at least 1"),
+        (lambda: data.digits(size="8"), "`size` must be a static integer of at least 1"),
     ],
 )
 def test_misuse(call, words):

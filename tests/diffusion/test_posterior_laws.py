@@ -126,8 +126,8 @@ def test_law_of_a_cloud(name, key):
 
 @pytest.mark.parametrize("name", ["TDS-TMPD", "TDS-PiGDM", "TDS-DPS"])
 def test_a_cloud_of_many_steps_is_of_the_posterior(name):
-    # Of the references, which `test_law_of_a_cloud` holds the clouds to. The length of the steps is worth .08 of the
-    # evidence with 32 of them.
+    # This looks at the references, to which `test_law_of_a_cloud` holds the clouds. The length
+    # of the steps is worth .08 of the evidence with 32 of them.
     row = METHODS[name]
     for got, known in zip(law(row, VP, row.times(400)), exact(), strict=True):
         np.testing.assert_allclose(got, known, atol=0.01)
@@ -168,7 +168,7 @@ def test_evidence_of_a_mixture(name, key):
 def test_error_of_the_evidence_falls_with_the_root_of_the_particles(key):
     few, many = (np.std(evidences(METHODS["TDS-TMPD"].make(32, n), jax.random.split(key, 64))) for n in (64, 1024))
     rate = np.log(few / many) / np.log(16)
-    # Of 64 estimates each: a tenth, in the logarithm of a spread.
+    # The logarithm of the spread of 64 estimates has an error of about a tenth.
     assert abs(rate - 0.5) < 0.15, (few, many)
 
 

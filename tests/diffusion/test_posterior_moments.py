@@ -143,7 +143,7 @@ EQUIVALENT = {"complex": complex_problem, "stack": stacked_problem}
     ],
 )
 def test_other_measurements_are_those_of_a_real_matrix(name, kind):
-    # Of what has no noise of the shape of the data, and so draws the same numbers.
+    # These methods draw no noise of the shape of the data, so both forms of the problem get the same numbers.
     row, (operator, std, levels) = METHODS[name], EQUIVALENT[kind]()
     p = problem(row, 0, jnp.float64)
     likelihood = Likelihood(operator, noise.Gaussian(std))

@@ -15,7 +15,7 @@ from posteriors import (
     solve,
 )
 from programs import assert_same, compilations, equations
-from verbs import codes
+from verbs import codes, same, spoilt_inputs
 
 from jaxinv import Likelihood, diffusion, noise
 
@@ -105,6 +105,21 @@ def test_bad_lanes_are_flagged_and_alone(name):
         assert np.all(clean.stats["num_steps"] == 4)
     with pytest.raises(RuntimeError, match=r"(?s)problem\(s\) 1 of \(4,\).*problem\(s\) 3 of \(4,\): nonfinite"):
         bad.check()
+
+
+@promised(fast=("DPS",))
+def test_a_spoilt_input_is_flagged_and_alone(name):
+    batch, clean, _, _ = outcome(name, "float64")
+    pick = lambda tree: jax.tree.map(lambda leaf: leaf[jnp.array([0, 2, 3])], tree)
+    for what, spoilt in spoilt_inputs(batch):
+        bad = batched(name)(spoilt)
+        # The same compiled program: bit for bit.
+        assert_same(pick(bad), pick(clean), 0)
+        if same(bad, clean):
+            continue
+        assert codes(bad.result)[1] != "successful", what
+        assert np.all(np.isfinite(bad.value)), what
+        assert np.all(bad.stats["num_steps"][1] <= 2), what
 
 
 def nan_between(score, low, high, t, x):

@@ -19,7 +19,7 @@ from jaxinv import Likelihood, diffusion, noise, operators
 MATRIX = np.array([[1.0, 0.5, -0.3], [0.2, -0.8, 0.6]])
 STDS = np.array([0.9, 0.6])
 Y = np.array([0.7, -0.2])
-# Of `1/2 (x - x')^T H (x - x')`, the negative log-likelihood, and where it pulls.
+# The negative log-likelihood is `1/2 x^T HESSIAN x - PULL^T x` up to a constant.
 HESSIAN = MATRIX.T @ np.diag(1 / STDS**2) @ MATRIX
 PULL = MATRIX.T @ (Y / STDS**2)
 CURVATURE = np.linalg.norm(HESSIAN, 2)
@@ -48,13 +48,13 @@ def sample(method, process="VP", num_samples=2, y=Y, **options):
 
 @dataclasses.dataclass(frozen=True)
 class Law:
-    """That of a Gaussian vector."""
+    """The law of a Gaussian vector `v`."""
 
     mean: np.ndarray
     covariance: np.ndarray
 
     def then(self, factor, offset=0.0, covariance=0.0):
-        """That of `factor v + offset`, and fresh noise."""
+        """The law of `factor v + offset` with fresh noise of the given covariance."""
         return Law(factor @ self.mean + offset, factor @ self.covariance @ factor.T + covariance)
 
 

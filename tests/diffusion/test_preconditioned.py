@@ -22,7 +22,7 @@ def test_the_target_splits_into_image_and_noise(process, whole):
         image, noise = jax.random.normal(jax.random.key(0), (2, *SHAPE))
         parametrisation = Preconditioned(0.3, jnp.linspace(0.2, 2, 3)[:, None])
         if whole:
-            # Of rank 4 in 6 dimensions, so the image must lie there.
+            # The images span 4 of 6 dimensions, and the image must lie there, so take one of them.
             images = jnp.einsum("nr,rhwc->nhwc", *_factors())
             parametrisation, image = Preconditioned.from_samples(images), images[0]
 
@@ -48,7 +48,7 @@ def test_nothing_is_the_gaussian_and_everything_of_order_one(process):
     np.testing.assert_allclose(zero, exact, rtol=1e-5, atol=1e-5)  # float32, order 1
     images, noise = (jax.random.normal(key, (4000, *SHAPE)) for key in jax.random.split(jax.random.key(1)))
     targets = jax.vmap(lambda i, n: parametrisation.target(process, t, mean + std * i, n))(images, noise)
-    # Of 4000 draws the standard error of a variance is .022.
+    # The variance of 4000 draws has a standard error of .022.
     np.testing.assert_allclose(targets.var(0), 1, atol=0.1)
 
 

@@ -170,7 +170,7 @@ def test_order_of_convergence(name):
 
 @pytest.mark.parametrize(("name", "order"), [("ReverseSDE", 1), ("ReverseSDE-ShARK", 2)])
 def test_weak_order_of_the_reverse_sde(name, order):
-    # Of the references, which `test_law_of_the_samples` holds the samplers to: the law is exact, so this is too.
+    # This looks at the references, to which `test_law_of_the_samples` holds the samplers: their law is exact.
     row = SAMPLERS[name]
     covariances = [law(*affine(row.path, VP, row.times(n)))[1] for n in (32, 64, 128)]
     steps = [np.max(abs(b - a)) for a, b in zip(covariances[:-1], covariances[1:], strict=True)]

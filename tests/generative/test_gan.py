@@ -65,7 +65,7 @@ class Coder:
 def test_losses_of_the_best_critic():
     """On a finite set the best critic is the log of the ratio, and the value of the game a divergence."""
     with jax.enable_x64(True):
-        # Of 8 images each: the frequencies p and q of three points, one of which the generator never makes.
+        # The frequencies p and q of three points among 8 images each; the generator never makes the third one.
         p, q = np.array([3, 4, 1]) / 8, np.array([6, 2, 0]) / 8
         images = jnp.asarray(np.repeat(np.arange(3.0), [3, 4, 1]))[:, None]
         points = jnp.asarray(np.repeat(np.arange(3.0), [6, 2, 0]))[:, None]

@@ -106,6 +106,27 @@ def low_and_high(weight: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]
     return x[::2] + x[1::2], weight * (x[::2] - x[1::2])
 
 
+# With rules of its own, which JAX cannot transpose.
+@jax.custom_vjp
+def unknown_difference(weight: jax.Array, x: jax.Array) -> jax.Array:
+    return difference(weight, x)
+
+
+unknown_difference.defvjp(lambda weight, x: (difference(weight, x), None), lambda _, y: (y, y))
+
+
+def difference_adjoint(weight: jax.Array, y: jax.Array) -> jax.Array:
+    y = jnp.pad(jnp.conj(weight) * y, [(1, 1), (0, 0), (0, 0)])
+    return y[:-1] - y[1:]
+
+
+def with_adjoint(forward: Callable, adjoint: Callable, domain: Any) -> Callable:
+    partial = jax.tree_util.Partial
+    return lambda *parameters: operators.FunctionOperator(
+        partial(forward, *parameters), domain, adjoint=partial(adjoint, *parameters)
+    )
+
+
 ROWS = [
     Row("Identity", lambda: operators.Identity(SHAPE), twin=True),
     Row("Identity (d,)", lambda: operators.Identity((5,)), twin=True),
@@ -158,6 +179,11 @@ ROWS = [
         function(lambda w, x: jnp.fft.rfft(w * x, axis=0), (6, 3, 1)),
         weights(6, 3, 1),
         over_reals=True,
+    ),
+    Row(
+        "FunctionOperator custom_vjp",
+        lambda w: with_adjoint(unknown_difference, difference_adjoint, (4, 3, 2))(w),
+        weights(3, 3, 2),
     ),
     Row(
         "materialise",

@@ -154,7 +154,7 @@ def heun(churn, num_steps):
         ratios = lambda v: formula(v)[1] / formula(v)[0]
         ratio, ratio_next = ratios(t), ratios(s)
         raised = min(ratio * growth, ratios(1.0)) if churn else ratio
-        # Of VP: the time at which std / scale is this.
+        # The time at which `std / scale` of VP has this value.
         log_scale = -0.5 * np.log1p(raised**2)
         t_raised = 2 * -2 * log_scale / (0.1 + np.sqrt(0.01 + 2 * 19.9 * -2 * log_scale))
         u = x / formula(t)[0] + np.sqrt(max(raised**2 - ratio**2, 0)) * z[0]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 import jaxinv
-from jaxinv import diffusion, dip, generative, noise, operators, regularisers
+from jaxinv import diffusion, dip, generative, noise, operators, regularisers, requirements
 from jaxinv.diffusion import extend
 
 
@@ -106,8 +106,13 @@ class GroupSparsity(regularisers.AbstractRegulariser):
         # The input of the root is selected: at 0 its derivative is infinite.
         return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
-    is_quadratic = property(lambda self: False)
-    is_smooth = property(lambda self: False)
+    @property
+    def is_quadratic(self) -> bool:
+        return False
+
+    @property
+    def is_smooth(self) -> bool:
+        return False
 
 
 class Waves(generative.AbstractGenerativePrior):
@@ -116,6 +121,9 @@ class Waves(generative.AbstractGenerativePrior):
     strength: jax.Array = eqx.field(converter=jnp.asarray)
     size: int = eqx.field(static=True, default=8)
     latent_shape: tuple[int, ...] = eqx.field(static=True, default=(3,))
+
+    def requirements(self):
+        return (requirements.positive("strength", self.strength),)
 
     @property
     def image_shape(self):
@@ -158,7 +166,10 @@ class NoiseAgain(diffusion.AbstractStepper):
 
     num_steps: int = eqx.field(static=True, default=100)
     schedule: diffusion.AbstractSchedule = diffusion.UniformLogSNR()
-    evaluations_per_step = 1
+
+    @property
+    def evaluations_per_step(self) -> int:
+        return 1
 
     def step(self, score, x, t, t_next, *, key):
         image, _ = score.predict(t, x)
@@ -207,7 +218,10 @@ class RobustEnergy(generative.AbstractLatentMethod):
     """
 
     scale: jax.Array = eqx.field(converter=jnp.asarray, default=1.0)
-    is_smooth = True
+
+    @property
+    def is_smooth(self) -> bool:
+        return True
 
     def prepare(self, likelihood, prior, y, result):
         scale = self.scale.astype(likelihood.operator.domain.dtype)

@@ -370,12 +370,12 @@ def names(belongs=lambda row: True, fast=()):
 
 
 def promised(belongs=lambda row: True, fast=()):
-    """Those of them that differ from each other by more than a number."""
+    """The names of the rows whose methods differ by more than a number."""
     return names(lambda row: belongs(row) and not row.twin, fast)
 
 
 def draw(method, key, num_samples, process=None, prior=None):
-    """Of the linear-Gaussian problem."""
+    """Samples of the posterior of the linear-Gaussian problem."""
     process, prior = process or diffusion.VP(), prior or gaussian()
     likelihood, y = linear_gaussian()
     return diffusion.posterior_sample(

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxinv import RESULTS, Likelihood, lsvd, models, noise, operators
-from jaxinv.lsvd import LSVD, Full, Joint, Linear, Separate, Spectrum, Tikhonov, Truncation
+from jaxinv.lsvd import LSVD, Full, Joint, Linear, Nonlinear, Separate, Spectrum, Tikhonov, Truncation
 
 SHAPE = (5, 4, 1)
 KEY = jax.random.key(3)
@@ -104,6 +104,49 @@ def test_separate_training_needs_pairs_for_the_map_only():
     wrong, _ = trained(make(), Y[:90][::-1], method=Separate(), pairs=(X[:40], Y[40:80]))
     np.testing.assert_allclose(model(Y[:5]), again(Y[:5]), atol=1e-4)
     assert jnp.max(jnp.abs(model(Y[:5]) - wrong(Y[:5]))) > 1e-2
+
+
+@pytest.mark.slow
+def test_the_map_fitted_by_the_loss_of_images():
+    # Where the decoder is linear, the best map is a least-squares fit too, but in the metric of the images.
+    options = {"num_steps": 20, "learning_rate": 0.03, "batch_size": 200}
+    codes, _ = trained(make(), method=Separate(), **options)
+    model, history = trained(make(), method=Separate(map_steps=400), **options)
+    assert set(history) == {"image", "measurement", "map", "seconds", "result"}
+    np.testing.assert_allclose(
+        codes.image.decode(codes.image.encode(X)), model.image.decode(model.image.encode(X)), atol=1e-4
+    )
+    layer = model.image.decoder.layers[0]
+    kernel, bias = (np.asarray(leaf[...]) for leaf in (layer.kernel, layer.bias))
+    z = np.c_[model.measurement.encode(Y), np.ones(len(Y))]
+    target = (np.asarray(X).reshape(len(X), -1) - bias) @ np.linalg.pinv(kernel)
+    best = model.image.decode(jnp.asarray(z @ np.linalg.lstsq(z, target, rcond=None)[0]))
+    error = lambda images: float(np.sum((np.asarray(images) - X) ** 2) / len(X))
+    assert error(codes(Y)) > 1.02 * error(best)
+    assert error(model(Y)) < 1.002 * error(best)
+    # It is a spectrum again, in white bases.
+    values = np.asarray(model.latent_map.values[...])
+    assert np.all(values >= 0)
+    assert np.all(np.diff(values) <= 0)
+    np.testing.assert_allclose(np.cov(model.image.encode(X).T), np.eye(3), atol=1e-3)
+
+
+@pytest.mark.slow
+def test_a_map_that_is_not_linear():
+    # It begins as the affine fit of the codes, to which the loss of images adds.
+    make_map = lambda: make("dense", map_widths=(8,))
+    error = lambda model: float(np.sum((np.asarray(model(Y)) - X) ** 2) / len(X))
+    affine, _ = trained(make("dense", diagonal=False), method=Separate(), num_steps=20)
+    start, _ = trained(make_map(), method=Separate(), num_steps=20)
+    assert isinstance(start.latent_map, Nonlinear)
+    np.testing.assert_allclose(affine(Y), start(Y), atol=1e-5)
+    end, _ = trained(make_map(), method=Separate(map_steps=60), num_steps=20, learning_rate=0.01)
+    before = trained(make_map(), method=Separate(), num_steps=20, learning_rate=0.01)[0]
+    assert error(end) < 0.98 * error(before)
+    joint, _ = trained(make_map(), num_steps=20)
+    assert isinstance(joint.latent_map, Nonlinear)
+    with pytest.raises(ValueError, match="no bases make it a spectrum"):
+        lsvd.diagonalise(end, X, Y)
 
 
 @pytest.mark.parametrize(("trunk", "diagonal"), [("linear", False), ("convolutional", True)])
@@ -270,6 +313,11 @@ def odd():
         (lambda: lsvd.reconstruct(make(), Y[0], filter=lambda s: s[:2]), r"spectrum of shape \(3,\)"),
         (lambda: lsvd.reconstruct(make(diagonal=False), Y[0], filter=Truncation(2)), "lsvd.diagonalise"),
         (lambda: lsvd.reconstruct(lambda y: y, Y[0], filter=Truncation(2)), "spectrum of an `LSVD`"),
+        (lambda: make(map_widths=(0,)), "`map_widths`"),
+        (lambda: lsvd.reconstruct(make(map_widths=(4,)), Y[0], filter=Truncation(2)), "without `map_widths`"),
+        (lambda: Separate(-1), "`map_steps`"),
+        (lambda: Separate(1.5), "`map_steps`"),
+        (lambda: trained(odd(), method=Separate()), "dense layers that could absorb"),
         (lambda: Tikhonov(-1.0), "not negative"),
         (lambda: Tikhonov(jnp.ones(2)), "scalar"),
         (lambda: Truncation(0), "at least 1"),

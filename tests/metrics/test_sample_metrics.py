@@ -158,7 +158,7 @@ def test_coverage_is_numpys(key):
             low, high = np.quantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
             share = np.mean((low <= truth) & (truth <= high))
             np.testing.assert_allclose(metrics.coverage(samples, truth, level=level), share)
-    # Of exact draws; the variance of a share of 20 000 entries.
+    # For exact draws the share is the level, up to the standard deviation of a share of 20 000 entries.
     truths = jax.random.normal(key, (200, 100))
     exact = jax.random.normal(jax.random.key(1), (200, 20, 100))
     for level in (0.5, 0.9):

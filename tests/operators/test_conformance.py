@@ -23,7 +23,7 @@ def half_square(operator, x, y):
 
 loss_and_gradient_in_parameters = compiled(jax.value_and_grad(half_square))
 certify = compiled(lambda operator, key: operators.certify(operator, key=key))
-# Of an operator with a kernel of its own.
+# For operators with a kernel of their own, which users compile with all optimisation.
 certify_as_users_do = production(lambda operator, key: operators.certify(operator, key=key))
 matrix_of = compiled(lambda operator: operators.materialise(operator).matrix)
 
@@ -105,7 +105,7 @@ def test_three_ways_to_a_batch_of_operators(row):
         assert loop[0].H.H is loop[0] or loop[0].H.H.H is loop[0].H
 
 
-# Of every kind one: dot test, linearity and norm are those of the tests above, taken by `certify`.
+# One operator of every kind: dot test, linearity and norm are those of the tests above, taken by `certify`.
 CERTIFIED = {"ParallelBeam", "MaskedFourier", "stack.H @ stack", "materialise real to complex and real", "Matrix"}
 SLOW = [pytest.param(row, id=row.name, marks=[pytest.mark.slow] * (row.name not in CERTIFIED)) for row in ROWS]
 

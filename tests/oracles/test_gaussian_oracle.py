@@ -1,12 +1,15 @@
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from programs import equations
 from verbs import SHAPE, SIZE, rng_of
 
-from jaxinv import Likelihood, noise, operators, oracles
+from jaxinv import Likelihood, classical, diffusion, noise, operators, oracles
 from jaxinv._prior import AbstractGenerativePrior
 
 RNG = rng_of(0)
@@ -258,3 +261,68 @@ def test_from_samples_is_numpys_mean_and_covariance(key):
     np.testing.assert_allclose(prior.covariance, np.cov(flat.T), atol=1e-4)
     with pytest.raises(ValueError, match="at least two"):
         oracles.Gaussian.from_samples(samples[:1])
+
+
+def test_from_few_samples_is_the_same_gaussian_without_a_large_matrix(key):
+    with jax.enable_x64(True):
+        samples = jax.random.normal(key, (7, 5, 4, 1), jnp.float64) + 3
+        few = oracles.Gaussian.from_samples(samples)
+        flat = np.asarray(samples).reshape(7, 20)
+        assert few.factor.shape == (20, 6)
+        np.testing.assert_allclose(few.covariance, np.cov(flat.T), atol=1e-12)
+        np.testing.assert_allclose(few.mean.ravel(), flat.mean(0), atol=1e-12)
+        # The columns are those of the covariance, up to their signs.
+        whole = oracles.Gaussian(few.mean, np.cov(flat.T))
+        np.testing.assert_allclose(np.abs(few.factor), np.abs(whole.factor), atol=1e-10)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_the_diagonal_is_no_matrix(wide, monkeypatch, key):
+    # As large images do it, by matrices of the size of the factor.
+    monkeypatch.setattr(oracles._gaussian, "_DENSE", 1)
+    with jax.enable_x64(True):
+        rank = 9 if wide else 2
+        factor = jax.random.normal(key, (6, rank), jnp.float64)
+        prior = oracles.Gaussian.from_factor(jnp.arange(6.0).reshape(3, 2, 1), factor, jnp.linspace(0.1, 1, 6))
+        covariance = factor @ factor.T + jnp.diag(jnp.linspace(0.1, 1, 6))
+        np.testing.assert_allclose(prior.covariance, covariance, rtol=1e-12)
+        np.testing.assert_allclose(prior.variance.ravel(), jnp.diagonal(covariance), rtol=1e-12)
+        x = np.linspace(-1, 2, 6)
+        expected = scipy.stats.multivariate_normal(np.arange(6.0), covariance).logpdf(x)
+        np.testing.assert_allclose(prior.log_prob(x.reshape(3, 2, 1)), expected, rtol=1e-10)
+        # A draw is of the factor and the diagonal side by side.
+        z = jax.random.normal(jax.random.fold_in(key, 0), (rank + 6,), jnp.float64)
+        expected = prior.mean.ravel() + prior.full_factor() @ z
+        np.testing.assert_allclose(prior.sample(1, key=key)[0].ravel(), expected, rtol=1e-12)
+
+
+LARGE = jax.ShapeDtypeStruct((20, 256, 256, 1), jnp.float32)
+
+
+@pytest.mark.parametrize("name", ["from_samples", "posterior", "log_prob", "noised", "score", "sample", "variance"])
+def test_nothing_of_twenty_large_images_has_the_size_of_a_covariance(name):
+    def use(samples):
+        prior = oracles.Gaussian.from_samples(samples)
+        x = samples[0]
+        operator = operators.Convolution(jnp.ones((3, 3)), x.shape)
+        process = diffusion.VP()
+        uses = {
+            "from_samples": lambda: prior.factor,
+            "posterior": lambda: (
+                classical.gaussian(Likelihood(operator, noise.Gaussian(0.1)), prior, operator(x)).value
+            ),
+            "log_prob": lambda: prior.log_prob(x),
+            "noised": lambda: prior.noised(process, 0.5).log_prob(x),
+            "score": lambda: prior.score(process)(0.5, x),
+            "sample": lambda: prior.noised(process, 0.5).sample(2, key=jax.random.key(0)),
+            "variance": lambda: prior.noised(process, 0.5).variance,
+        }
+        return uses[name]()
+
+    largest = max(
+        math.prod(variable.aval.shape)
+        for equation in equations(jax.make_jaxpr(use)(LARGE).jaxpr)
+        for variable in equation.outvars
+        if hasattr(variable.aval, "shape")
+    )
+    assert largest <= 2 * math.prod(LARGE.shape)

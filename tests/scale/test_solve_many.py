@@ -18,8 +18,8 @@ from jax.sharding import AxisType
 from verbs import TABLE, alone, codes, stacked
 
 from jaxinv import RESULTS, Solution, operators
+from jaxinv._mesh import check_mesh
 from jaxinv.scale import _memory, _problems, _program, solve_many
-from jaxinv.training._mesh import check_mesh
 
 ROWS = {repr(row): row for row in TABLE}
 COUNT = 7

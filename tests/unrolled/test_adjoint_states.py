@@ -90,7 +90,7 @@ def test_a_layer_without_parameters():
     run = adjoint_states(layers, [None, (3.0, 7)], np.ones(2), np.array([1, 2]))
     assert run.gradients[0] is None
     np.testing.assert_allclose(run.adjoints[0], [6, 12])
-    # Of what is not a floating number there is none.
+    # A parameter that is not a floating number has no gradient.
     assert run.gradients[1][1] is None
     np.testing.assert_allclose(run.gradients[1][0], 2 * (1 + 2))
 
@@ -105,7 +105,7 @@ def test_a_layer_without_parameters():
         (lambda: adjoint_states([jnp.multiply], [2.0], jnp.arange(2), jnp.ones(2)), "int32"),
         (lambda: adjoint_states([jnp.multiply], [2.0], jnp.ones(2), jnp.ones(3)), r"\(2,\); got \(3,\)"),
         (lambda: adjoint_states([jnp.multiply], [2.0], jnp.ones(2), 1j * jnp.ones(2)), "complex"),
-        (lambda: plotting.adjoint_states([jnp.ones((2, 3))] * 2, [jnp.ones(3)] * 2), r"Of a batch, one"),
+        (lambda: plotting.adjoint_states([jnp.ones((2, 3))] * 2, [jnp.ones(3)] * 2), r"Select one of a batch"),
         (lambda: plotting.adjoint_states([jnp.ones(3)] * 2, [jnp.ones(3)] * 3), "as many `states` as `adjoints`"),
         (
             lambda: plotting.adjoint_states([jnp.ones(3)] * 2, [jnp.ones(3)] * 2, gradients=[1.0, 2.0]),

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from ..._arrays import as_parameter, is_concrete
 from ..._jit import verb
+from ..._loop import all_finite
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Scalar
@@ -96,7 +97,9 @@ def decode(
 ) -> Solution:
     """The image of a latent: the probability-flow ODE from noise at `t_max` to `t_min`, the inverse of `encode`.
 
-    **Arguments:** those of `encode`, with the latent `z` in place of the image.
+    **Arguments:** those of `encode`, with the latent in place of the image:
+
+    - `z`: one latent, of the shape of an image.
 
     **Returns:** a `Solution`, whose `value` is the image. `stats` has `num_steps` and `network_evaluations`.
 
@@ -137,4 +140,5 @@ def _flow(score: AbstractScore, x: Array, start: Array, stop: Array, method: Pro
         "network_evaluations": evaluations(method.solver, integral.num_steps),
     }
     code = RESULTS.where(valid, integral.result, RESULTS.invalid_parameter)
+    code = RESULTS.where(all_finite(x), code, RESULTS.nonfinite_measurement)
     return Solution(jnp.where(valid, integral.end, jnp.zeros_like(integral.end)), code, stats)

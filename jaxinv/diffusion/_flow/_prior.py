@@ -12,7 +12,7 @@ from ..._arrays import check_key, check_one, check_shape
 from ..._checks import checked
 from ..._prior import AbstractGenerativePrior
 from ..._score import AbstractScore
-from ..._solution import RESULTS, Solution
+from ..._solution import or_nan
 from ..._types import Key
 from .._samplers._probability_flow import ProbabilityFlow
 from .._scores._score import check_score
@@ -45,8 +45,8 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
         from jaxinv import diffusion, generative, oracles
         score = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.1 * jnp.eye(16)).score(diffusion.VP())
         prior = diffusion.ProbabilityFlowPrior(score, (4, 4, 1))
-        ends = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
-        path = generative.interpolate(prior, *ends, 5, kind=generative.Spherical())
+        first, last = (prior.encode(v * jnp.ones((4, 4, 1))) for v in (0.0, 1.0))
+        path = generative.interpolate(prior, first, last, 5, kind=generative.Spherical())
         ```
     """
 
@@ -64,7 +64,7 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
         """The image of `z`; NaN if the ODE could not be solved."""
         z = check_one(z, self.latent_shape, "a latent", "ProbabilityFlowPrior")
         std = jnp.asarray(self.score.process.prior_std).astype(z.dtype)
-        return _or_nan(decode(self.score, std * z, method=self.method))
+        return or_nan(decode(self.score, std * z, method=self.method))
 
     def energy(self, z: ArrayLike) -> Float[Array, ""]:
         """`1/2 ||z||^2`."""
@@ -79,9 +79,4 @@ class ProbabilityFlowPrior(AbstractGenerativePrior):
         """The latent of an image; NaN if the ODE could not be solved."""
         x = check_one(x, self.image_shape, "an image", "ProbabilityFlowPrior")
         std = jnp.asarray(self.score.process.prior_std).astype(x.dtype)
-        return _or_nan(encode(self.score, x, method=self.method)) / std
-
-
-def _or_nan(solution: Solution) -> Array:
-    # So that a solver which calls the prior notices the failure; the last finite state would pass for an image.
-    return jnp.where(solution.result == RESULTS.successful, solution.value, jnp.nan)
+        return or_nan(encode(self.score, x, method=self.method)) / std

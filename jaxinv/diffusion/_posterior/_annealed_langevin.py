@@ -5,20 +5,21 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
 from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement
 from .._processes._process import is_data, noise_to_signal
 from .._processes._schedule import AbstractSchedule, UniformLogSNR
 from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import CurvedProblem, check_step_size, curved_problem
+from ._problem import CurvedProblem, curved_problem, step_size
 
 
 class Annealed(NamedTuple):
@@ -60,9 +61,11 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
     schedule: Checked[AbstractSchedule] = UniformLogSNR()
 
     def __check_init__(self):
-        check_steps(self.num_levels, self.schedule)
+        check_steps(self.num_levels, self.schedule, "num_levels")
         check_count(self.steps_per_level, "steps_per_level")
-        check_step_size(self.step_size, 2.0)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (step_size(self.step_size),)
 
     @property
     def num_steps(self) -> int:
@@ -93,8 +96,8 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
         square = noise_to_signal(problem.process, t) ** 2
         weight = 1 / (1 + square * problem.curvature(u))
         args = (problem, t, square, weight, 0.5 * self.step_size.astype(u.dtype) * square, last, key)
-        u, taken, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
-        return advance(Annealed(u, state.num_steps + jnp.where(last, 0, taken)), state, code)
+        u, num_iterations, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
+        return advance(Annealed(u, state.num_steps + jnp.where(last, 0, num_iterations)), state, code)
 
     def finish(self, problem: CurvedProblem, state: Annealed, *, key: Key) -> tuple[Array, dict[str, Any]]:
         del problem, key

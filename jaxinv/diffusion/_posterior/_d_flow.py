@@ -6,17 +6,18 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, subkeys
+from ..._arrays import as_parameter, check_count, standard_promotion, subkeys
 from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._samplers._ddim import DDIM
-from .._samplers._sampler import AbstractStepper, Options, check_not_negative
+from .._samplers._sampler import AbstractStepper, Options
 from ._method import AbstractPosteriorMethod
 from ._problem import Problem, any_problem
 
@@ -83,14 +84,16 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
 
     num_steps: IntLike = eqx.field(default=20, static=True)
     # Made with each method: its arrays would start the backend of JAX when the class is made, at import.
-    sampler: Checked[AbstractStepper] = eqx.field(default_factory=lambda: DDIM(10))
+    sampler: Checked[AbstractStepper[Any]] = eqx.field(default_factory=lambda: DDIM(10))
     weight: Array = eqx.field(default=1.0, converter=as_parameter)
 
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
         if not isinstance(self.sampler, AbstractStepper):
             raise ValueError(f"`sampler` must be `DDIM()`, `Heun()` or `DPMSolver()`; got {self.sampler!r}.")
-        check_not_negative(self.weight, "weight")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight),)
 
     @property
     def max_steps(self) -> int:
@@ -114,12 +117,13 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         point, direction, memory, sampler_key, tries, num_steps = state
         search = (point, jnp.zeros((), bool), jnp.ones_like(point.value))
         args = ((self, problem, sampler_key), point, direction)
-        (new, found, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
+        (new, accepted, _), tried, _ = iterate(_try, search, args, max_steps=_TRIES, exhausted=RESULTS.successful)
         # At a minimum the line search fails, after all its tries.
-        stops = ~found | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
-        code = RESULTS.where((index == 0) & ~found, RESULTS.nonfinite, RESULTS.successful)
+        stops = ~accepted | (jnp.abs(point.value - new.value) <= _RTOL * jnp.abs(new.value))
+        code = RESULTS.where((index == 0) & ~accepted, RESULTS.nonfinite, RESULTS.successful)
         upwards: Any
-        upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
+        with standard_promotion():
+            upwards, memory = _LBFGS.update(new.gradient, memory, new.z)
         # A shortened step may make the direction of L-BFGS no descent direction; then use the gradient.
         descends = jnp.sum(upwards * new.gradient) > 0
         direction = -jnp.where(descends, upwards, new.gradient)
@@ -139,9 +143,9 @@ def _try(index: Array, search: PyTree, args: PyTree) -> tuple[PyTree, Array, Any
     (value, image), gradient = jax.value_and_grad(_objective, has_aux=True)(z, args)
     new = Point(z, value, gradient, image)
     enough = value <= point.value + _DECREASE * length * jnp.sum(point.gradient * direction)
-    found = all_finite(new) & enough
-    best = jax.tree.map(lambda n, b: jnp.where(found, n, b), new, best)
-    return (best, found, _SHORTER * length), found, RESULTS.successful
+    accepted = all_finite(new) & enough
+    best = jax.tree.map(lambda n, b: jnp.where(accepted, n, b), new, best)
+    return (best, accepted, _SHORTER * length), accepted, RESULTS.successful
 
 
 def _objective(z: Array, args: PyTree) -> tuple[Array, Array]:

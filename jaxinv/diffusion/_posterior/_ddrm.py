@@ -15,11 +15,12 @@ from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
 from ...noise import AbstractNoise, Gaussian
+from ...requirements import Requirement, share
 from .._processes._process import noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
-from .._samplers._sampler import check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
-from ._problem import AbstractProblem, check_linear, dense_problem, not_negative, unit_noise
+from ._problem import AbstractProblem, check_linear, dense_problem, unit_noise, usable_std
 
 # The identity of this size, which the matrix is made from, takes 64 MB, and its decomposition minutes.
 MOST_ENTRIES = 4096
@@ -100,8 +101,9 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_share(self.eta, "eta")
-        check_share(self.eta_b, "eta_b")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta), share("eta_b", self.eta_b))
 
     @property
     def max_steps(self) -> int:
@@ -117,7 +119,7 @@ class DDRM(AbstractPosteriorMethod[SpectralProblem, Array]):
         known = likelihood if std is None else unit_noise(likelihood)
         dense, code = dense_problem(known, score, y, "DDRM")
         std = jnp.ones(()) if std is None else std
-        std, code = not_negative(std.astype(dense.matrix.dtype), code)
+        std, code = usable_std(std.astype(dense.matrix.dtype), code)
         finite = jnp.all(jnp.isfinite(dense.matrix))
         code = RESULTS.where((code == RESULTS.successful) & ~finite, RESULTS.invalid_parameter, code)
         matrix = jnp.where(finite, dense.matrix, 0)

@@ -6,16 +6,17 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, safe_sqrt
+from ..._arrays import as_leaf, as_parameter, check_count, safe_sqrt
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, Scalar, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, positive, share
 from .._processes._process import noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
-from .._samplers._sampler import check_positive, check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
 from ._problem import LinearProblem, linear_problem
 
@@ -54,13 +55,14 @@ class DiffPIR(AbstractPosteriorMethod[LinearProblem, Array]):
     zeta: Array = eqx.field(default=1.0, converter=as_parameter)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=50, static=True)
-    rtol: float = eqx.field(default=1e-4, static=True)
+    rtol: Scalar = eqx.field(default=1e-4, converter=as_leaf)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_positive(self.weight, "weight")
-        check_share(self.zeta, "zeta")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("weight", self.weight), share("zeta", self.zeta), not_negative("rtol", self.rtol))
 
     @property
     def max_steps(self) -> int:

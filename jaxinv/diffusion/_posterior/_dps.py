@@ -13,10 +13,11 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood, gaussian_approximation
+from ...requirements import Requirement, not_negative, share
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._ddim import transition
-from .._samplers._sampler import check_not_negative, check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, check_view, guided_transition
 from ._problem import Problem, any_problem
 
@@ -60,8 +61,9 @@ class DPS(AbstractGuidance[Problem]):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_share(self.eta, "eta")
-        check_not_negative(self.zeta, "zeta")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta), not_negative("zeta", self.zeta))
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
         return any_problem(likelihood, score, y)
@@ -126,6 +128,6 @@ def residual_square(problem: Problem, image: Array) -> Array:
     total = jax.tree.reduce(jnp.add, jax.tree.map(lambda r: jnp.sum(jnp.abs(r) ** 2), whitened))
     _, std = noise.linearise(data)
     kept = jax.tree.map(lambda m, s: jnp.broadcast_to(m > 0, s.shape), measured, std)
-    sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k)]), kept, std)
+    sums = jax.tree.map(lambda k, s: jnp.stack([jnp.sum(jnp.where(k, s**2, 0)), jnp.sum(k, dtype=s.dtype)]), kept, std)
     squares, count = jax.tree.reduce(jnp.add, sums)
     return total * squares / count

@@ -1,7 +1,7 @@
 """Guidances, which move a sample towards the measurement, and twists, which weight the particles of `TDS`."""
 
 import abc
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -10,8 +10,9 @@ from jaxtyping import Array
 
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Abstract, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule
 from .._samplers._ddim import transition
 from ._method import AbstractPosteriorMethod, Problem
@@ -37,11 +38,15 @@ class AbstractTwistView(eqx.Module):
     - `num_vjps`: the number of vector-Jacobian products of the evaluation.
     """
 
-    log_twist: eqx.AbstractVar[Array]
-    num_vjps: eqx.AbstractVar[Array]
+    if TYPE_CHECKING:
+        log_twist = Abstract[Array]()
+        num_vjps = Abstract[Array]()
+    else:
+        log_twist: eqx.AbstractVar[Array]
+        num_vjps: eqx.AbstractVar[Array]
 
 
-class AbstractTwist(eqx.Module, Generic[Problem, View]):
+class AbstractTwist(Parametric, Generic[Problem, View]):
     """An approximation of `p(y | x_t)`, from which `TDS` computes the weights of its particles."""
 
     @abc.abstractmethod
@@ -77,7 +82,10 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
     - `schedule`: the times of the steps.
     """
 
-    schedule: eqx.AbstractVar[AbstractSchedule]
+    if TYPE_CHECKING:
+        schedule = Abstract[AbstractSchedule]()
+    else:
+        schedule: eqx.AbstractVar[AbstractSchedule]
 
     @abc.abstractmethod
     def twist(self) -> AbstractTwist:
@@ -132,6 +140,8 @@ class ShiftView(AbstractTwistView):
 
     - `image`, `noise`: the predictions of the score.
     - `shift`: the shift of the image, `std^2 / scale` times the gradient of `log_twist`.
+    - `log_twist`: the logarithm of the approximation of `p(y | x_t)`.
+    - `num_vjps`: the number of vector-Jacobian products of the evaluation.
     """
 
     image: Array
@@ -152,7 +162,20 @@ def guided_transition(
     *,
     key: Key,
 ) -> tuple[Array, Array]:
-    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image itself."""
+    """The step of `DDIM` with a shifted image, and the log-ratio to the step with the image itself.
+
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `t`, `t_next`: the times of the step; `t_next` may be 0, the data.
+    - `image`, `noise`: the predictions of the score at time `t`, `(E[x_0 | x_t], E[n | x_t])`.
+    - `shift`: what the guidance adds to the image; the noise changes so that the state stays the same.
+    - `eta`: the share of fresh noise, from 0 (deterministic) to 1 (ancestral).
+    - `key`: a key for the fresh noise.
+
+    **Returns:** the state at `t_next`, and `log p(state) - log q(state)`, where `p` is the step without the shift and
+    `q` is the one that was drawn from.
+    """
     scale, std = process.marginal(t)
     mean, fresh = transition(process, t, t_next, image + shift, noise - scale / std * shift, eta)
     free, _ = transition(process, t, t_next, image, noise, eta)

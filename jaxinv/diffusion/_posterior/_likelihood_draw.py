@@ -6,29 +6,30 @@ from typing import Any, Generic
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, subkeys
+from ..._arrays import as_leaf, as_parameter, check_count, subkeys
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import IntLike, Key, State
+from ..._types import IntLike, Key, PyTree, Scalar, State
 from ...likelihood import Likelihood
 from ...noise import AbstractGaussianNoise
 from ...operators import AbstractLinearOperator
+from ...requirements import Parametric, Requirement, not_negative
 from ._method import Problem
 from ._problem import (
     AbstractProblem,
     CurvedProblem,
     LinearProblem,
-    check_step_size,
     curved_problem,
     linear_problem,
+    step_size,
     white_noise,
 )
 
 
-class AbstractLikelihoodDraw(eqx.Module, Generic[Problem]):
+class AbstractLikelihoodDraw(Parametric, Generic[Problem]):
     """A method to draw from `N(x; centre, variance I) p(y | x)`."""
 
     @abc.abstractmethod
@@ -61,16 +62,19 @@ class Exact(AbstractLikelihoodDraw[LinearProblem]):
     photon noise by its approximation (`noise.linearise`).
 
     - `solver_steps`, `rtol`: the largest number of steps of conjugate gradients, static, and the relative residual at
-        which they stop.
+        which they stop, not negative.
 
     **Reference:** Papandreou, Yuille, Gaussian sampling by local perturbations, 2010.
     """
 
     solver_steps: IntLike = eqx.field(default=100, static=True)
-    rtol: float = eqx.field(default=1e-4, static=True)
+    rtol: Scalar = eqx.field(default=1e-4, converter=as_leaf)
 
     def __check_init__(self):
         check_count(self.solver_steps, "solver_steps")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("rtol", self.rtol),)
 
     def prepare(
         self, likelihood: Likelihood, score: AbstractScore, y: State, name: str
@@ -110,7 +114,9 @@ class Langevin(AbstractLikelihoodDraw[CurvedProblem]):
 
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
-        check_step_size(self.step_size, 2.0)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (step_size(self.step_size),)
 
     def prepare(
         self, likelihood: Likelihood, score: AbstractScore, y: State, name: str

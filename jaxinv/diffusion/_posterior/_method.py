@@ -1,19 +1,19 @@
 """The abstract class of the methods of `posterior_sample`, and the driver that runs one of them."""
 
 import abc
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import diffrax
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
 from ..._arrays import subkeys
 from ..._loop import run
 from ..._method import AbstractMethod
 from ..._score import AbstractProcess, AbstractScore
-from ..._solution import RESULTS
-from ..._types import Key, State as Measurement
+from ..._solution import RESULTS, Solution
+from ..._types import Abstract, Key, PyTree, State as Measurement
 from ...likelihood import Likelihood
 
 Problem = TypeVar("Problem")
@@ -62,7 +62,10 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         ```
     """
 
-    num_steps: eqx.AbstractVar[int]
+    if TYPE_CHECKING:
+        num_steps = Abstract[int]()
+    else:
+        num_steps: eqx.AbstractVar[int]
 
     @property
     def max_steps(self) -> int:
@@ -108,7 +111,7 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         del process
 
     @abc.abstractmethod
-    def init(self, problem: Problem, *, key: Key) -> State:
+    def init(self, problem: Problem, /, *, key: Key) -> State:
         """The state before the first step.
 
         **Arguments:**
@@ -120,8 +123,8 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         """
 
     @abc.abstractmethod
-    def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, problem: Problem, state: State, t: Array, t_next: Array, *, key: Key
+    def step(  # pyright: ignore[reportIncompatibleMethodOverride]  # two times stand for the index
+        self, problem: Problem, state: State, t: Array, t_next: Array, /, *, key: Key
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step, from time `t` to time `t_next < t`.
 
@@ -138,7 +141,7 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         `RESULTS.nonfinite`.
         """
 
-    def finish(self, problem: Problem, state: State, *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[Array, dict[str, Any]]:
         """The sample from the last state, by default the state itself.
 
         **Arguments:**
@@ -168,11 +171,11 @@ def run_method(
     code: RESULTS,
     *,
     key: Key,
-    progress: diffrax.AbstractProgressMeter | None,
+    progress: diffrax.AbstractProgressMeter[Any] | None,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
     init_key, step_key, finish_key = subkeys(key, 3)
-    state, taken, code = run(
+    state, num_calls, code = run(
         method,
         problem,
         method.init(problem, key=init_key),
@@ -185,8 +188,9 @@ def run_method(
     )
     value, stats = method.finish(problem, state, key=finish_key)
     counted = {
-        "num_steps": jnp.minimum(taken, method.num_steps),
-        "network_evaluations": method.evaluations_per_step * taken,
-        "vjps": method.vjps_per_step * taken,
+        "num_steps": jnp.minimum(num_calls, method.num_steps),
+        "network_evaluations": method.evaluations_per_step * num_calls,
+        "vjps": method.vjps_per_step * num_calls,
     }
-    return value, code, counted | stats
+    kept = Solution(value, code, counted | stats).settled(True)
+    return kept.value, kept.result, kept.stats

@@ -5,17 +5,18 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import HIGHEST, check_count, subkeys
+from ..._arrays import HIGHEST, as_leaf, check_count, subkeys
 from ..._conjugate_gradients import advance as conjugate_gradients_step, begin
 from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, Scalar, State
 from ..._workarounds import wait_for
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, UniformTime
 from .._samplers._sampler import check_steps
@@ -69,13 +70,16 @@ class MomentMatching(AbstractGuidance[LinearProblem]):
     num_steps: IntLike = eqx.field(default=50, static=True)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-2, static=True)
+    rtol: Scalar = eqx.field(default=1e-2, converter=as_leaf)
     root_steps: IntLike = eqx.field(default=4, static=True)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
         check_count(self.root_steps, "root_steps")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("rtol", self.rtol),)
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
         return linear_problem(likelihood, score, y, "MomentMatching")
@@ -144,7 +148,7 @@ class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
         z = jax.random.normal(prior_key, x.shape, x.dtype)
         gap, after = _gap(problem.process, t, t_next)
         residual = problem.residual(at.image)
-        within, given, num_vjps = _products(problem, at, gap / after**2)
+        within, given, num_vjps, broken = _products(problem, at, gap / after**2)
         innovation = innovation_from(problem, residual, within)
         root, root_vjps, code = root_product(at, wait_for(z, innovation.precisions), self.root_steps)
         draw = at.image + root
@@ -153,7 +157,8 @@ class BridgedTwist(AbstractTwist[DenseProblem, BridgedView]):
         ahead = innovation_from(problem, residual, wait_for(given, root))
         log_density = innovation.log_density()
         # A particle has no code; a NaN makes the loop report `nonfinite`.
-        log_twist = jnp.where(code == RESULTS.successful, log_density - problem.constant, jnp.nan)
+        failed = broken | (code != RESULTS.successful)
+        log_twist = jnp.where(failed, jnp.nan, log_density - problem.constant)
         return BridgedView(
             draw=draw,
             image=at.image,
@@ -189,20 +194,22 @@ def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Arra
     return jnp.clip(1 - (after / before) ** 2, 0, 1), after
 
 
-def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array, Array, Array]:
-    """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, and the number of products with `C`.
+def _products(problem: DenseProblem, at: Moments, weight: Array) -> tuple[Array, Array, Array, Array]:
+    """`C B^T` and `(I + w C)^{-1} C B^T`, a row for each measurement, the number of products with `C`, and whether one
+    was not finite.
 
     `(I + w C)^{-1} C` is `Cov[x_0 | x_t, x_s]`, with `w` the information in a step. Conjugate gradients solve for it;
-    the first step of their loop computes the product from which they start.
+    the first step of their loop computes the product from which they start. They break down at a negative eigenvalue,
+    as the derivative of a network has, which is no failure: the last iterate leaves out directions of the covariance.
     """
 
-    def solve(row: Array) -> tuple[Array, Array, Array]:
+    def solve(row: Array) -> tuple[Array, Array, Array, Array]:
         state = (jnp.zeros_like(row), *begin(row))
-        (product, solved, _), num_steps, _ = iterate(_solve, state, (at, weight), max_steps=_STEPS + 1)
-        return product, solved[0], num_steps
+        (product, solved, _), num_steps, code = iterate(_solve, state, (at, weight), max_steps=_STEPS + 1)
+        return product, solved[0], num_steps, code == RESULTS.nonfinite
 
-    within, given, num_steps = jax.vmap(solve)(problem.matrix.reshape(-1, *at.image.shape))
-    return within, given, jnp.sum(num_steps)
+    within, given, num_steps, broken = jax.vmap(solve)(problem.matrix.reshape(-1, *at.image.shape))
+    return within, given, jnp.sum(num_steps, dtype=num_steps.dtype), jnp.any(broken)
 
 
 def _solve(index: Array, state: PyTree, args: PyTree) -> tuple[PyTree, Array, Any]:

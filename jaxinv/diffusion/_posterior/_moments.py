@@ -5,14 +5,14 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._arrays import HIGHEST
 from ..._krylov import Krylov, flatten
 from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Scalar
+from ..._types import PyTree, Scalar
 from ._problem import DenseProblem, LinearProblem
 
 # An eigenvalue of `B C B*` below this is negative by more than rounding; the unit is that of the noise.
@@ -43,7 +43,7 @@ def moments(score: AbstractScore, t: Scalar, x: Array) -> Moments:
 
 
 def gain_product(
-    problem: LinearProblem, at: Moments, residual: PyTree[Array], rtol: float, num_steps: int
+    problem: LinearProblem, at: Moments, residual: PyTree[Array], rtol: Scalar, num_steps: int
 ) -> tuple[Array, Array, RESULTS]:
     """`C B* (B C B* + I)^{-1} r` by the Lanczos process.
 
@@ -57,10 +57,11 @@ def gain_product(
     """
     flat, unravel = flatten(residual)
     empty = jnp.zeros((num_steps, at.image.size), flat.dtype)
+    tolerance = jnp.asarray(rtol, flat.dtype)
 
     def step(index: Array, state: Any, args: Any) -> Any:
         krylov, images, before, left = state
-        problem, at = args
+        problem, at, tolerance = args
         image = at.covariance_product(problem.operator.adjoint(unravel(krylov.vector)))
         product, _ = flatten(problem.operator(image))
         krylov, exhausted = krylov.extend(index, product)
@@ -70,12 +71,12 @@ def gain_product(
         pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).eps, pivot)
         left = left * beside / jnp.abs(pivot)
         state = (krylov, images.at[index].set(image.ravel()), beside**2 / pivot, left)
-        return state, exhausted | (left <= rtol), RESULTS.successful
+        return state, exhausted | (left <= tolerance), RESULTS.successful
 
     start = Krylov.start(flat, num_steps)
     zero, one = jnp.zeros((), flat.dtype), jnp.ones((), flat.dtype)
     (krylov, images, _, _), taken, code = iterate(
-        step, (start, empty, zero, one), (problem, at), max_steps=num_steps, exhausted=RESULTS.successful
+        step, (start, empty, zero, one), (problem, at, tolerance), max_steps=num_steps, exhausted=RESULTS.successful
     )
     inverse = lambda value: jnp.where(value > _NEGATIVE, 1 / (1 + jnp.maximum(value, 0)), 0)
     coefficients = krylov.function(inverse, taken)

@@ -2,27 +2,35 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, requirement
 from .._samplers._ddim import transition
-from .._samplers._sampler import check_not_negative
-from ._method import AbstractPosteriorMethod
+from ._method import AbstractPosteriorMethod, first_failure
 from ._paths import straight_times
 from ._pigdm import pseudoinverse_shift
-from ._problem import LinearProblem, linear_problem
+from ._problem import AbstractProblem, LinearProblem, linear_problem
 
 # The relative residual at which conjugate gradients stop for the first image.
 _RTOL = 1e-4
 
 
-class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
+class FlowProblem(AbstractProblem):
+    """A linear problem, and the image of the measurement from which the flow starts."""
+
+    score: AbstractScore
+    problem: LinearProblem
+    start: Array
+    image: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+
+class OTODE(AbstractPosteriorMethod[FlowProblem, Array]):
     """OT-ODE: Euler's method along the flow, whose velocity is that given `y` by the approximation of `PiGDM`.
 
     The score in the velocity `f x - 1/2 g^2 score` becomes `score + gamma grad log N(y; A x0h, r^2 A A^T + s^2)` with
@@ -57,9 +65,12 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
         check_count(self.solver_steps, "solver_steps")
-        if is_concrete(self.start) and not bool(jnp.all((self.start > 0) & (self.start < 1))):
-            raise ValueError(f"`start` must lie between 0 and 1; got {self.start}.")
-        check_not_negative(self.gamma, "gamma")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            requirement("`start` must lie between 0 and 1, without the ends", self.start, lambda v: (v > 0) & (v < 1)),
+            not_negative("gamma", self.gamma),
+        )
 
     @property
     def vjps_per_step(self) -> int:
@@ -68,21 +79,22 @@ class OTODE(AbstractPosteriorMethod[LinearProblem, Array]):
     def times(self, process: AbstractProcess) -> Array:
         return straight_times(process, self.start.astype(process.t_max.dtype), self.num_steps)
 
-    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
-        return linear_problem(likelihood, score, y, "OTODE")
+    def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[FlowProblem, RESULTS]:
+        problem, code = linear_problem(likelihood, score, y, "OTODE")
+        solved, start_code = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
+        start = problem.operator.adjoint(solved)
+        started = FlowProblem(score=score, problem=problem, start=start, image=problem.image)
+        return started, first_failure(code, start_code)
 
-    def init(self, problem: LinearProblem, *, key: Key) -> Array:
+    def init(self, problem: FlowProblem, *, key: Key) -> Array:
         scale, std = problem.process.marginal(self.times(problem.process)[0])
-        # The code is not needed: if this is not finite, the first step is not finite either.
-        solved, _ = problem.solve_isotropic(problem.data, 1.0, _RTOL, self.solver_steps)
-        image = problem.operator.adjoint(solved)
-        return scale * image + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
+        return scale * problem.start + std * jax.random.normal(key, problem.image.shape, problem.image.dtype)
 
     def step(
-        self, problem: LinearProblem, x: Array, t: Array, t_next: Array, *, key: Key
+        self, problem: FlowProblem, x: Array, t: Array, t_next: Array, *, key: Key
     ) -> tuple[Array, Array, RESULTS]:
         del key
-        image, noise, shift, _, code = pseudoinverse_shift(problem, t, x, self.solver_steps)
+        image, noise, shift, _, code = pseudoinverse_shift(problem.problem, t, x, self.solver_steps)
         scale, std = problem.process.marginal(t)
         shift = self.gamma.astype(x.dtype) * shift
         # At fixed x a shift of the image changes the noise by the opposite amount.

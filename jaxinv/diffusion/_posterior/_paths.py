@@ -2,12 +2,12 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._loop import iterate
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key
+from ..._types import Key, PyTree
 from .._processes._process import noise_to_signal
 
 # The same exponent as `Karras`.

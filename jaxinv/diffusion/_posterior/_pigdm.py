@@ -5,14 +5,15 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
-from ..._conjugate_gradients import dot
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
+from ..._sums import dot
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, share
 from .._processes._schedule import AbstractSchedule, UniformTime
-from .._samplers._sampler import check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, check_view, guided_transition
 from ._moments import moments
 from ._problem import LinearProblem, linear_problem
@@ -52,7 +53,9 @@ class PiGDM(AbstractGuidance[LinearProblem]):
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_share(self.eta, "eta")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta),)
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
         return linear_problem(likelihood, score, y, "PiGDM")

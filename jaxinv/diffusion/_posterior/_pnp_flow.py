@@ -11,11 +11,11 @@ from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative
 from .._processes._process import noise_to_signal
-from .._samplers._sampler import check_not_negative
 from ._method import AbstractPosteriorMethod
 from ._paths import straight_times
-from ._problem import CurvedProblem, check_step_size, curved_problem
+from ._problem import CurvedProblem, curved_problem, step_size
 
 
 class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
@@ -52,8 +52,9 @@ class PnPFlow(AbstractPosteriorMethod[CurvedProblem, Array]):
     def __check_init__(self):
         check_count(self.num_steps, "num_steps")
         check_count(self.num_noises, "num_noises")
-        check_step_size(self.step_size, 2.0)
-        check_not_negative(self.alpha, "alpha")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (step_size(self.step_size), not_negative("alpha", self.alpha))
 
     @property
     def evaluations_per_step(self) -> int:

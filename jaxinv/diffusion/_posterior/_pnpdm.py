@@ -5,12 +5,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete, subkeys
+from ..._arrays import as_parameter, check_count, subkeys
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, positive
 from .._processes._process import noise_to_signal
 from ._likelihood_draw import AbstractLikelihoodDraw, DrawingProblem, check_inner, drawing_problem
 from ._method import AbstractPosteriorMethod, first_failure
@@ -54,8 +55,16 @@ class PnPDM(AbstractPosteriorMethod[DrawingProblem, Array]):
         check_count(self.num_steps, "num_steps")
         check_count(self.prior_steps, "prior_steps")
         check_inner(self.inner)
-        if is_concrete(self.first, self.last) and not bool(jnp.all((self.last > 0) & (self.first >= self.last))):
-            raise ValueError(f"PnPDM needs `first >= last > 0`; got {self.first} and {self.last}.")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            positive("first", self.first),
+            Requirement(
+                "PnPDM needs `first >= last > 0`",
+                {"first": self.first, "last": self.last},
+                lambda a, b: (a >= b) & (b > 0),
+            ),
+        )
 
     @property
     def evaluations_per_step(self) -> int:

@@ -36,7 +36,7 @@ MAX_TWISTED_MEASUREMENTS = 16
 _TEMPERED = 0.05
 
 
-def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod:
+def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod[Any, Any]:
     """`TDS` for few measurements, which may leave many modes, otherwise `MomentMatching`; `DPS` if not linear."""
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         return DPS()
@@ -69,9 +69,9 @@ def posterior_sample(
     y: State,
     *,
     key: Key,
-    method: Checked[AbstractPosteriorMethod | None] = None,
+    method: Checked[AbstractPosteriorMethod[Any, Any] | None] = None,
     num_samples: IntLike = 1,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Sample the posterior `p(x | y) ~ p(y | x) p(x)` under the prior that a score has learned.
 

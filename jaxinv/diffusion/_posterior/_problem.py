@@ -1,22 +1,23 @@
 """The forms of a likelihood that the methods of `posterior_sample` use, each with the function that prepares it."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import HIGHEST, is_concrete
+from ..._arrays import HIGHEST
 from ..._conjugate_gradients import conjugate_gradients
+from ..._linear_gaussian import dense
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Key, State
+from ..._types import Abstract, Key, Scalar, State
 from ...likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ...noise import Gaussian
 from ...operators import AbstractLinearOperator, norm
-from ...oracles._update import dense
+from ...requirements import Requirement, requirement
 
 # The power iteration for the curvature, which only sets a step size, needs no more than this.
 _CURVATURE_RTOL = 1e-2
@@ -30,8 +31,12 @@ class AbstractProblem(eqx.Module):
     - `image`: the shape and dtype of an image, static.
     """
 
-    score: eqx.AbstractVar[AbstractScore]
-    image: eqx.AbstractVar[jax.ShapeDtypeStruct]
+    if TYPE_CHECKING:
+        score = Abstract[AbstractScore]()
+        image = Abstract[jax.ShapeDtypeStruct]()
+    else:
+        score: eqx.AbstractVar[AbstractScore]
+        image: eqx.AbstractVar[jax.ShapeDtypeStruct]
 
     @property
     def process(self) -> AbstractProcess:
@@ -42,6 +47,8 @@ class AbstractProblem(eqx.Module):
 class Problem(AbstractProblem):
     """A problem with any likelihood.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
     - `likelihood`, `y`: the likelihood and the measurement, in the dtype of the image.
     """
 
@@ -58,8 +65,11 @@ class Problem(AbstractProblem):
 class LinearProblem(AbstractProblem):
     """A problem with a linear operator and Gaussian noise: `-log p(y | x) = 1/2 ||B x - b||^2 + constant`.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
     - `operator`: `B`, the operator whitened by the noise, with `adjoint`.
     - `data`: `b`, the whitened measurement.
+    - `constant`: the constant, so that `-log p(y | x)` is normalised.
     """
 
     score: AbstractScore
@@ -73,7 +83,7 @@ class LinearProblem(AbstractProblem):
         return jax.tree.map(jnp.subtract, self.data, self.operator(x))
 
     def solve_isotropic(
-        self, residual: State, variance: Array | float, rtol: float, max_steps: int
+        self, residual: State, variance: Array | float, rtol: Scalar, max_steps: int
     ) -> tuple[State, RESULTS]:
         """`(variance B B^* + I)^{-1} residual` by conjugate gradients, and the code.
 
@@ -95,6 +105,10 @@ class ExactProblem(AbstractProblem):
 
     Rows of `A`, data and noise are 0 where nothing is measured.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `operator`: `A` on the measured entries.
+    - `data`: the measured entries of `y`.
     - `std`: the standard deviation of each entry, of the shape of the data.
     """
 
@@ -106,7 +120,14 @@ class ExactProblem(AbstractProblem):
 
 
 class DenseProblem(AbstractProblem):
-    """`LinearProblem` with `B` as a matrix `(m, d)` of real numbers."""
+    """`LinearProblem` with `B` as a matrix of real numbers.
+
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `matrix`: `B`, `(m, d)`, which multiplies `x.ravel()`.
+    - `data`: `b`, `(m,)`.
+    - `constant`: the constant, so that `-log p(y | x)` is normalised.
+    """
 
     score: AbstractScore
     matrix: Array
@@ -122,6 +143,9 @@ class DenseProblem(AbstractProblem):
 class CurvedProblem(AbstractProblem):
     """Any likelihood with a bound on its curvature, from which gradient methods compute their step size.
 
+    - `score`: the score, with its process.
+    - `image`: the shape and dtype of an image, static.
+    - `likelihood`, `y`: the likelihood and the measurement, in the dtype of the image.
     - `constant_curvature`: the bound if it is the same at every image, and otherwise `None`.
     """
 
@@ -146,13 +170,31 @@ class CurvedProblem(AbstractProblem):
 
 
 def any_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
-    """The problem of a method that accepts any likelihood."""
+    """The problem of a method that accepts any likelihood.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator.
+    """
     likelihood, y, code = prepare(likelihood, y)
     return Problem(score=score, likelihood=likelihood, y=y, image=_image(likelihood)), code
 
 
 def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[CurvedProblem, RESULTS]:
-    """The problem of a method of gradient steps on any likelihood."""
+    """The problem of a method of gradient steps on any likelihood, with a bound on the curvature for their size.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator.
+    """
     problem, code = any_problem(likelihood, score, y)
     linear = isinstance(problem.likelihood.operator, AbstractLinearOperator)
     origin = jnp.zeros(problem.image.shape, problem.image.dtype)
@@ -168,7 +210,17 @@ def curved_problem(likelihood: Likelihood, score: AbstractScore, y: State) -> tu
 
 
 def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[LinearProblem, RESULTS]:
-    """The problem of a method called `name` for a linear operator; photon noise is replaced by its approximation."""
+    """The problem of a method for a linear operator; photon noise is replaced by its Gaussian approximation.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator, or an operator that is not linear.
+    """
     check_linear(likelihood, name)
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
@@ -179,7 +231,17 @@ def linear_problem(likelihood: Likelihood, score: AbstractScore, y: State, name:
 
 
 def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[DenseProblem, RESULTS]:
-    """`linear_problem` with the matrix of the operator."""
+    """`linear_problem` with the matrix of the operator, whose memory grows with measurements times pixels.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
+
+    **Raises:** `ValueError` for a measurement that does not fit the operator, or an operator that is not linear.
+    """
     check_linear(likelihood, name)
     likelihood, data, code = prepare(likelihood, y)
     likelihood, data = gaussian_approximation(likelihood, data)
@@ -189,7 +251,14 @@ def dense_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
 
 
 def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: str) -> tuple[ExactProblem, RESULTS]:
-    """The problem of a method called `name` for a linear operator and independent Gaussian noise, or no noise.
+    """The problem of a method for a linear operator and independent Gaussian noise, or no noise.
+
+    **Arguments:**
+
+    - `likelihood`, `score`, `y`: those that `AbstractPosteriorMethod.prepare` got.
+    - `name`: the name of the method, for error messages.
+
+    **Returns:** the problem and its code, which `prepare` returns.
 
     **Raises:** `ValueError` for another operator or noise.
     """
@@ -203,7 +272,7 @@ def exact_problem(likelihood: Likelihood, score: AbstractScore, y: State, name: 
     linear, code = linear_problem(unit_noise(likelihood), score, y, name)
     _, std = likelihood.noise.linearise(linear.data)
     std = jax.tree.map(lambda s, m: jnp.where(m > 0, s, jnp.zeros((), s.dtype)), std, likelihood.operator.measured)
-    std, code = not_negative(std, code)
+    std, code = usable_std(std, code)
     problem = ExactProblem(score=score, operator=linear.operator, data=linear.data, std=std, image=linear.image)
     return problem, code
 
@@ -213,7 +282,7 @@ def unit_noise(likelihood: Likelihood) -> Likelihood:
     return Likelihood(likelihood.operator, Gaussian(1.0))
 
 
-def not_negative(std: State, code: RESULTS) -> tuple[State, RESULTS]:
+def usable_std(std: State, code: RESULTS) -> tuple[State, RESULTS]:
     """Standard deviations with their code; if one is negative or not finite, all become 0 and `invalid_parameter`."""
     good = jax.tree.map(lambda s: jnp.all(jnp.isfinite(s) & (s >= 0)), std)
     good: Array = jax.tree.reduce(jnp.logical_and, good)
@@ -240,10 +309,9 @@ def check_linear(likelihood: Likelihood, name: str) -> None:
         )
 
 
-def check_step_size(step_size: Array, below: float) -> None:
-    """Raise for a step size whose value is known and out of range."""
-    if is_concrete(step_size) and not bool(jnp.all((step_size > 0) & (step_size < below))):
-        raise ValueError(f"`step_size` must be positive and below {below:g}; got {step_size}.")
+def step_size(value: Array) -> Requirement:
+    """What must hold of the relative step size of Langevin steps, or of gradient steps."""
+    return requirement("`step_size` must be positive and below 2", value, lambda v: (v > 0) & (v < 2))
 
 
 def _isotropic(u: State, args: Any) -> State:

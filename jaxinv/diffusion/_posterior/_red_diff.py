@@ -5,20 +5,21 @@ from typing import Any
 import equinox as eqx
 import jax
 import optax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter
+from ..._arrays import as_parameter, standard_promotion
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
+from ...requirements import Requirement, not_negative, positive
 from .._processes._schedule import AbstractSchedule, UniformTime
-from .._samplers._sampler import check_not_negative, check_positive, check_steps
+from .._samplers._sampler import check_steps
 from ._dps import residual_square
-from ._method import AbstractPosteriorMethod
+from ._method import AbstractPosteriorMethod, first_failure
 from ._problem import AbstractProblem, Problem, any_problem, linear_problem
 
 # The decay rates of Adam in the authors' code.
@@ -71,16 +72,19 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
-        check_not_negative(self.weight, "weight")
-        check_positive(self.learning_rate, "learning_rate")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("weight", self.weight), positive("learning_rate", self.learning_rate))
 
     def times(self, process: AbstractProcess) -> Array:
         return self.schedule.times(process, self.num_steps)
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[StartedProblem, RESULTS]:
         problem, code = any_problem(likelihood, score, y)
-        linear = isinstance(likelihood.operator, AbstractLinearOperator)
-        start = _pseudo_inverse(likelihood, score, y) if linear else None
+        start = None
+        if isinstance(likelihood.operator, AbstractLinearOperator):
+            start, start_code = _pseudo_inverse(likelihood, score, y)
+            code = first_failure(code, start_code)
         return StartedProblem(score=score, problem=problem, start=start, image=problem.image), code
 
     def init(self, problem: StartedProblem, *, key: Key) -> tuple[Array, PyTree]:
@@ -99,7 +103,8 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
         image = problem.score.denoiser(t, scale * mu + std * noise)
         misfit = lambda mu: residual_square(problem.problem, mu)
         gradient = jax.grad(misfit)(mu) + self.weight.astype(mu.dtype) * (mu - image)
-        updates, moments = self._adam(mu.dtype).update(gradient, moments)
+        with standard_promotion():
+            updates, moments = self._adam(mu.dtype).update(gradient, moments)
         return advance((optax.apply_updates(mu, updates), moments), state)
 
     def finish(self, problem: StartedProblem, state: tuple[Array, PyTree], *, key: Key) -> tuple[Array, dict[str, Any]]:
@@ -110,14 +115,15 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
         return optax.adam(self.learning_rate.astype(dtype), b1=_MOMENTUM, b2=_SQUARES)
 
 
-def _pseudo_inverse(likelihood: Likelihood, score: AbstractScore, y: State) -> Array:
-    """The least-squares image of a linear problem, regularised by a small number of conjugate gradient steps."""
+def _pseudo_inverse(likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Array, RESULTS]:
+    """The least-squares image of a linear problem, regularised by few steps of conjugate gradients, and their code."""
     linear, _ = linear_problem(likelihood, score, y, "REDDiff")
-    return conjugate_gradients(
+    solved = conjugate_gradients(
         lambda v, operator: operator.normal(v),
         linear.operator.adjoint(linear.data),
         linear.operator,
         rtol=_START_RTOL,
         max_steps=_START_STEPS,
         exhausted=RESULTS.successful,
-    ).x
+    )
+    return solved.x, solved.result

@@ -5,17 +5,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, safe_sqrt, subkeys
+from ..._arrays import as_leaf, as_parameter, check_count, multiply, safe_sqrt, subkeys
 from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, Scalar, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, share
 from .._processes._process import target
 from .._processes._schedule import AbstractSchedule, UniformTime, times_to_data
 from .._samplers._ddim import transition
-from .._samplers._sampler import check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._method import AbstractPosteriorMethod
 from ._problem import ExactProblem, exact_problem
 
@@ -59,13 +60,14 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=20, static=True)
-    rtol: float = eqx.field(default=1e-5, static=True)
+    rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_share(self.eta, "eta")
-        check_share(self.strength, "strength")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta), share("strength", self.strength), not_negative("rtol", self.rtol))
 
     @property
     def max_steps(self) -> int:
@@ -99,7 +101,10 @@ class Replacement(AbstractPosteriorMethod[ExactProblem, Array]):
         scale, std = target(problem.process, t)
         noise = problem.operator(jax.random.normal(key, x.shape, x.dtype))
         y = jax.tree.map(
-            lambda y, s, n: scale * y + safe_sqrt(std**2 - (scale * s) ** 2) * n, problem.data, problem.std, noise
+            lambda y, s, n: multiply(scale, y) + multiply(safe_sqrt(std**2 - (scale * s) ** 2), n),
+            problem.data,
+            problem.std,
+            noise,
         )
         residual = jax.tree.map(jnp.subtract, y, problem.operator(x))
         # A noisy measurement may be outside the range of A, so solve with A^* A, whose equations always have solutions.

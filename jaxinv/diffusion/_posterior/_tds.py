@@ -6,16 +6,15 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete, subkeys
+from ..._arrays import as_parameter, check_count, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, PyTree, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, requirement, share
 from .._processes._process import is_data
-from .._samplers._sampler import check_share
 from ._guidance import AbstractGuidance, AbstractTwist
 from ._method import AbstractPosteriorMethod
 from ._moment_matching import MomentMatching
@@ -73,11 +72,17 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         if not (self.twist is None or isinstance(self.twist, AbstractTwist)):
             raise ValueError(f"`twist` must be None or a twist, such as `DPS().twist()`; got {self.twist!r}.")
         check_count(self.particles, "particles")
-        eta = getattr(self.proposal, "eta", None)
-        if eta is not None and is_concrete(eta) and not np.all(np.asarray(eta) > 0):
-            raise ValueError(f"`TDS` weighs random moves: the `eta` of its proposal must be positive; got {eta}.")
-        check_share(self.resample_below, "resample_below")
-        check_share(self.temper_below, "temper_below")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            requirement(
+                "`TDS` weighs random moves: the `eta` of its proposal must be positive",
+                getattr(self.proposal, "eta", None),
+                lambda v: v > 0,
+            ),
+            share("resample_below", self.resample_below),
+            share("temper_below", self.temper_below),
+        )
 
     @property
     def num_steps(self) -> int:
@@ -113,7 +118,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         resampled = effective(cloud.log_weights) < self.resample_below.astype(cloud.x.dtype) * count
         # `finish` draws from the last images, with the weights of the state before.
         resampled &= ~is_data(t_next)
-        chosen = jnp.where(resampled, cloud.choose(resampling_key), jnp.arange(count))
+        chosen = jnp.where(resampled, cloud.choose(resampling_key), jnp.arange(count, dtype=jnp.int32))
         x, views = jax.tree.map(lambda leaf: leaf[chosen], (cloud.x, views))
         propose = lambda x, view, key: self.proposal.propose(process, t, t_next, x, view, key=key)
         x, log_ratio = jax.vmap(propose)(x, views, self._keys(move_key))

@@ -3,14 +3,15 @@
 import equinox as eqx
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count
+from ..._arrays import as_leaf, as_parameter, check_count
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, Scalar, State
 from ...likelihood import Likelihood
+from ...requirements import Requirement, not_negative, share
 from .._processes._schedule import AbstractSchedule, UniformTime
-from .._samplers._sampler import check_share, check_steps
+from .._samplers._sampler import check_steps
 from ._guidance import AbstractGuidance, AbstractTwist, Guided, ShiftView, check_view, guided_transition
 from ._moments import gain_product, innovation_at, moments
 from ._problem import DenseProblem, LinearProblem, dense_problem, linear_problem
@@ -49,12 +50,14 @@ class TMPD(AbstractGuidance[LinearProblem]):
     eta: Array = eqx.field(default=1.0, converter=as_parameter)
     schedule: Checked[AbstractSchedule] = UniformTime()
     solver_steps: IntLike = eqx.field(default=10, static=True)
-    rtol: float = eqx.field(default=1e-3, static=True)
+    rtol: Scalar = eqx.field(default=1e-3, converter=as_leaf)
 
     def __check_init__(self):
         check_steps(self.num_steps, self.schedule)
         check_count(self.solver_steps, "solver_steps")
-        check_share(self.eta, "eta")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta), not_negative("rtol", self.rtol))
 
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[LinearProblem, RESULTS]:
         return linear_problem(likelihood, score, y, "TMPD")

@@ -8,7 +8,8 @@ from jaxtyping import Array
 
 from ..._arrays import as_parameter
 from ..._types import Scalar
-from ._process import AbstractProcess, check_numbers
+from ...requirements import Requirement
+from ._process import AbstractProcess, check_scalars
 
 
 class FlowMatching(AbstractProcess):
@@ -35,8 +36,15 @@ class FlowMatching(AbstractProcess):
     t_max: Array = eqx.field(default=1 - 1e-3, converter=as_parameter)
 
     def __check_init__(self):
-        check_numbers(
-            self, {"0 <= t_min < t_max < 1": (self.t_min >= 0) & (self.t_min < self.t_max) & (self.t_max < 1)}
+        check_scalars(self)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                "FlowMatching needs 0 <= t_min < t_max < 1",
+                {"t_min": self.t_min, "t_max": self.t_max},
+                lambda low, high: (low >= 0) & (low < high) & (high < 1),
+            ),
         )
 
     @property

@@ -9,7 +9,7 @@ from ..._arrays import as_parameter, check_key, is_concrete
 from ..._checks import checked
 from ..._jit import verb
 from ..._types import Key, Scalar
-from ._process import AbstractProcess, check_process, check_times
+from ._process import AbstractProcess, check_process, check_times, within
 
 
 @checked(process=check_process)
@@ -23,7 +23,8 @@ def forward(process: AbstractProcess, x0: ArrayLike, *, key: Key, t: Scalar | No
     - `key`: the random key of the noise.
     - `t`: the time, in `[t_min, t_max]`; with `None` it is `t_max`.
 
-    **Returns:** an image of the shape of `x0`.
+    **Returns:** an image of the shape of `x0`. It is NaN where a traced time, or a traced number of the process, is out
+    of its range.
 
     **Raises:** `ValueError` for a known time outside the interval.
 
@@ -47,7 +48,8 @@ def forward(process: AbstractProcess, x0: ArrayLike, *, key: Key, t: Scalar | No
 @verb
 def _forward(process: AbstractProcess, x0: ArrayLike, t: Array, key: Key) -> Array:
     process, x0 = _prepare(process, x0, key)
-    scale, std = process.marginal(t.astype(x0.dtype))
+    t = _or_nan(process, t.astype(x0.dtype))
+    scale, std = process.marginal(t)
     return scale * x0 + std * jax.random.normal(key, x0.shape, x0.dtype)
 
 
@@ -66,7 +68,7 @@ def trajectory(process: AbstractProcess, x0: ArrayLike, times: ArrayLike, *, key
     - `process`, `x0`, `key`: those of `forward`.
     - `times`: the times, `(n,)`, increasing, in `[t_min, t_max]`.
 
-    **Returns:** the states, `(n, *shape)`.
+    **Returns:** the states, `(n, *shape)`; NaN as for `forward`, and for traced times that do not increase.
 
     **Raises:** `ValueError` for known times that are outside the interval or do not increase.
 
@@ -91,7 +93,9 @@ def trajectory(process: AbstractProcess, x0: ArrayLike, times: ArrayLike, *, key
 @verb
 def _trajectory(process: AbstractProcess, x0: ArrayLike, times: Array, key: Key) -> Array:
     process, x0 = _prepare(process, x0, key)
-    scales, stds = jax.vmap(process.marginal)(times.astype(x0.dtype))
+    times = _or_nan(process, times.astype(x0.dtype))
+    times = jnp.where(jnp.all(times[1:] > times[:-1]), times, jnp.nan)
+    scales, stds = jax.vmap(process.marginal)(times)
     # x_s / scale_s is a random walk; the variance of its steps is the growth of (std/scale)^2.
     variance = (stds / scales) ** 2
     growth = jnp.maximum(jnp.diff(variance, prepend=jnp.zeros((1,), variance.dtype)), 0)
@@ -99,6 +103,11 @@ def _trajectory(process: AbstractProcess, x0: ArrayLike, times: Array, key: Key)
     column = (-1,) + (1,) * x0.ndim
     steps = jnp.sqrt(growth).reshape(column) * jax.vmap(draw)(jnp.arange(times.shape[0]))
     return scales.reshape(column) * (x0[None] + jnp.cumsum(steps, axis=0))
+
+
+def _or_nan(process: AbstractProcess, t: Array) -> Array:
+    """Times, NaN where one of them is outside the interval of the process: they were traced, and nothing raised."""
+    return jnp.where(jnp.all(within(process, t)), t, jnp.nan)
 
 
 def _prepare(process: AbstractProcess, x0: ArrayLike, key: Key) -> tuple[AbstractProcess, Array]:

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
@@ -25,9 +24,14 @@ def is_data(t: Scalar) -> Bool[Array, "..."]:
 def target(process: AbstractProcess, t: Scalar) -> tuple[Array, Array]:
     """`(scale, std)` at the end of a step, whose time may be 0: there they are 1 and 0.
 
-    The formula of a process need not have a derivative at time 0, so there it is evaluated at another time, and the
-    result is not used.
+    **Arguments:**
+
+    - `process`: the noising process.
+    - `t`: the time at the end of the step, 0 for the data.
+
+    **Returns:** two scalars.
     """
+    # The formula of a process need not have a derivative at time 0: it is evaluated at another time instead.
     data = is_data(t)
     scale, std = process.marginal(jnp.where(data, process.t_max, t))
     return jnp.where(data, jnp.ones_like(scale), scale), jnp.where(data, jnp.zeros_like(std), std)
@@ -47,9 +51,7 @@ def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
     t = as_parameter(t)
     if is_concrete(t) and is_concrete(process.t_min) and is_concrete(process.t_max):
         low, high = float(process.t_min), float(process.t_max)
-        # Times that were computed in single precision may round past an end of the interval.
-        slack = 1e-6 * (high - low)
-        if not bool(jnp.all((t >= low - slack) & (t <= high + slack))):
+        if not bool(jnp.all(within(process, t))):
             raise ValueError(
                 f"`{name}` must lie in [t_min, t_max] = [{low:g}, {high:g}] of {type(process).__name__}; got "
                 f"{float(jnp.min(t)):g} to {float(jnp.max(t)):g}. Time 0 is data, where the score is not defined."
@@ -57,19 +59,18 @@ def check_times(process: AbstractProcess, t: Any, name: str) -> Array:
     return t
 
 
-def check_numbers(process: AbstractProcess, conditions: dict[str, Any]) -> None:
-    """Raise unless the known parameters are scalars that satisfy all conditions; the error names what is wrong.
+def within(process: AbstractProcess, t: Array) -> Bool[Array, "..."]:
+    """Whether times lie in the interval of the process."""
+    # Times that were computed in single precision may round past an end of the interval.
+    slack = 1e-6 * (process.t_max - process.t_min)
+    return (t >= process.t_min - slack) & (t <= process.t_max + slack)
 
-    - `conditions`: for each condition, as words, whether it holds.
-    """
+
+def check_scalars(process: AbstractProcess) -> None:
+    """Raise unless the known parameters are scalars."""
     for name, leaf in vars(process).items():
         if jnp.ndim(leaf) != 0 and is_concrete(leaf):
             raise ValueError(
                 f"`{name}` of {type(process).__name__} must be a scalar; got shape {jnp.shape(leaf)}. Map over several "
                 "processes with `jax.vmap`."
             )
-    if all(is_concrete(leaf) for leaf in jax.tree.leaves(process)):
-        for condition, holds in conditions.items():
-            if not bool(holds):
-                numbers = ", ".join(f"{name}={float(leaf):g}" for name, leaf in vars(process).items())
-                raise ValueError(f"{type(process).__name__} needs {condition}; got {numbers}.")

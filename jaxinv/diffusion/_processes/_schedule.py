@@ -6,11 +6,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._types import Checked
+from ..._arrays import as_leaf
+from ..._types import Checked, Scalar
+from ...requirements import Parametric, Requirement, positive
 from ._process import AbstractProcess, noise_to_signal
 
 
-class AbstractSchedule(eqx.Module):
+class AbstractSchedule(Parametric):
     """A choice of the times at which a sampler steps, from `t_max` down to `t_min`."""
 
     @abc.abstractmethod
@@ -39,21 +41,21 @@ class UniformLogSNR(AbstractSchedule):
 class Karras(AbstractSchedule):
     """Steps of equal length in `(std / scale)^(1/rho)`, which are denser near the data.
 
-    - `rho`: a positive number, static. It is 7 in the paper; with 1 the steps are uniform in `std / scale`.
+    - `rho`: a positive number. It is 7 in the paper; with 1 the steps are uniform in `std / scale`.
 
     **Reference:** Karras, Aittala, Aila, Laine, Elucidating the design space of diffusion-based generative models,
     2022.
     """
 
-    rho: float = eqx.field(default=7.0, static=True)
+    rho: Scalar = eqx.field(default=7.0, converter=as_leaf)
 
-    def __check_init__(self):
-        if not 0 < self.rho < float("inf"):
-            raise ValueError(f"`rho` must be positive and finite; got {self.rho!r}.")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("rho", self.rho, "`rho` must be positive and finite"),)
 
     def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
-        high, low = (noise_to_signal(process, t) ** (1 / self.rho) for t in (process.t_max, process.t_min))
-        return _pinned(process, jnp.linspace(high, low, num_steps + 1) ** self.rho)
+        ends = [noise_to_signal(process, t) for t in (process.t_max, process.t_min)]
+        rho = jnp.asarray(self.rho, ends[0].dtype)
+        return _pinned(process, jnp.linspace(*(end ** (1 / rho) for end in ends), num_steps + 1) ** rho)
 
 
 def _pinned(process: AbstractProcess, ratios: Array) -> Array:

@@ -1,5 +1,6 @@
 """The variance-exploding process."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -8,7 +9,8 @@ from jaxtyping import Array
 
 from ..._arrays import as_parameter
 from ..._types import Scalar
-from ._process import AbstractProcess, check_numbers
+from ...requirements import Requirement
+from ._process import AbstractProcess, check_scalars
 
 
 class VE(AbstractProcess):
@@ -38,12 +40,21 @@ class VE(AbstractProcess):
     t_max: Array = eqx.field(default=1.0, converter=as_parameter)
 
     def __check_init__(self):
-        check_numbers(
-            self,
-            {
-                "0 < sigma_min < sigma_max": (self.sigma_min > 0) & (self.sigma_min < self.sigma_max),
-                "t_max beyond t_min, where std = sigma_min": self.t_max > self.t_min,
-            },
+        check_scalars(self)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                "VE needs 0 < sigma_min < sigma_max",
+                {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max},
+                lambda low, high: (low > 0) & (low < high) & (high < math.inf),
+            ),
+            Requirement(
+                "VE needs t_max beyond t_min, where std = sigma_min",
+                {"sigma_min": self.sigma_min, "sigma_max": self.sigma_max, "t_max": self.t_max},
+                # That is, the variance there is above the square of sigma_min.
+                lambda low, high, end: ((high / low) ** (2 * end) > 2) & (end < math.inf),
+            ),
         )
 
     @property

@@ -1,30 +1,44 @@
 """The processes whose rate of noise grows linearly in time: variance preserving, and sub-variance preserving."""
 
-from typing import Any
+import math
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter
-from ..._types import Scalar
-from ._process import AbstractProcess, check_numbers
+from ..._arrays import as_parameter, name_of
+from ..._types import Abstract, Scalar
+from ...requirements import Requirement
+from ._process import AbstractProcess, check_scalars
 
 
 class AbstractLinearRate(AbstractProcess):
     """`dx = -b/2 x dt + ...` with `b(t) = beta_min + t (beta_max - beta_min)`, from data to `N(0, I)`."""
 
-    beta_min: eqx.AbstractVar[Array]
-    beta_max: eqx.AbstractVar[Array]
+    if TYPE_CHECKING:
+        beta_min = Abstract[Array]()
+        beta_max = Abstract[Array]()
+    else:
+        beta_min: eqx.AbstractVar[Array]
+        beta_max: eqx.AbstractVar[Array]
 
     def __check_init__(self):
-        conditions = {
-            "0 <= beta_min <= beta_max, and beta_max > 0": (self.beta_min >= 0)
-            & (self.beta_min <= self.beta_max)
-            & (self.beta_max > 0),
-            "0 <= t_min < t_max": (self.t_min >= 0) & (self.t_min < self.t_max),
-        }
-        check_numbers(self, conditions)
+        check_scalars(self)
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                f"{name_of(self)} needs 0 <= beta_min <= beta_max, and beta_max > 0",
+                {"beta_min": self.beta_min, "beta_max": self.beta_max},
+                lambda low, high: (low >= 0) & (low <= high) & (high > 0) & (high < math.inf),
+            ),
+            Requirement(
+                f"{name_of(self)} needs 0 <= t_min < t_max",
+                {"t_min": self.t_min, "t_max": self.t_max},
+                lambda low, high: (low >= 0) & (low < high) & (high < math.inf),
+            ),
+        )
 
     @property
     def prior_std(self) -> Array:

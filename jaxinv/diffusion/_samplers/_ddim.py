@@ -10,9 +10,10 @@ from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
+from ...requirements import Requirement, share
 from .._processes._process import AbstractProcess, target
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
-from ._sampler import AbstractStepper, as_steps, check_share
+from ._sampler import AbstractStepper, as_steps
 
 
 class DDIM(AbstractStepper[Array]):
@@ -36,8 +37,8 @@ class DDIM(AbstractStepper[Array]):
     eta: Array = eqx.field(default=0.0, converter=as_parameter)
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
 
-    def __check_init__(self):
-        check_share(self.eta, "eta")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (share("eta", self.eta),)
 
     @property
     def evaluations_per_step(self) -> int:

@@ -12,9 +12,10 @@ from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import Key
+from ...requirements import Requirement, not_negative
 from .._processes._process import is_data, noise_to_signal, target
 from .._processes._schedule import AbstractSchedule, Karras, as_schedule
-from ._sampler import AbstractStepper, as_steps, check_not_negative
+from ._sampler import AbstractStepper, as_steps
 
 
 class TwoStage(NamedTuple):
@@ -52,8 +53,8 @@ class Heun(AbstractStepper[TwoStage]):
     churn: Array = eqx.field(default=0.0, converter=as_parameter)
     schedule: AbstractSchedule = eqx.field(default=Karras(), converter=as_schedule)
 
-    def __check_init__(self):
-        check_not_negative(self.churn, "churn")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (not_negative("churn", self.churn),)
 
     @property
     def evaluations_per_step(self) -> int:

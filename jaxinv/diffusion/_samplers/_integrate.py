@@ -7,12 +7,13 @@ import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from ..._loop import all_finite
 from ..._score import AbstractProcess
 from ..._solution import RESULTS, from_diffrax
-from ..._types import Checked
+from ..._types import Checked, PyTree
+from ...requirements import valid
 
 # The shortest adaptive step, as a share of the interval: a solver that wants a shorter one has met a nonfinite value.
 _SHORTEST = 1e-7
@@ -41,6 +42,7 @@ class Guarded(diffrax.AbstractWrappedSolver):
     At a step that is not finite it keeps the state before the step. An adaptive step is first tried again with shorter
     lengths, until these are below `shortest`.
 
+    - `sound`: whether there is anything to solve; otherwise the first step is the last one.
     - `stop`: the time at which the process ends, in the variable of the solver.
     - `direction`: 1, or -1 if the variable of the solver is minus the time of the vector field.
     - `image`: a function that makes the denoised image from the end and the velocity there, for a solver whose last
@@ -50,8 +52,10 @@ class Guarded(diffrax.AbstractWrappedSolver):
         repeats such a step.
     """
 
-    solver: diffrax.AbstractSolver
+    # diffrax declares this and three members below as class variables, and its own wrappers override them like this.
+    solver: diffrax.AbstractSolver  # pyright: ignore[reportIncompatibleVariableOverride]
     shortest: Array
+    sound: Array
     # The kind of loop over the stages of a Runge-Kutta method; the adjoints of diffrax set it on the solver.
     scan_kind: str | None = None
     stop: Array | None = None
@@ -60,15 +64,15 @@ class Guarded(diffrax.AbstractWrappedSolver):
     before: Array | None = None
 
     @property
-    def term_structure(self) -> Any:
+    def term_structure(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.solver.term_structure
 
     @property
-    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def interpolation_cls(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         return self.solver.interpolation_cls
 
     @property
-    def term_compatible_contr_kwargs(self) -> Any:
+    def term_compatible_contr_kwargs(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.solver.term_compatible_contr_kwargs
 
     def order(self, terms: Any) -> Any:
@@ -103,7 +107,8 @@ class Guarded(diffrax.AbstractWrappedSolver):
             _, velocity = solver_state
             y1 = jnp.where(t1 >= stop, self.image(y1, velocity, args), y1)
         finite = all_finite(y1)
-        give_up = ~finite & ((t1 - t0 <= self.shortest) | last)
+        give_up = (~finite & ((t1 - t0 <= self.shortest) | last)) | ~self.sound
+        finite &= self.sound
         y1 = jax.tree.map(lambda new, old: jnp.where(finite, new, old), y1, y0)
         choose = lambda e: jnp.where(finite, e, jnp.where(give_up, jnp.zeros_like(e), jnp.full_like(e, jnp.inf)))
         error = jax.tree.map(choose, error)
@@ -123,9 +128,18 @@ class Grid(diffrax.AbstractStepSizeController):
         return self.times[1], jnp.asarray(2)
 
     def adapt_step_size(
-        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any, state: Any
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
     ) -> Any:
-        return True, t1, self.times[state], False, state + 1, diffrax.RESULTS.successful
+        after = self.times[controller_state]
+        return True, t1, after, False, controller_state + 1, diffrax.RESULTS.successful
 
 
 class Beyond(diffrax.AbstractStepSizeController):
@@ -145,10 +159,18 @@ class Beyond(diffrax.AbstractStepSizeController):
         return jnp.minimum(first, self.stop), state
 
     def adapt_step_size(
-        self, t0: Any, t1: Any, y0: Any, y1_candidate: Any, args: Any, y_error: Any, error_order: Any, state: Any
+        self,
+        t0: Any,
+        t1: Any,
+        y0: Any,
+        y1_candidate: Any,
+        args: Any,
+        y_error: Any,
+        error_order: Any,
+        controller_state: Any,
     ) -> Any:
         keep, before, after, *rest = self.controller.adapt_step_size(
-            t0, t1, y0, y1_candidate, args, y_error, error_order, state
+            t0, t1, y0, y1_candidate, args, y_error, error_order, controller_state
         )
         # A step that would end just before the stop ends there, so no step is as short as a rounding error.
         near = after >= self.stop - _SHORTEST * (self.stop - before)
@@ -160,13 +182,13 @@ class Integral(eqx.Module):
     """The end of an integration, its code, and states on the way.
 
     - `num_steps`: the number of steps, without the one that denoises.
-    - `taken`: the number of steps, with the one that denoises.
+    - `num_calls`: the number of steps, with the one that denoises.
     """
 
     end: PyTree[Array]
     result: Any
     num_steps: Array
-    taken: Array
+    num_calls: Array
     states: PyTree[Array] | None
 
 
@@ -198,8 +220,11 @@ def integrate(
     - `denoise`: whether the end is `E[x_0 | x_t]` for the state at `stop`. It is computed by one step beyond `stop`, or
         by `image(x, velocity, args)` from what the last step has evaluated.
     """
-    # A lane with times that are not finite gets others, and a code in the end; diffrax would raise for the whole batch.
-    sound = jnp.isfinite(start) & jnp.isfinite(stop)
+    # A lane with numbers out of their range gets other times, and a code in the end; diffrax would raise for the whole
+    # batch.
+    begins = all_finite(y)
+    y = jax.tree.map(lambda leaf: jnp.where(begins, leaf, jnp.zeros_like(leaf)), y)
+    sound = jnp.isfinite(start) & jnp.isfinite(stop) & valid(args)
     start, stop = jnp.where(sound, start, 0), jnp.where(sound, stop, 1)
     if times is not None:
         sound &= jnp.all(jnp.where(start < stop, 1, -1) * jnp.diff(times) > 0)
@@ -216,7 +241,9 @@ def integrate(
             stop + length,
         )
     shortest = jnp.asarray(shortest, start.dtype)
-    solver = Guarded(solver, shortest, scan_kind, stop * direction, direction, image if denoise else None, before)
+    solver = Guarded(
+        solver, shortest, sound & begins, scan_kind, stop * direction, direction, image if denoise else None, before
+    )
     steps: Any = controller
     if times is not None:
         steps = Grid(jnp.append(times, end) if beyond else times)
@@ -251,9 +278,10 @@ def integrate(
     result: Any = from_diffrax(solution.result)
     result = RESULTS.where(sound, RESULTS.where(stopped, RESULTS.nonfinite, result), RESULTS.invalid_parameter)
     end = jax.tree.map(lambda last, first: jnp.where(sound, last, first), end, y)
-    taken = solution.stats["num_steps"]
-    num_steps = taken - (direction * reached > direction * stop) if beyond else taken
-    return Integral(end, result, num_steps, taken, states)
+    num_calls = solution.stats["num_steps"]
+    passed = direction * reached > direction * stop
+    num_steps = num_calls - passed.astype(num_calls.dtype) if beyond else num_calls
+    return Integral(end, result, num_steps, num_calls, states)
 
 
 def at_the_end(last: Last | None, process: AbstractProcess, t: Array, x: Array) -> tuple[Array, Array]:

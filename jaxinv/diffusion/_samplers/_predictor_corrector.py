@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, is_concrete
+from ..._arrays import as_parameter, check_count
 from ..._method import advance
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import IntLike, Key
+from ...requirements import Requirement, positive
 from .._processes._process import is_data
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._sampler import AbstractStepper, as_steps
@@ -54,9 +55,8 @@ class PredictorCorrector(AbstractStepper[Corrected]):
     snr: Array = eqx.field(default=0.16, converter=as_parameter)
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
 
-    def __check_init__(self):
-        if is_concrete(self.snr) and not bool(jnp.all((self.snr > 0) & jnp.isfinite(self.snr))):
-            raise ValueError(f"`snr` must be positive and finite; got {self.snr}.")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("snr", self.snr, "`snr` must be positive and finite"),)
 
     @property
     def evaluations_per_step(self) -> int:

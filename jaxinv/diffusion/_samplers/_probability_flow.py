@@ -7,9 +7,10 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import check_count
+from ..._arrays import as_leaf, check_count
 from ..._score import AbstractProcess, AbstractScore
-from ..._types import Checked, IntLike, Key
+from ..._types import Checked, IntLike, Key, Scalar
+from ...requirements import Requirement, not_negative, positive
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from .._scores._parametrisation import Velocity
 from ._integrate import Integral, Last, as_solver, at_the_end, evaluations, integrate, reuses
@@ -34,7 +35,7 @@ class ProbabilityFlow(AbstractSampler):
     diffusion gate): none beyond the sampling error (the variance within modes to .7 %) with the default tolerances,
     80 to 120 evaluations.
 
-    - `rtol`, `atol`: the tolerances of adaptive steps, static.
+    - `rtol`, `atol`: the tolerances of adaptive steps, `rtol` positive, `atol` not negative.
     - `num_steps`: the number of fixed steps, static; with `None` the steps are adaptive.
     - `solver`: a solver of diffrax.
     - `schedule`: the times of fixed steps.
@@ -44,18 +45,15 @@ class ProbabilityFlow(AbstractSampler):
     differential equations, 2021.
     """
 
-    rtol: float = eqx.field(default=1e-5, static=True)
-    atol: float = eqx.field(default=1e-5, static=True)
+    rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
+    atol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
     num_steps: int | None = eqx.field(default=None, static=True, converter=_steps_or_none)
     solver: diffrax.AbstractSolver = eqx.field(default=diffrax.Tsit5(), converter=as_solver)
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
     max_steps: int = eqx.field(default=4096, static=True, converter=_max_steps)
 
-    def __check_init__(self):
-        if not 0 < self.rtol < float("inf") or not 0 <= self.atol < float("inf"):
-            raise ValueError(
-                f"`rtol` must be positive and `atol` not negative, both finite; got {self.rtol!r} and {self.atol!r}."
-            )
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("rtol", self.rtol, "`rtol` must be positive and finite"), not_negative("atol", self.atol))
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         # diffrax records the steps at checkpoints, so `options.differentiate` makes no difference.
@@ -64,8 +62,8 @@ class ProbabilityFlow(AbstractSampler):
         integral = self.between(
             process.t_max, process.t_min, score, x, saved=saved, progress=options.progress, denoise=options.denoise
         )
-        taken = evaluations(self.solver, integral.taken)
-        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
+        num_evaluations = evaluations(self.solver, integral.num_calls)
+        return Path(integral.end, integral.result, integral.num_steps, num_evaluations, saved, integral.states)
 
     def between(
         self,

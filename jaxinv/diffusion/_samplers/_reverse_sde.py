@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array
 
+from ..._arrays import as_leaf
 from ..._score import AbstractScore
-from ..._types import Key
+from ..._types import Key, Scalar
+from ...requirements import Requirement, positive
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from ._integrate import Last, as_solver, at_the_end, evaluations, integrate
 from ._sampler import AbstractSampler, Options, Path, as_steps, saved_steps
@@ -45,14 +47,19 @@ class ReverseSDE(AbstractSampler):
     solver: diffrax.AbstractSolver = eqx.field(default=diffrax.Euler(), converter=as_solver)
     schedule: AbstractSchedule = eqx.field(default=UniformTime(), converter=as_schedule)
     controller: diffrax.AbstractAdaptiveStepSizeController | None = None
-    tolerance: float = eqx.field(default=1e-4, static=True)
+    tolerance: Scalar = eqx.field(default=1e-4, converter=as_leaf)
 
     def __check_init__(self):
+        if not isinstance(self.controller, diffrax.AbstractAdaptiveStepSizeController | None):
+            raise ValueError(f"`controller` must be a `diffrax.PIDController()` or None; got {self.controller!r}.")
         if self.controller is not None and not isinstance(self.solver, diffrax.AbstractAdaptiveSolver):
             raise ValueError(
                 f"Adaptive steps need a solver that estimates its error; {type(self.solver).__name__} does not. "
                 "`diffrax.SPaRK()` does."
             )
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (positive("tolerance", self.tolerance),)
 
     def run(self, score: AbstractScore, x: Array, *, key: Key, options: Options) -> Path:
         process = score.process
@@ -94,8 +101,8 @@ class ReverseSDE(AbstractSampler):
             progress=options.progress,
             denoise=options.denoise,
         )
-        taken = evaluations(self.solver, integral.taken)
-        return Path(integral.end, integral.result, integral.num_steps, taken, saved, integral.states)
+        num_evaluations = evaluations(self.solver, integral.num_calls)
+        return Path(integral.end, integral.result, integral.num_steps, num_evaluations, saved, integral.states)
 
 
 def _drift(minus_t: Any, x: Array, args: tuple[AbstractScore, Last | None]) -> Array:

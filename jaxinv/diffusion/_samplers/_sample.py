@@ -67,7 +67,7 @@ def sample(
     denoise: bool = True,
     num_saved: int = 0,
     differentiate: Unrolled | None = None,
-    progress: diffrax.AbstractProgressMeter | None = None,
+    progress: diffrax.AbstractProgressMeter[Any] | None = None,
 ) -> Solution:
     """Images drawn by running a noising process backwards, from noise at `t_max` to `t_min`.
 

@@ -1,22 +1,23 @@
 """The interface of samplers, and the loop that runs those that step along a schedule."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool
 
-from ..._arrays import check_count, is_concrete
+from ..._arrays import check_count
 from ..._differentiation import Unrolled
 from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import IntLike, Key
+from ..._types import Abstract, IntLike, Key, PyTree
+from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
 
@@ -49,10 +50,10 @@ class Options(NamedTuple):
     denoise: bool = False
     num_saved: int = 0
     differentiate: Unrolled | None = None
-    progress: diffrax.AbstractProgressMeter | None = None
+    progress: diffrax.AbstractProgressMeter[Any] | None = None
 
 
-class AbstractSampler(eqx.Module):
+class AbstractSampler(Parametric):
     """A sampler: a way to run the reverse process, from `t_max` to `t_min`."""
 
     @abc.abstractmethod
@@ -77,8 +78,12 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
     returns a pytree from `init`, and says in `finish` which part of it is the image.
     """
 
-    num_steps: eqx.AbstractVar[int]
-    schedule: eqx.AbstractVar[AbstractSchedule]
+    if TYPE_CHECKING:
+        num_steps = Abstract[int]()
+        schedule = Abstract[AbstractSchedule]()
+    else:
+        num_steps: eqx.AbstractVar[int]
+        schedule: eqx.AbstractVar[AbstractSchedule]
 
     @property
     @abc.abstractmethod
@@ -120,7 +125,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
 
     @abc.abstractmethod
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, score: AbstractScore, state: State, t: Array, t_next: Array, *, key: Key
+        self, score: AbstractScore, state: State, t: Array, t_next: Array, /, *, key: Key
     ) -> tuple[State, Bool[Array, ""], RESULTS]:
         """One step, or one call of it, from time `t` to time `t_next < t`.
 
@@ -160,7 +165,7 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
         ends = saved_steps(options.num_saved, self.num_steps)
         states = None if ends is None else jnp.broadcast_to(x, (len(ends), *x.shape))
         score, code = self.prepare(score)
-        (state, states), taken, code = iterate(
+        (state, states), num_calls, code = iterate(
             _step,
             (self.init(score, x), states),
             (self, score, times, None if ends is None else jnp.asarray(ends), key),
@@ -171,16 +176,16 @@ class AbstractStepper(AbstractSampler, AbstractMethod[AbstractScore, State]):
             progress=options.progress,
         )
         end = self.finish(score, state)
-        num_steps = jnp.minimum((taken + calls - 1) // calls, self.num_steps)
+        num_steps = jnp.minimum((num_calls + calls - 1) // calls, self.num_steps)
         saved = None
         if ends is not None:
             # A lane that stopped early stays where it is.
-            completed = jnp.where(code == RESULTS.successful, taken, taken - 1) // calls
-            missed = (jnp.asarray(ends) > completed).reshape((-1,) + (1,) * x.ndim)
+            completed = jnp.where(code == RESULTS.successful, num_calls, num_calls - 1) // calls
+            missed = (jnp.asarray(ends, completed.dtype) > completed).reshape((-1,) + (1,) * x.ndim)
             saved, states = times[ends], jnp.where(missed, end[None], states)
         # The call that denoises evaluates the score once.
-        stepping = jnp.minimum(taken, self.num_steps * calls)
-        evaluations = stepping * self.evaluations_per_step // calls + (taken - stepping)
+        stepping = jnp.minimum(num_calls, self.num_steps * calls)
+        evaluations = stepping * self.evaluations_per_step // calls + (num_calls - stepping)
         return Path(end, code, num_steps, evaluations, saved, states)
 
 
@@ -209,26 +214,7 @@ def as_steps(num_steps: IntLike) -> int:
     return check_count(num_steps, "num_steps")
 
 
-def check_steps(num_steps: Any, schedule: Any) -> None:
+def check_steps(num_steps: Any, schedule: Any, name: str = "num_steps") -> None:
     """Raise unless the number of steps of a method is a static integer and its schedule is a schedule."""
-    check_count(num_steps, "num_steps")
+    check_count(num_steps, name)
     check_schedule(schedule)
-
-
-def check_share(value: Any, name: str) -> None:
-    """Raise for a known value outside [0, 1]."""
-    # By numpy: within a trace, jax makes tracers of comparisons, even of known numbers.
-    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & (np.asarray(value) <= 1)):
-        raise ValueError(f"`{name}` must lie between 0 and 1; got {value}.")
-
-
-def check_not_negative(value: Any, name: str) -> None:
-    """Raise for a known value that is negative or not finite."""
-    if is_concrete(value) and not np.all((np.asarray(value) >= 0) & np.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and not negative; got {value}.")
-
-
-def check_positive(value: Any, name: str) -> None:
-    """Raise for a known value that is not positive or not finite."""
-    if is_concrete(value) and not np.all((np.asarray(value) > 0) & np.isfinite(value)):
-        raise ValueError(f"`{name}` must be finite and positive; got {value}.")

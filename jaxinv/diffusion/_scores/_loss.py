@@ -3,20 +3,20 @@
 import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ..._arrays import as_parameter, check_floating, check_key
+from ..._arrays import as_array, as_parameter, check_floating, check_key
 from ..._checks import checked
 from ..._types import Key, Scalar
+from ...requirements import Parametric, Requirement
 from .._processes._process import AbstractProcess, check_process
 from ._parametrisation import AbstractParametrisation, Noise
 from ._score import check_parametrisation, check_takes_time
 
 
-class AbstractWeighting(eqx.Module):
+class AbstractWeighting(Parametric):
     """A weighting: how the squared error at each time counts in the loss."""
 
     @abc.abstractmethod
@@ -51,7 +51,7 @@ class VelocityWeighting(AbstractWeighting):
         return (std_rate - std * scale_rate / scale) ** 2
 
 
-class ScoreMatchingLoss(eqx.Module):
+class ScoreMatchingLoss(Parametric):
     """The loss `loss(network, batch, *, key)`, which `score_matching_loss` makes."""
 
     process: AbstractProcess
@@ -59,10 +59,19 @@ class ScoreMatchingLoss(eqx.Module):
     parametrisation: AbstractParametrisation
     t_min: Array
 
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            Requirement(
+                "`t_min` must be at least 0 and before the `t_max` of the process",
+                {"t_min": self.t_min, "t_max": self.process.t_max},
+                lambda low, high: (low >= 0) & (low < high),
+            ),
+        )
+
     def __call__(self, network: Any, batch: Any, *, key: Key) -> Float[Array, ""]:
         check_key(key)
         check_takes_time(network)
-        batch = check_floating(jnp.asarray(batch), "images", "score_matching_loss")
+        batch = check_floating(as_array(batch), "images", "score_matching_loss")
         process = jax.tree.map(lambda leaf: leaf.astype(batch.dtype), self.process)
         time_key, noise_key = jax.random.split(key)
         # One time in each of n equal parts of the interval, so the mean over a batch varies less.
@@ -117,7 +126,8 @@ def score_matching_loss(
     network that returns zeros has the loss 1 with the defaults. Make the loss once, since `training.fit` compiles a
     program for each new one.
 
-    **Raises:** `ValueError` for something that is no process, weighting or parametrisation; and when the loss is
+    **Raises:** `ValueError` for something that is no process, weighting or parametrisation, and for a known `t_min`
+    out of range; and when the loss is
     called, for a network that takes no time or returns another shape.
 
     **Reference:** Vincent, A connection between score matching and denoising autoencoders, 2011; Song, Sohl-Dickstein,

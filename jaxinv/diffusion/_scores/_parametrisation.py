@@ -2,14 +2,14 @@
 
 import abc
 
-import equinox as eqx
 from jaxtyping import Array
 
 from ..._score import AbstractProcess
 from ..._types import Scalar
+from ...requirements import Parametric
 
 
-class AbstractParametrisation(eqx.Module):
+class AbstractParametrisation(Parametric):
     """A parametrisation: the quantity that a network predicts from `x_t = scale x_0 + std n`."""
 
     @abc.abstractmethod

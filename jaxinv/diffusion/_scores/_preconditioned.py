@@ -6,10 +6,11 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import HIGHEST, as_parameter, is_concrete
+from ..._arrays import HIGHEST, as_parameter
 from ..._score import AbstractProcess
 from ..._types import Scalar
 from ...oracles import Gaussian
+from ...requirements import Requirement, finite, not_negative, positive
 from ._parametrisation import AbstractParametrisation
 
 
@@ -52,10 +53,8 @@ class Preconditioned(AbstractParametrisation):
     std: Array = eqx.field(converter=as_parameter)
     basis: Array | None = None
 
-    def __check_init__(self):
-        allowed = self.std > 0 if self.basis is None else self.std >= 0
-        if is_concrete(self.std) and not bool(jnp.all(allowed)):
-            raise ValueError(f"`std` must be positive; got {jnp.min(self.std)} as its smallest entry.")
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("mean", self.mean), (positive if self.basis is None else not_negative)("std", self.std))
 
     @staticmethod
     def from_samples(images: Any) -> "Preconditioned":

@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from flax import linen, nnx
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
-from ..._arrays import check_floating
+from ..._arrays import as_array, check_floating
 from ..._checks import checked
 from ..._networks import LinenNetwork, PyTreeNetwork, as_network
 from ..._score import AbstractGradientScore, AbstractProcess, AbstractScore
-from ..._types import Checked, Scalar, State
+from ..._types import Checked, Network, PyTree, Scalar, State
 from ...oracles import Gaussian, GaussianMixture
 from .._processes._process import check_process, check_times
 from ._parametrisation import AbstractParametrisation, Noise, ScoreParametrisation
@@ -32,7 +32,7 @@ class NetworkScore(AbstractScore):
     parametrisation: AbstractParametrisation
 
     def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:
-        x = check_floating(jnp.asarray(x), "an image", "The score")
+        x = check_floating(as_array(x), "an image", "The score")
         t = check_times(self.process, t, "t").astype(x.dtype)
         if t.ndim != 0:
             raise ValueError(f"The score takes one time; got shape {t.shape}. Map over times with `jax.vmap`.")
@@ -53,7 +53,7 @@ class FunctionScore(AbstractGradientScore):
     process: AbstractProcess
 
     def __call__(self, t: Scalar, x: State) -> Array:
-        x = jnp.asarray(x)
+        x = as_array(x)
         gradient = jnp.asarray(self.function(jnp.asarray(t).astype(x.dtype), x))
         if gradient.shape != x.shape:
             raise ValueError(
@@ -133,7 +133,7 @@ def check_parametrisation(parametrisation: Any) -> None:
 
 @checked(process=check_process, parametrisation=check_parametrisation)
 def score_from(
-    network: Any, process: AbstractProcess, parametrisation: AbstractParametrisation = Noise()
+    network: Network, process: AbstractProcess, parametrisation: AbstractParametrisation = Noise()
 ) -> NetworkScore:
     """The score `grad log p_t(x)` of a network, on one image without a batch axis.
 

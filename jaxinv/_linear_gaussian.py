@@ -1,4 +1,4 @@
-"""The linear-Gaussian update in square-root form, shared by the oracles."""
+"""The linear-Gaussian update in square-root form, for the oracles and whatever eliminates a Gaussian latent."""
 
 import math
 from typing import Any
@@ -10,11 +10,11 @@ from jax.scipy.linalg import solve_triangular
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from .._arrays import HIGHEST
-from .._solution import RESULTS
-from .._types import Checked, State
-from ..likelihood import Likelihood, Whitened, prepare, whiten
-from ..noise import AbstractGaussianNoise
+from ._arrays import HIGHEST
+from ._solution import RESULTS
+from ._types import Checked, State
+from .likelihood import Likelihood, prepare, whiten
+from .noise import AbstractGaussianNoise
 
 
 class Observation(eqx.Module):
@@ -89,11 +89,11 @@ def prepare_update(shape: tuple[int, ...], likelihood: Likelihood, y: State) -> 
 def observe(likelihood: Likelihood, y: State, mean: Array, factor: Array) -> Observation:
     """A prepared measurement of `x = mean + factor z` as an observation of the latent `z`."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
-    image_of = lambda column: _rows(whitened, whitened(column.reshape(mean.shape)))
+    image_of = lambda column: real_rows(whitened(column.reshape(mean.shape)))
     # Apply the operator to the mean as one more column, so that it stands once in a compiled program.
     columns = jnp.concatenate([factor, mean.reshape(-1, 1)], axis=1)
     measured = jax.vmap(image_of, in_axes=1, out_axes=1)(columns)
-    design, data = measured[:, :-1], _rows(whitened, data) - measured[:, -1]
+    design, data = measured[:, :-1], real_rows(data) - measured[:, -1]
     return Observation(design, data, triangle(design), _noise_constant(likelihood, y))
 
 
@@ -102,9 +102,9 @@ def dense(
 ) -> tuple[Array, Array, Array]:
     """The matrix `H`, `(m, d)`, the data `b`, and the constant, with `-log p(y | x) = 1/2 |b - H x|^2 + constant`."""
     whitened, data = whiten(likelihood, y, "the exact posterior")
-    image_of = lambda column: _rows(whitened, whitened(column.reshape(shape)))
+    image_of = lambda column: real_rows(whitened(column.reshape(shape)))
     rows = jax.vmap(image_of, out_axes=1)(jnp.eye(math.prod(shape), dtype=dtype))
-    return rows, _rows(whitened, data), _noise_constant(likelihood, y)
+    return rows, real_rows(data), _noise_constant(likelihood, y)
 
 
 def triangle(design: Array) -> Array:
@@ -126,8 +126,8 @@ def _noise_constant(likelihood: Likelihood, y: State) -> Array:
     return likelihood.noise.negative_log_likelihood(y, y, likelihood.operator.measured)
 
 
-def _rows(operator: Whitened, y: State) -> Any:
-    # A complex measurement of a real image counts as two real ones.
+def real_rows(y: State) -> Array:
+    """The entries of a measurement in one vector; a complex measurement of a real image counts as two real ones."""
     leaves = [leaf.ravel() for leaf in jax.tree.leaves(y)]
     return jnp.concatenate(
         [part for leaf in leaves for part in ((leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,))]

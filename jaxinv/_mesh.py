@@ -4,7 +4,8 @@ from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+
+from ._types import PyTree
 
 
 def check_mesh(mesh: Any) -> Mesh | None:

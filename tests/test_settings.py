@@ -1,0 +1,236 @@
+"""JAX's settings: every public computation works under each of them, or as well as without it.
+
+A table of settings and calls. What shows when a program is traced is tested by tracing; what needs numbers runs a few
+calls of each kind. `rank promotion "raise"` is the setting of the whole suite (`conftest.py`).
+"""
+
+import contextlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from calls import CALLS
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from programs import answers, assert_same
+
+from jaxinv import Implicit, Likelihood, classical, diffusion, generative, metrics, noise, operators, oracles, subspace
+
+BY_NAME = {call.name: call for call in CALLS}
+# One of each kind: they share what all others need.
+KINDS = {
+    "tikhonov",
+    "gaussian",
+    "simulate",
+    "norm",
+    "interpolate",
+    "sample-ddim",
+    "diffusion-forward",
+    "posterior DPS",
+    "operator Convolution zero 3x3",
+    "operator MultiCoilFourier",
+    "operator nested",
+    "operator FunctionOperator custom_vjp",
+    "noise Gaussian",
+    "noise Poisson",
+    "regulariser TV smoothed and L1",
+    "psnr",
+}
+
+
+def table(belongs=lambda call: True, fast=KINDS):
+    chosen = [call for call in CALLS if belongs(call)]
+    marked = [
+        pytest.param(call, id=call.name, marks=[] if call.name in fast else [pytest.mark.slow]) for call in chosen
+    ]
+    return pytest.mark.parametrize("call", marked)
+
+
+def named(*names, fast=()):
+    return table(lambda call: call.name in names, fast)
+
+
+def precision(dtype):
+    return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
+
+
+# Where the default float is not single precision, a weak number and a default integer promote too.
+@table()
+def test_strict_promotion(call):
+    with jax.enable_x64(True):
+        arguments = call.arguments(jnp.float64) if call.host else jax.eval_shape(lambda: call.arguments(jnp.float64))
+        with jax.numpy_dtype_promotion("strict"):
+            call.function(arguments) if call.host else jax.eval_shape(call.function, arguments)
+
+
+def test_strict_promotion_of_what_users_write():
+    # Python numbers, masks of booleans, counts of integers; operators that take real images to complex measurements.
+    with jax.numpy_dtype_promotion("strict"):
+        mask = operators.Mask(np.ones((4, 3, 1), bool))
+        fourier = operators.MaskedFourier(np.ones((4, 3, 1), bool)) @ operators.Real((4, 3, 1))
+        image = jnp.ones((4, 3, 1))
+        jax.tree.map(np.asarray, (2 * operators.stack([mask, fourier]) - operators.stack([mask, fourier]) / 2)(image))
+        likelihood = Likelihood(fourier + 1j * mask, noise.Gaussian(1))
+        y = likelihood.simulate(image, key=jax.random.key(0))
+        for verb in (classical.tikhonov, classical.tv, classical.fista):
+            jax.eval_shape(lambda y, verb=verb: verb(likelihood, y, weight=1, max_steps=2), y)
+        jax.eval_shape(lambda y: classical.tsvd(likelihood, y, rank=2), y)
+        counts = Likelihood(mask, noise.Poisson(3)).simulate(image, key=jax.random.key(0))
+        Likelihood(mask, noise.Poisson(3)).negative_log_likelihood(image, np.asarray(counts, np.uint16))
+        metrics.psnr(image, image / 2, 1)
+
+
+# With leaks checked nothing is cached, so tracing takes twice as long.
+@named("tikhonov", "reconstruct-adam", "sample-ddim", "posterior DPS", "operator FunctionOperator custom_vjp", "dip")
+def test_leaks_and_types_are_checked(call):
+    arguments = call.arguments(jnp.float32)
+    with jax.checking_leaks(), jax.enable_checks(True):
+        jax.make_jaxpr(call.function)(arguments)
+
+
+@table(
+    lambda call: not call.host and not call.name.startswith("network"),
+    fast={"fbp-parallel", "operator Downsample blurred"},
+)
+def test_problems_on_a_mesh_with_explicit_axes(call):
+    # `jax.make_mesh` makes them by default.
+    mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Explicit,))
+    problem = call.arguments(jnp.float32)
+    stack = lambda leaf: jax.device_put(jnp.stack([leaf] * 2), NamedSharding(mesh, PartitionSpec("problems")))
+    batch = jax.tree.map(stack, problem)
+    out = jax.eval_shape(jax.vmap(call.function), batch)
+    with jax.set_mesh(mesh):
+        assert jax.tree.structure(jax.eval_shape(jax.vmap(call.function), batch)) == jax.tree.structure(out)
+
+
+RUN = (
+    "tikhonov",
+    "fbp-parallel",
+    "sample-dpm-solver",
+    "posterior DPS",
+    "diffusion-decode",
+    "tikhonov implicit gradient",
+)
+
+
+@named(*RUN)
+def test_numbers_are_checked(call):
+    arguments = call.arguments(jnp.float32)
+    with jax.debug_nans(True), jax.debug_infs(True):
+        jax.block_until_ready(call.function(arguments))
+
+
+@named("tikhonov", "fbp-fan", "gaussian", "sample-dpm-solver", "posterior DPS", "dip-discrepancy", "diffusion-decode")
+def test_without_jit(call):
+    arguments = call.arguments(jnp.float32)
+    expected = call.function(arguments)
+    with jax.disable_jit():
+        assert_same(call.function(arguments), expected, 1e-3)
+
+
+@pytest.mark.slow
+def test_an_implicit_gradient_without_jit_makes_no_nan():
+    # `jax_debug_nans` looks at the result of every operation there.
+    likelihood = Likelihood(operators.Identity((3,)), noise.Gaussian(1.0))
+
+    def solve(y):
+        solution = classical.tikhonov(likelihood, y, weight=1.0, max_steps=2, differentiate=Implicit())
+        return jnp.sum(solution.value)
+
+    with jax.disable_jit(), jax.debug_nans(True):
+        np.testing.assert_allclose(jax.grad(solve)(jnp.ones(3)), 0.5, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("partitionable", [True, False])
+@named("simulate", "sample-ddim", "posterior DPS")
+def test_keys_of_either_kind(call, partitionable):
+    # They draw different numbers; that a batch equals a loop holds for both.
+    with jax.threefry_partitionable(partitionable):
+        arguments = call.arguments(jnp.float32)
+        batch = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), arguments)
+        together = jax.jit(jax.vmap(call.function))(batch)
+        assert_same(jax.tree.map(lambda leaf: leaf[1], together), call.function(arguments), 1e-5)
+
+
+@named("tikhonov", "fista", "sample-ddim", "posterior DPS", "operator ParallelBeam", fast={"operator ParallelBeam"})
+def test_x64_on_and_off_in_one_process(call):
+    # The programs and constants of one precision do not show in the other.
+    outcomes = {}
+    for dtype in ("float32", "float64", "float32"):
+        with precision(dtype):
+            out = jax.device_get(call.function(call.arguments(jnp.dtype(dtype))))
+        floats, rest = answers(out)
+        assert {leaf.dtype.name for leaf in floats} <= {dtype, {"float32": "complex64"}.get(dtype, "complex128")}
+        if dtype in outcomes:
+            assert_same(out, outcomes[dtype], 0)
+        outcomes[dtype] = out
+    assert_same(answers(outcomes["float32"])[0], answers(outcomes["float64"])[0], 1e-2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    [lambda: jax.default_matmul_precision("bfloat16"), lambda: jax.default_device(jax.devices()[1])],
+    ids=["matmul precision", "device"],
+)
+@named("tikhonov", "posterior DPS")
+def test_defaults(call, setting):
+    expected = call.function(call.arguments(jnp.float32))
+    with setting():
+        assert_same(call.function(call.arguments(jnp.float32)), expected, 1e-5)
+
+
+SHAPE = (6, 5, 1)
+MASK = operators.Mask(np.ones(SHAPE, np.float32))
+LIKELIHOOD = Likelihood(MASK, noise.Gaussian(0.5))
+GAUSSIAN = oracles.Gaussian(jnp.zeros(SHAPE), jnp.eye(30))
+KEY = jax.random.key(0)
+
+
+def _there_and_back(operator, draw):
+    return operator(draw(*operator.domain.shape)), operator.adjoint(draw(*operator.codomain.shape))
+
+
+# What a user hands in, drawn in an unusual dtype.
+INPUTS = {
+    "Mask": lambda draw: _there_and_back(operators.Mask(draw(*SHAPE)), draw),
+    "Convolution": lambda draw: _there_and_back(operators.Convolution(draw(3, 3), SHAPE), draw),
+    "Matrix": lambda draw: _there_and_back(operators.Matrix(draw(7, 30), SHAPE), draw),
+    "ParallelBeam": lambda draw: _there_and_back(operators.ParallelBeam(SHAPE, draw(4)), draw),
+    "MaskedFourier": lambda draw: _there_and_back(operators.MaskedFourier(draw(*SHAPE)), draw),
+    "MultiCoilFourier": lambda draw: _there_and_back(operators.MultiCoilFourier(draw(*SHAPE), draw(2, *SHAPE)), draw),
+    "Scaled": lambda draw: _there_and_back(draw()[()] * operators.Identity((4,)), draw),
+    "noise": lambda draw: Likelihood(MASK, noise.Gaussian(draw(*SHAPE))).negative_log_likelihood(
+        draw(*SHAPE), draw(*SHAPE)
+    ),
+    "oracles.Gaussian": lambda draw: GAUSSIAN.log_prob(draw(*SHAPE)),
+    "tikhonov": lambda draw: classical.tikhonov(LIKELIHOOD, draw(*SHAPE), weight=draw()[()], max_steps=2),
+    "posterior_sample": lambda draw: diffusion.posterior_sample(
+        LIKELIHOOD, GAUSSIAN.score(diffusion.VP()), draw(*SHAPE), key=KEY, method=diffusion.DPS(2)
+    ),
+    "reconstruct": lambda draw: generative.reconstruct(
+        LIKELIHOOD, GAUSSIAN.as_latent(), draw(*SHAPE), key=KEY, max_steps=2
+    ),
+    "psnr": lambda draw: metrics.psnr(draw(*SHAPE), draw(*SHAPE)),
+    "mmd": lambda draw: metrics.mmd(draw(4, 3), draw(5, 3)),
+    "pca": lambda draw: subspace.pca(draw(12, *SHAPE), rank=2).encode(draw(*SHAPE)),
+}
+DTYPES = {"big-endian": np.dtype(">f4"), "float16": np.float16, "bfloat16": jnp.bfloat16}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (n not in ("Mask", "Convolution", "ParallelBeam", "Scaled", "psnr")))
+        for n in INPUTS
+    ],
+)
+def test_unusual_dtypes_become_single_precision(name, dtype):
+    random = np.random.default_rng(0)
+    draw = lambda *shape: np.asarray(random.uniform(0.2, 1, size=shape)).astype(DTYPES[dtype])
+    floats, _ = answers(INPUTS[name](draw))
+    assert floats
+    assert {leaf.dtype.name for leaf in floats} <= {"float32", "complex64"}
+    assert all(np.isfinite(leaf).all() for leaf in floats)
