@@ -50,6 +50,6 @@ def test_every_result_is_on_a_page_and_every_table_has_rows():
 def test_a_script_of_the_gallery_has_a_title_and_its_figure(script):
     text = script.read_text()
     assert re.match(r"# %% \[markdown\]\n# # \S", text)
-    assert f'"{script.stem}.png")' in text
+    assert f'"{script.stem}.png"' in text
     assert script.with_suffix(".png").exists()
     assert len(text.splitlines()) < 90

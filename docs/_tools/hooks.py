@@ -38,7 +38,8 @@ def on_files(files, config):
         page = f"{source.parent.name}/{source.stem}.md"
         files.append(File.generated(config, page, content=page_of(source, figures_of(source))))
     for figure in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
-        files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
+        if files.get_file_from_path(f"figures/{figure.name}") is None:
+            files.append(File.generated(config, f"figures/{figure.name}", abs_src_path=str(figure)))
     return files
 
 
