@@ -223,6 +223,8 @@ def draw(recorder, pictures, truth, suffix):
             line = [np.mean([metric(x, t) for x, t in zip(p[method], truth, strict=True)]) for p in pictures.values()]
             axes.semilogx(list(pictures), line, marker="o", markersize=3, label=method)
         axes.set(xlabel="photons per ray", ylabel=name)
+        axes.set_xticks(list(pictures), [f"{dose:.0f}" for dose in pictures])
+        axes.minorticks_off()
     axes.legend(fontsize=7)
     plotting.save(figure, RESULTS / f"dip_dose{suffix}.png")
     columns = list(next(iter(pictures.values())))

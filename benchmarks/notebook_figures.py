@@ -4,7 +4,7 @@
 
 It runs the notebooks as scripts, with their small settings, and writes those figures that `docs/lecture.md` names to
 `docs/figures/NOTEBOOK-FIGURE.png`, at most 1000 pixels wide and 60 kB large. `--from` takes them from a folder in which
-the notebooks have run already. Figures of benchmarks that the page names, `docs/figures/NAME.png`, come from `results/`.
+the notebooks have run already. Figures of benchmarks, `docs/figures/NAME.png`, come from `results/`.
 """
 
 import argparse

@@ -68,7 +68,7 @@ def modes_found(generator, *, key):
 # the next call goes on from there.
 
 # %%
-STAGES = (150, 300, 600, 1500)
+STAGES = (50, 150, 600, 1500)
 ADAM = optax.adam(1e-3)  # made once: optimisers compare by identity
 GAMES = {
     "minimax": {"loss": generative.minimax_loss(), "optimisers": ADAM},
@@ -138,7 +138,7 @@ axes = figure.add_subplot()
 for name, (_, history) in games.items():
     axes.plot(history["monitor_steps"], history["monitor"]["modes"], marker="o", markersize=3, label=name)
 axes.set(xlabel="step", ylabel=f"modes found, of {MODES}", ylim=(-0.3, MODES + 0.3))
-axes.legend(fontsize=8)
+figure.legend(fontsize=8, loc="outside upper center", ncols=3)
 plotting.show(figure, "modes_found.png")
 
 # %% [markdown]
@@ -243,5 +243,5 @@ axes = figure.add_subplot()
 for name, (_, history) in digits.items():
     axes.plot(history["monitor_steps"], 10 * history["monitor"]["coverage"], marker="o", markersize=3, label=name)
 axes.set(xlabel="step", ylabel="clusters reached, of 10", ylim=(-0.3, 10.3))
-axes.legend(fontsize=8)
+figure.legend(fontsize=8, loc="outside upper center", ncols=3)
 plotting.show(figure, "clusters_reached.png")
