@@ -48,10 +48,13 @@ class Requirement(NamedTuple):
     holds: Callable[..., Any]
 
 
-class _Naming(type(eqx.Module)):
-    """The class of the classes of modules: what is no number is refused by the name of the argument that it came as."""
+if TYPE_CHECKING:
+    # A type checker knows the constructors of the subclasses of this class alone.
+    _Base = eqx.Module
+else:
 
-    if not TYPE_CHECKING:  # A type checker takes what `__call__` returns for the class of every module.
+    class _Naming(type(eqx.Module)):
+        """The class of the classes of modules: what is no number is refused by the name of its argument."""
 
         def __call__(cls, *args, **kwargs):
             try:
@@ -59,8 +62,11 @@ class _Naming(type(eqx.Module)):
             except NotNumbers as error:
                 raise name_argument(error, cls.__name__, inspect.signature(cls), args, kwargs) from None
 
+    class _Base(eqx.Module, metaclass=_Naming):
+        pass
 
-class Parametric(eqx.Module, metaclass=_Naming):
+
+class Parametric(_Base):
     """A module that states what must hold of its numbers: the base of operators, noise models, priors and methods.
 
     !!! example
