@@ -157,6 +157,11 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 def read_json(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:
     """The dict that an entry of the metadata of a file holds as JSON.
 
+    **Arguments:**
+
+    - `text`: the entry.
+    - `path`: the file, for the error.
+
     **Raises:** `ValueError` that names the file if it holds none.
     """
     try:

@@ -236,8 +236,7 @@ class Smoothed(Parametric):
         self.eps = as_parameter(eps)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        words = "`eps` must be positive and finite (for eps = 0 take `Isotropic()`)"
-        return (positive("eps", self.eps, words),)
+        return (positive("eps", self.eps, "`eps` must be positive and finite (for eps = 0 take `Isotropic()`)"),)
 
     def __call__(self, gradient: Array) -> Array:
         eps = _like(self.eps, gradient)
@@ -434,8 +433,7 @@ def _shrink(square: Array, radius: Array) -> Array:
 
 
 def _square_at(field: Array) -> Array:
-    """The squared modulus per pixel of a field of two components."""
-    # Their sum, written so: a reduction is a kernel of its own for the compiler.
+    """The squared modulus per pixel of a field of two components; a reduction would be a kernel of its own."""
     return _square(field[0]) + _square(field[1])
 
 
@@ -448,6 +446,5 @@ def _like(value: Any, x: Array) -> Array:
 
 
 def _no_prox(name: str, instead: str) -> ValueError:
-    return ValueError(
-        f"The prox of {name} has no closed form here; those of L1, Tikhonov() and Gaussian(prior) have. Use {instead}."
-    )
+    known = "those of L1, Tikhonov() and Gaussian(prior) have"
+    return ValueError(f"The prox of {name} has no closed form here; {known}. Use {instead}.")

@@ -193,7 +193,12 @@ def valid(*trees: PyTree) -> Array | bool:
 def check(owner: str, requirements: tuple[Requirement, ...]) -> None:
     """Raise a `ValueError` for the first of these that known numbers do not satisfy.
 
-    By numpy: within a trace, JAX makes tracers of comparisons, even of known numbers.
+    It computes by numpy: within a trace, JAX makes tracers of comparisons, even of known numbers.
+
+    **Arguments:**
+
+    - `owner`: the name of the class or function that has the numbers, for the error.
+    - `requirements`: what must hold of them.
     """
     for words, values, holds in requirements:
         if not all(_is_known(value) for value in values.values()):

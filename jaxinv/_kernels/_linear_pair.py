@@ -117,7 +117,7 @@ def _jvp(primals: Any, tangents: Any, *, pair: _Pair) -> tuple[list[Any], list[A
 
         def in_arrays(values: list[Array]) -> list[Array]:
             given = dict(zip(chosen, values, strict=True))
-            return pair(*state, *(given.get(i, array) for i, array in enumerate(arrays)))
+            return pair(*state, *(given[i] if i in given else array for i, array in enumerate(arrays)))
 
         terms.append(jax.jvp(in_arrays, ([arrays[i] for i in chosen],), ([moved[i] for i in chosen],))[1])
     if not terms:

@@ -91,8 +91,8 @@ def _batch(operands: Any, axes: Any, *, transposed: bool) -> tuple[Array, int]:
         return product.reshape(*rows.shape[:3], -1), 1
     matrix = jnp.moveaxis(matrix, matrix_axis, 0)
     rows = jnp.broadcast_to(rows, (len(matrix), *rows.shape)) if rows_axis is None else jnp.moveaxis(rows, rows_axis, 0)
-    merged = (array.reshape(-1, *array.shape[2:]) for array in (matrix, rows))
-    product = _bind(*merged, transposed)
+    merged = lambda array: array.reshape(-1, *array.shape[2:])
+    product = _bind(merged(matrix), merged(rows), transposed)
     return product.reshape(*rows.shape[:2], *product.shape[1:]), 0
 
 

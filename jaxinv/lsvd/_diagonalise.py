@@ -73,7 +73,8 @@ def match(model: LSVD, images: Any, measurements: Any) -> LSVD:
     if not isinstance(model.latent_map, Spectrum):
         model = _copy(model)
         matrix = _times(_times(measurement.onto, core), image.back)
-        model.latent_map = model.latent_map.at(matrix, image.mean - _times(measurement.mean, matrix))
+        latent_map: Any = model.latent_map
+        model.latent_map = latent_map.at(matrix, image.mean - _times(measurement.mean, matrix))
         return model
     return _changed(model, measurement, core, jnp.zeros_like(image.mean), image)
 

@@ -164,7 +164,8 @@ class Nonlinear(nnx.Module):
 
     The network begins as 0, so that the map begins as the affine one, and training can only gain on that.
 
-    - `matrix`: `(k, k)`, `offset`: `(k,)`, trained, as is the network.
+    - `matrix`: the linear part, `(k, k)`, trained, as is the network.
+    - `offset`: the constant part, `(k,)`, trained.
     - `widths`: the widths of the hidden layers.
     - `activation`: the function between the layers.
     - `rngs`: a `flax.nnx.Rngs`, from which the weights are drawn.

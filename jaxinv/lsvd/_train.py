@@ -159,7 +159,8 @@ class Separate(AbstractTraining):
                 **options,
             )
             setattr(model, name, side)
-        x, y = (images, measurements) if pairs is None else pairs
+        x: Any = images if pairs is None else pairs[0]
+        y: Any = measurements if pairs is None else pairs[1]
         model = match(model, x, y)
         if self.map_steps:
             if spectral:
