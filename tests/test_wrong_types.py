@@ -77,7 +77,6 @@ def test_what_is_right_passes(given):
         {"names": "text"},
         {"names": None},
     ],
-    ids=str,
 )
 def test_what_is_wrong_is_named(given):
     (name,) = given

@@ -116,8 +116,10 @@ def _jvp(primals: Any, tangents: Any, *, pair: _Pair) -> tuple[list[Any], list[A
     if chosen:
 
         def in_arrays(values: list[Array]) -> list[Array]:
-            given = dict(zip(chosen, values, strict=True))
-            return pair(*state, *(given[i] if i in given else array for i, array in enumerate(arrays)))
+            moving = list(arrays)
+            for i, value in zip(chosen, values, strict=True):
+                moving[i] = value
+            return pair(*state, *moving)
 
         terms.append(jax.jvp(in_arrays, ([arrays[i] for i in chosen],), ([moved[i] for i in chosen],))[1])
     if not terms:

@@ -9,7 +9,7 @@ import pytest
 import scipy.io
 
 from jaxinv._solution import RESULTS
-from jaxinv.classical._fbp import Cosine, Hann, RamLak, SheppLogan, _view_weights, fbp
+from jaxinv.classical._fbp import Cosine, Hann, RamLak, SheppLogan, _Views, fbp
 from jaxinv.operators._pointwise import Identity
 from jaxinv.operators._tomography import FanBeam, ParallelBeam
 
@@ -141,7 +141,7 @@ def test_view_weights(angles, period, expected):
     expected = np.asarray(expected)
     order = np.random.default_rng(0).permutation(len(expected))
     # Float32 angles near 2 pi are 5e-7 apart.
-    weights = _view_weights(jnp.asarray(np.asarray(angles)[order]), period)
+    weights = _Views(jnp.asarray(np.asarray(angles)[order]), period).weights
     if len(expected) == 12 and period == np.pi:
         # Two views share each line; rounding decides which of the two stands for the left half of their gap.
         np.testing.assert_allclose(float(jnp.sum(weights)), np.pi, rtol=1e-5)
