@@ -155,7 +155,8 @@ class Separate(AbstractTraining):
                 **options,
             )
             setattr(model, name, side)
-        x, y = (images, measurements) if pairs is None else pairs
+        paired: Any = (images, measurements) if pairs is None else pairs
+        x, y = paired
         model = match(model, x, y)
         if self.map_steps:
             if spectral:
