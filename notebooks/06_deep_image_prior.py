@@ -52,6 +52,7 @@ STEPS, RATE = (1000, 5e-3) if FULL else (600, 2e-2)
 network = models.SkipUNet((size, size, 1), scales=4 if FULL else 2, channels=24 if FULL else 16, rngs=nnx.Rngs(0))
 common = {"key": key, "num_steps": STEPS, "reference": x, "stride": 10}
 total_variation, weight = regularisers.TV(), 3e-4 / std**2
+held_out = dip.HeldOut(0.05, STEPS)  # fits 95 % of the data, and returns the image that predicts the others best
 z0 = 0.1 * jax.random.normal(jax.random.key(3), (size, size, 1))
 
 
@@ -62,6 +63,7 @@ def fit(network=network, z0=z0, weight=0.0, ema=0.99, rate=RATE):
         network,
         y,
         start=dip.From(z0),
+        stopping=held_out,
         regulariser=total_variation,
         weight=weight,
         ema=ema,
@@ -85,20 +87,19 @@ plotting.show(figure, "dip_history.png")
 # %% [markdown]
 # The plain prior rises, and with `--full` it falls again; the small network of the short run only stops rising. An
 # average over the steps takes its noise away, and total variation keeps it where it is. Without a regulariser a rule
-# that needs no truth has to find the place. In the full run, measurements that were held out find it. The variance of
-# the last images, which has a valley there in denoising, falls on with the steps of that run: try a rule before you
-# trust it.
+# that needs no truth has to find the place. Measurements that were held out find it: every run above kept the image
+# that predicted them best. The variance of the last images, which has a valley there in denoising, falls on with the
+# steps of the full run: try a rule before you trust it.
 
 # %%
-stopping = {"held out": dip.HeldOut(0.05, 500 if FULL else 200)}
-if FULL:  # each rule is a program of its own, and compiles for as long as it runs
-    stopping["variance"] = dip.WindowedVariance(100, 300)
-for name, rule in stopping.items():
-    solution = dip.reconstruct(likelihood, network, y, stopping=rule, ema=0.99, learning_rate=RATE, **common)
-    peak = float(jnp.max(runs["average .99"].stats["history"]["psnr"]))
-    quality = metrics.psnr(solution.value, x)
-    last, kept = solution.stats["num_steps"], solution.stats["step"]
-    print(f"{name:9} stops at {last}, keeps {kept}: {quality:.2f} dB (peak {peak:.2f} dB)")
+solutions = {name: (run, run) for name, run in runs.items()}
+if FULL:  # another rule is another program, and compiles for as long as this one runs
+    variance = dip.WindowedVariance(100, 300)
+    solution = dip.reconstruct(likelihood, network, y, stopping=variance, ema=0.99, learning_rate=RATE, **common)
+    solutions["average, variance"] = solution, runs["average .99"]
+for name, (solution, whole) in solutions.items():
+    peak, quality = float(jnp.max(whole.stats["history"]["psnr"])), metrics.psnr(solution.value, x)
+    print(f"{name:17} keeps step {solution.stats['step']}: {quality:.2f} dB (peak {peak:.2f} dB)")
 
 # %%
 images = {
@@ -114,7 +115,8 @@ plotting.show(figure, "dip_tomography.png")
 # ## Taught before
 #
 # The same network first learns to clean up back-projections of random ellipses of the same geometry, drawn while it
-# trains, and then needs fewer steps on the measurement.
+# trains, and then needs fewer steps on the measurement. Its input has seen all of the data, so held-out ones say
+# nothing here, and we look at the whole run.
 
 # %%
 LESSONS = 300 if FULL else 150
@@ -141,7 +143,7 @@ mask = jax.random.bernoulli(jax.random.key(4), 0.5, (32, 32, 1)).astype(jnp.floa
 inpainting = jaxinv.Likelihood(operators.Mask(mask), noise.Gaussian(0.02))
 ys = jax.vmap(lambda x, k: inpainting.simulate(x, key=k))(many, jax.random.split(key, 8))
 decoder = models.DeepDecoder((32, 32, 1), channels=32, rngs=nnx.Rngs(0))
-solution = dip.reconstruct_many(inpainting, decoder, ys, key=key, num_steps=1000 if FULL else 500, ema=0.9)
+solution = dip.reconstruct_many(inpainting, decoder, ys, key=key, num_steps=1000 if FULL else 300, ema=0.9)
 print("PSNR of eight:", np.round(np.asarray(jax.vmap(metrics.psnr)(solution.value, many)), 1))
 figure = plotting.compare(
     {"measured": ys[:4], "deep decoder": solution.value[:4]}, reference=many[:4], heading="Half the pixels"
@@ -157,7 +159,7 @@ plotting.show(figure, "deep_decoder.png")
 # %%
 found = solution.lane(0)
 posterior = dip.linearised_posterior(
-    inpainting, found.aux["network"], ys[0], key=key, z0=found.aux["input"], prior_std=0.1, num_samples=16
+    inpainting, found.aux["network"], ys[0], key=key, z0=found.aux["input"], prior_std=0.1, num_samples=16, rtol=1e-3
 )
 deviation = posterior.stats["std"]
 known = float((deviation * mask).sum() / mask.sum())

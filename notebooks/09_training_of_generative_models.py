@@ -115,13 +115,13 @@ def scatter(axes, points, colour, size=2):
 def film(rows, draw):
     """A row for each model and a column for each stage, the examples in cyan; `draw(axes, model)` adds the rest."""
     figure = matplotlib.figure.Figure(figsize=(1.6 * len(STAGES), 1.65 * len(rows)), layout="constrained")
-    panels = figure.subplots(len(rows), len(STAGES), squeeze=False)
+    panels = figure.subplots(len(rows), len(STAGES))
+    for axes, steps in zip(panels[0], STAGES, strict=True):
+        axes.set_title(f"{steps} steps", fontsize=8)
     for line, (name, made) in zip(panels, rows.items(), strict=True):
         line[0].set_ylabel(name, fontsize=8)
-        for axes, model, steps in zip(line, made, STAGES, strict=True):
+        for axes, model in zip(line, made, strict=True):
             draw(axes, model)
-            if line is panels[0]:
-                axes.set_title(f"{steps} steps", fontsize=8)
     return figure
 
 

@@ -70,10 +70,10 @@ def match(model: LSVD, images: Any, measurements: Any) -> LSVD:
         _times(z - basis.mean[None], basis.onto) for z, basis in ((of_images, image), (of_measurements, measurement))
     )
     core = _times(y.T, x) / (x.shape[0] - 1)
-    if not isinstance(model.latent_map, Spectrum):
+    latent_map = model.latent_map
+    if not isinstance(latent_map, Spectrum):
         model = _copy(model)
         matrix = _times(_times(measurement.onto, core), image.back)
-        latent_map: Any = model.latent_map
         model.latent_map = latent_map.at(matrix, image.mean - _times(measurement.mean, matrix))
         return model
     return _changed(model, measurement, core, jnp.zeros_like(image.mean), image)

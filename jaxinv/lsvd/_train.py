@@ -159,8 +159,8 @@ class Separate(AbstractTraining):
                 **options,
             )
             setattr(model, name, side)
-        x: Any = images if pairs is None else pairs[0]
-        y: Any = measurements if pairs is None else pairs[1]
+        paired: Any = (images, measurements) if pairs is None else pairs
+        x, y = paired
         model = match(model, x, y)
         if self.map_steps:
             if spectral:
