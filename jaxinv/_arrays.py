@@ -50,7 +50,7 @@ def parameter_dtype(*parameters: Any) -> Any:
     return common_dtype(float, *parameters)
 
 
-def multiply(factor: Array, array: Array | np.ndarray) -> Array:
+def multiply(factor: Array | float, array: Array | np.ndarray) -> Array:
     """Their product, of which one may be real and the other complex."""
     with standard_promotion():
         return factor * as_array(array)

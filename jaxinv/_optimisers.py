@@ -16,8 +16,12 @@ from ._types import PyTree
 _ERRORS = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
 
-def check_optimiser(optimiser: Any, name: str = "optimiser") -> optax.GradientTransformation | None:
+def check_optimiser(
+    optimiser: Any, name: str = "optimiser", *, alternative: str = ""
+) -> optax.GradientTransformation | None:
     """The transformation that `optimiser` is or makes, as `optax.MultiSteps` does; `None` for `None`.
+
+    - `alternative`: what else the verb takes, for the error.
 
     **Raises:** `ValueError` for anything else.
     """
@@ -25,7 +29,8 @@ def check_optimiser(optimiser: Any, name: str = "optimiser") -> optax.GradientTr
         optimiser = optimiser.gradient_transformation()
     if optimiser is not None and not isinstance(optimiser, optax.GradientTransformation):
         raise ValueError(
-            f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`; got {type(optimiser).__name__}. "
+            f"`{name}` must be an optax transformation, such as `optax.adamw(1e-3)`{alternative}; got "
+            f"{type(optimiser).__name__}. "
             "A rate alone is `learning_rate`."
         )
     return optimiser

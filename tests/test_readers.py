@@ -218,4 +218,4 @@ def test_a_hostile_checkpoint_is_named_before_memory_is_taken(progress, tmp_path
     text = "[" * 100_000 if progress == "nested" else json.dumps(progress)
     io.save(tmp_path / "run.checkpoint", {}, metadata={"settings": "{}", "progress": text})
     with pytest.raises(ValueError, match=r"run\.checkpoint is corrupt"):
-        Checkpoint(tmp_path / "run.checkpoint", {}).restore(Run.__new__(Run))
+        Checkpoint(tmp_path / "run.checkpoint", {}, {}).restore(Run.__new__(Run))

@@ -148,9 +148,10 @@ def _back_project(
 ) -> Array:
     """The views filtered, weighted and back-projected; also beyond the rim of a detector that sees one half."""
     num_detectors = y.shape[1]
-    pad = lambda views: jnp.pad(views, ((0, 0), (num_detectors, num_detectors), (0, 0)))
-    wide, narrow = lambda y: _filter(pad(y), spacing, window), lambda y: pad(_filter(y, spacing, window))
-    filtered = multiply(views[:, None, None], jax.lax.cond(half, wide, narrow, y))
+    margin = ((0, 0), (num_detectors, num_detectors), (0, 0))
+    on_detector = jnp.pad(jnp.ones((1, num_detectors, 1), bool), margin)
+    filtered = jnp.where(half | on_detector, _filter(jnp.pad(y, margin), spacing, window), 0)
+    filtered = multiply(views[:, None, None], filtered)
     rays = dataclasses.replace(operator.rays, num_detectors=3 * num_detectors)
     return back_project_views(rays, filtered, *operator.placement(operator.angles.dtype))
 

@@ -155,7 +155,7 @@ def reconstruct(
 def _choose(optimiser: Any, method: AbstractLatentMethod) -> AbstractAlgorithm:
     """The algorithm that the options name."""
     if not isinstance(optimiser, Alternating):
-        optimiser = check_optimiser(optimiser)
+        optimiser = check_optimiser(optimiser, alternative=", or `Alternating()`")
     if isinstance(optimiser, optax.GradientTransformation) or (optimiser is None and method.is_smooth):
         return Descent(optimiser)
     if not method.is_smooth and method.proximal_map() is None:

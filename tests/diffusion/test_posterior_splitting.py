@@ -327,7 +327,7 @@ def test_operators_that_are_not_linear_are_refused(method):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: diffusion.AnnealedLangevin(0), "num_steps"),
+        (lambda: diffusion.AnnealedLangevin(0), "num_levels"),
         (lambda: diffusion.AnnealedLangevin(steps_per_level=0), "steps_per_level"),
         (lambda: diffusion.AnnealedLangevin(step_size=2.0), "step_size"),
         (lambda: diffusion.AnnealedLangevin(schedule="log"), "schedule"),

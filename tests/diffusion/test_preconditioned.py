@@ -61,7 +61,7 @@ def test_float32_under_x64():
 
 @pytest.mark.parametrize("std", [0.0, -1.0, [1.0, float("nan")]])
 def test_std_must_be_positive(std):
-    with pytest.raises(ValueError, match="`std` must be positive"):
+    with pytest.raises(ValueError, match="`std` must be finite and positive"):
         Preconditioned(0.0, std)
 
 

@@ -174,7 +174,7 @@ def test_bad_images(metric, x, reference, words):
         (lambda: metrics.psnr(IMAGE, IMAGE, np.ones(3)), r"`data_range` must be one number; got shape \(3,\)"),
         (lambda: metrics.UniformWindow(4), "odd integer of at least 3; got 4"),
         (lambda: metrics.GaussianWindow(size=1), "odd integer of at least 3; got 1"),
-        (lambda: metrics.GaussianWindow(0.0), "`sigma` must be positive"),
+        (lambda: metrics.GaussianWindow(0.0), "`sigma` must be finite and positive"),
     ],
 )
 def test_bad_options(call, words):
