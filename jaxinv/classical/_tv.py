@@ -16,7 +16,7 @@ from .._solution import RESULTS, Solution
 from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
-from ._first_order import AbstractFirstOrder, Iterate, solve
+from ._first_order import AbstractFirstOrder, Iterate, solve, squared_norm
 
 
 @verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
@@ -173,7 +173,7 @@ class _PrimalDual(AbstractFirstOrder):
         new_q = jax.tree.map(lambda d, r: shrink * d + grow * r, q, residual)
         new_p = _dual_prox(problem.regulariser.kind, p + multiply(step / _ROOT, gradient), radius, step)
 
-        value = 0.5 * _square(residual) + problem.weight * problem.regulariser.kind(gradient)
+        value = 0.5 * squared_norm(residual) + problem.weight * problem.regulariser.kind(gradient)
         still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)
         diverged = value > self.divergence_threshold
         finished = (still & (index > 0)) | diverged
@@ -193,7 +193,7 @@ class _PrimalDual(AbstractFirstOrder):
 
 
 def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
-    square = _square(problem.data)
+    square = squared_norm(problem.data)
     size = safe_sqrt(square)
     as_real = lambda value: jnp.asarray(value, size.dtype)
     at_zero = 0.5 * square
@@ -214,7 +214,3 @@ def _dual_prox(kind: Any, dual: Array, radius: Array, step: Array) -> Array:
         root_r = jnp.sqrt(r**2 + eps**2)
         r = r - (r - modulus + shrink * r / root_r) / (1 + shrink * eps**2 / root_r**3)
     return multiply(1 - r / modulus, dual)
-
-
-def _square(tree: State) -> Array:
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))
