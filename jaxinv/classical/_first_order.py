@@ -174,5 +174,5 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
 
 
 def squared_norm(tree: State) -> Array:
-    """The squared norm of an image or a measurement; step sizes do not need the sums of `_sums`, which compile longer."""
+    """The squared norm of an image or a measurement; step sizes do without those of `_sums`."""
     return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))
