@@ -68,7 +68,7 @@ def tsvd(likelihood: Likelihood, y: State, *, rank: int | Array | np.ndarray) ->
     whole = number if jnp.issubdtype(number.dtype, jnp.integer) else jnp.floor(number)
     known = (number >= 1) & (number <= most) & (number == whole)
     rank = jnp.where(known, whole, 1).astype(jnp.int32)
-    kept = (jnp.arange(most) < rank) & (singular > floor)
+    kept = (jnp.arange(most, dtype=rank.dtype) < rank) & (singular > floor)
     coefficients = jnp.matmul(jnp.conj(left.T), b, precision=HIGHEST)
     with standard_promotion():
         coefficients = jnp.where(kept, coefficients / jnp.where(kept, singular, 1), 0)
