@@ -26,7 +26,8 @@ def exact_sum(x: Array) -> Array:
     """The sum of all entries of a real array, the same in whatever order they are added.
 
     Each entry is rounded to a multiple of a unit, which depends on the largest entry and on their number; the rest to a
-    multiple of a smaller unit, and so on. The multiples are integers, whose sums are exact.
+    multiple of a smaller unit, and so on. The multiples are integers, whose sums are exact. The sum is NaN if an entry is
+    not finite, or so large that a unit overflows.
 
     **Reference:** Demmel, Nguyen, Parallel reproducible summation, 2015.
     """
@@ -42,6 +43,8 @@ def exact_sum(x: Array) -> Array:
     # A power of two above the largest entry: its exponent, without its mantissa.
     exponent = jax.lax.bitcast_convert_type(bits(largest) & (-1 << info.nmant), dtype)
     unit = 2 * jnp.maximum(exponent, 2.0**info.nmant * float(info.tiny))
+    # Where this is not finite, the numbers below overflow: the entries are not, or are nearly too large for the dtype.
+    bound = 1.5 * 2.0 ** (info.nmant - kept) * unit
     units, multiples, rest = [], [], x
     for _ in range(math.ceil((info.nmant + _SPARE) / kept)):
         unit = unit * 2.0**-kept
@@ -55,7 +58,7 @@ def exact_sum(x: Array) -> Array:
     add = lambda a, b: tuple(map(jnp.add, a, b))
     counts = jax.lax.reduce(tuple(multiples), (jnp.zeros((), word),) * len(units), add, range(x.ndim))
     total = functools.reduce(jnp.add, [count.astype(dtype) * unit for count, unit in zip(counts, units, strict=True)])
-    return jnp.where(jnp.isfinite(largest), total, jnp.nan).astype(x.dtype)
+    return jnp.where(bound < info.max / 2, total, jnp.nan).astype(x.dtype)
 
 
 @exact_sum.defjvp

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from verbs import codes
 
-from jaxinv import Unrolled
+from jaxinv import RESULTS, Unrolled
 from jaxinv._conjugate_gradients import conjugate_gradients, minimise_quadratic
 
 SIZE = 12
@@ -91,3 +91,11 @@ def test_each_problem_alone():
     assert list(codes(together.result)) == ["successful", "successful", "breakdown"]
     np.testing.assert_allclose(together.x[0], solve(B).x, rtol=1e-5)
     assert together.num_steps[0] == solve(B).num_steps
+
+
+@pytest.mark.parametrize("scale", [1e4, 1e12, 1e18, 1e30])
+def test_numbers_that_overflow_are_a_failure(scale):
+    scaled = solve(np.float32(B * scale), np.float32(H * scale), rtol=1e-3, exhausted=RESULTS.successful)
+    right = np.allclose(scaled.x, np.linalg.solve(H, B), atol=1e-2)
+    assert right or scaled.result != RESULTS.successful
+    assert np.isfinite(scaled.x).all()

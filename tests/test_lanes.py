@@ -163,3 +163,8 @@ def test_sums_do_not_depend_on_the_order(dtype):
         np.testing.assert_allclose(dot(a + 1j * b, b + 1j * a), 2 * jnp.sum(a * b), rtol=1e-5)
         for bad in (np.inf, np.nan):
             assert np.isnan(exact_sum(jnp.asarray([1.0, bad], dtype)))
+        # A sum that overflows, and an inner product whose products do, are no number.
+        large = jnp.full(7, jnp.finfo(dtype).max / 2, dtype)
+        assert not np.isfinite(exact_sum(large))
+        assert not np.isfinite(dot(large, large))
+        np.testing.assert_allclose(exact_sum(large / 1e3), jnp.sum(large / 1e3), rtol=1e-6)
