@@ -26,8 +26,8 @@ def exact_sum(x: Array) -> Array:
     """The sum of all entries of a real array, the same in whatever order they are added.
 
     Each entry is rounded to a multiple of a unit, which depends on the largest entry and on their number; the rest to a
-    multiple of a smaller unit, and so on. The multiples are integers, whose sums are exact. The sum is NaN if an entry is
-    not finite, or so large that a unit overflows.
+    multiple of a smaller unit, and so on. The multiples are integers, whose sums are exact. The sum is NaN if an entry
+    is not finite, or so large that a unit overflows.
 
     **Reference:** Demmel, Nguyen, Parallel reproducible summation, 2015.
     """
