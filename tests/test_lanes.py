@@ -62,7 +62,7 @@ ROWS = {
     "transmission": (parallel, lambda std: noise.TransmissionPoisson(1 / std**2), None, False),
     "emission": (convolution, lambda std: noise.Poisson(1 / std**2), None, False),
 }
-FAST = {("convolution", "float64"), ("parallel", "float32"), ("matrix", "float32")}
+FAST = {("convolution", "float64"), ("matrix", "float32")}
 CASES = [
     pytest.param(
         name,

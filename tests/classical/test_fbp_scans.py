@@ -50,7 +50,7 @@ def read(operator, image=DISC):
     return np.asarray(solution.value)[..., 0]
 
 
-@pytest.mark.parametrize("kind", ["parallel", "fan"])
+@pytest.mark.parametrize("kind", ["parallel", pytest.param("fan", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SCANS)
 def test_a_disc(name, kind):
     angles, *parts = SCANS[name]
