@@ -164,6 +164,10 @@ def _members(hint: Any) -> set[Any]:
         return _members(hint.__metadata__[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return set().union(*map(_members, typing.get_args(hint)))
+    # Of a generic class of the library, such as a progress meter, the class.
+    generic = typing.get_origin(hint)
+    if isinstance(generic, type) and generic.__module__.split(".")[0] in _CHECKED:
+        return {generic}
     return {hint}
 
 

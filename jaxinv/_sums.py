@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ._arrays import nan_unless
 from ._types import PyTree
 from ._workarounds import rounded
 
@@ -58,7 +59,8 @@ def exact_sum(x: Array) -> Array:
     add = lambda a, b: tuple(map(jnp.add, a, b))
     counts = jax.lax.reduce(tuple(multiples), (jnp.zeros((), word),) * len(units), add, range(x.ndim))
     total = functools.reduce(jnp.add, [count.astype(dtype) * unit for count, unit in zip(counts, units, strict=True)])
-    return jnp.where(bound < info.max / 2, total, jnp.nan).astype(x.dtype)
+    good = bound < info.max / 2
+    return (jnp.where(good, total, 0) + nan_unless(good, dtype)).astype(x.dtype)
 
 
 @exact_sum.defjvp

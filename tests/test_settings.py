@@ -165,7 +165,6 @@ def test_x64_on_and_off_in_one_process(call):
         if dtype in outcomes:
             assert_same(out, outcomes[dtype], 0)
         outcomes[dtype] = out
-    assert_same(answers(outcomes["float32"])[0], answers(outcomes["float64"])[0], 1e-2)
 
 
 @pytest.mark.slow

@@ -126,9 +126,14 @@ def shapes(tree: Any) -> Any:
     return [tuple(leaf.shape) for leaf in jax.tree.leaves(tree)]
 
 
-def require_array_leaves(thing: Any) -> None:
-    """Demand that a module has arrays for its leaves, so that `jax.jit` takes it and `jax.vmap` maps over it."""
-    others = [leaf for leaf in jax.tree.leaves(thing) if not eqx.is_array(leaf)]
+def require_array_leaves(thing: Any, numbers: bool = False) -> None:
+    """Demand that a module has arrays for its leaves, so that `jax.jit` takes it and `jax.vmap` maps over it.
+
+    - `numbers`: whether Python floats may be leaves too, as those of a method may, which verbs trace.
+    """
+    others = [
+        leaf for leaf in jax.tree.leaves(thing) if not eqx.is_array(leaf) and not (numbers and type(leaf) is float)
+    ]
     require(
         not others,
         f"{name_of(thing)} has leaves that are not arrays: {', '.join(type(leaf).__name__ for leaf in others[:3])}. "

@@ -80,7 +80,7 @@ def check_posterior_method(
         isinstance(method, diffusion.AbstractPosteriorMethod),
         f"{name} is not a `diffusion.AbstractPosteriorMethod`. Inherit from that class.",
     )
-    require_array_leaves(method)
+    require_array_leaves(method, numbers=True)
     process, dtype = diffusion.VP() if process is None else process, jnp.result_type(float)
     shape = (2, 2, 1)
     prior = Gaussian(jnp.asarray(_MEAN.reshape(shape), dtype), jnp.asarray(_FACTOR @ _FACTOR.T, dtype))

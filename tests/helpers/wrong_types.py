@@ -48,7 +48,7 @@ VERBS = {
     diffusion.encode: {"score": SCORE, "x": X},
     diffusion.decode: {"score": SCORE, "z": X},
     diffusion.forward: {"process": diffusion.VP(), "x0": X, "key": KEY, "t": 0.5},
-    diffusion.trajectory: {"process": diffusion.VP(), "x0": X, "times": jnp.linspace(0, 1, 3), "key": KEY},
+    diffusion.trajectory: {"process": diffusion.VP(), "x0": X, "times": jnp.linspace(0.1, 1, 3), "key": KEY},
     dip.reconstruct: FIT | {"num_steps": 2},
     dip.linearised_posterior: FIT | {"z0": jnp.ones((1, *NETWORK.input_shape))[0], "num_samples": 2},
 }
@@ -93,7 +93,7 @@ def modules():
             if inspect.isclass(kind) and kind not in MODULES and hasattr(kind, "__dataclass_fields__"):
                 try:
                     kind()
-                except TypeError:
+                except (TypeError, ValueError):
                     continue
                 yield kind, {}
 

@@ -54,8 +54,8 @@ def test_equals_one_device(tmp_path):
         path = tmp_path / "run"
         with pytest.raises(KeyboardInterrupt):
             _fit(loss, mesh=_mesh(), checkpoint=path, progress=Meter([], 1), **options)
-        # One in a step; in the validation, one in a whole batch and one in the last.
-        assert len(traces) == 3
+        # One for the fingerprint, one in a step; in the validation, one in a whole batch and one in the last.
+        assert len(traces) == 4
         resumed, continued = _fit(loss, mesh=_mesh(), checkpoint=path, **options)
         whole, spread = _fit(loss, mesh=_mesh(), **options)
         assert len(traces) == 3
