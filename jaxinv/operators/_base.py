@@ -22,7 +22,6 @@ from .._arrays import (
 )
 from .._module import Module
 from .._types import Abstract, PyTree, State, Struct
-from .._workarounds import rounded
 from ..requirements import Requirement, finite
 
 
@@ -286,11 +285,11 @@ class Scaled(AbstractLinearOperator):
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return jax.tree.map(lambda leaf: rounded(multiply(self.factor, leaf)), self.operator(x))
+        return jax.tree.map(lambda leaf: multiply(self.factor, leaf), self.operator(x))
 
     def adjoint(self, y: State) -> State:
         factor = jnp.conj(self.factor)
-        return self.operator.adjoint(jax.tree.map(lambda leaf: rounded(multiply(factor, leaf)), y))
+        return self.operator.adjoint(jax.tree.map(lambda leaf: multiply(factor, leaf), y))
 
 
 class Adjoint(AbstractLinearOperator):
