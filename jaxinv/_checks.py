@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool
 from ._arrays import NotNumbers, are_numbers, as_array, common_dtype, is_concrete
 from ._types import State
 
-# What a number, or an array of numbers, is annotated as; and the packages whose classes are looked for.
+# The annotations of numbers and of arrays of numbers; and the packages whose classes are checked.
 _NUMBERS = {Array, np.ndarray, np.generic, np.number, np.bool_, bool, int, float, complex}
 _CHECKED = ("jaxinv", "diffrax")
 
@@ -164,7 +164,7 @@ def _members(hint: Any) -> set[Any]:
         return _members(hint.__metadata__[0])
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return set().union(*map(_members, typing.get_args(hint)))
-    # Of a generic class of the library, such as a progress meter, the class.
+    # A generic class, such as that of a progress meter, counts as the class.
     generic = typing.get_origin(hint)
     if isinstance(generic, type) and generic.__module__.split(".")[0] in _CHECKED:
         return {generic}

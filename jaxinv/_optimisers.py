@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool
 from ._arrays import standard_promotion
 from ._types import PyTree
 
-# What optax raises, or JAX inside of it, where a transformation does not fit.
+# Optax, or JAX inside of it, raises one of these where a transformation does not fit.
 _ERRORS = (TypeError, ValueError, AttributeError, LookupError, NotImplementedError, AssertionError)
 
 

@@ -26,7 +26,7 @@ from jaxtyping import Array
 from ._version import __version__
 
 _ADDRESS = re.compile(r"0x[0-9a-fA-F]+")
-# Of these operations only the program inside counts: the rest are names, rules that the trace has applied already, and
+# Only the program inside of these operations counts: the rest are names, rules that the trace has applied already, and
 # hints to the compiler.
 _INNER = {
     "jit": ("jaxpr",),
@@ -119,7 +119,7 @@ class _Digests:
         return _hash(*parts, "=>", *map(read, jaxpr.outvars))
 
     def _of_object(self, function: Any) -> str:
-        # Of a callback no trace says what it computes, so its code has to.
+        # No trace says what a callback computes, so its code stands for it.
         if isinstance(function, functools.partial):
             return self.of((function.func, function.args, function.keywords))
         if isinstance(function, types.MethodType):
@@ -136,7 +136,7 @@ class _Digests:
 
 
 def _strong(array: Array) -> Array:
-    # Whether an array was made of a Python number does not make another run.
+    # An array that was made of a Python number makes the same run as any other.
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return array if is_key else jax.lax.convert_element_type(array, array.dtype)
 

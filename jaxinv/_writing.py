@@ -5,7 +5,7 @@ import os
 import secrets
 import stat
 
-# Of the name of a file in that of its temporary file, which the file system would otherwise find too long.
+# So many characters of the name of a file are in that of its temporary file: the file system allows no long ones.
 _SHOWN = 40
 
 

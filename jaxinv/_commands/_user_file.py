@@ -139,7 +139,7 @@ def _inpainting(request: Request, image: np.ndarray) -> Measured:
     known = np.broadcast_to(known, image.shape).astype(np.float32)
     heading = f"Inpainting {100 * (1 - known.mean()):.0f} % of {image.shape[0]} x {image.shape[1]} pixels"
     view = lambda whole: _cropped(whole, request.crop, request.file)
-    # What the picture holds elsewhere, such as a number that says that nothing is known, has no part in its range.
+    # The pixels that are not known, which may hold any number, have no part in the range.
     scale = _scale(image[known > 0])
     y = jnp.asarray(scale.read(image) * known)
     return Measured(heading, operators.Mask(jnp.asarray(known)), y, scale, 0.01 * scale.peak, view)

@@ -125,7 +125,7 @@ __all__ = [
     "Langevin",
     # A flow as a generative prior.
     "ProbabilityFlowPrior",
-    # What users implement; `extend` has the parts.
+    # Users implement these; `extend` has the parts.
     "AbstractProcess",
     "AbstractScore",
     "AbstractParametrisation",

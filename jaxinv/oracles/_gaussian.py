@@ -219,7 +219,7 @@ class Gaussian(Module):
 
     @compiled_method
     def _log_density(self, x: Array) -> Array:
-        # Of a covariance of full rank, from matrices of the size of the factor only.
+        # The covariance has full rank; the matrices here have the size of the factor only.
         assert self.diagonal is not None
         deviation = (x - self.mean).ravel()
         root = jnp.sqrt(self.diagonal)

@@ -178,7 +178,7 @@ def _decompose(covariances: Array) -> LowRank:
                 f"{float(spectrum[-1]):.3g}."
             )
     rounding = 10 * jnp.finfo(values.dtype).eps * values[:, -1:]
-    # What is traced and no covariance is NaN, which `requirements` finds.
+    # A traced matrix that is no covariance becomes NaN, which `requirements` finds.
     good = values[:, :1] >= -NEGATIVE * jnp.abs(values[:, -1:])
     values = jnp.where(good, jnp.where(values > rounding, values, 0), jnp.nan)
     rank = values.shape[1]

@@ -20,7 +20,7 @@ PROGRAM = "program"
 
 # Writing takes at most this share of the time of a run.
 _SHARE = 0.05
-# What losses may be of.
+# A loss has one of these dtypes.
 _LOSS_DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 

@@ -230,7 +230,7 @@ def integrate(
         sound &= jnp.all(jnp.where(start < stop, 1, -1) * jnp.diff(times) > 0)
         times = jnp.where(sound, times, jnp.linspace(start, stop, len(times)))
     if saved is not None:
-        # Of times that do not increase diffrax raises for the whole batch, too.
+        # Times that do not increase make diffrax raise for the whole batch, too.
         saved = jnp.where(sound, saved, jnp.linspace(start, stop, len(saved) + 1)[1:])
     shortest = _SHORTEST * jnp.abs(stop - start) if times is None else jnp.inf
     # diffrax counts time in the direction of integration, so a step is never negative to the solver.
