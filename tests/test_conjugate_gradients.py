@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from verbs import codes
 
-from jaxinv import RESULTS, Unrolled
+from jaxinv import RESULTS, Likelihood, Unrolled, diffusion, noise, operators, oracles
 from jaxinv._conjugate_gradients import conjugate_gradients, minimise_quadratic
 
 SIZE = 12
@@ -99,3 +99,12 @@ def test_numbers_that_overflow_are_a_failure(scale):
     right = np.allclose(scaled.x, np.linalg.solve(H, B), atol=1e-2)
     assert right or scaled.result != RESULTS.successful
     assert np.isfinite(scaled.x).all()
+
+
+def test_an_inner_solve_that_overflows_fails_its_sample():
+    image = jnp.full((2, 2, 1), 2.0, jnp.float32)
+    prior = oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4))
+    likelihood = Likelihood(operators.Identity((2, 2, 1)), noise.Gaussian(1e-12))
+    score, method = prior.score(diffusion.VP()), diffusion.DiffPIR(4)
+    solution = diffusion.posterior_sample(likelihood, score, image, key=jax.random.key(0), method=method)
+    assert solution.result != RESULTS.successful or np.allclose(solution.value[0], image, atol=1e-2)
