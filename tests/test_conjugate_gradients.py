@@ -93,18 +93,10 @@ def test_each_problem_alone():
     assert together.num_steps[0] == solve(B).num_steps
 
 
-@pytest.mark.parametrize("scale", [1e4, 1e12, 1e18, 1e30])
-def test_numbers_that_overflow_are_a_failure(scale):
-    scaled = solve(np.float32(B * scale), np.float32(H * scale), rtol=1e-3, exhausted=RESULTS.successful)
-    right = np.allclose(scaled.x, np.linalg.solve(H, B), atol=1e-2)
-    assert right or scaled.result != RESULTS.successful
-    assert np.isfinite(scaled.x).all()
-
-
 def test_an_inner_solve_that_overflows_fails_its_sample():
-    image = jnp.full((2, 2, 1), 2.0, jnp.float32)
-    prior = oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4))
-    likelihood = Likelihood(operators.Identity((2, 2, 1)), noise.Gaussian(1e-12))
-    score, method = prior.score(diffusion.VP()), diffusion.DiffPIR(4)
+    image = jnp.full((4, 4, 1), 2.0, jnp.float32)
+    prior = oracles.Gaussian(jnp.zeros((4, 4, 1)), jnp.eye(16))
+    likelihood = Likelihood(operators.Identity((4, 4, 1)), noise.Gaussian(1e-12))
+    score, method = prior.score(diffusion.VP()), diffusion.DiffPIR(20)
     solution = diffusion.posterior_sample(likelihood, score, image, key=jax.random.key(0), method=method)
     assert solution.result != RESULTS.successful or np.allclose(solution.value[0], image, atol=1e-2)
