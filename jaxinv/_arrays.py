@@ -88,7 +88,13 @@ def as_array(value: Any) -> Array:
     """
     if not are_numbers(value):
         raise NotNumbers(value)
-    return jnp.asarray(native(value))
+    value = native(value)
+    if isinstance(value, np.ndarray):
+        # Of the dtype that it will have: JAX compiles a program for each shape that it converts, or has no dtype for.
+        dtype = jax.dtypes.canonicalize_dtype(value.dtype)
+        with np.errstate(over="ignore"):
+            return jnp.asarray(value.astype(dtype, copy=False), dtype)
+    return jnp.asarray(value)
 
 
 def native(value: Any) -> Any:

@@ -68,6 +68,8 @@ UNEQUAL = {
     "stack": "the product of a scaled operator and the sum with its neighbour are contracted in some programs",
 }
 FAST = {("convolution", "float64"), ("matrix", "float32")}
+# The form of a kernel depends on the size of a batch and on the precision: the product of both for one of each kind.
+PRODUCT, PAIRS = ("convolution", "parallel"), (("float32", 37), ("float64", 128))
 CASES = [
     pytest.param(
         name,
@@ -79,8 +81,10 @@ CASES = [
         ],
     )
     for name in ROWS
-    for dtype in ("float32", "float64")
-    for lanes in (37, 128)
+    for dtype, lanes in (
+        *PAIRS[: 1 if name in UNEQUAL else 2],
+        *((("float64", 37), ("float32", 128)) * (name in PRODUCT)),
+    )
 ]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from calls import CALLS
+from calls import CALLS, Call
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from programs import answers, assert_same
 
@@ -54,13 +54,60 @@ def precision(dtype):
     return jax.enable_x64(True) if dtype == "float64" else contextlib.nullcontext()
 
 
-# Where the default float is not single precision, a weak number and a default integer promote too.
-@table()
-def test_strict_promotion(call):
-    with jax.enable_x64(True):
+# What shows in a trace: all settings at once, in one trace, and each alone only to name the one that is to blame.
+# Strict promotion where the default float is not single precision: a weak number and a default integer promote too.
+STRICT, EXPLICIT = "strict promotion", "a batch on a mesh with explicit axes"  # which `jax.make_mesh` makes by default
+
+
+def trace_under(call, settings):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.enable_x64(True))
         arguments = call.arguments(jnp.float64) if call.host else jax.eval_shape(lambda: call.arguments(jnp.float64))
-        with jax.numpy_dtype_promotion("strict"):
-            call.function(arguments) if call.host else jax.eval_shape(call.function, arguments)
+        function = call.function if call.host else lambda p: jax.eval_shape(call.function, p)
+        if EXPLICIT in settings:
+            mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Explicit,))
+            sharding = NamedSharding(mesh, PartitionSpec("problems"))
+            stack.enter_context(jax.set_mesh(mesh))
+            lift = lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype, sharding=sharding)
+            arguments = jax.tree.map(lift, arguments)
+            function = lambda p: jax.eval_shape(jax.vmap(call.function), p)
+        if STRICT in settings:
+            stack.enter_context(jax.numpy_dtype_promotion("strict"))
+        function(arguments)
+
+
+def traced_under(call, settings):
+    """What cannot be traced under the settings together, by the settings that are to blame."""
+    try:
+        trace_under(call, settings)
+    except Exception as error:
+        alone = {}
+        for setting in settings:
+            try:
+                trace_under(call, [setting])
+            except Exception as guilty:
+                alone[setting] = guilty
+        return alone or {" and ".join(settings): error}
+    return {}
+
+
+@table(fast=KINDS | {"fbp-parallel", "operator Downsample blurred"})
+def test_traced_under_every_setting(call):
+    one_alone = call.host or call.name.startswith("network")
+    assert traced_under(call, [STRICT] if one_alone else [STRICT, EXPLICIT]) == {}
+
+
+def test_the_setting_that_is_to_blame_is_named():
+    pair = lambda dtype: jnp.ones(2, dtype)
+    promoting = Call("promoting", pair, lambda x: x + jnp.arange(2))
+    assert list(traced_under(promoting, [STRICT, EXPLICIT])) == [STRICT]
+
+    def against_meshes(x):
+        if not jax.sharding.get_abstract_mesh().empty:
+            raise ValueError("a mesh")
+        return x
+
+    assert list(traced_under(Call("against meshes", pair, against_meshes), [STRICT, EXPLICIT])) == [EXPLICIT]
 
 
 def test_strict_promotion_of_what_users_write():
@@ -83,24 +130,9 @@ def test_strict_promotion_of_what_users_write():
 # With leaks checked nothing is cached, so tracing takes twice as long.
 @named("tikhonov", "reconstruct-adam", "sample-ddim", "posterior DPS", "operator FunctionOperator custom_vjp", "dip")
 def test_leaks_and_types_are_checked(call):
-    arguments = call.arguments(jnp.float32)
+    arguments = jax.eval_shape(lambda: call.arguments(jnp.float32))
     with jax.checking_leaks(), jax.enable_checks(True):
         jax.make_jaxpr(call.function)(arguments)
-
-
-@table(
-    lambda call: not call.host and not call.name.startswith("network"),
-    fast={"fbp-parallel", "operator Downsample blurred"},
-)
-def test_problems_on_a_mesh_with_explicit_axes(call):
-    # `jax.make_mesh` makes them by default.
-    mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Explicit,))
-    problem = call.arguments(jnp.float32)
-    stack = lambda leaf: jax.device_put(jnp.stack([leaf] * 2), NamedSharding(mesh, PartitionSpec("problems")))
-    batch = jax.tree.map(stack, problem)
-    out = jax.eval_shape(jax.vmap(call.function), batch)
-    with jax.set_mesh(mesh):
-        assert jax.tree.structure(jax.eval_shape(jax.vmap(call.function), batch)) == jax.tree.structure(out)
 
 
 RUN = (

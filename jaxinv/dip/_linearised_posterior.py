@@ -74,7 +74,7 @@ def linearised_posterior(
         import jaxinv
         likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((16, 16, 1), 2), jaxinv.noise.Gaussian(0.1))
         y = likelihood.simulate(jaxinv.data.shepp_logan(16), key=jax.random.key(0))
-        network = jaxinv.models.DeepDecoder((16, 16, 1), channels=8, rngs=nnx.Rngs(0))
+        network = jaxinv.models.DeepDecoder((16, 16, 1), layers=2, channels=8, rngs=nnx.Rngs(0))
         found = jaxinv.dip.reconstruct(likelihood, network, y, key=jax.random.key(1), num_steps=50)
         posterior = jaxinv.dip.linearised_posterior(
             likelihood, found.aux["network"], y, key=jax.random.key(2), z0=found.aux["input"], num_samples=4

@@ -70,7 +70,7 @@ def pretrain(
         import jaxinv
         operator = jaxinv.operators.ParallelBeam((16, 16, 1), jnp.linspace(0, jnp.pi, 8, endpoint=False))
         likelihood = jaxinv.Likelihood(operator, jaxinv.noise.Gaussian(0.1))
-        network = jaxinv.models.SkipUNet((16, 16, 1), scales=2, channels=8, rngs=nnx.Rngs(0))
+        network = jaxinv.models.SkipUNet((16, 16, 1), scales=1, channels=4, rngs=nnx.Rngs(0))
         network, history = jaxinv.dip.pretrain(likelihood, network, key=jax.random.key(0), num_steps=5, batch_size=2)
         y = likelihood.simulate(jaxinv.data.shepp_logan(16), key=jax.random.key(1))
         start = jaxinv.dip.FromFBP()

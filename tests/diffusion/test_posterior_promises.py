@@ -62,14 +62,28 @@ def test_vmap_equals_loop(name, dtype):
     assert compiled == []
 
 
+def nan_there(score, low, high, beyond, t, x):
+    return jnp.where((t > low) & (t < high) & (x[0, 0, 0] > beyond), jnp.nan, score(t, x))
+
+
+def many(name, low=-1.0, high=-1.0, beyond=-np.inf):
+    """Many samples of problem 0, whose score is NaN between two times, beyond a value of the first pixel: one compiled
+    program for all such windows, of which the default is none."""
+    row = METHODS[name]
+    p = problem(row, 0, jnp.dtype("float64"))
+    window = (jnp.asarray(number, float) for number in (low, high, beyond))
+    score = diffusion.Score(jax.tree_util.Partial(nan_there, p["score"].function.args[0], *window), p["score"].process)
+    return solve(row, num_samples=16 if row.particles else 32)(p | {"score": score})
+
+
 @promised(fast=("DPS",))
 def test_a_sample_does_not_depend_on_their_number(name):
     # Batches of different sizes are different programs, whose products round differently.
     _, _, apart, _ = outcome(name, "float64")
-    three = solve(METHODS[name], num_samples=3)(problem(METHODS[name], 0, jnp.dtype("float64")))
-    np.testing.assert_allclose(three.value[:2], apart[0].value, rtol=1e-9, atol=1e-12)
+    more = many(name)
+    np.testing.assert_allclose(more.value[:2], apart[0].value, rtol=1e-9, atol=1e-12)
     # Two members of a cloud may be copies of one particle.
-    assert METHODS[name].particles or np.max(abs(three.value[2] - three.value[1])) > 1e-3
+    assert METHODS[name].particles or np.max(abs(more.value[2] - more.value[1])) > 1e-3
 
 
 @promised(fast=("DPS",))
@@ -122,40 +136,21 @@ def test_a_spoilt_input_is_flagged_and_alone(name):
         assert np.all(bad.stats["num_steps"][1] <= 2), what
 
 
-def nan_between(score, low, high, t, x):
-    return jnp.where((t > low) & (t < high), jnp.nan, score(t, x))
-
-
 @pytest.mark.slow
 @promised(lambda row: row.paced and not row.particles)
 def test_a_failed_sample_is_its_last_finite_state(name):
     # Also where the score is fine again at the end. (Which members of a failed cloud are returned is up to weights that
     # are none.)
-    row = METHODS[name]
-    p = problem(row, 0, jnp.dtype("float64"))
-    score = p["score"].function.args[0]
-    bad = lambda low: jax.tree_util.Partial(nan_between, score, jnp.asarray(low), jnp.asarray(0.6))
-    window = lambda low: diffusion.Score(bad(low), score.process)
-    kept, back = (solve(row)(p | {"score": window(low)}) for low in (-1.0, 0.4))
+    kept, back = many(name, -1.0, 0.6), many(name, 0.4, 0.6)
     assert set(codes(kept.aux["results"]).ravel()) == set(codes(back.aux["results"]).ravel()) == {"nonfinite"}
     assert np.all(np.isfinite(kept.value))
     np.testing.assert_allclose(back.value, kept.value, rtol=1e-10)
 
 
-def nan_beyond(score, below, t, x):
-    return jnp.where((t < below) & (x[0, 0, 0] > 0.5), jnp.nan, score(t, x))
-
-
 @pytest.mark.slow
 @promised(lambda row: not (row.particles or row.optimises))
 def test_samples_fail_one_by_one(name):
-    row = METHODS[name]
-    p = problem(row, 0, jnp.dtype("float64"))
-    score = p["score"].function.args[0]
-    spoiled = lambda below: jax.tree_util.Partial(nan_beyond, score, jnp.asarray(below))
-    beyond = lambda below: diffusion.Score(spoiled(below), score.process)
-    # One compiled program for both.
-    clean, bad = (solve(row, num_samples=32)(p | {"score": beyond(below)}) for below in (-1.0, 0.6))
+    clean, bad = many(name), many(name, -1.0, 0.6, beyond=0.5)
     results = codes(bad.aux["results"])
     assert set(results) == {"successful", "nonfinite"}
     assert codes(bad.result) == "nonfinite"

@@ -310,7 +310,8 @@ from jaxinv import diffusion, oracles
 process, prior = diffusion.VP(), oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
 likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((8, 8, 1), 2), jaxinv.noise.Gaussian(0.1))
 y, key = jnp.zeros((4, 4, 1)), jax.random.key(0)
-diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, num_samples=4).check()
+method = diffusion.TDS(diffusion.MomentMatching(10), particles=1024)  # the default, with fewer steps
+diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, num_samples=4, method=method).check()
 """
     environment = {**os.environ, "NPROC": "2"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)

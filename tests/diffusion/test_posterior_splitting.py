@@ -251,8 +251,8 @@ def test_law_of_the_samples(name):
 @pytest.mark.slow
 def test_split_gibbs_draws_from_the_posterior():
     # Many steps of the prior, and levels that stay small for long.
-    method = diffusion.PnPDM(200, prior_steps=40, first=1.0, last=0.1)
-    draws = np.asarray(sample(method, num_samples=DRAWS).check().value)
+    method = diffusion.PnPDM(100, prior_steps=30, first=1.0, last=0.1)
+    draws = np.asarray(sample(method, num_samples=DRAWS // 2).check().value)
     posterior = np.linalg.inv(np.linalg.inv(COVARIANCE) + HESSIAN)
     mean = posterior @ (np.linalg.solve(COVARIANCE, MEAN) + PULL)
     assert np.all(abs(draws.mean(0) - mean) < 0.05)

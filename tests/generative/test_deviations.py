@@ -335,13 +335,10 @@ def choose(p):
 
 
 BATCHED = {
-    "soft": lambda p: curved(p, METHODS["soft"], max_steps=60, rtol=1e-3),
     "soft-alternating": lambda p: curved(p, METHODS["soft"], optimiser=Alternating(), max_steps=60, rtol=1e-3),
     "eliminated": lambda p: curved(p, METHODS["eliminated"], max_steps=60, rtol=1e-3),
     "flat": lambda p: curved(p, lambda p: Relaxed(regularisers.TV(), p["own"]), max_steps=60, rtol=1e-3),
     "choose_weight": choose,
-    "project": lambda p: generative.project(of_prior(p), p["image"], key=p["key"], max_steps=60, restarts=2),
-    "encode": lambda p: generative.encode(of_prior(p), p["image"], key=p["key"], max_steps=60, weight=p["weight"]),
 }
 
 
@@ -352,10 +349,7 @@ def test_vmap_equals_a_loop(name):
     """Over data, keys, both weights, the noise level, and the parameters of operator and decoder."""
     rng = rng_of(5)
     shift = lambda leaf: leaf + 0.1 * jnp.asarray(rng.uniform(size=leaf.shape))
-    problems = [
-        jax.tree.map(shift, parameters()) | {"key": jax.random.key(i), "image": jnp.asarray(rng.uniform(size=SHAPE))}
-        for i in range(3)
-    ]
+    problems = [jax.tree.map(shift, parameters()) | {"key": jax.random.key(i)} for i in range(3)]
     together = jax.jit(jax.vmap(BATCHED[name]))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems))
     for i, p in enumerate(problems):
         alone, lane = BATCHED[name](p), together.lane(i)

@@ -187,14 +187,14 @@ ROWS = [
     ),
     Row(
         "materialise",
-        lambda k: operators.materialise(operators.Convolution(k, (4, 3, 1), "reflect")),
+        jax.jit(lambda k: operators.materialise(operators.Convolution(k, (4, 3, 1), "reflect"))),
         normal(2, 3),
         twin=True,
     ),
-    Row("materialise (d,)", lambda w: operators.materialise(operators.Mask(w)), weights(6), twin=True),
+    Row("materialise (d,)", jax.jit(lambda w: operators.materialise(operators.Mask(w))), weights(6), twin=True),
     Row(
         "materialise real to complex and real",
-        lambda w: operators.materialise(operators.stack([real_fourier(w), operators.Mask(w)])),
+        jax.jit(lambda w: operators.materialise(operators.stack([real_fourier(w), operators.Mask(w)]))),
         weights(3, 4, 1),
         over_reals=True,
     ),

@@ -89,12 +89,14 @@ def stacked(row, dtype, lanes=4):
 
 # By numpy, except for keys: jax would compile a program for each shape and dtype.
 def _stack(*leaves):
-    keys = jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key)
-    return jnp.stack(leaves) if keys else jnp.asarray(np.stack(leaves))
+    if jnp.issubdtype(leaves[0].dtype, jax.dtypes.prng_key):
+        return jnp.stack(leaves)
+    stacked = np.stack(leaves)
+    return jnp.asarray(stacked, stacked.dtype)
 
 
 def _lane(leaf, i):
-    return leaf[i] if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(np.asarray(leaf)[i])
+    return leaf[i] if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else jnp.asarray(np.asarray(leaf)[i], leaf.dtype)
 
 
 @functools.cache

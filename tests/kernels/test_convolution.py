@@ -76,7 +76,7 @@ def test_forms_of_the_gradient_in_the_weights(channels, size):
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_winograd_is_a_convolution(data):
     draw = lambda *values: data.draw(st.sampled_from(values))

@@ -32,6 +32,10 @@ PROJECTORS = [
     for kind in ("parallel", "fan")
     for setting in (ALL if (name, kind) in (("forward", "parallel"), ("adjoint", "parallel")) else SOME)
 ]
+# Of each map one setting for each form of its kernel; the others with the slow tests.
+FAST = {(*SQUARE, "float32", 1), (*SQUARE, "float32", 33), (*SQUARE, "float32", 64), (*SQUARE, "float64", 63)}
+FAST |= {(*ODD, "float32", 8), (*SQUARE, "float64", 33), (*ODD, "float32", 70)}
+CASES = [pytest.param(*row, marks=[] if row[2:] in FAST else [pytest.mark.slow]) for row in PROJECTORS]
 SPACING, SOURCE, DETECTOR = 1.1, 60.0, 40.0
 TOLERANCE = {"float32": 1e-5, "float64": 1e-12}
 
@@ -121,7 +125,7 @@ def assert_close(value, expected, tolerance):
     assert np.max(np.abs(value - expected)) <= tolerance * np.max(np.abs(expected))
 
 
-@pytest.mark.parametrize(("name", "kind", "shape", "count", "dtype", "batch"), PROJECTORS)
+@pytest.mark.parametrize(("name", "kind", "shape", "count", "dtype", "batch"), CASES)
 def test_projectors(name, kind, shape, count, dtype, batch):
     with precision(dtype):
         A = scanner(kind, shape, count, dtype)
