@@ -218,7 +218,11 @@ ROWS = [
     Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
+    keyword(regularisers.Box, "low", 0.1, (2.0, NAN, INF), high=1.0),
+    keyword(regularisers.Box, "high", 1.0, (-1.0, NAN, INF), low=0.0),
+    keyword(regularisers.Huber, "width", 0.1, POSITIVE),
     keyword(regularisers.Smoothed, "eps", 0.1, POSITIVE),
+    keyword(regularisers.TGV, "ratio", 2.0, POSITIVE),
     Row(subspace.From, "initial", lambda v: subspace.From(v * jnp.ones((2, *SHAPE))), 1.0, FINITE),
 ]
 ROWS_ = pytest.mark.parametrize("row", ROWS, ids=repr)
@@ -241,6 +245,7 @@ DATA = {
 # Public modules that a verb returns, or makes for a method.
 MADE = {
     "Solution",
+    "classical.Problem",
     "diffusion.extend.CurvedProblem",
     "diffusion.extend.DenseProblem",
     "diffusion.extend.ExactProblem",

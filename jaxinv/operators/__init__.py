@@ -17,6 +17,7 @@ from ._norm import norm as norm
 from ._pointwise import Identity as Identity, Mask as Mask, Real as Real
 from ._stack import batch as batch, stack as stack
 from ._tomography import FanBeam as FanBeam, ParallelBeam as ParallelBeam
+from ._wavelets import Wavelets as Wavelets
 
 __all__ = [
     "AbstractLinearOperator",
@@ -35,6 +36,7 @@ __all__ = [
     "NonlinearFunction",
     "ParallelBeam",
     "Real",
+    "Wavelets",
     "as_lineax",
     "batch",
     "certify",
