@@ -4,7 +4,9 @@ A metric of images takes one image, and a metric of samplers one or two sets of 
 """
 
 from ._calibration import calibration_ranks as calibration_ranks, coverage as coverage
+from ._calibration_check import Calibration as Calibration
 from ._energy import crps as crps, energy_distance as energy_distance
+from ._energy_test import EnergyTest as EnergyTest, energy_test as energy_test
 from ._image import (
     GaussianWindow as GaussianWindow,
     UniformWindow as UniformWindow,
@@ -32,6 +34,8 @@ from ._wasserstein2_gaussian import wasserstein2_gaussian as wasserstein2_gaussi
 
 __all__ = [
     "AbstractRadialKernel",
+    "Calibration",
+    "EnergyTest",
     "GaussianKernel",
     "GaussianWindow",
     "InverseMultiquadric",
@@ -42,6 +46,7 @@ __all__ = [
     "coverage",
     "crps",
     "energy_distance",
+    "energy_test",
     "kernel_stein_discrepancy",
     "mmd",
     "mode_weights",
