@@ -15,7 +15,7 @@ from .._report import is_readable, number, table
 class Calibration(Module):
     """The ranks and the coverage of the true images of many simulated problems among their posterior samples.
 
-    `diffusion.check_calibration` and `generative.check_calibration` make it; of another sampler, make it of
+    `diffusion.check_calibration` makes it; of another sampler, make it of
     `metrics.calibration_ranks` and `metrics.coverage`. For exact posteriors with independent samples each rank is
     uniform on `0, ..., num_samples`. Two scores say what is wrong, each of which is standard normal for exact
     posteriors: that of the mean rank finds a bias, and that of the mean square of `rank - num_samples / 2` samples that
