@@ -169,6 +169,9 @@ ROWS = [
     keyword(lsvd.Joint, "measurement_weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Tikhonov, "weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Truncation, "rank", 2, (0, -1)),
+    keyword(metrics.GaussianKernel, "bandwidth", 1.0, POSITIVE),
+    keyword(metrics.InverseMultiquadric, "bandwidth", 1.0, POSITIVE),
+    keyword(metrics.InverseMultiquadric, "exponent", -0.5, (0.0, -1.0, NAN)),
     keyword(metrics.GaussianWindow, "sigma", 1.5, POSITIVE),
     Row(noise.CorrelatedGaussian, "factor", lambda v: noise.CorrelatedGaussian(v * jnp.eye(16)), 1.0, FINITE),
     keyword(noise.Gaussian, "std", 1.0, NOT_NEGATIVE),
@@ -386,6 +389,7 @@ USES = {
     dip.AbstractStart: lambda m: fitted(start=dip.From(m.image * ONES) if isinstance(m, dip.From) else m),
     dip.ADMM: lambda m: fitted(method=m, regulariser=regularisers.L1(), weight=1.0),
     dip.AbstractMethod: lambda m: fitted(method=m),
+    metrics.AbstractRadialKernel: lambda m: metrics.kernel_stein_discrepancy(ONES, -ONES, kernel=m),
     metrics.GaussianWindow: lambda m: metrics.ssim(jnp.ones((16, 16, 1)), jnp.zeros((16, 16, 1)), window=m),
     subspace.From: lambda m: subspace.kmeans(jnp.arange(48.0).reshape(3, *SHAPE), 2, key=KEY, start=m),
 }

@@ -29,6 +29,7 @@ FIRST = [
     "_checks",
     "requirements",
     "_module",
+    "_report",
     "_solution",
     "_differentiation",
     "_forward_only",

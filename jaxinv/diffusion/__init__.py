@@ -68,6 +68,9 @@ from ._scores._parametrisation import (
 )
 from ._scores._preconditioned import Preconditioned as Preconditioned
 from ._scores._score import Score as Score, score_from as score_from
+from ._trust._check_calibration import check_calibration as check_calibration
+from ._trust._check_posterior import PosteriorCheck as PosteriorCheck, check_posterior as check_posterior
+from ._trust._check_prior import PriorCheck as PriorCheck, check_prior as check_prior
 
 __all__ = [
     # Verbs.
@@ -80,6 +83,12 @@ __all__ = [
     "trajectory",
     "score_from",
     "score_matching_loss",
+    # Checks of priors and of samples.
+    "check_prior",
+    "check_posterior",
+    "check_calibration",
+    "PriorCheck",
+    "PosteriorCheck",
     # Processes.
     "VP",
     "SubVP",

@@ -519,6 +519,12 @@ TABLE = [
     ),
     Row("reconstruct-soft", _near, _with_prior(generative.reconstruct, max_steps=100, rtol=1e-3), slow=True),
     Row(
+        "variational_posterior",
+        _latent,
+        _with_prior(generative.variational_posterior, num_samples=3, num_steps=20, num_draws=2, restarts=2),
+        slow=True,
+    ),
+    Row(
         "sample-posterior",
         _latent,
         _with_prior(generative.sample_posterior, num_samples=16, num_warmup=20, num_chains=2, max_doublings=4),
