@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .. import data as datasets
-from ..data._reading import read_array
+from .._reading import read_array
 
 SIZE = 28
 # The numbers of test and tuning images that are held out from a file, the digits and the ellipses.
