@@ -77,13 +77,13 @@ def _without_channel(measured: Measurement) -> tuple[np.ndarray, tuple[str, ...]
 
 
 def _npy(measured: Measurement, sizes: dict[str, float]) -> bytes:
-    return _stored(lambda file: np.save(file, measured.values, allow_pickle=False))
+    return _stored(lambda stored: np.save(stored, measured.values, allow_pickle=False))
 
 
 def _npz(measured: Measurement, sizes: dict[str, float]) -> bytes:
     named = {"data": measured.values, "angles": measured.angles, "flat": measured.flat, "dark": measured.dark}
     arrays = {name: value for name, value in named.items() if value is not None}
-    return _stored(lambda file: np.savez(file, **arrays))
+    return _stored(lambda stored: np.savez(stored, **arrays))
 
 
 def _tiff(measured: Measurement, sizes: dict[str, float]) -> bytes:
@@ -99,7 +99,7 @@ def _tiff(measured: Measurement, sizes: dict[str, float]) -> bytes:
     if "column" in sizes and "row" in sizes:
         options = {"resolution": (10 / sizes["column"], 10 / sizes["row"]), "resolutionunit": "CENTIMETER"}
     photometric = "rgb" if colour else "minisblack"
-    return _stored(lambda file: tifffile.imwrite(file, values, photometric=photometric, **options))
+    return _stored(lambda stored: tifffile.imwrite(stored, values, photometric=photometric, **options))
 
 
 def _nifti(measured: Measurement, sizes: dict[str, float]) -> bytes:
@@ -165,7 +165,7 @@ def _png(measured: Measurement, sizes: dict[str, float]) -> bytes:
         values = np.round(values.astype(np.float64) * most).astype(np.uint16 if most > 255 else np.uint8)
     if values.ndim == 3 and values.dtype == np.uint16:
         raise ValueError("A PNG of colours is written in 8 bits: divide by 65535, or write a TIFF.")
-    return _stored(lambda file: Image.fromarray(np.ascontiguousarray(values)).save(file, format="PNG"))
+    return _stored(lambda stored: Image.fromarray(np.ascontiguousarray(values)).save(stored, format="PNG"))
 
 
 def _stored(save: Callable[[BytesIO], object]) -> bytes:
