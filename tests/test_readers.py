@@ -330,11 +330,11 @@ def test_a_bad_file_is_named_before_memory_is_taken(reader, fault, tmp_path):
 
 
 @pytest.mark.parametrize("fault", NETWORKS)
-@pytest.mark.parametrize("command", ["sample", "reconstruct"])
+@pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_a_command_ends_with_one_line(command, fault, tmp_path, capsys):
     path = tmp_path / "x.safetensors"
     path.write_bytes(NETWORKS[fault](path))
-    output = {"sample": "x.png", "reconstruct": "folder"}[command]
+    output = {"sample": "x.png", "evaluate": "folder"}[command]
     assert cli.main([command, str(path), "--output", str(tmp_path / output)]) == 1
     assert "x.safetensors" in capsys.readouterr().err
 
