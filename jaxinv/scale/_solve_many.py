@@ -1,24 +1,16 @@
-"""The function `solve_many`, which plans the chunks, runs them, and collects the results on the host."""
+"""The function `solve_many`, which plans the chunks, runs them, and collects or stores the results."""
 
-import logging
-import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from .._mesh import check_mesh
-from .._solution import RESULTS
 from .._types import Checked, PyTree
-from ._memory import allowance, free, in_words, is_out_of_memory, largest, needed
-from ._problems import ProblemSpec, is_key, split, take, to_host
-from ._program import compile_chunk, place, put
-
-_log = logging.getLogger(__name__)
+from ._job import Job
+from ._processes import Processes, State
+from ._sources import open_source
 
 
 def solve_many(
@@ -28,6 +20,10 @@ def solve_many(
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
     progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    store: Checked[str | os.PathLike[str] | None] = None,
+    on_chunk: Checked[Callable[[int, Any], Any] | None] = None,
+    num_problems: Checked[int | None] = None,
+    gather: Checked[bool] = False,
 ) -> Any:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
 
@@ -76,140 +72,25 @@ def solve_many(
         assert solution.value.shape == (20, 16, 16, 1)
         ```
     """
-    mesh = check_mesh(mesh)
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
-    spec, shared, mapped, count = split(solve, problems, mesh)
-    _check_chunk_size(chunk_size, count)
-    program, lanes, size = _plan(spec, shared, mapped, problems, count, chunk_size)
-    chunks = math.ceil(count / lanes)
-    if chunks * lanes > count:
-        _log.info(
-            "%d problems in %d chunk(s) of %d: the last problem is solved %d more time(s), as padding that is cut off.",
-            count,
-            chunks,
-            lanes,
-            chunks * lanes - count,
-        )
-    meter = None if progress is None else progress.init()
+    processes = Processes(mesh)
     try:
-        results = _Results(count)
-        shared = place(spec, shared)
-        for start in range(0, count, lanes):
-            # The dispatch is asynchronous, so the previous chunk is read back meanwhile.
-            results.expect(program(shared, put(spec, take(mapped, start, lanes))))
-            if progress is not None and results.done:
-                meter = progress.step(meter, jnp.asarray(results.done / count))
-        whole = results.collect()
-        if progress is not None:
-            progress.step(meter, jnp.ones(()))
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = f"try `chunk_size={lanes // 2}`" if lanes > _device_count(spec) else "one problem does not fit"
-        raise MemoryError(
-            f"Out of memory with {lanes} problems at once, which were estimated to need {in_words(size)}: {advice}."
-        ) from error
+        source = open_source(solve, problems, processes.mesh, num_problems)
+        job = Job(source, processes, chunk_size=chunk_size, store=store, on_chunk=on_chunk, progress=progress)
+    except BaseException:
+        processes.give_up()
+        raise
+    job.begin()
+    state = State.failed
+    try:
+        state = State.done if job.solve() else State.stopped
     finally:
-        if progress is not None:
-            progress.close(meter)
-    return whole
-
-
-class _Results:
-    """Results in host memory, filled chunk by chunk; the newest chunk stays on its devices until the next arrives."""
-
-    def __init__(self, count: int):
-        self.count, self.done = count, 0
-        self.pending: list | None = None
-        self.arrays: list[np.ndarray] = []
-        self.treedef: Any = None
-        self.impls: list[Any] = []
-
-    def expect(self, outcome: PyTree) -> None:
-        """Accept a chunk that is being computed, and read back the previous one."""
-        before = self.pending
-        self.pending, self.treedef = jax.tree.flatten(outcome)
-        for leaf in self.pending:
-            leaf.copy_to_host_async()
-        if before is not None:
-            self._store(before)
-
-    def collect(self) -> PyTree:
-        """All results, as one pytree."""
-        if self.pending is not None:
-            self._store(self.pending)
-        leaves = [
-            array if impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
-            for array, impl in zip(self.arrays, self.impls, strict=True)
-        ]
-        # Result codes stay JAX arrays: `RESULTS[code]` does not accept the NumPy scalar that indexing would return.
-        is_code = lambda node: isinstance(node, type(RESULTS.successful))
-        return jax.tree.map(
-            lambda node: jax.tree.map(jnp.asarray, node) if is_code(node) else node,
-            jax.tree.unflatten(self.treedef, leaves),
-            is_leaf=is_code,
+        # The others wait for this process, also if it failed.
+        states = processes.meet(state)
+    if state is State.stopped:
+        raise KeyboardInterrupt(
+            f"Stopped after the running chunk. What is done is in the store {store}; the same call of `solve_many` "
+            "goes on from there."
         )
-
-    def _store(self, leaves: list[jax.Array]) -> None:
-        self.impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
-        end = min(self.done + len(leaves[0]), self.count)
-        for i, leaf in enumerate(leaves):
-            part = to_host(leaf)
-            if i == len(self.arrays):
-                self.arrays.append(np.empty((self.count, *part.shape[1:]), part.dtype))
-            self.arrays[i][self.done : end] = part[: end - self.done]
-        self.done = end
-
-
-def _plan(
-    spec: ProblemSpec, shared: list, mapped: list[np.ndarray], problems: PyTree, count: int, chunk_size: int | None
-) -> tuple[Any, int, int | float]:
-    """The compiled program, the number of problems that it solves, and the estimate of the bytes that it needs."""
-    spread = _device_count(spec)
-    devices = [_default_device()] if spec.mesh is None else list(spec.mesh.devices.flat)
-    program = lambda each: compile_chunk(spec, shared, mapped, each * spread, problems)
-    one = lambda each: needed(lambda: program(each), devices)
-    # With several chunks, memory holds two at a time: one is read back while the next is computed.
-    need = lambda each: one(each) * (1 if each * spread >= count else 2)
-    fitting = lambda start, limit: start if need(start) <= limit else largest(one, start, limit / 2)
-    first = math.ceil((count if chunk_size is None else chunk_size) / spread)
-    available = free(devices)
-    chosen = first if need(first) <= available else None
-    if chunk_size is None:
-        # A single problem may exceed the allowance, up to all free memory.
-        chosen = fitting(first, allowance(available, devices)) or fitting(1, available)
-    if chosen is None:
-        fits = largest(one, first, available / 2)
-        advice = (
-            f"Not even {spread} would fit, which needs about {in_words(need(1))}. Take smaller problems or float32, or "
-            "let `solve` return less."
-            if fits is None
-            else f"Take `chunk_size={fits * spread}`, which needs about {in_words(need(fits))}."
-        )
-        raise MemoryError(
-            f"{first * spread} problems at once need about {in_words(need(first))}, by the compiled program, and "
-            f"{in_words(available)} are free. {advice}"
-        )
-    return program(chosen), chosen * spread, need(chosen)
-
-
-def _device_count(spec: ProblemSpec) -> int:
-    return 1 if spec.mesh is None else spec.mesh.size
-
-
-def _default_device() -> Any:
-    (device,) = jnp.zeros(()).devices()
-    return device
-
-
-def _check_chunk_size(chunk_size: Any, count: int) -> None:
-    if chunk_size is None:
-        return
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int | np.integer):
-        raise ValueError(f"`chunk_size` must be an integer, or `None` for as many as fit; got {chunk_size!r}.")
-    if not 1 <= chunk_size <= count:
-        raise ValueError(
-            f"`chunk_size` is {chunk_size}; it must be at least 1 and at most the number of problems, {count}. Leave "
-            "it out to take as many as fit the memory."
-        )
+    return job.deliver(states, gather)
