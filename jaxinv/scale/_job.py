@@ -201,7 +201,7 @@ class Job:
         if self.processes.index == 0:
             store.close(count)
         if recorded is None and self.processes.count > 1:
-            self.processes.meet(State.done)
+            self.processes.meet(State.done, tell=False)
             store.open()
 
     def _say_what_is_there(self, kept: int) -> None:

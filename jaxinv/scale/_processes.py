@@ -1,7 +1,9 @@
 """The processes that share a run. They meet before the work and after it; no solve waits for another process."""
 
+import atexit
 import contextlib
 import enum
+import functools
 import logging
 from typing import Any
 
@@ -54,7 +56,9 @@ class Processes:
         if self.devices:
             self.index, self.count = jax.process_index(), jax.process_count()
             self.mesh = Mesh(np.asarray(own), ("problems",), axis_types=(AxisType.Auto,))
-            if not jax.config.jax_enable_recoverability:
+            if _is_recoverable():
+                _leave_at_exit()
+            else:
                 _log.warning(
                     "If a process dies, JAX ends all others after its heartbeat. Set "
                     "`jax.config.update('jax_enable_recoverability', True)` before `jax.distributed.initialize`, and "
@@ -101,11 +105,20 @@ class Processes:
         (found,) = self._exchange((mask,), "while the store was checked")
         return np.flatnonzero(found.max(axis=0)).tolist()
 
-    def meet(self, state: State) -> list[State | None]:
-        """Wait for all processes: how each ended, `None` for one that died."""
+    def meet(self, state: State, tell: bool) -> list[State | None]:
+        """Wait for all processes: how each ended, `None` for one that died.
+
+        **Arguments:**
+
+        - `state`: how this process ended.
+        - `tell`: whether to ask how the others ended, all processes or none. Otherwise they count as done.
+        """
         if self.count == 1:
             return [state]
         try:
+            if not tell:
+                self._wait("at the end")
+                return [State.done] * self.count
             (found,) = self._exchange((np.asarray([int(state)], np.int32),), "at the end")
         except _Died as error:
             return [None if process in error.processes else State.done for process in range(self.count)]
@@ -115,24 +128,54 @@ class Processes:
         """Each array of all processes, with an axis for the process; the shapes must be the same everywhere."""
         return self._exchange(tuple(arrays), "while results were gathered")
 
-    def _exchange(self, arrays: tuple[np.ndarray, ...], when: str) -> Any:
-        # `live_devices` waits until each process has come or is known to be dead.
+    def _wait(self, when: str) -> None:
+        """Wait until each process has come, or is known to be dead."""
         from jax.experimental import multihost_utils
 
         try:
             with multihost_utils.live_devices(self.devices) as alive:
-                missing = {d.process_index for d in self.devices} - {d.process_index for d in alive}
-                if missing:
-                    raise _Died(missing, when)
-                return multihost_utils.process_allgather(arrays)
+                pass
         except multihost_utils.ProcessFailureError as error:
             raise _Died({device.process_index for device in error.failed_devices}, when) from error
+        missing = {d.process_index for d in self.devices} - {d.process_index for d in alive}
+        if missing:
+            raise _Died(missing, when)
+
+    def _exchange(self, arrays: tuple[np.ndarray, ...], when: str) -> Any:
+        # An exchange in which a process is missing never ends, so they meet first.
+        from jax.experimental import multihost_utils
+
+        self._wait(when)
+        return multihost_utils.process_allgather(arrays)
 
 
 class _Died(ProcessError):
     def __init__(self, processes: set[int], when: str):
         self.processes = processes
         super().__init__(f"Process(es) {', '.join(map(str, sorted(processes)))} died, as was seen {when}.")
+
+
+def _is_recoverable() -> bool:
+    return bool(getattr(jax.config, "jax_enable_recoverability", False))
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    # A recoverable process does not wait for others when it ends. The first one holds the service by which they know of
+    # each other; if it ended before the others had left, JAX would abort them.
+    from jax.experimental import multihost_utils
+
+    with contextlib.suppress(Exception):
+        if jax.process_index() > 0:
+            jax.distributed.shutdown()
+        else:
+            # Returns once all others have left, or died.
+            with multihost_utils.live_devices(jax.devices()):
+                pass
 
 
 def _row(numbers: list[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -87,7 +87,7 @@ def solve_many(
         state = State.done if job.solve() else State.stopped
     finally:
         # The others wait for this process, also if it failed.
-        states = processes.meet(state)
+        states = processes.meet(state, tell=gather and store is None)
     if state is State.stopped:
         raise KeyboardInterrupt(
             f"Stopped after the running chunk. What is done is in the store {store}; the same call of `solve_many` "
