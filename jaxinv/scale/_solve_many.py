@@ -25,13 +25,24 @@ def solve_many(
     num_problems: Checked[int | None] = None,
     gather: Checked[bool] = False,
 ) -> Any:
-    """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
+    """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on all devices of all processes.
 
     Each problem has the same result as `solve` of it alone, with its own result code. All chunks use one compiled
     program, each device runs its own loop without waiting for others, and while a chunk is computed the previous one
-    is read back. The devices hold two chunks at most; problems and results are in host memory.
+    is read back and the next one read. The devices hold two chunks at most, and the host a few, besides results in
+    memory.
 
-    `solve_many` runs on the host. An interrupted call leaves no files or state behind.
+    **A run that survives.** With a `store` every chunk is written as soon as it is solved. If the run is stopped, even
+    by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that nobody
+    stopped. What is lost is the chunk that each process was computing. Ctrl-C finishes that chunk and writes it;
+    twice, it stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or another
+    number of processes; then results are equal up to the rounding of other batch sizes.
+
+    **Several processes.** After `jax.distributed.initialize` all processes make the same call. Of the chunks that are
+    missing, process `i` of `n` reads and solves numbers `i`, `i + n`, ..., on its own devices. They meet at the
+    beginning, to see that they were given the same, and at the end. With
+    `jax.config.update("jax_enable_recoverability", True)` before `initialize`, those that are left finish their part
+    when one dies, unless it is process 0, which holds the service of JAX by which they know of each other.
 
     **Arguments:**
 
@@ -39,24 +50,45 @@ def solve_many(
         Define it once, outside the call: functions compare by identity, and a new one compiles again. It may close over
         arrays that all problems share. If they are bound as `jax.tree_util.Partial(function, shared)`, or fields of an
         `eqx.Module` with a `__call__`, other values of them do not compile again.
-    - `problems`: a pytree of arrays with the problems along the first axis of each: measurements, keys, likelihoods
-        made by `operators.batch` or `jax.vmap`. NumPy arrays, including `np.memmap`, are read chunk by chunk. Leaves
-        that are no arrays, including Python numbers, are static and the same for all problems.
-    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are distributed; by default only the default
-        device is used.
-    - `chunk_size`: the number of problems of one compiled call, on all devices together, at most the number of
-        problems, static. By default it is the number of problems, halved until the estimate of the compiled program
+    - `problems`: one of these.
+        A pytree of arrays with the problems along the first axis of each: measurements, keys, likelihoods made by
+        `operators.batch` or `jax.vmap`. What lies on a disk (`np.memmap`, an array of h5py, of Zarr or of tensorstore)
+        is read chunk by chunk. Leaves that are no arrays, including Python numbers, are static and the same for all
+        problems. Lists and tuples are pytrees.
+        A data source: anything with `__len__` and `__getitem__` that is no pytree, such as one of grain, whose item `i`
+        is problem `i`.
+        An iterator of chunks: pytrees of arrays with as many problems each, except the last, which may have fewer. A
+        chunk is what it gives. To go on, or with several processes, each needs the same iterator from its beginning.
+    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are distributed. By default that is the default
+        device, or of several processes all devices. A mesh of devices of one process is for this process alone.
+    - `chunk_size`: the number of problems of one compiled call, on all devices of a process together, at most the
+        number of problems, static. By default it is the number of problems (with `store` or `on_chunk` about a 64th of
+        it, so that little is lost; of a store that exists, its own), halved until the estimate of the compiled program
         fits the free memory; pass it to limit the memory further. A chunk is rounded up to a multiple of the number of
         devices, and the last one is padded by repeating the last problem; the padding is cut off the results, and the
         logger `jaxinv.scale` reports it at level `INFO`.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
+    - `store`: the path or URL (`gs://`, `s3://`) of a store, a group of Zarr 3 arrays, which needs
+        `pip install "jaxinv[scale]"`. It records checksums, and a fingerprint of problems, program and versions.
+        Arrays in memory are compared whole, sources by 16 of their problems, iterators as they pass.
+    - `on_chunk`: called as `on_chunk(start, results)` after every chunk that this process has solved (and written, if
+        there is a store), with the number of its first problem. Nothing is returned then.
+    - `num_problems`: the number of problems: of an iterator, which may give more but not fewer, or to solve only the
+        first so many.
+    - `gather`: with several processes and no store, give all of them all results.
 
     **Returns:** the results of `solve`, of the same type, with a leading axis on every array. They are NumPy arrays in
-    host memory, except for result codes and random keys, which are JAX arrays.
+    host memory, except for result codes and random keys, which are JAX arrays. With a store they are what
+    `open_results` gives: every array but the codes is read as it is asked for. Of several processes without a store or
+    `gather`, each has an `Addressable`: the numbers of its problems, and their results.
 
     **Raises:** `ValueError` for problems whose leading axes differ (naming them), a `chunk_size` below 1 or above the
-    number of problems, a `solve` that is not a function of one problem; `MemoryError` if a chunk needs more memory than
-    is free, with the estimate and a `chunk_size` that fits.
+    number of problems, a `solve` that is not a function of one problem, an iterator that ends early or gives other
+    shapes, a store that cannot be written, lacks room or is of another run (saying what differs), and processes with
+    different problems or versions (naming them); `MemoryError` if a chunk needs more memory than is free, with the
+    estimate and a `chunk_size` that fits; `ProcessError` that names the process whose chunks are missing at the end;
+    `OSError` if the disk of the store is full. What was written before an error is kept. Chunks of a store that are
+    damaged are a warning, and are solved again.
 
     !!! example
         ```python
@@ -70,6 +102,17 @@ def solve_many(
         mesh = jax.make_mesh((1,), ("problems",), axis_types=(jax.sharding.AxisType.Auto,))
         solution = jaxinv.scale.solve_many(solve, problems, mesh=mesh, chunk_size=8).check()
         assert solution.value.shape == (20, 16, 16, 1)
+        ```
+
+        In a store, and twice, as after an interruption; the second call finds all of it done.
+
+        ```python
+        import jax.numpy as jnp, tempfile
+        from jaxinv import scale
+        store = f"{tempfile.mkdtemp()}/run"
+        for _ in range(2):
+            sorted_rows = scale.solve_many(jnp.sort, jnp.ones((20, 16)), store=store, chunk_size=8)
+        assert sorted_rows[3:5].shape == (2, 16)
         ```
     """
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):

@@ -91,7 +91,8 @@ class Store:
             self._write_about()
         except (ValueError, OSError) as error:
             raise ValueError(
-                f"Cannot write the store {self.url}: {first_line(error)}. Choose another path, or change its permissions."
+                f"Cannot write the store {self.url}: {first_line(error)}. Choose another path, or change its "
+                "permissions."
             ) from error
 
     def open(self) -> None:
