@@ -140,7 +140,7 @@ def plan(
         devices=len(devices),
         compile_seconds=compiled,
         chunk_seconds=seconds,
-        chunk_bytes=planned.size,
+        chunk_bytes=float(planned.size),
         free_bytes=free(devices),
         read_bytes=sum(array.dtype.itemsize * math.prod(array.shape[1:]) for array in source.mapped),
         written_bytes=sum(np.dtype(jax.numpy.dtype(leaf.dtype)).itemsize * math.prod(leaf.shape) for leaf in leaves),

@@ -5,6 +5,7 @@ A chunk is a range of numbered problems. That makes it the same whoever solves i
 
 import abc
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -128,32 +129,37 @@ class Stream(AbstractSource):
     def chunks(self, size: int, is_wanted: Callable[[int], bool]) -> Iterator[Chunk]:
         del size, is_wanted
         assert self.chunk_size is not None
-        number, done, last = 0, 0, False
-        arrays = self.mapped
-        self.mapped = [np.empty((0, *a.shape[1:]), a.dtype) for a in arrays]
-        while True:
+        number, done = 0, 0
+        arrays: list[Any] | None = self.mapped
+        self.mapped = [np.empty((0, *a.shape[1:]), a.dtype) for a in self.mapped]
+        while arrays is not None:
             arrays = [np.asarray(a[: None if self.count is None else self.count - done]) for a in arrays]
-            if last:
+            size = len(arrays[0])
+            is_whole = done + size == self.count
+            if size < self.chunk_size and not is_whole and self._following(number + 1) is not None:
                 raise ValueError(
-                    f"Chunk {number - 1} of `problems` has {done % self.chunk_size} problems, and those before it have "
-                    f"{self.chunk_size}; only the last may have fewer."
+                    f"Chunk {number} of `problems` has {size} problems, and those before it have {self.chunk_size}; "
+                    "only the last may have fewer."
                 )
             yield Chunk(number, done, arrays)
-            done, number, last = done + len(arrays[0]), number + 1, len(arrays[0]) < self.chunk_size
-            if done == self.count:
-                return
-            try:
-                following = next(self.rest)
-            except StopIteration:
-                break
-            arrays = _leaves(following, self.example, f"Chunk {number} of `problems`", most=self.chunk_size)
-            del following
-        if self.count is not None:
+            number, done = number + 1, done + size
+            arrays = None
+            if not is_whole and size == self.chunk_size:
+                arrays = self._following(number)
+        if self.count not in (None, done):
             raise ValueError(
                 f"The iterator `problems` ended after {done} of {self.count} problems; `num_problems` says how many "
                 "there are."
             )
         self.count = done
+
+    def _following(self, number: int) -> list[Any] | None:
+        assert self.chunk_size is not None
+        try:
+            following = next(self.rest)
+        except StopIteration:
+            return None
+        return _leaves(following, self.example, f"Chunk {number} of `problems`", most=self.chunk_size)
 
     def checksum(self) -> str:
         # The checksum of each chunk is compared as it passes.
@@ -170,10 +176,7 @@ def open_source(
     whole = isinstance(num_problems, int | np.integer) and not isinstance(num_problems, bool)
     if num_problems is not None and not (whole and num_problems >= 1):
         raise ValueError(f"`num_problems` must be a positive integer; got {num_problems!r}.")
-    # A pytree whose only leaf is itself is no container of JAX.
-    leaves = jax.tree.leaves(problems)
-    is_leaf = len(leaves) == 1 and leaves[0] is problems and not is_array_like(problems)
-    if is_leaf and not isinstance(problems, str | bytes | set | frozenset):
+    if _is_leaf(problems) and not isinstance(problems, str | bytes | set | frozenset):
         if hasattr(problems, "__len__") and hasattr(problems, "__getitem__"):
             return _first(Items(solve, problems, mesh), num_problems)
         if hasattr(problems, "__iter__"):
@@ -188,6 +191,20 @@ def checksum(arrays: Iterable[Any]) -> int:
         flat = np.ascontiguousarray(array).reshape(-1)
         total = zlib.crc32(flat.view(np.uint8).data if flat.size else b"", total)
     return total
+
+
+def _is_leaf(problems: Any) -> bool:
+    """Whether this is no array, and no container of JAX either."""
+    if is_array_like(problems) or hasattr(problems, "__next__"):
+        return not is_array_like(problems)
+    try:
+        with warnings.catch_warnings():
+            # JAX warns that it takes an object that can be iterated over for a leaf.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            leaves = jax.tree.leaves(problems)
+    except (TypeError, ValueError):
+        return hasattr(problems, "__iter__")
+    return len(leaves) == 1 and leaves[0] is problems
 
 
 def _first(source: AbstractSource, num_problems: Any) -> AbstractSource:

@@ -34,6 +34,10 @@ except Exception as error:
 """
 
 
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
 def solve(x):
     return {"y": jnp.sin(x), "n": jnp.sum(x)}
 
@@ -83,7 +87,7 @@ def part(store, dies=None, how="kill"):
             raise RuntimeError("my own fault")
 
     scale.solve_many(solve, X, chunk_size=CHUNK, store=store, on_chunk=on_chunk)
-    print(*seen)
+    say(*seen)
 
 
 def expected():
@@ -133,7 +137,7 @@ def several(store):
         part = jax.make_mesh((len(devices),), ("a",), devices=devices)
         with pytest.raises(ValueError, match=r"`mesh` has no device of process\(es\) 1"):
             scale.solve_many(solve, X, mesh=part)
-    print("right")
+    say("right")
 
 
 @pytest.mark.slow
@@ -158,11 +162,11 @@ def slowly(store):
     """A run of many chunks, each of them a while."""
 
     def on_chunk(start, results):
-        print(start)
+        say(start)
         time.sleep(0.02)
 
     scale.solve_many(solve, X, chunk_size=1, store=store, on_chunk=on_chunk)
-    print("end")
+    say("end")
 
 
 ALONE = """

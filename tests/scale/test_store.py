@@ -329,9 +329,6 @@ def test_a_thread_can_run_with_a_store(tmp_path, problems, expected):
 
 
 def test_results_of_any_structure(tmp_path):
-    class Custom(Solution):
-        pass
-
     results = {
         "array": lambda x: x,
         "list": lambda x: [x, (x, {"commits": x})],
