@@ -52,6 +52,9 @@ class Job:
         self.existed = self.store is not None and self.store.exists()
         if self.store is not None and self.existed:
             self.store.open()
+        elif self.store is not None and processes.index == 0:
+            # The others may see what process 0 is creating.
+            self.store.check_empty()
         given = self.store.about["chunk"] if self.store is not None and self.existed else source.chunk_size
         if source.chunk_size not in (None, given):
             raise ValueError(

@@ -63,19 +63,16 @@ class Store:
         self.commits: Any = None
 
     def exists(self) -> bool:
-        """Whether a run has begun here.
+        """Whether a run has begun here."""
+        return self._read("zarr.json") is not None
 
-        **Raises:** `ValueError` if something else is here.
-        """
-        found = self._read("zarr.json")
-        if found is None:
-            if self._read(f"{_COMMITS}/zarr.json") is None and self._list_some():
-                raise ValueError(
-                    f"{self.url} is not a store of `solve_many`, and is not empty. Give a path at which there is "
-                    "nothing yet."
-                )
-            return False
-        return True
+    def check_empty(self) -> None:
+        """Raise a `ValueError` if something is here that no run has left."""
+        if self._read(f"{_COMMITS}/zarr.json") is None and self._list_some():
+            raise ValueError(
+                f"{self.url} is not a store of `solve_many`, and is not empty. Give a path at which there is nothing "
+                "yet."
+            )
 
     def create(self, about: dict[str, Any], leaves: list[Leaf]) -> None:
         """Make the arrays of a new store; the entry that makes it one is written last.
@@ -201,10 +198,11 @@ class Store:
     def _open_arrays(self, create: bool) -> None:
         count, chunk = self.about["count"], self.about["chunk"]
         rows = _UNKNOWN if count is None else count
-        opened = [self._open_array(leaf.array, leaf.dtype, (rows, *leaf.shape), chunk, create) for leaf in self.leaves]
-        self.arrays = [future.result() for future in opened]
+        # The rows are made first: an array of rows says that the rest, if it is incomplete, is of a run that was killed.
         shape = (-(-rows // chunk), _FIRST + len(self.leaves))
         self.commits = self._open_array(_COMMITS, "uint32", shape, 1, create).result()
+        opened = [self._open_array(leaf.array, leaf.dtype, (rows, *leaf.shape), chunk, create) for leaf in self.leaves]
+        self.arrays = [future.result() for future in opened]
 
     def _open_array(self, name: str, dtype: str, shape: tuple[int, ...], chunk: int, create: bool) -> Any:
         files = self.files.spec().to_json()
