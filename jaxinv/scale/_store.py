@@ -198,7 +198,7 @@ class Store:
     def _open_arrays(self, create: bool) -> None:
         count, chunk = self.about["count"], self.about["chunk"]
         rows = _UNKNOWN if count is None else count
-        # The rows are made first: an array of rows says that the rest, if it is incomplete, is of a run that was killed.
+        # The rows are made first: with them, what is incomplete is known to be of a run that was killed.
         shape = (-(-rows // chunk), _FIRST + len(self.leaves))
         self.commits = self._open_array(_COMMITS, "uint32", shape, 1, create).result()
         opened = [self._open_array(leaf.array, leaf.dtype, (rows, *leaf.shape), chunk, create) for leaf in self.leaves]
