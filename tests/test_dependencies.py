@@ -12,7 +12,7 @@ import pytest
 ROOT = pathlib.Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = PROJECT["dependencies"] + EXTRAS["demo"] + EXTRAS["mcmc"] + EXTRAS["files"]
+DECLARED = PROJECT["dependencies"] + [line for extra in ("demo", "mcmc", "files", "scale") for line in EXTRAS[extra]]
 # The first release without the faults that the list of known vulnerabilities has, or that bundles a library without.
 SOUND = {"h5py": (3, 16), "pillow": (12, 2), "tqdm": (4, 66, 3), "scikit-learn": (1, 5), "scipy": (1, 11, 1)}
 
