@@ -16,6 +16,7 @@ from jaxtyping import Array
 from .._arrays import check_count, safe_sqrt, standard_promotion
 from .._differentiation import Implicit, Unrolled
 from .._loop import iterate
+from .._sums import dot
 from .._types import Abstract, Checked, PyTree, State
 from ..likelihood import Whitened, domain_dtype
 from ..operators._norm import scattered
@@ -150,7 +151,8 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     unit = state.measurement
     back = method.operator.adjoint(select(method.dual(state), unit))
     residual = back - state.image
-    a = safe_sqrt(squared_norm(residual))
+    # The same sums alone and in a batch: they decide about the sizes of all steps.
+    a = safe_sqrt(dot(residual, residual))
     new = select(method.primal(state, back, sizes), residual / positive(a))
     prediction = method.operator.operator(new)
     moved, finished, code = method.update(index - _BEFORE, state, new, prediction, sizes)
@@ -158,7 +160,7 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     residual = jax.tree.map(
         lambda s, p, u: jnp.where(first, s, p - a * u), start, method.operator.whiten(prediction), unit
     )
-    b = safe_sqrt(squared_norm(residual))
+    b = safe_sqrt(dot(residual, residual))
     # Step sizes have no derivative: the minimiser does not depend on them.
     new, residual, a, b = jax.lax.stop_gradient((new, residual, a, b))
     # The first step begins at zero.
@@ -174,5 +176,5 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
 
 
 def squared_norm(tree: State) -> Array:
-    """The squared norm of an image or a measurement; step sizes do without those of `_sums`."""
+    """The squared norm of an image or a measurement; an objective does without the sums of `_sums`."""
     return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))

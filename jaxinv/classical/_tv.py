@@ -13,6 +13,7 @@ from .._differentiation import Implicit, Unrolled, attach_implicit, check_differ
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
+from .._sums import dot
 from .._types import Checked, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
@@ -193,7 +194,7 @@ class _PrimalDual(AbstractFirstOrder):
 
 
 def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
-    square = squared_norm(problem.data)
+    square = dot(problem.data, problem.data)  # in the sizes of the steps
     size = safe_sqrt(square)
     as_real = lambda value: jnp.asarray(value, size.dtype)
     at_zero = 0.5 * square
