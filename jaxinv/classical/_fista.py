@@ -9,6 +9,7 @@ from jaxtyping import Array
 from .._jit import verb
 from .._solution import Solution
 from .._types import Checked, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened
 from ..regularisers import AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate, solve
@@ -85,7 +86,7 @@ class _Fista(AbstractFirstOrder):
         new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         # The image, and its prediction, which is linear in it.
         here = (new, prediction)
-        ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, tuple(old))
+        ahead = jax.tree.map(lambda n, o: n + rounded((momentum - 1) / new_momentum * (n - o)), here, tuple(old))
         value = self.problem.value(new, prediction)
         moved = Iterate(*here, (ahead, new_momentum, value))
         return moved, *self.problem.stop(new, state.image, value, objective)

@@ -10,6 +10,7 @@ from jaxtyping import Array
 from .._loop import divergence_threshold, has_converged
 from .._solution import RESULTS
 from .._types import Checked, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import L1, AbstractRegulariser
 
@@ -38,7 +39,7 @@ class ProximalProblem(eqx.Module):
     def proximal_step(self, x: Array, back: Array, bound: Array) -> Array:
         """`prox(x - step grad, step weight)`; `back` is the gradient, the adjoint of the residual."""
         step = 1 / bound**2
-        return self.regulariser.prox(x - step * back, step * self.weight)
+        return self.regulariser.prox(x - rounded(step * back), rounded(step * self.weight))
 
     def zero(self) -> tuple[Array, State]:
         """The image 0, and its prediction."""

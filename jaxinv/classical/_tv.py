@@ -15,6 +15,7 @@ from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
 from .._sums import dot
 from .._types import Checked, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
 from ._first_order import AbstractFirstOrder, Iterate, solve, squared_norm
@@ -162,24 +163,25 @@ class _PrimalDual(AbstractFirstOrder):
     @standard_promotion()
     def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
         p, *_ = state.rest
-        return state.image - sizes[0] * back - sizes[1] * image_gradient_adjoint(p)
+        return state.image - rounded(sizes[0] * back) - rounded(sizes[1] * image_gradient_adjoint(p))
 
     def update(
         self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
     ) -> tuple[Iterate, Array, Any]:
+        # Products are rounded before they are added, so that no program contracts the two.
         (_, _, shrink, grow, step, radius), problem = sizes, self.problem
         x, q, (p, predicted, objective) = state
         residual = jax.tree.map(jnp.subtract, self.operator.whiten(prediction), problem.data)
         gradient = image_gradient(new)
-        new_q = jax.tree.map(lambda d, r: shrink * d + grow * r, q, residual)
-        new_p = _dual_prox(problem.regulariser.kind, p + multiply(step / _ROOT, gradient), radius, step)
+        new_q = jax.tree.map(lambda d, r: rounded(shrink * d) + rounded(grow * r), q, residual)
+        new_p = _dual_prox(problem.regulariser.kind, p + rounded(multiply(step / _ROOT, gradient)), radius, step)
 
         value = 0.5 * squared_norm(residual) + problem.weight * problem.regulariser.kind(gradient)
         still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)
         diverged = value > self.divergence_threshold
         finished = (still & (index > 0)) | diverged
-        half = lambda new, old: old + _RELAXATION / 2 * (new - old)
-        relax = lambda new, old: old + _RELAXATION * (new - old)
+        half = lambda new, old: old + rounded(_RELAXATION / 2 * (new - old))
+        relax = lambda new, old: old + rounded(_RELAXATION * (new - old))
         # The prediction goes with its image, being linear in it.
         moved = Iterate(
             half(new, x),
