@@ -8,6 +8,7 @@ from jaxtyping import Array
 
 from .._jit import without_explicit_axes
 from .._types import Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..requirements import Requirement, positive
 from ._base import (
     AbstractNoise,
@@ -56,10 +57,11 @@ class Poisson(AbstractNoise):
 
     def linearise(self, y: State) -> tuple[State, State]:
         """The intensities `y / gain`, and their standard deviations, computed from counts of at least .5."""
+        # By the inverse, made once: some programs divide by one gain of all bins, others by a gain for each.
+        over = lambda leaf, gain: rounded(leaf) * rounded(1 / fit_to(gain, leaf, "gain"))
         gains = broadcast_to_parts(self.gain, y)
-        intensities = jax.tree.map(lambda leaf, gain: leaf / fit_to(gain, leaf, "gain"), y, gains)
-        stds = jax.tree.map(lambda leaf, g: jnp.sqrt(jnp.maximum(leaf, 0.5)) / fit_to(g, leaf, "gain"), y, gains)
-        return intensities, stds
+        roots = jax.tree.map(lambda leaf: jnp.sqrt(jnp.maximum(leaf, 0.5)), y)
+        return jax.tree.map(over, y, gains), jax.tree.map(over, roots, gains)
 
     def invalid(self, measured: State) -> Array:
         return not_positive(self.gain, measured)

@@ -22,6 +22,7 @@ from .._arrays import (
 )
 from .._module import Module
 from .._types import Abstract, PyTree, State, Struct
+from .._workarounds import rounded
 from ..requirements import Requirement, finite
 
 
@@ -285,11 +286,10 @@ class Scaled(AbstractLinearOperator):
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return jax.tree.map(lambda leaf: multiply(self.factor, leaf), self.operator(x))
+        return _scale(self.factor, self.operator(x))
 
     def adjoint(self, y: State) -> State:
-        factor = jnp.conj(self.factor)
-        return self.operator.adjoint(jax.tree.map(lambda leaf: multiply(factor, leaf), y))
+        return self.operator.adjoint(_scale(jnp.conj(self.factor), y))
 
 
 class Adjoint(AbstractLinearOperator):
@@ -334,6 +334,11 @@ def add_states(first: State, second: State) -> State:
     """The sum of two images or measurements, of which one may be real and the other complex."""
     with standard_promotion():
         return jax.tree.map(jnp.add, first, second)
+
+
+def _scale(factor: Array, state: State) -> State:
+    # Rounded, so that no program contracts the product and a sum with a neighbour, or two products, into one.
+    return jax.tree.map(lambda leaf: rounded(multiply(rounded(factor), rounded(leaf))), state)
 
 
 def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
