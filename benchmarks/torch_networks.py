@@ -2,10 +2,10 @@
 
     python benchmarks/torch_networks.py --peers DIR [--references]
 
-The weights are random, drawn from the names on both sides. The relative error of the output and of a product with the
-Jacobian from the left, the largest of all pixels over the largest value, in float32 and in float64; then the seconds of a
-forward pass and of such a product, for one image of 64 x 64 and 128 x 128, and their ratios to PyTorch's, medians of one
-run. `--references` also writes the small file of outputs that the test suite reads.
+The weights are random, drawn from the names on both sides. Measured are the relative error of the output and of a
+product with the Jacobian from the left, the largest of all pixels over the largest value, in float32 and in float64;
+then the seconds of a forward pass and of such a product, for one image of 64 x 64 and 128 x 128, and their ratios to
+PyTorch's, medians of one run. `--references` also writes the small file of outputs that the test suite reads.
 """
 
 import argparse

@@ -36,8 +36,8 @@ class TimedResidual(nnx.Module):
     """Two 3 x 3 convolutions with an embedding of time between them and a skip connection.
 
     A group normalisation and SiLU precede each convolution. The embedding, `(n, embedded)`, scales and shifts the
-    second normalisation, or is added before it. A block that resamples does so after its first activation, and on its skip
-    connection: by the mean of 2 x 2 pixels, or by repeating them.
+    second normalisation, or is added before it. A block that resamples does so after its first activation, and on
+    its skip connection: by the mean of 2 x 2 pixels, or by repeating them.
     """
 
     def __init__(

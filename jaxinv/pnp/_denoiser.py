@@ -12,9 +12,12 @@ from flax import linen, nnx
 from jaxtyping import Array
 
 from .._arrays import as_array, check_floating
+from .._differentiation import Unrolled
+from .._loop import iterate
 from .._module import Module
 from .._networks import LinenNetwork, as_network
 from .._score import AbstractScore
+from .._solution import RESULTS
 from .._types import Checked, Key, Network, PyTree, Scalar
 from ..regularisers import AbstractRegulariser
 from ..requirements import Requirement
@@ -252,12 +255,20 @@ class Proximal(AbstractDenoiser):
             return proximal(x, variance, None)[0]
         safe = jnp.where(variance > 0, variance, 1)
 
-        def advance(memory: PyTree[Array], _: None) -> tuple[PyTree[Array], Array]:
-            image, memory = proximal(x, safe, memory)
-            return memory, image
+        def step(index: Array, state: PyTree[Array], args: Any) -> tuple[PyTree[Array], Array, RESULTS]:
+            del index
+            proximal, x, variance = args
+            return proximal(x, variance, state[1]), jnp.zeros((), bool), RESULTS.successful
 
-        _, images = jax.lax.scan(advance, memory, None, length=self.num_steps)
-        return jnp.where(variance > 0, images[-1], x)
+        (image, _), _, _ = iterate(
+            step,
+            (x, memory),
+            (proximal, x, safe),
+            max_steps=self.num_steps,
+            differentiate=Unrolled(),
+            exhausted=RESULTS.successful,
+        )
+        return jnp.where(variance > 0, image, x)
 
 
 class Equivariant(AbstractDenoiser):

@@ -72,6 +72,27 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
     not known here, which it names.
 
     **Reference:** von Platen et al., Diffusers: state-of-the-art diffusion models, 2022.
+
+    !!! example
+        ```python
+        import json, pathlib, tempfile
+        from flax import nnx
+        from safetensors.numpy import save_file
+        from jaxinv import diffusion, models
+        sizes = {
+            "block_out_channels": [8, 16],
+            "down_block_types": ["DownBlock2D", "DownBlock2D"],
+            "up_block_types": ["UpBlock2D", "UpBlock2D"],
+            "norm_num_groups": 4,
+            "add_attention": False,
+        }
+        folder = pathlib.Path(tempfile.mkdtemp())  # as `UNet2DModel.save_pretrained(folder)` leaves it
+        weights = models.to_torch(models.DiffusersUNet((None, None, 1), rngs=nnx.Rngs(0), **sizes))
+        save_file(weights, folder / "diffusion_pytorch_model.safetensors")
+        (folder / "config.json").write_text(json.dumps(sizes))
+        (folder / "scheduler_config.json").write_text(json.dumps({"beta_schedule": "scaled_linear"}))
+        score = diffusion.from_diffusers(folder)
+        ```
     """
     path = Path(folder)
     if not path.is_dir():
