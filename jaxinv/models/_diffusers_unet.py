@@ -59,8 +59,8 @@ class DiffusersUNet(nnx.Module):
 
     `models.from_torch(folder)` reads its configuration and weights, such as those of the published DDPM checkpoints;
     `diffusion.from_diffusers(folder)` reads the schedule too and makes a score of them. What it predicts (the noise,
-    the image or a velocity) is in the configuration of the schedule. The time `t` is that of `diffusion.DiscreteVP`: step
-    `i` of `num_timesteps`, counted from 0, is `t = (i + 1) / num_timesteps`.
+    the image or a velocity) is in the configuration of the schedule. The time `t` is that of `diffusion.DiscreteVP`:
+    step `i` of `num_timesteps`, counted from 0, is `t = (i + 1) / num_timesteps`.
 
     **Arguments:** those whose names are the same here and in `diffusers` mean the same.
 

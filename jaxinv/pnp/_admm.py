@@ -65,7 +65,7 @@ class ADMM(AbstractPlugAndPlay[Array]):
             start,
             (self.sigma, self.weight),
             name="ADMM",
-            rtol=self.solver_rtol,
+            solver_rtol=self.solver_rtol,
             solver_steps=self.solver_steps,
         )
 

@@ -88,7 +88,7 @@ class GradientStep(AbstractPlugAndPlay[_Memory]):
             start,
             (self.sigma, self.weight),
             name="GradientStep",
-            rtol=self.solver_rtol,
+            solver_rtol=self.solver_rtol,
             solver_steps=self.solver_steps,
         )
 

@@ -82,7 +82,7 @@ class HQS(AbstractPlugAndPlay[Array]):
             start,
             (self.sigma_max, self.weight),
             name="HQS",
-            rtol=self.rtol,
+            solver_rtol=self.rtol,
             solver_steps=self.solver_steps,
         )
         sigma_max, weight = problem.options

@@ -304,7 +304,7 @@ def quadratic_problem(
     options: PyTree[Scalar],
     *,
     name: str,
-    rtol: Scalar,
+    solver_rtol: Scalar,
     solver_steps: int,
 ) -> tuple[Problem, RESULTS]:
     """The problem of a method with a proximal map of the data, and its code.
@@ -315,7 +315,7 @@ def quadratic_problem(
         approximation. By default the start is zero.
     - `options`: the numbers of the method.
     - `name`: the name of the method, for the error message.
-    - `rtol`, `solver_steps`: those of conjugate gradients.
+    - `solver_rtol`, `solver_steps`: those of conjugate gradients.
 
     **Returns:** a `Problem` whose `data` is `QuadraticData`, and its code.
 
@@ -335,7 +335,7 @@ def quadratic_problem(
         operator=operator,
         data=b,
         constant=constant,
-        rtol=jnp.asarray(rtol).astype(image.dtype),
+        rtol=jnp.asarray(solver_rtol).astype(image.dtype),
         solver_steps=solver_steps,
         image=image,
     )

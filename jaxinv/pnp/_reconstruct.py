@@ -6,6 +6,7 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_key, check_one, is_concrete
@@ -144,7 +145,7 @@ def _warn_of_unit(likelihood: Any, y: Any) -> None:
     shape = getattr(getattr(operator, "domain", None), "shape", None)
     if shape is None or jnp.shape(y) != shape or not isinstance(y, jax.Array) or not is_concrete(y):
         return
-    largest = float(jnp.max(jnp.abs(y))) if y.size else 0.0
+    largest = float(np.max(np.abs(np.asarray(y)))) if y.size else 0.0
     if largest > _LARGEST:
         warnings.warn(
             f"The measurement has values up to {largest:.4g}. Denoisers are made for images in [0, 1]: divide the "
