@@ -29,6 +29,7 @@ from jaxinv import (
     noise,
     operators,
     oracles,
+    pnp,
     regularisers,
     requirements,
     subspace,
@@ -91,6 +92,7 @@ ROWS = [
     keyword(diffusion.DDRM, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DDRM, "eta_b", 0.5, SHARE, 2),
     keyword(diffusion.DFlow, "weight", 1.0, NOT_NEGATIVE, 2),
+    Row(diffusion.DiscreteVP, "betas", lambda v: diffusion.DiscreteVP(jnp.stack([jnp.asarray(v)] * 9)), 0.5, BETWEEN),
     keyword(diffusion.DPS, "zeta", 1.0, NOT_NEGATIVE, 2),
     keyword(diffusion.DPS, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DiffPIR, "weight", 1.0, POSITIVE, 2),
@@ -220,6 +222,22 @@ ROWS = [
     Row(oracles.GaussianMixture, "matrices", lambda v: components(covariances=v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
+    *(
+        row
+        for method in (pnp.PGD, pnp.ADMM, pnp.RED, pnp.GradientStep)
+        for row in (
+            keyword(method, "sigma", 0.5, POSITIVE, max_steps=3),
+            keyword(method, "rtol", 1e-3, NOT_NEGATIVE, 0.5, max_steps=3),
+        )
+    ),
+    *(keyword(method, "weight", 1.0, POSITIVE, 0.5, max_steps=3) for method in (pnp.ADMM, pnp.GradientStep)),
+    *(keyword(method, "solver_rtol", 1e-3, NOT_NEGATIVE, 0.5, max_steps=3) for method in (pnp.ADMM, pnp.GradientStep)),
+    *(keyword(method, "step_size", 1.0, STEP, 0.5, max_steps=3) for method in (pnp.PGD, pnp.RED)),
+    keyword(pnp.RED, "weight", 1.0, NOT_NEGATIVE, 0.5, max_steps=3),
+    keyword(pnp.HQS, "sigma_max", 0.5, POSITIVE, 2),
+    keyword(pnp.HQS, "sigma_min", 0.1, (0.0, -1.0, 1.0, NAN), 2),
+    keyword(pnp.HQS, "weight", 0.2, POSITIVE, 2),
+    keyword(pnp.HQS, "rtol", 1e-3, NOT_NEGATIVE, 2),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
     keyword(regularisers.Box, "low", 0.1, (2.0, NAN, INF), high=1.0),
     keyword(regularisers.Box, "high", 1.0, (-1.0, NAN, INF), low=0.0),
@@ -258,6 +276,10 @@ MADE = {
     "diffusion.extend.ShiftView",
     "dip.Problem",
     "operators.Certificate",
+    "pnp.DenoiserCertificate",
+    "pnp.Problem",
+    "pnp.QuadraticData",
+    "pnp.SmoothData",
     "subspace.KMeans",
     "subspace.PCA",
     "subspace.RobustPCA",
@@ -391,6 +413,9 @@ USES = {
     dip.AbstractMethod: lambda m: fitted(method=m),
     metrics.AbstractRadialKernel: lambda m: metrics.kernel_stein_discrepancy(ONES, -ONES, kernel=m),
     metrics.GaussianWindow: lambda m: metrics.ssim(jnp.ones((16, 16, 1)), jnp.zeros((16, 16, 1)), window=m),
+    pnp.AbstractPlugAndPlay: lambda m: pnp.reconstruct(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), pnp.Denoiser(lambda x, sigma: x / 2), ONES, method=m
+    ),
     subspace.From: lambda m: subspace.kmeans(jnp.arange(48.0).reshape(3, *SHAPE), 2, key=KEY, start=m),
 }
 

@@ -59,7 +59,7 @@ ORDER = [
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
     *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
-    *["generative", "lsvd", "diffusion", "unrolled", "dip"],
+    *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 

@@ -35,6 +35,7 @@ from ._posterior import (
     Replacement as Replacement,
     posterior_sample as posterior_sample,
 )
+from ._processes._discrete_vp import DiscreteVP as DiscreteVP
 from ._processes._flow_matching import FlowMatching as FlowMatching
 from ._processes._forward import forward as forward, trajectory as trajectory
 from ._processes._schedule import (
@@ -53,6 +54,7 @@ from ._samplers._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._samplers._reverse_sde import ReverseSDE as ReverseSDE
 from ._samplers._sample import sample as sample
 from ._samplers._sampler import AbstractSampler as AbstractSampler, AbstractStepper as AbstractStepper
+from ._scores._diffusers import from_diffusers as from_diffusers
 from ._scores._loss import (
     AbstractWeighting as AbstractWeighting,
     LikelihoodWeighting as LikelihoodWeighting,
@@ -82,6 +84,7 @@ __all__ = [
     "forward",
     "trajectory",
     "score_from",
+    "from_diffusers",
     "score_matching_loss",
     # Checks of priors and of samples.
     "check_prior",
@@ -94,6 +97,7 @@ __all__ = [
     "SubVP",
     "VE",
     "FlowMatching",
+    "DiscreteVP",
     # Scores, what a network may predict, and the weights of its loss.
     "Score",
     "Noise",
