@@ -26,6 +26,7 @@ from jaxinv import (
     generative,
     lsvd,
     metrics,
+    mri,
     noise,
     operators,
     oracles,
@@ -175,6 +176,9 @@ ROWS = [
     keyword(metrics.InverseMultiquadric, "bandwidth", 1.0, POSITIVE),
     keyword(metrics.InverseMultiquadric, "exponent", -0.5, (0.0, -1.0, NAN)),
     keyword(metrics.GaussianWindow, "sigma", 1.5, POSITIVE),
+    keyword(mri.ESPIRiT, "threshold", 0.1, SHARE, 4, 2),
+    keyword(mri.ESPIRiT, "crop", 0.5, SHARE, 4, 2),
+    keyword(mri.LowResolution, "crop", 0.5, SHARE, 4),
     Row(noise.CorrelatedGaussian, "factor", lambda v: noise.CorrelatedGaussian(v * jnp.eye(16)), 1.0, FINITE),
     keyword(noise.Gaussian, "std", 1.0, NOT_NEGATIVE),
     Row(noise.Gaussian, "std", lambda v: noise.Gaussian(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
@@ -416,6 +420,7 @@ USES = {
     pnp.AbstractPlugAndPlay: lambda m: pnp.reconstruct(
         Likelihood(IDENTITY, noise.Gaussian(1.0)), pnp.Denoiser(lambda x, sigma: x / 2), ONES, method=m
     ),
+    mri.AbstractCoilMaps: lambda m: jnp.sum(mri.coil_maps(jnp.ones((2, *SHAPE), complex), method=m).real),
     subspace.From: lambda m: subspace.kmeans(jnp.arange(48.0).reshape(3, *SHAPE), 2, key=KEY, start=m),
 }
 

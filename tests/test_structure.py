@@ -58,7 +58,7 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "mri", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]

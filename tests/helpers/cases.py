@@ -131,6 +131,7 @@ ROWS = [
     Row("Identity", lambda: operators.Identity(SHAPE), twin=True),
     Row("Identity (d,)", lambda: operators.Identity((5,)), twin=True),
     Row("Real", lambda: operators.Real((5, 4, 1)), over_reals=True),
+    Row("RealAndImaginary", lambda: operators.RealAndImaginary((5, 4, 2)), over_reals=True),
     Row("Mask", operators.Mask, mask(*SHAPE)),
     Row("Mask of weights (d,)", operators.Mask, weights(9), twin=True),
     *[
