@@ -36,6 +36,7 @@ FIRST = [
     "_network_state",
     "_networks",
     "_mesh",
+    "_sources",
     "_writing",
     "_optimisers",
     "_jit",
