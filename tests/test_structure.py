@@ -38,6 +38,7 @@ FIRST = [
     "_networks",
     "_mesh",
     "_reading",
+    "_sources",
     "_writing",
     "_formats",
     "_optimisers",

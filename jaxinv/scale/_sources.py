@@ -5,7 +5,6 @@ A chunk is a range of numbered problems. That makes it the same whoever solves i
 
 import abc
 import math
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from .._sources import has_items, is_source
 from .._types import Checked, PyTree
 from ..io import leaf_names
 from ._problems import Lazy, ProblemSpec, describe, is_array, is_array_like, is_key, readable, split
@@ -176,11 +176,10 @@ def open_source(
     whole = isinstance(num_problems, int | np.integer) and not isinstance(num_problems, bool)
     if num_problems is not None and not (whole and num_problems >= 1):
         raise ValueError(f"`num_problems` must be a positive integer; got {num_problems!r}.")
-    if _is_leaf(problems) and not isinstance(problems, str | bytes | set | frozenset):
-        if hasattr(problems, "__len__") and hasattr(problems, "__getitem__"):
+    if not is_array_like(problems) and is_source(problems):
+        if has_items(problems):
             return _first(Items(solve, problems, mesh), num_problems)
-        if hasattr(problems, "__iter__"):
-            return Stream(solve, problems, mesh, None if num_problems is None else int(num_problems))
+        return Stream(solve, problems, mesh, None if num_problems is None else int(num_problems))
     return _first(Arrays(solve, problems, mesh), num_problems)
 
 
@@ -191,20 +190,6 @@ def checksum(arrays: Iterable[Any]) -> int:
         flat = np.ascontiguousarray(array).reshape(-1)
         total = zlib.crc32(flat.view(np.uint8).data if flat.size else b"", total)
     return total
-
-
-def _is_leaf(problems: Any) -> bool:
-    """Whether this is no array, and no container of JAX either."""
-    if is_array_like(problems) or hasattr(problems, "__next__"):
-        return not is_array_like(problems)
-    try:
-        with warnings.catch_warnings():
-            # JAX warns that it takes an object that can be iterated over for a leaf.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            leaves = jax.tree.leaves(problems)
-    except (TypeError, ValueError):
-        return hasattr(problems, "__iter__")
-    return len(leaves) == 1 and leaves[0] is problems
 
 
 def _first(source: AbstractSource, num_problems: Any) -> AbstractSource:
