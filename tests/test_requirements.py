@@ -88,6 +88,8 @@ BASIS = jnp.eye(16)[:, :2]
 LATENTS = np.random.default_rng(0).normal(size=(20, 4))
 
 ROWS = [
+    keyword(classical.DiscrepancyPrinciple, "factor", 1.0, POSITIVE),
+    keyword(classical.HeldOutMeasurements, "fraction", 0.1, BETWEEN),
     keyword(diffusion.AnnealedLangevin, "step_size", 1.0, STEP, 2, 2),
     keyword(diffusion.DDIM, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DDRM, "eta", 0.5, SHARE, 2),
@@ -183,7 +185,9 @@ ROWS = [
     keyword(noise.Gaussian, "std", 1.0, NOT_NEGATIVE),
     Row(noise.Gaussian, "std", lambda v: noise.Gaussian(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     keyword(noise.Poisson, "gain", 1.0, POSITIVE),
+    keyword(noise.Poisson, "background", 1.0, NOT_NEGATIVE),
     keyword(noise.TransmissionPoisson, "photons", 1.0, POSITIVE),
+    keyword(noise.TransmissionPoisson, "background", 1.0, NOT_NEGATIVE, 10.0),
     Row(operators.Mask, "mask", lambda v: operators.Mask(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(operators.MaskedFourier, "mask", lambda v: operators.MaskedFourier(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(

@@ -266,7 +266,7 @@ class PrimalDual(AbstractFirstOrder):
             return LeastSquares(base.data)
         _, std = noise.linearise(base.y)
         # A noise without a prox says so here, before the loop.
-        jax.eval_shape(noise.prox, base.y, base.y, measured, std)
+        jax.eval_shape(lambda noise, *arguments: noise.prox(*arguments), noise, base.y, base.y, measured, std)
         return Exact(noise, base.y, measured, std)
 
     def init(self, problem: Splitting, /, *, key: Key | None = None) -> Iterate:
