@@ -45,6 +45,7 @@ CODES = (
     "diverged",
     "breakdown",
     "weight_collapse",
+    "implausible",
 )
 
 
