@@ -27,6 +27,7 @@ from ._posterior import (
     DiffPIR as DiffPIR,
     Exact as Exact,
     Langevin as Langevin,
+    LookAhead as LookAhead,
     MomentMatching as MomentMatching,
     PiGDM as PiGDM,
     PnPDM as PnPDM,
@@ -119,6 +120,7 @@ __all__ = [
     "UniformLogSNR",
     "Karras",
     # Posterior methods, and how two of them draw from the likelihood.
+    "LookAhead",
     "MomentMatching",
     "TMPD",
     "PiGDM",

@@ -46,6 +46,7 @@ CODES = (
     "diverged",
     "breakdown",
     "weight_collapse",
+    "implausible",
 )
 
 
