@@ -319,10 +319,12 @@ def test_parameters_are_documented():
 
 def examples():
     for name, member in members():
-        blocks = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")
-        for block in blocks:
-            (code,) = re.findall(r"```python\n(.*?)```", textwrap.dedent(block), re.DOTALL)
-            yield pytest.param(textwrap.dedent(code), id=name)
+        examples = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")
+        for block in examples:
+            # Later blocks of an example go on from the first.
+            blocks = re.findall(r"```python\n(.*?)```", textwrap.dedent(block), re.DOTALL)
+            assert blocks, name
+            yield pytest.param("\n".join(map(textwrap.dedent, blocks)), id=name)
 
 
 @pytest.mark.slow
