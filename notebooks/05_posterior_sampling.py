@@ -50,7 +50,7 @@ posterior = prior.posterior(likelihood, y)
 print("mode weights above 1 %:", np.round(np.sort(posterior.weights[posterior.weights > 0.01])[::-1], 3))
 
 # %%
-NUM_SAMPLES, PARTICLES = (1000, 1024) if FULL else (300, 512)
+NUM_SAMPLES, PARTICLES = (1000, 1024) if FULL else (200, 512)
 exact, more = (posterior.sample(NUM_SAMPLES, key=jax.random.key(i)) for i in (3, 4))
 distance = lambda samples: metrics.sliced_wasserstein(samples, exact, key=key)
 print(f"{'exact samples':16} {distance(more):6.3f}")
@@ -87,10 +87,10 @@ print(f"effective particles at worst: {solution.stats['effective_particles']:.0f
 process = diffusion.VP()
 digits, _ = data.digits(size=8)
 digits = digits[np.random.default_rng(0).permutation(len(digits))]
-train, test = digits[100:], jnp.asarray(digits[: 24 if FULL else 12])
+train, test = digits[100:], jnp.asarray(digits[: 24 if FULL else 8])
 shape = train.shape[1:]
 parametrisation = Preconditioned.from_samples(train)
-STEPS = 1500 if FULL else 500
+STEPS = 1500 if FULL else 300
 network, history = training.fit(
     models.UNet(shape, widths=(32, 64) if FULL else (16, 32), rngs=nnx.Rngs(0)),
     diffusion.score_matching_loss(process, parametrisation=parametrisation),
@@ -119,8 +119,8 @@ problems = {
     "deblurring": operators.Convolution(jnp.outer(line, line) / 16, shape),
     "tomography": operators.ParallelBeam(shape, jnp.linspace(0, jnp.pi, 4, endpoint=False), num_detectors=16),
 }
-SAMPLES = 15
-METHOD = diffusion.MomentMatching(30 if FULL else 20, schedule=diffusion.UniformLogSNR())
+SAMPLES = 15 if FULL else 11
+METHOD = diffusion.MomentMatching(30 if FULL else 15, schedule=diffusion.UniformLogSNR())
 
 
 @jax.jit

@@ -48,7 +48,7 @@ std = 0.05 * float(jnp.abs(operator(x)).mean())
 likelihood = jaxinv.Likelihood(operator, noise.Gaussian(std))
 y = likelihood.simulate(x, key=jax.random.key(1))
 
-STEPS, RATE = (1000, 5e-3) if FULL else (600, 2e-2)
+STEPS, RATE = (1000, 5e-3) if FULL else (400, 2e-2)
 network = models.SkipUNet((size, size, 1), scales=4 if FULL else 2, channels=24 if FULL else 16, rngs=nnx.Rngs(0))
 common = {"key": key, "num_steps": STEPS, "reference": x, "stride": 10}
 total_variation, weight = regularisers.TV(), 3e-4 / std**2
@@ -119,7 +119,7 @@ plotting.show(figure, "dip_tomography.png")
 # nothing here, and we look at the whole run.
 
 # %%
-LESSONS = 300 if FULL else 150
+LESSONS = 300 if FULL else 100
 taught, _ = dip.pretrain(likelihood, network, key=jax.random.key(2), num_steps=LESSONS, batch_size=4)
 figure = matplotlib.figure.Figure(figsize=(6, 3), layout="constrained")
 axes = figure.add_subplot()
@@ -143,7 +143,7 @@ mask = jax.random.bernoulli(jax.random.key(4), 0.5, (32, 32, 1)).astype(jnp.floa
 inpainting = jaxinv.Likelihood(operators.Mask(mask), noise.Gaussian(0.02))
 ys = jax.vmap(lambda x, k: inpainting.simulate(x, key=k))(many, jax.random.split(key, 8))
 decoder = models.DeepDecoder((32, 32, 1), channels=32, rngs=nnx.Rngs(0))
-solution = dip.reconstruct_many(inpainting, decoder, ys, key=key, num_steps=1000 if FULL else 300, ema=0.9)
+solution = dip.reconstruct_many(inpainting, decoder, ys, key=key, num_steps=1000 if FULL else 200, ema=0.9)
 print("PSNR of eight:", np.round(np.asarray(jax.vmap(metrics.psnr)(solution.value, many)), 1))
 figure = plotting.compare(
     {"measured": ys[:4], "deep decoder": solution.value[:4]}, reference=many[:4], heading="Half the pixels"

@@ -18,8 +18,7 @@ _FLAGS = [
     "--xla_llvm_disable_expensive_passes=true",
 ]
 # The code generation from before fusions went through MLIR compiles in less than half the time, and a program in one
-# part in a fifth less. Later versions may have no such flags, and XLA ends a process that names one that it does not
-# know.
+# part in a fifth less. Later versions may have no such flags, and XLA ends a process that names one it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     _FLAGS += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 os.environ.setdefault("XLA_FLAGS", " ".join(_FLAGS))

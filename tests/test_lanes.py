@@ -132,6 +132,7 @@ def test_a_large_batch_equals_a_loop(name, dtype, lanes):
             assert_equal(jax.tree.map(lambda leaf, i=i: leaf[i], together), one, dtype)
 
 
+@pytest.mark.slow
 def test_the_size_of_a_chunk_does_not_matter():
     solve, batch = problems("convolution", "float32", 37)
     whole = production(jax.vmap(solve))(batch)
@@ -141,7 +142,7 @@ def test_the_size_of_a_chunk_does_not_matter():
         assert_equal(production(jax.vmap(solve))(chunk), part, "float32")
 
 
-@pytest.mark.parametrize("name", ["convolution", "matrix"])
+@pytest.mark.parametrize("name", [pytest.param("convolution", marks=pytest.mark.slow), "matrix"])
 def test_closed_over_or_an_argument(name):
     solve, batch = problems(name, "float32", 3)
     problem = jax.tree.map(lambda leaf: leaf[1], batch)

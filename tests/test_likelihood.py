@@ -11,6 +11,12 @@ SHAPE = (3, 4, 1)
 KEPT = np.array([0, 2, 3, 7, 10])
 
 
+# Compiled whole: operation by operation they take seconds to compile.
+value_and_gradient = jax.jit(jax.value_and_grad(lambda x, likelihood, y: likelihood.negative_log_likelihood(x, y)))
+nll = jax.jit(lambda likelihood, x, y: likelihood.negative_log_likelihood(x, y))
+simulate = jax.jit(lambda likelihood, x, key: likelihood.simulate(x, key=key))
+
+
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
@@ -46,15 +52,15 @@ PAIRS = {
 def test_a_mask_equals_the_matrix_of_the_kept_rows(name):
     with jax.enable_x64(True):
         (masked, rows), (all_noise, some_noise) = masked_and_rows(), PAIRS[name]()
-        x, y = jnp.asarray(np.abs(normal(*SHAPE, seed=1)) / 4), np.round(10 * np.abs(normal(12, seed=2)))
-        value, gradient = jax.value_and_grad(Likelihood(masked, all_noise).negative_log_likelihood)(x, y)
-        expected, slope = jax.value_and_grad(Likelihood(rows, some_noise).negative_log_likelihood)(x, y[KEPT])
+        x, y = np.abs(normal(*SHAPE, seed=1)) / 4, np.round(10 * np.abs(normal(12, seed=2)))
+        value, gradient = value_and_gradient(x, Likelihood(masked, all_noise), y)
+        expected, slope = value_and_gradient(x, Likelihood(rows, some_noise), y[KEPT])
         np.testing.assert_allclose(value, expected, rtol=1e-10)
         np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9 * np.abs(slope).max())
         # Whatever stands where nothing was measured does not matter, to value and gradient.
         for junk in (np.nan, np.inf, 1e30):
             spoilt = np.where(np.isin(np.arange(12), KEPT), y, junk)
-            again, slope = jax.value_and_grad(Likelihood(masked, all_noise).negative_log_likelihood)(x, spoilt)
+            again, slope = value_and_gradient(x, Likelihood(masked, all_noise), spoilt)
             np.testing.assert_allclose(again, value, rtol=1e-12)
             np.testing.assert_allclose(slope, gradient, rtol=1e-12)
 
@@ -62,7 +68,7 @@ def test_a_mask_equals_the_matrix_of_the_kept_rows(name):
 @pytest.mark.parametrize("name", PAIRS)
 def test_simulate_is_zero_where_nothing_is_measured(name, key):
     (masked, _), (model, _) = masked_and_rows(), PAIRS[name]()
-    y = Likelihood(masked, model).simulate(jnp.full(SHAPE, 0.2), key=key)
+    y = simulate(Likelihood(masked, model), np.full(SHAPE, 0.2, np.float32), key)
     assert y.shape == (12,)
     hidden = np.setdiff1d(np.arange(12), KEPT)
     np.testing.assert_array_equal(y[hidden], 0)
@@ -80,12 +86,12 @@ def test_a_weight_is_measured_as_one_is():
 def test_a_stack_is_the_sum_of_its_likelihoods(key):
     coarse, fine = operators.Downsample((4, 4, 1), 2), operators.Mask(normal(4, 4, 1) > 0)
     both = Likelihood(operators.stack([coarse, fine]), noise.Gaussian((0.1, 0.2)))
-    x = jnp.asarray(normal(4, 4, 1, seed=1), jnp.float32)
-    y = both.simulate(x, key=key)
+    x = normal(4, 4, 1, seed=1).astype(np.float32)
+    y = simulate(both, x, key)
     parts = [Likelihood(coarse, noise.Gaussian(0.1)), Likelihood(fine, noise.Gaussian(0.2))]
-    expected = sum(part.negative_log_likelihood(x, leaf) for part, leaf in zip(parts, y, strict=True))
-    np.testing.assert_allclose(both.negative_log_likelihood(x, y), expected, rtol=1e-5)
-    np.testing.assert_array_equal(jnp.where(fine.mask > 0, 0, y[1]), 0)
+    expected = sum(nll(part, x, leaf) for part, leaf in zip(parts, y, strict=True))
+    np.testing.assert_allclose(nll(both, x, y), expected, rtol=1e-5)
+    np.testing.assert_array_equal(np.where(np.asarray(fine.mask) > 0, 0, y[1]), 0)
 
 
 def test_vmap_over_images_keys_operators_and_noise_equals_a_loop(key):
@@ -99,9 +105,9 @@ def test_vmap_over_images_keys_operators_and_noise_equals_a_loop(key):
 
     together = jax.jit(jax.vmap(problem))(masks, stds, images, keys)
     built = jax.vmap(lambda m, s: Likelihood(operators.Mask(m), noise.Gaussian(s)))(masks, stds)
-    again = jax.vmap(lambda likelihood, x, k: likelihood.simulate(x, key=k))(built, images, keys)
+    again = jax.vmap(simulate)(built, images, keys)
     for i in range(3):
-        y, value = problem(masks[i], stds[i], images[i], keys[i])
+        y, value = jax.jit(problem)(masks[i], stds[i], images[i], keys[i])
         np.testing.assert_allclose(together[0][i], y, rtol=1e-6)
         np.testing.assert_allclose(again[i], y, rtol=1e-6)
         np.testing.assert_allclose(together[1][i], value, rtol=1e-5)
@@ -123,17 +129,15 @@ def test_one_trace_for_new_data_masks_and_noise_levels(key):
 def test_a_likelihood_of_magnitudes(key):
     operator = operators.Magnitude(operators.MaskedFourier(jnp.ones(SHAPE)))
     likelihood = Likelihood(operator, noise.Gaussian(0.1))
-    x = jnp.asarray(normal(*SHAPE) + 1j * normal(*SHAPE, seed=1), jnp.complex64)
-    y = likelihood.simulate(x, key=key)
+    x = (normal(*SHAPE) + 1j * normal(*SHAPE, seed=1)).astype(np.complex64)
+    y = simulate(likelihood, x, key)
     assert y.dtype == jnp.float32
-    turned = likelihood.negative_log_likelihood(x * jnp.exp(0.7j), y)
-    np.testing.assert_allclose(turned, likelihood.negative_log_likelihood(x, y), rtol=1e-4)
+    np.testing.assert_allclose(nll(likelihood, x * np.complex64(np.exp(0.7j)), y), nll(likelihood, x, y), rtol=1e-4)
 
 
 def test_counts_may_be_integers(key):
     # A detector file holds integers; they are measurements, not 8-bit images.
     likelihood = Likelihood(operators.Identity((4, 4, 1)), noise.Poisson(10.0))
-    counts = likelihood.simulate(jnp.ones((4, 4, 1)), key=key)
-    x = jnp.full((4, 4, 1), 0.9)
-    whole = likelihood.negative_log_likelihood(x, counts.astype(int))
-    np.testing.assert_array_equal(whole, likelihood.negative_log_likelihood(x, counts))
+    counts = np.asarray(simulate(likelihood, np.ones((4, 4, 1), np.float32), key))
+    x = np.full((4, 4, 1), 0.9, np.float32)
+    np.testing.assert_array_equal(nll(likelihood, x, counts.astype(int)), nll(likelihood, x, counts))

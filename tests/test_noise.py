@@ -13,6 +13,14 @@ ALL = jnp.ones((1, 1, 1))
 HOLES = jnp.asarray(np.random.default_rng(9).integers(0, 2, SHAPE).astype(float))
 
 
+# Compiled whole, and once for all models of a kind: operation by operation they take seconds to compile.
+nll = jax.jit(lambda model, mean, y, measured: model.negative_log_likelihood(mean, y, measured))
+simulate = jax.jit(lambda model, mean, key: model.simulate(mean, key=key))
+linearise = jax.jit(lambda model, y: model.linearise(y))
+value_and_slope = jax.value_and_grad(lambda p, y, model: model.negative_log_likelihood(p[None], y[None], jnp.ones(1)))
+values_and_slopes = jax.jit(jax.vmap(value_and_slope, (0, 0, None)))
+
+
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape)
 
@@ -28,12 +36,12 @@ def test_gaussian(measured, std):
     with jax.enable_x64(True):
         kept = np.broadcast_to(measured, SHAPE) > 0
         mean, y = normal(*SHAPE), normal(*SHAPE, seed=1)
-        nll = lambda mean, y: noise.Gaussian(std).negative_log_likelihood(jnp.asarray(mean), jnp.asarray(y), measured)
+        value = lambda mean, y: nll(noise.Gaussian(std), mean, y, measured)
         each = lambda mean, y: -scipy.stats.norm.logpdf(y, mean, std)[kept].sum()
-        np.testing.assert_allclose(nll(mean, y), each(mean, y), rtol=1e-12)
+        np.testing.assert_allclose(value(mean, y), each(mean, y), rtol=1e-12)
         # Complex: std in real and imaginary part each.
         expected = each(mean, y) + each(2 * mean, 3 * y)
-        np.testing.assert_allclose(nll(mean + 2j * mean, y + 3j * y), expected, rtol=1e-12)
+        np.testing.assert_allclose(value(mean + 2j * mean, y + 3j * y), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("measured", [ALL, HOLES], ids=["all", "holes"])
@@ -47,12 +55,11 @@ def test_correlated_gaussian(measured, triangular):
         each = lambda residual: -law.logpdf(residual.ravel()[kept])
         mean, y = normal(*SHAPE), normal(*SHAPE, seed=1)
         model = noise.CorrelatedGaussian(factor)
-        nll = lambda mean, y: model.negative_log_likelihood(jnp.asarray(mean), jnp.asarray(y), measured)
-        np.testing.assert_allclose(nll(mean, y), each(y - mean), rtol=1e-10)
-        np.testing.assert_allclose(nll(1j * mean, y), each(y) + each(mean), rtol=1e-10)
-        np.testing.assert_allclose(model.whiten(model.whiten_adjoint(jnp.asarray(y))).shape, SHAPE)
-        white, whiter = model.whiten(jnp.asarray(y)), model.whiten_adjoint(jnp.asarray(white_noise := mean))
-        np.testing.assert_allclose(np.vdot(white, white_noise), np.vdot(y, whiter), rtol=1e-10)
+        np.testing.assert_allclose(nll(model, mean, y, measured), each(y - mean), rtol=1e-10)
+        np.testing.assert_allclose(nll(model, 1j * mean, y, measured), each(y) + each(mean), rtol=1e-10)
+        white, whiter = jax.jit(lambda model, y, v: (model.whiten(y), model.whiten_adjoint(v)))(model, y, mean)
+        assert white.shape == whiter.shape == SHAPE
+        np.testing.assert_allclose(np.vdot(white, mean), np.vdot(y, whiter), rtol=1e-10)
         np.testing.assert_allclose(
             np.vdot(white, white), y.ravel() @ np.linalg.solve(factor @ factor.T, y.ravel()), rtol=1e-9
         )
@@ -60,11 +67,12 @@ def test_correlated_gaussian(measured, triangular):
 
 def test_correlated_gaussian_gradient_in_its_factor():
     with jax.enable_x64(True):
-        y, direction = jnp.asarray(normal(*SHAPE)), normal(12, 12, seed=2)
+        y, direction = normal(*SHAPE), normal(12, 12, seed=2)
         value = lambda factor: noise.CorrelatedGaussian(factor).negative_log_likelihood(0 * y, y, HOLES)
-        factor, step = jnp.asarray(covariance_factor()), 1e-6
-        difference = (value(factor + step * direction) - value(factor - step * direction)) / (2 * step)
-        np.testing.assert_allclose(jnp.sum(jax.grad(value)(factor) * direction), difference, rtol=1e-6)
+        both = jax.jit(jax.value_and_grad(value))
+        factor, step = covariance_factor(), 1e-6
+        difference = (both(factor + step * direction)[0] - both(factor - step * direction)[0]) / (2 * step)
+        np.testing.assert_allclose(np.sum(both(factor)[1] * direction), difference, rtol=1e-6)
 
 
 PHOTONS = {
@@ -86,9 +94,8 @@ def test_photon_noise(name, measured):
         counts = np.random.default_rng(1).poisson(10, SHAPE).astype(float)
         kept = np.broadcast_to(measured, SHAPE) > 0
         expected = -scipy.stats.poisson.logpmf(counts, mean_of(prediction))[kept].sum()
-        value = lambda p: model.negative_log_likelihood(p, jnp.asarray(counts), measured)
         # The parameters are float32 arrays, made outside of x64.
-        np.testing.assert_allclose(value(jnp.asarray(prediction)), expected, rtol=1e-6)
+        np.testing.assert_allclose(nll(model, prediction, counts, measured), expected, rtol=1e-6)
 
 
 PROX = {
@@ -139,8 +146,7 @@ def test_photon_noise_far_from_the_data(name, level):
         else np.geomspace(1e-6, 1e6, 20)
     )
     points, counts = (a.ravel().astype("f4") for a in np.meshgrid(points, [0.0, 1.0, 30.0, 7e3, 1e9]))
-    one = lambda p, y: model.negative_log_likelihood(p[None], y[None], jnp.ones(1))
-    values, gradients = jax.jit(jax.vmap(jax.value_and_grad(one)))(jnp.asarray(points), jnp.asarray(counts))
+    values, gradients = values_and_slopes(points, counts, model)
     p, y, level = points.astype(float), counts.astype(float), float(np.float32(level))
     mean = level * np.exp(-p) if transmitted else level * p
     logarithm = np.log(level) - p if transmitted else np.log(mean)
@@ -154,25 +160,19 @@ def test_photon_noise_far_from_the_data(name, level):
 
 
 def test_transmission_is_convex_and_finite_everywhere():
-    points = jnp.asarray(np.r_[-np.geomspace(1e4, 1e-2, 60), np.geomspace(1e-2, 1e6, 60)], jnp.float32)
+    points = np.r_[-np.geomspace(1e4, 1e-2, 60), np.geomspace(1e-2, 1e6, 60)].astype(np.float32)
     for photons, count in ((1e4, 0.0), (1e4, 7.0), (1e-12, 3.0), (1e30, 1e4)):
-        one = lambda p, photons=photons, count=count: noise.TransmissionPoisson(photons).negative_log_likelihood(
-            p[None], jnp.full(1, count), jnp.ones(1)
-        )
-        values, slopes = jax.jit(jax.vmap(jax.value_and_grad(one)))(points)
+        counts = np.full(points.shape, count, np.float32)
+        values, slopes = values_and_slopes(points, counts, noise.TransmissionPoisson(photons))
         assert np.isfinite(values).all()
         assert (np.diff(slopes) >= -1e-6 * abs(np.asarray(slopes[1:]))).all()
 
 
 def test_gradients_are_finite_where_nothing_is_expected():
     for model in (noise.Poisson(5.0), noise.TransmissionPoisson(5.0), noise.Gaussian(1.0)):
-        for prediction in (0.0, -1.0, 1e4):
-            for count in (0.0, 3.0):
-                value = lambda p, count=count, model=model: model.negative_log_likelihood(
-                    p, jnp.full((2,), count), ALL[0, 0]
-                )
-                assert np.isfinite(value(jnp.full((2,), prediction)))
-                assert np.isfinite(jax.grad(value)(jnp.full((2,), prediction))).all()
+        predictions, counts = np.meshgrid([0.0, -1.0, 1e4], [0.0, 3.0])
+        for found in values_and_slopes(predictions.ravel(), counts.ravel(), model):
+            assert np.isfinite(found).all()
 
 
 STRUCT = jax.ShapeDtypeStruct((2, 2, 1), jnp.float32)
@@ -241,16 +241,15 @@ def test_a_stack_is_the_sum_of_its_parts(name, key):
     measured = (jnp.ones((1, 1, 1)), jnp.array([1.0, 0.0, 1.0, 1.0]))
     for parameter in (5.0, (5.0, 2.0)):
         each = parameter if isinstance(parameter, tuple) else (parameter, parameter)
-        expected = sum(
-            kind(part).negative_log_likelihood(*args) for part, *args in zip(each, p, y, measured, strict=True)
-        )
-        np.testing.assert_allclose(kind(parameter).negative_log_likelihood(p, y, measured), expected, rtol=1e-6)
-        draws = kind(parameter).simulate(p, key=key)
+        expected = sum(nll(kind(part), *args) for part, *args in zip(each, p, y, measured, strict=True))
+        np.testing.assert_allclose(nll(kind(parameter), p, y, measured), expected, rtol=1e-6)
+        draws = simulate(kind(parameter), p, key)
         assert [d.shape for d in draws] == [(3, 2, 1), (4,)]
-        data, std = kind(parameter).linearise(y)
+        data, std = linearise(kind(parameter), y)
         for part, index in zip(each, (0, 1), strict=True):
-            np.testing.assert_allclose(data[index], kind(part).linearise(y[index])[0], rtol=1e-6)
-            np.testing.assert_allclose(std[index], kind(part).linearise(y[index])[1], rtol=1e-6)
+            expected = linearise(kind(part), y[index])
+            np.testing.assert_allclose(data[index], expected[0], rtol=1e-6)
+            np.testing.assert_allclose(std[index], expected[1], rtol=1e-6)
 
 
 def test_parts_of_a_stack_draw_independently(key):
@@ -285,9 +284,10 @@ def test_a_double_parameter_leaves_a_single_measurement_single(key):
             noise.TransmissionPoisson(jnp.asarray(0.5, "f8")),
             noise.CorrelatedGaussian(jnp.eye(4)),
         ):
-            assert model.simulate(single, key=key).dtype == jnp.float32
-            assert model.negative_log_likelihood(single, single, ALL).dtype == jnp.float32
-            assert {leaf.dtype for leaf in model.linearise(single)} == {jnp.dtype("f4")}
+            made = jax.eval_shape(lambda model: model.simulate(single, key=key), model)
+            value = jax.eval_shape(lambda model: model.negative_log_likelihood(single, single, ALL), model)
+            linearised = jax.eval_shape(lambda model: model.linearise(single), model)
+            assert {leaf.dtype for leaf in (made, value, *linearised)} == {jnp.dtype("f4")}
 
 
 def test_invalid_parameters_are_flagged_at_run_time():
@@ -305,9 +305,8 @@ def test_invalid_parameters_are_flagged_at_run_time():
 
 
 def test_poisson_gradient_leads_back_from_intensities_that_are_not_positive():
-    prediction, counts = jnp.array([-1.0, 0.0, 1e-39, 1e-5]), jnp.full(4, 10.0)
-    loss = lambda p: noise.Poisson().negative_log_likelihood(p, counts, jnp.ones(1))
-    gradient = jax.grad(loss)(prediction)
+    prediction, counts = np.array([-1.0, 0.0, 1e-39, 1e-5], np.float32), np.full(4, 10.0, np.float32)
+    gradient = values_and_slopes(prediction, counts, noise.Poisson())[1]
     assert np.isfinite(gradient).all()
     assert (gradient < 0).all()
 
@@ -316,9 +315,8 @@ def test_poisson_gradient_leads_back_from_intensities_that_are_not_positive():
 def test_poisson_does_not_cancel_in_single_precision(mean):
     counts = np.random.default_rng(0).poisson(mean, 200)
     exact = -scipy.stats.poisson.logpmf(counts, float(np.float32(mean))).sum()
-    got = noise.Poisson().negative_log_likelihood(
-        jnp.full(200, mean, jnp.float32), jnp.asarray(counts, jnp.float32), jnp.ones(1)
-    )
+    single = lambda value: np.full(200, value, np.float32)
+    got = nll(noise.Poisson(), single(mean), single(counts), np.ones(1, np.float32))
     # 200 terms of order 10, each rounded to 1e-7 of itself, and what y - mean loses to the rounding of either.
     np.testing.assert_allclose(got, exact, rtol=2e-6)
 
@@ -339,10 +337,8 @@ def test_a_noise_level_of_zero_matters_only_where_something_is_measured():
     level = jnp.full((2, 2, 1), 0.5)
     x = jnp.full((2, 2, 1), 0.3)
     y = mask * 0.7
-    values = [
-        Likelihood(operators.Mask(mask), noise.Gaussian(std)).negative_log_likelihood(x, y)
-        for std in (level, level.at[0, 0].set(0))
-    ]
+    nll = jax.jit(lambda std: Likelihood(operators.Mask(mask), noise.Gaussian(std)).negative_log_likelihood(x, y))
+    values = [nll(std) for std in (level, level.at[0, 0].set(0))]
     np.testing.assert_array_equal(*values)
     likelihood = Likelihood(operators.Mask(mask), noise.Gaussian(level.at[0, 0].set(0)))
     assert classical.tikhonov(likelihood, y, weight=1.0).check().value.shape == x.shape

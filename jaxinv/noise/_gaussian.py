@@ -194,6 +194,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
         return solve(flat).reshape(residual.shape)
 
 
+@jax.jit
 def _triangular(factor: Array) -> Array:
     # The lower triangular L with L L^T = F F^T, from a QR decomposition of F^T, which does not square the condition.
     upper = jnp.linalg.qr(factor.T, mode="r")

@@ -303,15 +303,28 @@ def _check_covariance(covariance: Array, shape: tuple[int, ...]) -> None:
             f"`covariance` must have shape ({size}, {size}) for a mean of shape {shape}; got {covariance.shape}."
         )
     if is_concrete(covariance):
-        if not bool(jnp.all(jnp.isfinite(covariance))):
+        gap, largest = (float(value) for value in _asymmetry(covariance))
+        # Either is NaN where a value is not finite.
+        if not math.isfinite(gap) or not math.isfinite(largest):
             raise ValueError("`covariance` holds values that are not finite.")
-        gap = float(jnp.max(jnp.abs(covariance - covariance.T)))
-        if gap > 1e-3 * float(jnp.max(jnp.abs(covariance))):
+        if gap > 1e-3 * largest:
             raise ValueError(f"`covariance` is not symmetric: it differs from its transpose by up to {gap:.3g}.")
 
 
-def _clipped_factor(covariance: Array) -> Array:
+# Compiled whole: a user waits for each program.
+@jax.jit
+def _asymmetry(covariance: Array) -> tuple[Array, Array]:
+    return jnp.max(jnp.abs(covariance - covariance.T)), jnp.max(jnp.abs(covariance))
+
+
+@jax.jit
+def _eigenvectors(covariance: Array) -> tuple[Array, Array]:
     values, vectors = jnp.linalg.eigh((covariance + covariance.T) / 2)
+    return values, vectors
+
+
+def _clipped_factor(covariance: Array) -> Array:
+    values, vectors = _eigenvectors(covariance)
     largest = values[-1]
     if is_concrete(values) and bool(values[0] < -NEGATIVE * jnp.abs(largest)):
         raise ValueError(

@@ -164,7 +164,8 @@ def test_half_turn_fan():
     assert scale < 0.15
 
 
-@pytest.mark.parametrize("beam", [parallel, pytest.param(fan, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("beam", [parallel, fan])
 def test_vmap_jit_complex(beam):
     with jax.enable_x64(True):
         sets = jnp.stack([jnp.asarray(FULL_TURN[::18]), jnp.asarray(FULL_TURN[::18]) + 0.3])
@@ -172,14 +173,13 @@ def test_vmap_jit_complex(beam):
         operators = jax.vmap(lambda t, o: beam(t, 2.0, offset=o))(sets, offsets)
         ys = jax.random.normal(jax.random.key(0), (2, 2, *beam(sets[0], 2.0).codomain.shape))
         mapped = jax.vmap(lambda a, y: fbp(a, y, window=Hann()))(operators, ys[0])
+        jitted = jax.jit(lambda a, y: fbp(a, y, window=Hann()).value)
         for i in range(2):
             single = beam(sets[i], 2.0, offset=offsets[i])
             alone = fbp(single, ys[0, i], window=Hann())
             assert alone.value.dtype == jnp.float64
             np.testing.assert_allclose(mapped.value[i], alone.value, atol=1e-10)
-            np.testing.assert_allclose(
-                jax.jit(lambda a, y: fbp(a, y, window=Hann()).value)(single, ys[0, i]), alone.value
-            )
+            np.testing.assert_allclose(jitted(single, ys[0, i]), alone.value)
         together = fbp(single, ys[0, 1] + 1j * ys[1, 1], window=Hann()).value
         np.testing.assert_allclose(together.real, alone.value, atol=1e-10)
         np.testing.assert_allclose(together.imag, fbp(single, ys[1, 1], window=Hann()).value, atol=1e-10)

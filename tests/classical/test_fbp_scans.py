@@ -18,22 +18,23 @@ def scan(first, last, count):
 
 
 TURN = scan(0, 2 * PI, 120)
-# The angles; what parallel and fan beams read: 1 if every line was measured, and otherwise the part that was.
+# The angles, of one number, so that all scans share a program; what parallel and fan beams read: 1 if every line was
+# measured, and otherwise the part that was.
 SCANS = {
     "turn": (TURN, 1, 1),
-    "half": (scan(0, PI, 60), 1, 1),
+    "half": (scan(0, PI, 120), 1, 1),
     "shuffled": (np.random.default_rng(0).permutation(TURN), 1, 1),
     "negative": (scan(-3, 2 * PI - 3, 120), 1, 1),
-    "closed": (np.linspace(0, 2 * PI, 121), 1, 1),
-    "over-scan": (scan(0, 3 * PI, 180), 1, 1),
-    "frames": (np.repeat(TURN, 3), 1, 1),
-    "some frames": (np.r_[TURN, TURN[:30], TURN[:7]], 1, 1),
-    "short": (scan(0.3, 0.3 + PI + 0.8, 80), 1, 1),
-    "long": (scan(-2, -2 + 1.6 * PI, 100), 1, 1),
-    "wedge": (scan(0, PI / 2, 30), 1 / 2, 1 / 2),
-    "two wedges": (np.r_[scan(0, PI / 3, 20), scan(PI / 2, 5 * PI / 6, 20)], 2 / 3, 2 / 3),
-    "wedge and block": (np.delete(scan(0, 2 * PI / 3, 60), slice(20, 25)), 11 / 18, 11 / 18),
-    "two wedges of a turn": (np.delete(TURN, np.r_[0:20, 60:80]), 2 / 3, 2 / 3),
+    "closed": (np.linspace(0, 2 * PI, 120), 1, 1),
+    "over-scan": (scan(0, 3 * PI, 120), 1, 1),
+    "frames": (np.repeat(scan(0, 2 * PI, 60), 2), 1, 1),
+    "some frames": (np.r_[scan(0, 2 * PI, 90), scan(0, 2 * PI, 90)[:23], scan(0, 2 * PI, 90)[:7]], 1, 1),
+    "short": (scan(0.3, 0.3 + PI + 0.8, 120), 1, 1),
+    "long": (scan(-2, -2 + 1.6 * PI, 120), 1, 1),
+    "wedge": (scan(0, PI / 2, 120), 1 / 2, 1 / 2),
+    "two wedges": (np.r_[scan(0, PI / 3, 60), scan(PI / 2, 5 * PI / 6, 60)], 2 / 3, 2 / 3),
+    "wedge and block": (np.delete(scan(0, 2 * PI / 3, 132), slice(44, 56)), 20 / 33, 20 / 33),
+    "two wedges of a turn": (np.delete(scan(0, 2 * PI, 180), np.r_[0:30, 90:120]), 2 / 3, 2 / 3),
 }
 
 

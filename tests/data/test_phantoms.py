@@ -68,7 +68,7 @@ def test_ellipses_of_a_larger_set_are_the_same():
     np.testing.assert_array_equal(data.ellipses(3, 40, key=KEY), data.ellipses(11, 40, key=KEY)[:3])
 
 
-@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("x64", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_ellipses_under_vmap_and_jit(x64):
     with jax.enable_x64(x64):
         keys = jax.random.split(KEY, 3)
@@ -78,7 +78,8 @@ def test_ellipses_under_vmap_and_jit(x64):
         np.testing.assert_array_equal(jax.jit(lambda key: data.ellipses(3, 24, key=key))(keys[1]), alone[1])
 
 
-@pytest.mark.parametrize("size", [64, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [64, 100])
 def test_ellipses_are_one_object_at_every_size(size):
     coarse = np.asarray(data.ellipses(16, size, key=KEY), np.float64)
     fine = np.asarray(data.ellipses(16, 3 * size, key=KEY), np.float64)

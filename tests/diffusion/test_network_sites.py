@@ -95,7 +95,9 @@ def test_flows(name):
     assert sites(function, jnp.zeros(SHAPE)) == expected
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * row.twin) for name, row in METHODS.items()]
+)
 def test_posterior_methods(name):
     row = METHODS[name]
     likelihood = Likelihood(row.operator(0, jnp.float32), noise.Gaussian(0.5))

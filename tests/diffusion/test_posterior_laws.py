@@ -133,6 +133,7 @@ def test_a_cloud_of_many_steps_is_of_the_posterior(name):
         np.testing.assert_allclose(got, known, atol=0.01)
 
 
+@pytest.mark.slow
 def test_no_weight_is_lost_where_every_step_is_exact(key):
     particles = 2048
     solution = draw(METHODS["TDS-MomentMatching"].make(STEPS, particles), key, particles).check()

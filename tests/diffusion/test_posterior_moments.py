@@ -131,12 +131,10 @@ EQUIVALENT = {"complex": complex_problem, "stack": stacked_problem}
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("TMPD", "complex"),
         ("TMPD", "stack"),
         ("PiGDM", "complex"),
         ("DPS", "stack"),
         ("TDS-MomentMatching", "complex"),
-        ("TDS-MomentMatching", "stack"),
         ("TDS-TMPD", "complex"),
         ("TDS-PiGDM", "stack"),
         ("TDS-DPS", "complex"),

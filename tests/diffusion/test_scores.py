@@ -160,11 +160,9 @@ def test_scores_of_every_kind_agree(name, process):
         assert len(score.predict(t, x)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize(
-    "name", ["subclass", *(pytest.param(n, marks=pytest.mark.slow) for n in ("function", "wrapper"))]
-)
-def test_verbs_take_scores_of_every_kind(name, key):
+def test_verbs_take_scores_of_every_kind(key):
     process = diffusion.VP()
     x, likelihood = jnp.asarray(IMAGE), Likelihood(operators.Identity((3,)), noise.Gaussian(0.5))
 
@@ -182,8 +180,9 @@ def test_verbs_take_scores_of_every_kind(name, key):
         }
 
     expected = answers(gaussian().score(process))
-    for verb, value in answers(SCORES[name](process)).items():
-        np.testing.assert_allclose(value, expected[verb], rtol=1e-8, err_msg=verb)
+    for name in ("subclass", "function", "wrapper"):
+        for verb, value in answers(SCORES[name](process)).items():
+            np.testing.assert_allclose(value, expected[verb], rtol=1e-8, err_msg=f"{name}, {verb}")
 
 
 @pytest.mark.parametrize("name", SCORES)

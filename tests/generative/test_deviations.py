@@ -223,7 +223,7 @@ def compare_with_differences(value, gradient, p, h, rtol, atol):
 
 @slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["relaxed", "smoothed", "soft", "eliminated"])
+@pytest.mark.parametrize("name", ["smoothed", "soft", "eliminated"])
 def test_implicit_gradients_equal_finite_differences(name):
     """In data, noise level, both weights, and the parameters of operator and decoder."""
     p, direction = parameters(), jnp.asarray(rng_of(9).normal(size=SHAPE))
@@ -238,7 +238,7 @@ def test_implicit_gradients_equal_finite_differences(name):
 
 @slow
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["relaxed", "soft", "eliminated", "sparse"])
+@pytest.mark.parametrize("name", ["relaxed", "eliminated", "sparse"])
 def test_unrolled_gradients_equal_finite_differences(name):
     p, direction = parameters(), jnp.asarray(rng_of(9).normal(size=SHAPE))
     # Few steps: what is differentiated is the iterate, not the minimiser, for the same steps taken and taken back.

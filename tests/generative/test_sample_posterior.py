@@ -61,9 +61,8 @@ def parameters(dtype):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("weight", [1.0, 3.0])
-def test_moments_of_a_linear_gaussian_posterior(weight):
-    p = parameters(jnp.float32)
+def test_moments_of_a_linear_gaussian_posterior():
+    p, weight = parameters(jnp.float32), 3.0
     solution = sample_posterior(
         *linear(p), p["y"], key=KEY, num_samples=8000, num_warmup=500, num_chains=8, weight=weight
     ).check()

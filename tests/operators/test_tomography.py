@@ -64,7 +64,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * ("many" in case or "far" in case)) for case in CASES]
+)
 def test_equals_definition(case):
     with jax.enable_x64(True):
         operator = CASES[case]()
@@ -111,7 +113,7 @@ def test_dot(x64, tolerance, beam, shape, bins, spacing, offset):
         assert dot_error(operator) <= tolerance
 
 
-@pytest.mark.parametrize("beam", [parallel, fan])
+@pytest.mark.parametrize("beam", [pytest.param(parallel, marks=pytest.mark.slow), fan])
 def test_dot_large_float32(beam):
     # Positions of some hundred pixels, where float32 resolves 1e-5 of a pixel.
     assert dot_error(beam((250, 187, 1), ANGLES, 300, 0.9)) <= 1e-5

@@ -48,12 +48,27 @@ def dense(covariance, matrix, b, noise_covariance):
     return MEAN.ravel() + gain @ residual, covariance - gain @ matrix @ covariance, evidence
 
 
-def assert_posterior(prior, likelihood, y, expected):
+# Compiled whole: operation by operation they take seconds to compile.
+log_prob = jax.jit(lambda prior, x: prior.log_prob(x))
+posterior_of = jax.jit(lambda prior, likelihood, y: prior.posterior(likelihood, y))
+evidence_of = jax.jit(lambda prior, likelihood, y: prior.evidence(likelihood, y))
+decode = jax.jit(lambda latent, z: latent.decode(z))
+encode = jax.jit(lambda latent, x: latent.encode(x))
+derivative = jax.jit(lambda latent, z: jax.jacobian(latent.decode)(z))
+
+
+@jax.jit
+def conditioned(prior, likelihood, y):
     posterior = prior.posterior(likelihood, y)
+    return posterior.mean, posterior.covariance, prior.evidence(likelihood, y)
+
+
+def assert_posterior(prior, likelihood, y, expected):
+    mean, covariance, evidence = conditioned(prior, likelihood, y)
     # The references square the condition number, to 1e4.
-    np.testing.assert_allclose(posterior.mean.ravel(), expected[0], atol=1e-8)
-    np.testing.assert_allclose(posterior.covariance, expected[1], atol=1e-8)
-    np.testing.assert_allclose(prior.evidence(likelihood, y), expected[2], rtol=1e-8)
+    np.testing.assert_allclose(mean.ravel(), expected[0], atol=1e-8)
+    np.testing.assert_allclose(covariance, expected[1], atol=1e-8)
+    np.testing.assert_allclose(evidence, expected[2], rtol=1e-8)
 
 
 @pytest.mark.usefixtures("x64")
@@ -77,10 +92,10 @@ def test_a_mask_is_the_matrix_of_the_kept_rows(name):
     masked = Likelihood(operators.Mask(MASK), noise.Gaussian(np.full(SHAPE, 0.3)))
     kept = Likelihood(operators.Matrix(np.eye(SIZE)[MASK.ravel()], SHAPE), noise.Gaussian(0.3))
     few = y[MASK]
-    np.testing.assert_allclose(prior.evidence(masked, y), prior.evidence(kept, few), rtol=1e-11)
-    a, b = prior.posterior(masked, y), prior.posterior(kept, few)
-    np.testing.assert_allclose(a.mean, b.mean, atol=1e-11)
-    np.testing.assert_allclose(a.covariance, b.covariance, atol=1e-11)
+    a, b = conditioned(prior, masked, y), conditioned(prior, kept, few)
+    np.testing.assert_allclose(a[2], b[2], rtol=1e-11)
+    np.testing.assert_allclose(a[0], b[0], atol=1e-11)
+    np.testing.assert_allclose(a[1], b[1], atol=1e-11)
     x = PRIORS[name][0]().mean
     nll = [model.negative_log_likelihood(x, data) for model, data in ((masked, y), (kept, few))]
     np.testing.assert_allclose(*nll, rtol=1e-12)
@@ -161,11 +176,11 @@ def test_a_sample_depends_on_the_key_and_its_number_only(key):
 def test_log_prob(name):
     prior, covariance = PRIORS[name][0](), PRIORS[name][1]
     law = scipy.stats.multivariate_normal(MEAN.ravel(), covariance, allow_singular=True)
-    for x in prior.sample(3, key=jax.random.key(1)):
-        np.testing.assert_allclose(prior.log_prob(x), law.logpdf(np.asarray(x).ravel()), rtol=1e-8)
+    for x in np.asarray(prior.sample(3, key=jax.random.key(1))):
+        np.testing.assert_allclose(log_prob(prior, x), law.logpdf(np.asarray(x).ravel()), rtol=1e-8)
     outside = MEAN + RNG.normal(size=SHAPE)
     rank = np.linalg.matrix_rank(covariance)
-    assert np.isfinite(prior.log_prob(outside)) == (rank == SIZE)
+    assert np.isfinite(log_prob(prior, outside)) == (rank == SIZE)
 
 
 def test_log_prob_of_draws_is_finite_in_float32(key):
@@ -179,14 +194,14 @@ def test_the_posterior_is_an_oracle():
     prior = PRIORS["singular"][0]()
     parts = [Likelihood(operators.Matrix(m, SHAPE), noise.Gaussian(0.3)) for m in MATRICES.values()]
     y = [RNG.normal(size=5), RNG.normal(size=50)]
-    first = prior.posterior(parts[0], y[0])
-    in_turn = first.posterior(parts[1], y[1])
+    first = posterior_of(prior, parts[0], y[0])
+    in_turn = posterior_of(first, parts[1], y[1])
     both = Likelihood(operators.stack([part.operator for part in parts]), noise.Gaussian(0.3))
-    at_once = prior.posterior(both, tuple(y))
+    at_once = posterior_of(prior, both, tuple(y))
     np.testing.assert_allclose(in_turn.mean, at_once.mean, atol=1e-9)
     np.testing.assert_allclose(in_turn.covariance, at_once.covariance, atol=1e-9)
-    chain = prior.evidence(parts[0], y[0]) + first.evidence(parts[1], y[1])
-    np.testing.assert_allclose(chain, prior.evidence(both, tuple(y)), rtol=1e-9)
+    chain = evidence_of(prior, parts[0], y[0]) + evidence_of(first, parts[1], y[1])
+    np.testing.assert_allclose(chain, evidence_of(prior, both, tuple(y)), rtol=1e-9)
 
 
 class Cosine(eqx.Module):
@@ -206,12 +221,17 @@ def test_score_and_denoiser(name):
     law = scipy.stats.multivariate_normal(scale * MEAN.ravel(), scale**2 * covariance + std**2 * np.eye(SIZE))
     h = 1e-5
     differences = [(law.logpdf(x.ravel() + h * e) - law.logpdf(x.ravel() - h * e)) / (2 * h) for e in np.eye(SIZE)]
-    score = prior.score(Cosine())(jnp.asarray(t), x)
+
+    @jax.jit
+    def computed(prior, t, x):
+        noised = prior.noised(Cosine(), t).log_prob(x)
+        return prior.score(Cosine())(t, x), noised, prior.denoiser(Cosine())(t, x)
+
+    score, noised, denoised = computed(prior, t, x)
     # The log-density is quadratic: only rounding, 1e-13 over 1e-5.
     np.testing.assert_allclose(score.ravel(), differences, atol=1e-7)
-    np.testing.assert_allclose(prior.noised(Cosine(), t).log_prob(x), law.logpdf(x.ravel()), rtol=1e-10)
+    np.testing.assert_allclose(noised, law.logpdf(x.ravel()), rtol=1e-10)
     # Tweedie: the denoiser is (x + std^2 score) / scale.
-    denoised = prior.denoiser(Cosine())(jnp.asarray(t), x)
     np.testing.assert_allclose(denoised, (x + std**2 * score) / scale, atol=1e-10)
 
 
@@ -232,13 +252,13 @@ def test_as_latent(name):
     assert latent.image_shape == SHAPE
     z = latent.sample_latent(key=jax.random.key(0))
     assert z.shape == latent.latent_shape
-    x = latent.decode(z)
-    again = latent.encode(x)
-    np.testing.assert_allclose(latent.decode(again), x, atol=1e-9)
+    x = decode(latent, z)
+    again = encode(latent, x)
+    np.testing.assert_allclose(decode(latent, again), x, atol=1e-9)
     assert latent.energy(again) <= latent.energy(z) + 1e-9
     np.testing.assert_allclose(latent.energy(z), 0.5 * np.sum(np.asarray(z) ** 2))
     # The image has the prior's covariance.
-    jacobian = np.asarray(jax.jacobian(latent.decode)(z)).reshape(SIZE, -1)
+    jacobian = np.asarray(derivative(latent, z)).reshape(SIZE, -1)
     np.testing.assert_allclose(jacobian @ jacobian.T, PRIORS[name][1], atol=1e-12)
 
 
