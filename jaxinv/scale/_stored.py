@@ -23,6 +23,11 @@ class StoredArray:
 
     - `shape`, `dtype`, `ndim`, `size`, `nbytes`: as of a NumPy array.
 
+    `open_results` and `solve_many` make it:
+
+    - `array`: the array of tensorstore; `count`: the number of problems.
+    - `store`, `key`: the path of the store, for errors, and the kind of random key that the numbers are, or `None`.
+
     **Raises:** a read raises a `ValueError` if a chunk is damaged.
 
     !!! example
