@@ -57,7 +57,7 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "calibration", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
@@ -66,6 +66,7 @@ ORDER = [
 MODULES = (
     "operators",
     "classical",
+    "calibration",
     "generative",
     "training",
     "subspace",
