@@ -59,7 +59,7 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["_linear_gaussian", "oracles", "classical", "mri", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "calibration", "mri", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
@@ -68,6 +68,7 @@ ORDER = [
 MODULES = (
     "operators",
     "classical",
+    "calibration",
     "generative",
     "training",
     "subspace",
