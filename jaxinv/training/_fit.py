@@ -209,17 +209,18 @@ def fit(
         examples, count = validation_data
         validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
         callback = lambda: run.record_validation(float(validate()))
-    fill = None
-    if batches is not None:
-        source = batches
 
-        def fill(step: int, steps: int) -> TrainingSpec:
-            filled = source.fill(spec, step, steps, sizes.chunk_size)
-            # The checkpoint is written when these steps are done.
-            run.data_state = source.state()
-            return filled
+    def fill(step: int, steps: int) -> TrainingSpec:
+        assert batches is not None
+        filled = batches.fill(spec, step, steps, sizes.chunk_size)
+        # The checkpoint is written when these steps are done.
+        run.data_state = batches.state()
+        return filled
 
-    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=fill)
+    filling = None if batches is None else fill
+    run_chunks(
+        spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=filling
+    )
     history = {
         "loss": run.losses,
         "validation": run.validation,
