@@ -244,6 +244,8 @@ DATA = {
 # Public modules that a verb returns, or makes for a method.
 MADE = {
     "Solution",
+    "diffusion.PosteriorCheck",
+    "diffusion.PriorCheck",
     "diffusion.extend.CurvedProblem",
     "diffusion.extend.DenseProblem",
     "diffusion.extend.ExactProblem",
@@ -252,6 +254,10 @@ MADE = {
     "diffusion.extend.Problem",
     "diffusion.extend.ShiftView",
     "dip.Problem",
+    "generative.RangeCheck",
+    "metrics.Calibration",
+    "metrics.EnergyTest",
+    "metrics.SteinTest",
     "operators.Certificate",
     "subspace.KMeans",
     "subspace.PCA",
