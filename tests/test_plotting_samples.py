@@ -1,10 +1,11 @@
 """Figures of samples and of paths: every image in its place, every path with its times."""
 
+import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 import pytest
 
-from jaxinv import plotting
+from jaxinv import diffusion, metrics, plotting
 
 
 def normal(*shape):
@@ -95,6 +96,25 @@ def test_images():
 
 
 PAIR = (np.linspace(0, 1, 5), normal(3, 5, 1))
+
+
+def test_ranks_by_name_and_a_check():
+    ranks = np.random.default_rng(0).integers(0, 20, size=(100, 2))
+    figure = plotting.calibration({"mean": ranks[:, 0], "energy": ranks[:, 1]}, 19)
+    assert [axes.get_title() for axes in figure.axes] == ["mean", "energy"]
+    draws = normal(50, 9)
+    stein = metrics.SteinTest(*map(jnp.asarray, (0.5, 0.5, 1.0)))
+    numbers = map(jnp.asarray, (0.6, 0.1, 1e-4, draws[:, 0], draws[:, 1:], 0.9, 50.0))
+    check = diffusion.PosteriorCheck(stein, *numbers, 50)
+    figure = plotting.posterior_check(check)
+    assert "spread too little" in figure.texts[0].get_text()
+    (line, *_), (point, *_) = figure.axes[2].lines, figure.axes[1].lines
+    assert line.get_xdata()[0] == 1
+    assert point.get_xdata() == [0.5]
+    assert point.get_color() == "C0"
+    assert figure.axes[2].containers[0].lines[0].get_color() == "C3"
+    with pytest.raises(ValueError, match="for one problem; got ndarray"):
+        plotting.posterior_check(draws)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from ._compare import compare as compare
 from ._figure import save as save, show as show
 from ._grid import sample_grid as sample_grid
 from ._mode_coverage import mode_coverage as mode_coverage
+from ._posterior_check import posterior_check as posterior_check
 from ._trajectories import trajectories as trajectories
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "calibration",
     "compare",
     "mode_coverage",
+    "posterior_check",
     "sample_grid",
     "save",
     "show",

@@ -62,6 +62,9 @@ def calibration(
         figure = plotting.calibration(ranks, 99, titles=["mean", "upper left pixel"])
         ```
     """
+    if isinstance(ranks, Mapping) and ranks:
+        titles = list(ranks) if titles is None else titles
+        ranks = np.stack([np.asarray(each) for each in ranks.values()], axis=-1)
     ranks = _check_ranks(ranks, num_samples)
     n, k = ranks.shape
     bins = _choose_bins(bins, n, num_samples)
