@@ -129,8 +129,8 @@ def calibrate(
     """Estimate unknown numbers of a measurement: `min_p criterion(build(p), y)`, with standard errors.
 
     All points of a grid are evaluated at once, by `jax.vmap`. From the best of them Newton's method goes on with the
-    curvature of the criterion at the scale at which it matters: each step fits a parabola to points one standard error
-    apart (but not closer than `resolution`), until the last. Such differences do not mind the kinks that linear
+    curvature of the criterion at the scale at which it matters: each step fits a parabola to points a quarter of a
+    standard error apart, but not closer than `resolution`. Such differences do not mind the kinks that linear
     interpolation makes, which a derivative sees and nothing else.
 
     **Arguments:**
@@ -141,8 +141,9 @@ def calibrate(
     - `widths`: how far each may be from the guess, a tree like `parameters`. The search stays within.
     - `y`: the measurement.
     - `criterion`: `PenalisedMisfit(weight)` for geometry, `Evidence(prior)` for all, or one of your own.
-    - `resolution`: the smallest distance over which the criterion is smooth, a tree like `parameters`: half a pixel for
-      the centre of rotation, whose criterion has ripples of the period of the pixels. By default 0, for what is smooth.
+    - `resolution`: the smallest distance over which the criterion is smooth, a tree like `parameters`: a quarter of a
+      pixel for the centre of rotation, whose criterion has ripples of the period of the pixels. By default 0, for what
+      is smooth.
     - `grid`: the number of points for each parameter, static; at least 3. There are `grid ** n` points for `n`.
     - `max_steps`: the number of steps of Newton's method, static.
 
@@ -166,12 +167,13 @@ def calibrate(
         )
         y = scan(1.3).simulate(jaxinv.data.shepp_logan(16), key=jax.random.key(0))
         misfit = calibration.PenalisedMisfit(100.0)
-        found = calibration.calibrate(scan, 0.0, y, widths=3.0, criterion=misfit, resolution=1.0)
+        found = calibration.calibrate(scan, 0.0, y, widths=3.0, criterion=misfit, resolution=0.5)
         print(found.value, found.aux["standard_error"])
         ```
 
-    The centre of rotation of simulated scans (60 views of 64 bins, of phantoms four times as fine, noise of .5 to 5 %)
-    is found to .1 bin with pixels of two bins, and to .25 bin with pixels of one.
+    The centre of rotation of simulated scans (60 views over half a turn, 64 bins, noise of .5 to 5 %, of Shepp and
+    Logan's phantom with pixels of a quarter bin) was found to .07 bin with pixels of two bins and `resolution=0.5`, six
+    cases out of six. With pixels of one bin, which fit more of the noise, errors were up to .25 bin.
     """
     if not isinstance(criterion, AbstractCriterion):
         raise ValueError(f"`criterion` must be one of `jaxinv.calibration`; got {criterion!r}.")
@@ -233,7 +235,8 @@ def _newton(
     best = jnp.asarray(offsets, centre.dtype)[jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))]
     move = jnp.where(positive & jnp.all(jnp.isfinite(move)), jnp.clip(move, -1, 1), best)
     target = jnp.clip(centre + move * step, first - half, first + half)
-    error = jnp.where(positive, jnp.sqrt(jnp.abs(jnp.diagonal(covariance))) * step, step)
+    # A quarter of a standard error: closer, rounding would count, and further, what a parabola leaves out.
+    error = jnp.where(positive, 0.25 * jnp.sqrt(jnp.abs(jnp.diagonal(covariance))) * step, step)
     return target, jnp.clip(error, jnp.maximum(least, step / 8), step), here, hessian / step[:, None] / step[None]
 
 

@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _own_parsers.add_reconstruct(commands)
     _own_parsers.add_simulate(commands)
+    _own_parsers.add_calibrate(commands)
     _add_evaluate(commands)
     _add_sample(commands)
     _add_dip(commands)

@@ -99,6 +99,23 @@ def test_error_bars_of_a_folder_of_pictures(folder, capsys):
 
 
 @pytest.mark.slow
+def test_the_centre_of_rotation_of_a_scan(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    angles = np.linspace(0, np.pi, 40, endpoint=False)
+    fine = operators.ParallelBeam((96, 96, 1), angles, 163, 0.25, 0.25, centre_offset=-1.4)
+    # One bin of the forty is not full, and is left out.
+    place = (np.arange(96) - 47.5) / 4
+    blob = lambda x, y, r: np.exp(-0.5 * ((place[None] - x) ** 2 + (place[:, None] - y) ** 2) / r**2)
+    image = blob(3, 2, 3) + blob(-4, 1, 2) + blob(0, -5, 1.5)
+    y = np.asarray(fine(image[..., None].astype(np.float32)))[:, :160, 0].reshape(40, 40, 4).mean(2)
+    np.savez("scan.npz", sinogram=y, angles=angles)
+    assert cli.main(["calibrate", "scan.npz", "--width", "3"]) == 0
+    found = float(capsys.readouterr().out.rsplit("--offset ", 1)[1])
+    # The middle of what is left is 3/8 of a bin to the left.
+    np.testing.assert_allclose(found, -1.4 - 0.375, atol=0.15)
+
+
+@pytest.mark.slow
 def test_a_deep_image_prior(folder):
     own = ["reconstruct", "scan.tif", "--flat", "flat.tif", "--dark", "dark.tif", "--operator", "parallel:0:180"]
     assert cli.main([*own, "--prior", "dip", "--steps", "40", "--size", "16", "--output", "x.png"]) == 0

@@ -1,4 +1,4 @@
-"""The command lines for a measurement of the user: `jaxinv reconstruct` and `jaxinv simulate`, and their checks."""
+"""The command lines for files of the user, `jaxinv reconstruct`, `simulate` and `calibrate`, and their checks."""
 
 import argparse
 from pathlib import Path
@@ -126,6 +126,59 @@ def add_simulate(commands) -> None:
         default=Path("measurement.npz"),
         help="the measurement to write: .npy, .npz, .h5 or .tif",
     )
+
+
+def add_calibrate(commands) -> None:
+    """The parser of `jaxinv calibrate`."""
+    command = add_command(
+        commands,
+        "calibrate",
+        run=_run_calibrate,
+        check=_check_calibrate,
+        help="find the centre of rotation of a scan of your own",
+        description=(
+            "This command finds how far the middle of the detector is from the axis of rotation, for a scan with "
+            "parallel rays, by how well any image explains the measurement. It prints the offset, in detector bins, "
+            "for `jaxinv reconstruct`, and its standard error."
+        ),
+    )
+    command.add_argument("file", type=Path, metavar="MEASUREMENT", help="the file, or the folder of projections")
+    command.add_argument(
+        "--operator",
+        metavar="SPEC",
+        help="parallel:START:STOP, the range of angles in degrees, or a .toml file (default: the angles in the file)",
+    )
+    command.add_argument(
+        "--width", type=above_zero, help="how far to search, in bins (default: a tenth of the detector)"
+    )
+    command.add_argument("--offset", type=number, help="the first guess, in bins (default: 0)")
+    command.add_argument("--every", type=positive, metavar="N", help="use every N-th angle")
+    command.add_argument("--dataset", metavar="NAME", help="the name of the array, in a file that holds several")
+    command.add_argument("--slice", type=_index, help="the row of the detector, from 0 (default: the middle one)")
+    command.add_argument("--flat", type=Path, help="frames without the object, by which counts become line integrals")
+    command.add_argument("--dark", type=Path, help="frames with the beam off")
+
+
+def _check_calibrate(options: argparse.Namespace) -> None:
+    from ._spec import Choice, fit, parse, with_options
+
+    for path in (options.file, options.flat, options.dark):
+        if path is not None and not path.exists():
+            raise ValueError(f"There is no file {path}.")
+    spec = parse(options.operator or _known_operator(options))
+    if spec.kind != "parallel":
+        raise ValueError(f"`jaxinv calibrate` is for scans with parallel rays; the operator is {spec.kind}.")
+    spec = with_options(spec, {name: getattr(options, name) for name in ("offset", "every")})
+    choice = Choice(*(getattr(options, name) for name in Choice._fields))
+    fitted = fit(spec, choice)
+    options.checked = spec, choice, fitted
+
+
+def _run_calibrate(options: argparse.Namespace) -> None:
+    from ._calibrate import run
+
+    spec, choice, fitted = options.checked
+    run(spec=spec, choice=choice, fitted=fitted, width=options.width)
 
 
 def _add_scan(command: argparse.ArgumentParser) -> None:
