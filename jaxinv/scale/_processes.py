@@ -27,7 +27,13 @@ class State(enum.IntEnum):
 
 
 class ProcessError(RuntimeError):
-    """Another process of the run died, or did not finish its part."""
+    """Another process of the run died, or did not finish its part.
+
+    - `message`: which one, and what is missing.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
 
 
 class Processes:

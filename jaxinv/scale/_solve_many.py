@@ -113,6 +113,7 @@ def solve_many(
     """
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
+    _check_options(store, on_chunk, gather)
     processes = Processes(mesh)
     try:
         source = open_source(solve, problems, processes.mesh, num_problems)
@@ -133,3 +134,12 @@ def solve_many(
             "goes on from there."
         )
     return job.deliver(states, gather)
+
+
+def _check_options(store: Any, on_chunk: Any, gather: Any) -> None:
+    if store is not None and not (isinstance(store, str | os.PathLike) and os.fspath(store)):
+        raise ValueError(f"`store` must be a path or a URL; got {store!r}.")
+    if on_chunk is not None and not callable(on_chunk):
+        raise ValueError(f"`on_chunk` must be a function `on_chunk(start, results)`; got {type(on_chunk).__name__}.")
+    if not isinstance(gather, bool):
+        raise ValueError(f"`gather` must be True or False; got {gather!r}.")

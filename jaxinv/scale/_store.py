@@ -113,7 +113,7 @@ class Store:
         try:
             self._open_arrays(create=False)
         except ValueError as error:
-            raise ValueError(f"The store {self.url} is damaged: {first_line(error)}") from error
+            raise ValueError(f"The store {self.url} is damaged: {first_line(error)}. Delete it.") from error
 
     def compare(self, settings: dict[str, str], versions: dict[str, str]) -> None:
         """Raise a `ValueError` that says what differs if the store is of another run."""

@@ -21,7 +21,14 @@ class StoredArray:
     `array[3]`, `array[100:200]`, `array[[1, 5]]` and `array[mask]` are NumPy arrays, and `numpy.asarray(array)` reads
     the whole.
 
-    - `shape`, `dtype`, `ndim`, `size`, `nbytes`: as of a NumPy array.
+    `shape`, `dtype`, `ndim`, `size` and `nbytes` are as of a NumPy array.
+
+    **Arguments:** `open_results` and `solve_many` make such arrays.
+
+    - `array`: the array of tensorstore, which may have more rows.
+    - `count`: the number of rows.
+    - `store`: the path of the store, for messages.
+    - `key`: the generator of random keys, if the array holds keys.
 
     `open_results` and `solve_many` make it:
 

@@ -352,6 +352,10 @@ BAD = {"x": np.ones((5, 3)), "y": np.ones((5,))}
         (jnp.sum, np.ones(5), {"chunk_size": True}, "`chunk_size` must be an integer"),
         (jnp.sum, np.ones(5), {"mesh": 8}, "`mesh` must be a `jax.sharding.Mesh`.*got int"),
         (jnp.sum, np.ones(5), {"progress": "tqdm"}, "`progress` must be a diffrax progress meter"),
+        (jnp.sum, np.ones(5), {"store": 3}, "`store` must be a path or a URL; got 3"),
+        (jnp.sum, np.ones(5), {"store": ""}, "`store` must be a path or a URL; got ''"),
+        (jnp.sum, np.ones(5), {"on_chunk": 3}, "`on_chunk` must be a function .*got int"),
+        (jnp.sum, np.ones(5), {"gather": "yes"}, "`gather` must be True or False; got 'yes'"),
     ],
 )
 def test_wrong_input(solve, problems, options, match):
