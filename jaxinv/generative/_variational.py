@@ -92,10 +92,10 @@ def variational_posterior(
     """Draw `G(z)` with `z` from the law `q` of a family that is closest to the posterior `p(z | y)`.
 
     It maximises the evidence lower bound, `E_q[log p(y | G(z)) - weight * energy(z)] + entropy(q)`, over means and
-    deviations, by gradients through a few draws of `q` in each step. That takes a hundredth of the gradients of
-    `sample_posterior`, and its draws are independent. But `q` has one mode and no correlations: where latents depend on
-    each other, its deviations are too small, those of a Gaussian with precision `P` being `P_ii^{-1/2}` in place of
-    `(P^{-1})_ii^{1/2}`.
+    deviations, by gradients through a few draws of `q` in each step. Its cost is known beforehand, `restarts *
+    num_steps * num_draws` gradients, and its draws are independent, unlike those of `sample_posterior`. But `q` has one
+    mode and no correlations: where latents depend on each other, its deviations are too small, those of a Gaussian with
+    precision `P` being `P_ii^{-1/2}` in place of `(P^{-1})_ii^{1/2}`.
 
     **Arguments:**
 
@@ -133,8 +133,8 @@ def variational_posterior(
         mean, spread = solution.value.mean(0), solution.value.std(0)
         ```
 
-    Measured against NUTS, on 8 x 8 digits (`benchmarks/latent_posteriors.py`): see "Latent posteriors" among the
-    benchmarks.
+    On Gaussian posteriors the means and the deviations `P_ii^{-1/2}` are reached to 6 % and 3 % of a deviation (tests).
+    `benchmarks/latent_posteriors.py` compares it with NUTS, under a VAE and a flow.
     """
     check_key(key)
     numbers = {"num_samples": num_samples, "num_steps": num_steps, "num_draws": num_draws, "restarts": restarts}

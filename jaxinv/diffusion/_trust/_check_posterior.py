@@ -181,8 +181,9 @@ def check_posterior(
         print(diffusion.check_posterior(likelihood, score, narrow, y, key=jax.random.key(3)))
         ```
 
-    Measured, on exact posteriors and wrong ones (`benchmarks/trust.py`): see "How do I know whether to trust my
-    samples" in the documentation.
+    Measured, on a mixture of two modes in 4 dimensions with one measurement, 100 samples each (tests): of 100 problems
+    at least 93 pass with exact draws, under a tenth with 60 % of the variance or with a shift of .3, and none with
+    copies of one draw.
     """
     check_key(key)
     check_draws(num_draws, SIGNIFICANCE / 3)
