@@ -20,6 +20,7 @@ import jaxinv
 from jaxinv import (
     Likelihood,
     Solution,
+    calibration,
     classical,
     diffusion,
     dip,
@@ -217,6 +218,7 @@ ROWS = [
     Row(oracles.GaussianMixture, "matrices", lambda v: components(covariances=v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
+    keyword(calibration.PenalisedMisfit, "weight", 1.0, NOT_NEGATIVE),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
     keyword(regularisers.Smoothed, "eps", 0.1, POSITIVE),
     Row(subspace.From, "initial", lambda v: subspace.From(v * jnp.ones((2, *SHAPE))), 1.0, FINITE),
@@ -334,6 +336,11 @@ def regularised(penalty):
     return classical.fista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, regulariser=penalty, weight=1.0)
 
 
+def calibrated(criterion):
+    build = lambda gain: Likelihood(gain * IDENTITY, noise.Gaussian(1.0))
+    return calibration.calibrate(build, 1.0, ONES, widths=0.5, criterion=criterion, grid=3, max_steps=1)
+
+
 def latent(prior, **options):
     likelihood = Likelihood(IDENTITY, noise.Gaussian(1.0))
     return generative.reconstruct(likelihood, prior, ONES, key=KEY, max_steps=3, **options)
@@ -365,6 +372,7 @@ USES = {
     ),
     operators.AbstractOperator: lambda m: measured(Likelihood(m, noise.Gaussian(1.0))),
     noise.AbstractNoise: lambda m: measured(Likelihood(IDENTITY, m)),
+    calibration.AbstractCriterion: calibrated,
     regularisers.AbstractRegulariser: regularised,
     regularisers.Smoothed: lambda m: classical.tv(
         Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, kind=m, max_steps=3
