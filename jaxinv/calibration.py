@@ -202,7 +202,8 @@ def calibrate(
     good = positive & inside & jnp.isfinite(value)
     covariance = jnp.where(good, covariance, jnp.nan)
     errors = jnp.sqrt(jnp.diagonal(covariance))
-    result = reject(RESULTS.where(good, RESULTS.successful, RESULTS.breakdown), valid(criterion))
+    result = reject(RESULTS.successful, valid(criterion))
+    result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.breakdown, result)
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     aux = {"standard_error": unravel(errors), "covariance": covariance}
