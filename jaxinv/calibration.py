@@ -13,15 +13,15 @@ import numpy as np
 from jaxtyping import Array
 
 from . import classical
-from ._arrays import HIGHEST, as_factor, check_count
+from ._arrays import HIGHEST, as_factor, check_count, is_concrete
 from ._module import Module
-from ._solution import RESULTS, Solution
+from ._solution import RESULTS, Solution, reject
 from ._types import Checked, PyTree, Scalar, State
 from .likelihood import Likelihood
 from .operators import FunctionOperator
 from .oracles import Gaussian
 from .regularisers import AbstractRegulariser, Tikhonov, image_gradient
-from .requirements import Requirement, not_negative
+from .requirements import Requirement, not_negative, valid
 
 __all__ = ["AbstractCriterion", "Evidence", "PenalisedMisfit", "calibrate"]
 
@@ -79,10 +79,13 @@ class PenalisedMisfit(AbstractCriterion):
         if regulariser is None:
             domain: Any = likelihood.operator.domain
             regulariser = Tikhonov(FunctionOperator(image_gradient, domain))
-        x = classical.tikhonov(
+        solution = classical.tikhonov(
             likelihood, y, weight=self.weight, regulariser=regulariser, max_steps=self.max_steps, rtol=1e-4
-        ).value
-        return likelihood.negative_log_likelihood(x, y) + self.weight * regulariser(x)
+        )
+        value = likelihood.negative_log_likelihood(solution.value, y) + self.weight * regulariser(solution.value)
+        solved = (solution.result == RESULTS.successful) | (solution.result == RESULTS.max_steps_reached)
+        # Points at which nothing was solved, such as a negative level of the noise, are out of the question.
+        return jnp.where(solved, value, jnp.nan)
 
 
 class Evidence(AbstractCriterion):
@@ -150,7 +153,8 @@ def calibrate(
     **Returns:** a `Solution`; its value is a tree like `parameters`. `aux` is a dict: `standard_error`, a tree like
     `parameters`, and `covariance`, `(n, n)`, the inverse of the curvature. Errors of the model, such as the coarseness
     of the pixels, are not in it. `stats` has the `criterion` at the solution. The result is `breakdown`, and the
-    standard error NaN, where the criterion has no minimum within the widths.
+    standard error NaN, where the criterion has no minimum within the widths; `nonfinite_measurement` and
+    `invalid_parameter` as for every verb.
 
     **Raises:** `ValueError` for trees that are not alike, widths that are not positive, or too small a grid.
 
@@ -183,7 +187,7 @@ def calibrate(
     first, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(_as_real, parameters))
     half = _like(widths, parameters, "widths", first)
     least = jnp.zeros_like(first) if resolution is None else _like(resolution, parameters, "resolution", first)
-    if not isinstance(half, jax.core.Tracer) and not bool(jnp.all(half > 0)):
+    if is_concrete(half) and not bool(jnp.all(half > 0)):
         raise ValueError(f"`widths` must be positive; got {widths}.")
     lattice = np.array(list(itertools.product(np.linspace(-1, 1, grid), repeat=first.size)))
     points = first[None] + jnp.asarray(lattice, first.dtype) * half[None]
@@ -198,7 +202,10 @@ def calibrate(
     good = positive & inside & jnp.isfinite(value)
     covariance = jnp.where(good, covariance, jnp.nan)
     errors = jnp.sqrt(jnp.diagonal(covariance))
-    result = RESULTS.where(good, RESULTS.successful, RESULTS.breakdown)
+    result = reject(RESULTS.successful, valid(criterion))
+    result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.breakdown, result)
+    finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
+    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     aux = {"standard_error": unravel(errors), "covariance": covariance}
     return Solution(unravel(centre), result, {"criterion": value}, aux)
 

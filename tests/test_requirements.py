@@ -20,6 +20,7 @@ import jaxinv
 from jaxinv import (
     Likelihood,
     Solution,
+    calibration,
     classical,
     diffusion,
     dip,
@@ -246,6 +247,7 @@ ROWS = [
     keyword(pnp.HQS, "sigma_min", 0.1, (0.0, -1.0, 1.0, NAN), 2),
     keyword(pnp.HQS, "weight", 0.2, POSITIVE, 2),
     keyword(pnp.HQS, "rtol", 1e-3, NOT_NEGATIVE, 2),
+    keyword(calibration.PenalisedMisfit, "weight", 1.0, NOT_NEGATIVE),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
     keyword(regularisers.Box, "low", 0.1, (2.0, NAN, INF), high=1.0),
     keyword(regularisers.Box, "high", 1.0, (-1.0, NAN, INF), low=0.0),
@@ -378,6 +380,11 @@ def regularised(penalty):
     return classical.fista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, regulariser=penalty, weight=1.0)
 
 
+def calibrated(criterion):
+    build = lambda gain: Likelihood(gain * IDENTITY, noise.Gaussian(1.0))
+    return calibration.calibrate(build, 1.0, ONES, widths=0.5, criterion=criterion, grid=3, max_steps=1)
+
+
 def latent(prior, **options):
     likelihood = Likelihood(IDENTITY, noise.Gaussian(1.0))
     return generative.reconstruct(likelihood, prior, ONES, key=KEY, max_steps=3, **options)
@@ -409,6 +416,7 @@ USES = {
     ),
     operators.AbstractOperator: lambda m: measured(Likelihood(m, noise.Gaussian(1.0))),
     noise.AbstractNoise: lambda m: measured(Likelihood(IDENTITY, m)),
+    calibration.AbstractCriterion: calibrated,
     regularisers.AbstractRegulariser: regularised,
     regularisers.Smoothed: lambda m: classical.tv(
         Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, kind=m, max_steps=3

@@ -28,6 +28,7 @@ class Own(NamedTuple):
     - `operator`, `y`: the operator, and the measurement, in the unit of the file (line integrals for a scan).
     - `spacing`: the side of a pixel of the image in mm, if the file says it; the values of a scan are per mm then, and
       otherwise per detector bin.
+    - `std`: the standard deviation of the noise, once it is known.
     - `first`: a first image, for the figure: what was measured, or filtered back-projection.
     """
 
@@ -36,6 +37,7 @@ class Own(NamedTuple):
     y: Array
     spacing: float | None
     first: np.ndarray | None
+    std: float = 1.0
 
 
 def measured(spec: Spec, choice: Choice, fitted: Fitted) -> Own:
@@ -153,7 +155,7 @@ def noise_level(own: Own) -> float:
         rows, columns = np.meshgrid(*(np.linspace(-1, 1, n) for n in y.shape[:2]), indexing="ij")
         outer = (np.hypot(rows, columns) > 1)[..., None] & (np.asarray(own.operator.measured) > 0)
         values = y[outer] if outer.sum() >= 16 else y[np.asarray(own.operator.measured) > 0]
-        parts = np.concatenate([values.real, values.imag])
+        parts = np.concatenate([np.real(values), np.imag(values)])
         return max(float(np.median(np.abs(parts))) / _MEDIAN, least) or 1.0
     least = _LEAST * float(np.ptp(y))
     if y.ndim != 3 or min(y.shape[:2]) < 3:

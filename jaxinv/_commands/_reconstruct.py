@@ -35,6 +35,7 @@ def run(
     std = noise_level(own) if level is None else level
     said = "estimated" if level is None else "given"
     print(f"{own.heading}; noise of standard deviation {std:.3g}, {said}. {fitted.note}".rstrip())
+    own = own._replace(std=std)
     likelihood = Likelihood(own.operator, noises.Gaussian(std))
     began = time.perf_counter()
     found = SOLVERS[kind](likelihood, own, settings, jax.random.key(seed))

@@ -85,7 +85,7 @@ def _tikhonov(likelihood: Likelihood, own: Own, settings: Settings, key: Key) ->
 
 def _weighted(solve: Any, likelihood: Likelihood, own: Own, settings: Settings, first: Any) -> Found:
     """The image for the weight of the user, or for the largest weight whose residual the noise explains (Morozov)."""
-    std = float(likelihood.noise.std)
+    std = own.std
     y = own.y
     trial = lambda weight, rtol: solve(likelihood, y, jnp.float32(weight), jnp.float32(rtol))
     if settings.weight is not None:
@@ -186,10 +186,10 @@ def _sampled(likelihood: Likelihood, own: Own, settings: Settings, key: Key) -> 
 
 def _dip(likelihood: Likelihood, own: Own, settings: Settings, key: Key) -> Found:
     """The networks make images in (0, 1), so the measurement is that of such an image: `y - black A(1)`, scaled."""
-    scale = _scale(likelihood, own)
-    operator, y = likelihood.operator, own.y
+    scale = _scale(own)
+    operator, y = own.operator, own.y
     constant = operator(jnp.full(operator.domain.shape, scale.black, jnp.float32))
-    noisy = Likelihood(operator, noise.Gaussian(likelihood.noise.std / scale.unit))
+    noisy = Likelihood(operator, noise.Gaussian(own.std / scale.unit))
     network = models.SkipUNet(operator.domain.shape, rngs=_networks.rngs_of(jax.random.fold_in(key, 0)))
     checkpoint = scratch_file(settings.output)
     steps = settings.steps or _DIP_STEPS
@@ -213,18 +213,19 @@ def _dip(likelihood: Likelihood, own: Own, settings: Settings, key: Key) -> Foun
     return Found(jnp.asarray(scale.write(np.asarray(solution.value))), note=note)
 
 
-def _scale(likelihood: Likelihood, own: Own) -> Scale:
-    if likelihood.operator.is_tomograph:
-        return Scale(0.0, 1.5 * float(brightest(likelihood.operator, own.y)))
+def _scale(own: Own) -> Scale:
+    if own.operator.is_tomograph:
+        return Scale(0.0, 1.5 * float(brightest(own.operator, own.y)))
     if own.first is None and jnp.iscomplexobj(own.y):
-        return scale_of(np.asarray(likelihood.operator.adjoint(own.y)))
-    known = np.broadcast_to(np.asarray(likelihood.operator.measured) > 0, own.y.shape)
+        return scale_of(np.asarray(own.operator.adjoint(own.y)))
+    known = np.broadcast_to(np.asarray(own.operator.measured) > 0, own.y.shape)
     return scale_of(np.asarray(own.y)[known])
 
 
 def _in_unit(likelihood: Likelihood, white: float) -> Likelihood:
     """The likelihood of images in which `white` is 1."""
-    return likelihood if white == 1 else Likelihood(white * likelihood.operator, likelihood.noise)
+    operator: Any = likelihood.operator
+    return likelihood if white == 1 else Likelihood(white * operator, likelihood.noise)
 
 
 SOLVERS: dict[str, Solver] = {

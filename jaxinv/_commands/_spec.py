@@ -173,7 +173,7 @@ def _angles(value: Any, folder: Path, source: str) -> Any:
         and all(_number(entry) is not None and type(entry) is not str for entry in value)
     ):
         return tuple(float(entry) for entry in value)
-    parts = [_number(part) for part in value.split(":")] if isinstance(value, str) else []
+    parts: list[Any] = [_number(part) for part in value.split(":")] if isinstance(value, str) else []
     if len(parts) in (2, 3) and None not in parts:
         if len(parts) == 3 and (parts[2] != int(parts[2]) or parts[2] < 1):
             raise ValueError(f"{source}: the number of angles should be a positive whole number; got {parts[2]:g}.")

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._reading import Refused, needing, reading
 from ._measurement import Measurement
-from ._request import _MOST, Request
+from ._request import MOST, Request
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -18,14 +18,15 @@ def read_dicom(path: Path, request: Request) -> Measurement:
     """The pixels of a DICOM file, after slope and intercept, or the table, of its modality."""
     with needing("pydicom", "Reading a DICOM file"):
         import pydicom
-        from pydicom.pixels import apply_modality_lut
+        from pydicom.filereader import read_file_meta_info
+        from pydicom.pixels.processing import apply_modality_lut
 
     # A warning of a value that breaks the standard is no fault of the pixels; those are checked here.
     with reading(path, "a DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         size = path.stat().st_size
-        head = pydicom.filereader.read_file_meta_info(path)
-        if head.get("TransferSyntaxUID") == _DEFLATED and 1032 * size > (request.max_bytes or _MOST):
+        head = read_file_meta_info(path)
+        if head.get("TransferSyntaxUID") == _DEFLATED and 1032 * size > (request.max_bytes or MOST):
             raise Refused("it is deflated as a whole, and may unpack to more than the limit: write it uncompressed.")
         found = pydicom.dcmread(path, defer_size=None)
         for name in ("Rows", "Columns", "BitsAllocated", "PixelData"):

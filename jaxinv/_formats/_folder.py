@@ -11,7 +11,7 @@ import numpy as np
 from .._reading import Refused
 from ._dicom import position
 from ._measurement import Measurement
-from ._request import Request
+from ._request import MOST, Request
 
 _MOST_FILES = 100_000
 
@@ -36,7 +36,7 @@ def read_folder(
     shape = (len(files), *first.values.shape)
     axes = ("slice", *first.axes)
     # Each file is found plausible when it is read; here only the whole counts.
-    whole = request._replace(max_bytes=request.max_bytes or 2**33)
+    whole = request._replace(max_bytes=request.max_bytes or MOST)
     within = {name: k for name, k in request.select.items() if name != "slice"}
     values: list[Measurement] = []
 

@@ -11,7 +11,7 @@ import numpy as np
 from .._reading import reading
 from ._entries import Entry, measured_from, roles_of
 from ._measurement import Measurement
-from ._request import _MOST, Index, Request
+from ._request import MOST, Index, Request
 
 # The types of the elements of a MATLAB file of version 5.
 _MATRIX, _COMPRESSED = 14, 15
@@ -42,7 +42,7 @@ def _read_version_5(path: Path, request: Request) -> Measurement:
     stored = path.stat().st_size
     with warnings.catch_warnings():
         warnings.simplefilter("error", MatReadWarning)
-        check_elements(path.read_bytes(), request.max_bytes or min(_MOST, 1100 * stored))
+        check_elements(path.read_bytes(), request.max_bytes or min(MOST, 1100 * stored))
 
         def load(name: str, index: Index) -> Any:
             found = loadmat(path, variable_names=[name])[name]

@@ -104,4 +104,4 @@ class Measurement:
             )
         if not np.isfinite(frames).all():
             raise ValueError(f"The {name} field holds {int(np.sum(~np.isfinite(frames)))} values that are not finite.")
-        return np.mean(frames, axis=0, dtype=np.float64).astype(np.float32)
+        return np.asarray(np.mean(frames, axis=0, dtype=np.float64), np.float32)

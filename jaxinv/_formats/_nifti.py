@@ -20,9 +20,11 @@ def read_nifti(path: Path, request: Request) -> Measurement:
         import nibabel
 
     with reading(path, "a NIfTI file"):
-        image: Any = nibabel.load(path)  # ty: the type of `load` is that of all formats
-        if not isinstance(image, nibabel.Nifti1Image):
-            raise ValueError(f"it is of the format {type(image).__name__}")
+        found = nibabel.load(path)
+        if not isinstance(found, nibabel.Nifti1Image):
+            raise ValueError(f"it is of the format {type(found).__name__}")
+        # nibabel's types are those of all formats.
+        image: Any = found
         shape, stored = image.shape, path.stat().st_size
         dtype = image.get_data_dtype()
         if path.suffix != ".gz" and int(image.dataobj.offset) + math.prod(shape) * dtype.itemsize > stored:

@@ -11,7 +11,7 @@ from .._reading import Refused, check_unpacked
 
 Index = tuple[slice, ...]
 # Unless the caller says otherwise, no array has more bytes.
-_MOST = 2**33
+MOST = 2**33
 
 
 class Request(NamedTuple):
@@ -53,7 +53,7 @@ class Request(NamedTuple):
         taken = tuple(len(range(n)[part]) for n, part in zip(shape, index, strict=True))
         if self.max_bytes is None:
             check_unpacked(math.prod(shape) * dtype.itemsize, stored)
-        limit, needed = self.max_bytes or _MOST, copies * math.prod(taken) * dtype.itemsize
+        limit, needed = self.max_bytes or MOST, copies * math.prod(taken) * dtype.itemsize
         if needed > limit:
             raise Refused(
                 f"its array of shape {shape} and dtype {dtype} would take {needed / 2**30:.3g} GiB, and the limit is "
