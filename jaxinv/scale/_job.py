@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._types import Checked
 from ._chunk_size import check_chunk_size, choose, first_choice
 from ._fingerprint import run_versions, settings
 from ._interrupts import Interrupts
@@ -39,7 +40,7 @@ class Job:
         source: AbstractSource,
         processes: Processes,
         *,
-        chunk_size: int | None,
+        chunk_size: Checked[int | None],
         store: str | os.PathLike[str] | None,
         on_chunk: Callable[[int, Any], Any] | None,
         progress: diffrax.AbstractProgressMeter[Any] | None,
