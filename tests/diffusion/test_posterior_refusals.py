@@ -322,7 +322,7 @@ DEFAULTS = {
     "not linear": (SQUARED, diffusion.TDS),
     "photons": (Likelihood(operators.Identity((4,)), noise.Poisson(1.0)), diffusion.TDS),
     "not linear, many pixels": (
-        Likelihood(operators.NonlinearFunction(lambda x: x**2, (65,)), noise.Gaussian(0.1)),
+        Likelihood(operators.NonlinearFunction(lambda x: x**2, (17,)), noise.Gaussian(0.1)),
         diffusion.DPS,
     ),
 }

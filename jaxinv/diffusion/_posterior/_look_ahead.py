@@ -39,12 +39,18 @@ class LookAhead(AbstractGuidance[Problem]):
     probability, ignores the measurement.
 
     A step takes one evaluation, one vector-Jacobian product for each pixel, and `draws` values of the likelihood: it is
-    for small images. It is the default for operators that are not linear, and for photon noise, of images of up to 64
-    pixels.
+    for small images. It is the default for operators that are not linear, and for photon noise, of images of up to 16
+    pixels: it finds images among its draws, which hardly any explains in many dimensions with little noise, and then
+    the weights collapse.
 
     - `num_steps`: the number of steps, static.
     - `draws`: the number of images that a particle draws in each step, static. Raise it for many measurements.
     - `schedule`: the times of the steps.
+
+    Measured against quadrature, by eight clouds of 1024 particles of `TDS(LookAhead())` (a slow test): phase retrieval
+    of two pixels, a mixture of two modes behind a cube, and photons behind an exponential. Means are within 6 % of a
+    standard deviation, covariances within 6 %, of which most is the error of the clouds, and the log-evidence within
+    three of its reported errors and .02. For phase retrieval 62 to 73 % of 2048 particles stayed effective.
 
     **Reference:** none that we know of for the draws of images; proposals that are mixtures, with weights by the whole
     mixture, are those of Klaas, de Freitas, Doucet, Toward practical N^2 Monte Carlo: the marginal particle filter,

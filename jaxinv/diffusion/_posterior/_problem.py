@@ -304,8 +304,8 @@ def check_linear(likelihood: Likelihood, name: str) -> None:
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         raise ValueError(
             f"`{name}` needs a linear operator; {type(likelihood.operator).__name__} is not one. `DPS()`, "
-            "`TDS(DPS())`, `AnnealedLangevin()`, `DAPS()`, `PnPDM()`, `REDDiff()`, `DFlow()` and `PnPFlow()` take "
-            "any differentiable operator."
+            "`TDS(LookAhead())`, `TDS(DPS())`, `AnnealedLangevin()`, `DAPS()`, `PnPDM()`, `REDDiff()`, `DFlow()` and "
+            "`PnPFlow()` take any differentiable operator."
         )
 
 

@@ -22,7 +22,7 @@ from ._moment_matching import MomentMatching
 # Fewer effective particles than this share: report weight_collapse.
 _COLLAPSED = 0.01
 # A larger standard error of the log-evidence, of which the weights of a mode can have as much: report weight_collapse.
-_UNKNOWN = 0.5
+_UNKNOWN = 1.0
 # The number of powers to try, each half of the previous one; the last flattens even log-weights of 1000.
 _POWERS = 14
 
@@ -37,8 +37,8 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
     samples of one call are members of one cloud, and not independent of each other.
 
     - `proposal`: the guidance that moves the particles, with its steps and schedule: `MomentMatching()` (the default)
-        or `TMPD()`, for few measurements, since they cost a vector-Jacobian product for each; `PiGDM()`, or `DPS()`,
-        which accepts any operator and any noise.
+        or `TMPD()`, for few measurements, since they cost a vector-Jacobian product for each; `PiGDM()`; or
+        `LookAhead()`, for small images, or `DPS()`, which accept any operator and any noise.
     - `twist`: the twist that weights the particles; by default `proposal.twist()`. `DPS()`, `PiGDM()` and `TMPD()`
         propose moves for the twists of each other.
     - `particles`: the number of particles, static; all are in memory at once.
@@ -54,7 +54,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
     of the evidence contains them: it estimates the evidence with tempering as without, with the larger error that it
     reports. The error is computed from the ancestors of the particles in the first cloud, which are fewer with each
     resampling: it is too large rather than too small, and infinite if they have only one. The result is
-    `weight_collapse` below 1 % of effective particles, or two, and above an error of .5 (`8 particles^{-1/2}` for less
+    `weight_collapse` below 1 % of effective particles, or two, and above an error of 1 (`16 particles^{-1/2}` for less
     than 256 particles).
 
     **References:** Wu, Trippe, Naesseth, Blei, Cunningham, Practical and asymptotically exact conditional sampling in
@@ -74,7 +74,8 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
     def __check_init__(self):
         if not isinstance(self.proposal, AbstractGuidance):
             raise ValueError(
-                f"`proposal` must be `MomentMatching()`, `TMPD()`, `PiGDM()` or `DPS()`; got {self.proposal!r}."
+                f"`proposal` must be `MomentMatching()`, `TMPD()`, `PiGDM()`, `LookAhead()` or `DPS()`; got "
+                f"{self.proposal!r}."
             )
         if not (self.twist is None or isinstance(self.twist, AbstractTwist)):
             raise ValueError(f"`twist` must be None or a twist, such as `DPS().twist()`; got {self.twist!r}.")
@@ -144,12 +145,11 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
             ancestors=ancestors,
             log_evidence=cloud.log_evidence + jnp.where(resampled, log_mean(cloud.log_weights), 0),
             least=cloud.least,
-            num_resampled=cloud.num_resampled + resampled.astype(jnp.int32),
             num_tempered=cloud.num_tempered,
             num_vjps=cloud.num_vjps + jnp.sum(views.num_vjps, dtype=jnp.int32),
         )
         _, error = cloud.evidence()
-        collapsed |= error > max(_UNKNOWN, 8 / math.sqrt(count))
+        collapsed |= error > max(_UNKNOWN, 16 / math.sqrt(count))
         # Report a collapse only at the end, so that the samples exist for inspection.
         return cloud, collapsed & is_data(t_next), RESULTS.weight_collapse
 
@@ -192,7 +192,6 @@ class Cloud(eqx.Module):
     ancestors: Array
     log_evidence: Array
     least: Array
-    num_resampled: Array
     num_tempered: Array
     num_vjps: Array
 
@@ -200,7 +199,7 @@ class Cloud(eqx.Module):
     def from_particles(x: Array) -> "Cloud":
         zeros, zero, count = jnp.zeros(len(x), x.dtype), jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32)
         ancestors = jnp.arange(len(x), dtype=jnp.int32)
-        return Cloud(x, zeros, zeros, zeros, ancestors, zero, zero + len(x), count, count, count)
+        return Cloud(x, zeros, zeros, zeros, ancestors, zero, zero + len(x), count, count)
 
     def weigh(self, log_twist: Array, least_share: Array) -> "Cloud":
         """The cloud weighted by the twist of its present state, and tempered below the share `least_share`."""
@@ -215,17 +214,18 @@ class Cloud(eqx.Module):
     def evidence(self) -> tuple[Array, Array]:
         """An estimate of the log-evidence, and of its standard error.
 
-        The estimate of the relative variance is that of Lee and Whiteley, section 3: with the shares `W_e` of the
-        weight that the descendants of particle `e` of the first cloud have, and `n` resamplings of `N` particles, it is
-        `V = 1 - (N / (N - 1))^(n + 1) (1 - sum_e W_e^2)`. The error of the logarithm is `(-log(1 - V))^(1/2)`, which is
-        `V^(1/2)` if that is small, and infinite if all descend from one particle.
+        The estimate of the relative variance is that of Lee and Whiteley, section 3, from the shares `W_e` of the
+        weight that the descendants of particle `e` of the first cloud have: `V = 1 - N / (N - 1) (1 - sum_e W_e^2)` for
+        `N` particles. Their factor for each multinomial resampling is left out: it would take away what systematic
+        resampling does not add, and estimates of 0 were the result. The error of the logarithm is
+        `(-log(1 - V))^(1/2)`, which is `V^(1/2)` if that is small, and infinite if all descend from one particle.
         """
         log_weights = self.log_weights + self.kept
         count = len(log_weights)
         shares = jnp.zeros_like(log_weights).at[self.ancestors].add(jax.nn.softmax(log_weights))
         different = 1 - jnp.sum(shares**2)
-        shrunk = (self.num_resampled + 1).astype(shares.dtype) * (math.log1p(-1 / count) if count > 1 else 0.0)
-        square = jnp.where(different > 0, shrunk - jnp.log(jnp.where(different > 0, different, 1)), jnp.inf)
+        equal = math.log1p(-1 / count) if count > 1 else 0.0
+        square = jnp.where(different > 0, equal - jnp.log(jnp.where(different > 0, different, 1)), jnp.inf)
         return self.log_evidence + log_mean(log_weights), safe_sqrt(square)
 
     def choose(self, key: Key) -> Array:
