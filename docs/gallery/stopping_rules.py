@@ -3,7 +3,8 @@
 #
 # A network fits a noisy picture, and none of three rules knows the truth: the discrepancy knows the noise level,
 # held-out pixels know nothing, and the windowed variance asks when the image moves least. The lower curve
-# is without the pixels that `HeldOut` keeps for itself. Each stops within two decibels of the best; the variance comes late.
+# is without the pixels that `HeldOut` keeps for itself. The first two stop about two decibels too early, the
+# variance one too late.
 
 # %%
 import jax
