@@ -53,3 +53,9 @@ def test_a_script_of_the_gallery_has_a_title_and_its_figure(script):
     assert f'"{script.stem}.png"' in text
     assert script.with_suffix(".png").exists()
     assert len(text.splitlines()) < 90
+
+
+def test_every_script_of_the_gallery_is_on_its_page_once():
+    page = (DOCS / "gallery" / "index.md").read_text()
+    named = [name for found in re.findall(r"\[\[gallery: ([\w ]+)\]\]", page) for name in found.split()]
+    assert sorted(named) == [script.stem for script in SCRIPTS]

@@ -45,20 +45,23 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     markdown = re.sub(r"\[\[code: (\S+)\]\]", lambda found: code_of(ROOT / found[1]), markdown)
-    return with_tables(markdown).replace("[[gallery]]", _gallery())
+    return with_tables(re.sub(r"\[\[gallery: ([\w ]+)\]\]", _gallery, markdown))
 
 
 def _scripts():
-    return sorted((ROOT / "docs" / "gallery").glob("*.py"))
+    """The scripts of the gallery, in the order of its page."""
+    page = (ROOT / "docs" / "gallery" / "index.md").read_text()
+    names = [name for found in re.findall(r"\[\[gallery: ([\w ]+)\]\]", page) for name in found.split()]
+    return [ROOT / "docs" / "gallery" / f"{name}.py" for name in names]
 
 
-def _gallery():
-    """A picture and a title for each script, in the order of their names."""
+def _gallery(found):
+    """A picture and a title for each of these scripts."""
     cards = []
-    for source in _scripts():
-        title = re.search(r"^# # (.*)$", source.read_text(), re.MULTILINE)[1]
-        cards.append(f"[![]({source.stem}.png)\n**{title}**]({source.stem}.md)")
-    return "\n\n".join(cards)
+    for name in found[1].split():
+        title = re.search(r"^# # (.*)$", (ROOT / "docs" / "gallery" / f"{name}.py").read_text(), re.MULTILINE)[1]
+        cards.append(f"[![]({name}.png)\n**{title}**]({name}.md)")
+    return '<div class="gallery" markdown>\n' + "\n\n".join(cards) + "\n</div>"
 
 
 def on_page_content(html, page, config, files):
