@@ -78,6 +78,7 @@ def run(
         differentiate=differentiate,
         exhausted=exhausted,
         progress=progress,
+        indicator=method.indicator,
     )
 
 

@@ -93,6 +93,19 @@ class AbstractMethod(Parametric, Generic[Problem, State]):
         **Returns:** the value, an image or samples, and the statistics, a dict of arrays.
         """
 
+    def indicator(self, state: State) -> PyTree[Array]:
+        """A part of the state that is finite only if the whole state is; by default the state.
+
+        The loop asks it whether a step went well. A check of all leaves takes longer to compile.
+
+        **Arguments:**
+
+        - `state`: as `step` made it.
+
+        **Returns:** a pytree of arrays.
+        """
+        return state
+
 
 def advance(new: PyTree, old: PyTree, code: RESULTS = RESULTS.successful) -> tuple[PyTree, Array, RESULTS]:
     """What `step` returns: the next state, whether to stop, and the code.

@@ -85,6 +85,10 @@ def image_gradient(x: Array) -> Array:
     """Forward differences of `(h, w, c)` along height and width, `(2, h, w, c)`; zero across the border.
 
     The norm of this map is less than `sqrt(8)`.
+
+    **Arguments:**
+
+    - `x`: an image, `(h, w, c)`.
     """
     return jnp.stack(
         [jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0), (0, 0))), jnp.pad(x[:, 1:] - x[:, :-1], ((0, 0), (0, 1), (0, 0)))]
@@ -92,7 +96,12 @@ def image_gradient(x: Array) -> Array:
 
 
 def image_gradient_adjoint(dual: Array) -> Array:
-    """The adjoint of `image_gradient`: minus the divergence."""
+    """The adjoint of `image_gradient`: minus the divergence.
+
+    **Arguments:**
+
+    - `dual`: a field, `(2, h, w, c)`.
+    """
     down, right = dual[0, :-1], dual[1, :, :-1]
     vertical = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
     horizontal = jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))

@@ -39,6 +39,10 @@ class RESULTS(eqx.Enumeration):
         "the last good iterate is returned. Try float64, or a larger `weight`."
     )
     weight_collapse = "The particle weights collapsed onto too few particles; the samples are not to be trusted."
+    implausible = (
+        "The samples are much further from the measurement, or much closer to it, than its noise allows; they are not "
+        "those of the posterior. Check the noise level and the score, or try another method."
+    )
 
 
 _NAMES = (
@@ -50,6 +54,7 @@ _NAMES = (
     "diverged",
     "breakdown",
     "weight_collapse",
+    "implausible",
 )
 
 

@@ -4,9 +4,12 @@ The convolutions of `_kernels` are a workaround too, of the size of a module: ja
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
 # So few flags a conjunction is copied without harm, and compiles faster.
@@ -18,14 +21,35 @@ def rounded(product: Array) -> Array:
 
     XLA:CPU lets LLVM contract a product and a sum into one instruction that rounds once, and computes an index anew in
     every kernel that needs it. Two kernels may therefore disagree about which entry a position falls on, and so about
-    address and weight. No compiler sees through a comparison with a number that no product reaches.
+    address and weight. No compiler sees through a comparison with a number that no product reaches. It is a primitive,
+    so that it is linear, as the identity is: its own derivative and its own transpose.
 
     Issue: openxla/xla#41579; `benchmarks/two_roundings.py` is the smallest program that shows it. It goes when that
     program prints no difference with the oldest jaxlib that is supported; seen up to jaxlib 0.12.
     """
     if jnp.iscomplexobj(product):
         return jax.lax.complex(rounded(product.real), rounded(product.imag))
+    return _rounded.bind(product)
+
+
+_rounded = Primitive("jaxinv_rounded")
+_rounded.def_impl(functools.partial(xla.apply_primitive, _rounded))
+_rounded.def_abstract_eval(lambda product: product)
+
+
+def _compare(product: Array) -> Array:
     return jnp.minimum(product, float(jnp.finfo(product.dtype).max) / 2)
+
+
+mlir.register_lowering(_rounded, mlir.lower_fun(_compare, multiple_results=False))
+ad.deflinear2(_rounded, lambda cotangent, _: [_rounded.bind(cotangent)])
+
+
+def _batch(operands: Any, axes: Any) -> tuple[Array, Any]:
+    return _rounded.bind(*operands), axes[0]
+
+
+batching.primitive_batchers[_rounded] = _batch
 
 
 def wait_for(x: Array, done: Array) -> Array:

@@ -16,6 +16,11 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     where the process may set it. A symbolic link stays, and the file that it names is written. What is no file, such as
     `/dev/null` or a pipe, is written into.
 
+    **Arguments:**
+
+    - `path`: the path of the file, whose folder must exist.
+    - `content`: all bytes of it.
+
     **Raises:** `ValueError` if the path is a folder or read-only, or the folder cannot be written to; `OSError` if the
     disk is full.
 
@@ -51,6 +56,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 
 def check_writable(path: str | os.PathLike[str]) -> None:
     """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
+
+    **Arguments:**
+
+    - `path`: the path of the file.
 
     **Raises:** `ValueError` that describes the problem with the path.
     """

@@ -4,13 +4,13 @@ What a command does is imported when it runs, so that help, the version and ever
 """
 
 import argparse
-import math
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from . import __version__
+from ._commands import _own_parsers
+from ._commands._arguments import above_zero, add_command, angles, distances, not_negative, number, positive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_train(commands)
-    _add_reconstruct(commands)
+    _own_parsers.add_reconstruct(commands)
+    _own_parsers.add_simulate(commands)
+    _add_evaluate(commands)
     _add_sample(commands)
     _add_dip(commands)
     _add_info(commands)
@@ -68,24 +70,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows the defaults, but no default that says only that an option was not given."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default is None or action.default is False:
-            return action.help
-        return super()._get_help_string(action)
-
-
-def _add_command(commands, name: str, *, run, check=None, **texts: str) -> argparse.ArgumentParser:
-    """A command: `check` says what is wrong with its options before `run` imports all that it needs."""
-    command = commands.add_parser(name, allow_abbrev=False, formatter_class=_Formatter, **texts)
-    command.set_defaults(run=run, check=check or (lambda options: None))
-    return command
-
-
 def _add_demo(commands) -> None:
-    demo = _add_command(
+    demo = add_command(
         commands,
         "demo",
         run=_run_demo,
@@ -113,7 +99,7 @@ def _add_demo(commands) -> None:
         "--full", action="store_true", help="train longer, and draw samples in more steps, which takes many minutes"
     )
     demo.add_argument(
-        "--images", type=_positive, default=16, help="the number of images to reconstruct, none of which was trained on"
+        "--images", type=positive, default=16, help="the number of images to reconstruct, none of which was trained on"
     )
     demo.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
     demo.add_argument(
@@ -129,36 +115,51 @@ def _run_demo(options: argparse.Namespace) -> None:
 
 
 def _add_train(commands) -> None:
-    train = _add_command(
+    train = add_command(
         commands,
         "train",
         run=_run_train,
+        check=_check_train,
         help="train a generative prior on images, and write it to a file",
         description=(
             "This command trains a network on images alone, and writes it to a safetensors file for `jaxinv "
-            "reconstruct` and `jaxinv sample`. It keeps the weights with the lowest validation loss. If it is "
-            "interrupted, the same command continues where it stopped."
+            "reconstruct`, `jaxinv evaluate` and `jaxinv sample`. It keeps the weights with the lowest validation "
+            "loss. If it is interrupted, the same command continues where it stopped."
         ),
     )
     kinds = ("autoencoder", "vae", "gan", "flow", "score")
     train.add_argument("kind", metavar="MODEL", choices=kinds, help="the kind of prior: %(choices)s")
+    train.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="a folder of pictures of one size, in place of --data"
+    )
     _add_data(train)
     train.add_argument(
-        "--latents", type=_positive, default=8, help="the number of latent variables; a flow has one for each pixel"
+        "--latents", type=positive, default=8, help="the number of latent variables; a flow has one for each pixel"
     )
     train.add_argument("--network", choices=("unet", "mixer"), default="unet", help="the network of a score")
     train.add_argument(
         "--process", choices=("vp", "subvp", "ve", "flow"), default="vp", help="the noising process of a score"
     )
-    train.add_argument("--steps", type=_positive, default=6000, help="the number of steps of the optimiser")
+    train.add_argument("--steps", type=positive, default=6000, help="the number of steps of the optimiser")
     train.add_argument(
         "--batch",
-        type=_positive,
+        type=positive,
         default=argparse.SUPPRESS,
         help="the number of images in each step (default: 128, or 32 for a score)",
     )
     train.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
     train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write the prior to")
+
+
+def _check_train(options: argparse.Namespace) -> None:
+    if options.folder is None:
+        return
+    from ._formats import slices_of
+
+    if not options.folder.is_dir():
+        raise ValueError(f"There is no folder {options.folder}.")
+    slices_of(options.folder)
+    options.data = str(options.folder)
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -171,13 +172,13 @@ def _run_train(options: argparse.Namespace) -> None:
         run(kind=options.kind, latents=options.latents, batch=getattr(options, "batch", 128), **common)
 
 
-def _add_reconstruct(commands) -> None:
-    reconstruct = _add_command(
+def _add_evaluate(commands) -> None:
+    evaluate = add_command(
         commands,
-        "reconstruct",
-        run=_run_reconstruct,
-        check=_check_reconstruct,
-        help="reconstruct images from simulated measurements, with a prior that `jaxinv train` wrote",
+        "evaluate",
+        run=_run_evaluate,
+        check=_check_evaluate,
+        help="simulate measurements of held-out images, and see how well a trained prior reconstructs them",
         description=(
             "This command simulates noisy measurements of images that were not trained on, and reconstructs them in "
             "the latent space of a trained prior, or, for a score, by samples of the posterior; beside them it shows a "
@@ -185,54 +186,54 @@ def _add_reconstruct(commands) -> None:
             "the images or samples as a .npy file."
         ),
     )
-    reconstruct.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
-    reconstruct.add_argument(
+    evaluate.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
+    evaluate.add_argument(
         "--prior",
         choices=("autoencoder", "vae", "gan", "flow", "score"),
         help="the kind of prior that FILE must hold; by default any",
     )
-    reconstruct.add_argument(
+    evaluate.add_argument(
         "--task",
         choices=("deblurring", "tomography", "compressed-sensing", "inpainting"),
         default="deblurring",
         help="the kind of measurement",
     )
-    _add_data(reconstruct)
-    reconstruct.add_argument(
-        "--images", type=_positive, default=16, help="the number of images to reconstruct, none of which was trained on"
+    _add_data(evaluate)
+    evaluate.add_argument(
+        "--images", type=positive, default=16, help="the number of images to reconstruct, none of which was trained on"
     )
-    reconstruct.add_argument(
+    evaluate.add_argument(
         "--noise",
         dest="level",
-        type=_above_zero,
+        type=above_zero,
         default=0.1,
         help="the standard deviation of the noise, divided by the norm of the operator",
     )
-    reconstruct.add_argument(
-        "--restarts", type=_positive, default=8, help="the number of starts for each image, the best of which is kept"
+    evaluate.add_argument(
+        "--restarts", type=positive, default=8, help="the number of starts for each image, the best of which is kept"
     )
-    reconstruct.add_argument(
-        "--samples", type=_positive, default=8, help="the number of samples of each posterior, for a score"
+    evaluate.add_argument(
+        "--samples", type=positive, default=8, help="the number of samples of each posterior, for a score"
     )
-    reconstruct.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
-    reconstruct.add_argument(
-        "--output", type=Path, default=Path("jaxinv_reconstruction"), help="the folder for figures, numbers and arrays"
+    evaluate.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    evaluate.add_argument(
+        "--output", type=Path, default=Path("jaxinv_evaluation"), help="the folder for figures, numbers and arrays"
     )
 
 
-def _check_reconstruct(options: argparse.Namespace) -> None:
+def _check_evaluate(options: argparse.Namespace) -> None:
     _check_network(options.network)
 
 
-def _run_reconstruct(options: argparse.Namespace) -> None:
-    from ._commands._reconstruct import run
+def _run_evaluate(options: argparse.Namespace) -> None:
+    from ._commands._evaluate import run
 
     names = ("network", "prior", "task", "data", "images", "level", "restarts", "samples", "seed", "output")
     run(**{name: getattr(options, name) for name in names})
 
 
 def _add_sample(commands) -> None:
-    sample = _add_command(
+    sample = add_command(
         commands,
         "sample",
         run=_run_sample,
@@ -244,8 +245,8 @@ def _add_sample(commands) -> None:
         ),
     )
     sample.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
-    sample.add_argument("--images", type=_positive, default=64, help="the number of images to draw")
-    sample.add_argument("--steps", type=_positive, default=50, help="the number of steps of DPM-Solver++, for a score")
+    sample.add_argument("--images", type=positive, default=64, help="the number of images to draw")
+    sample.add_argument("--steps", type=positive, default=50, help="the number of steps of DPM-Solver++, for a score")
     sample.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
     sample.add_argument("--output", type=Path, default=Path("samples.png"), help="the picture to write")
 
@@ -263,7 +264,7 @@ def _run_sample(options: argparse.Namespace) -> None:
 
 
 def _add_dip(commands) -> None:
-    command = _add_command(
+    command = add_command(
         commands,
         "dip",
         run=_run_dip,
@@ -282,41 +283,41 @@ def _add_dip(commands) -> None:
     kind.add_argument(
         "--mask", type=Path, help="a picture that is white where FILE is known; everything else is inpainted"
     )
-    kind.add_argument("--factor", type=_positive, help="the factor by which to enlarge FILE")
+    kind.add_argument("--factor", type=positive, help="the factor by which to enlarge FILE")
     kind.add_argument(
         "--angles",
-        type=_angles,
+        type=angles,
         metavar="START:STOP",
         help="the first and the last angle in degrees, such as --angles=-90:90, if FILE is a sinogram (angles, "
         "detectors) of parallel rays",
     )
     command.add_argument(
         "--fan",
-        type=_distances,
+        type=distances,
         metavar="SOURCE:DETECTOR",
         help="for a sinogram of a fan beam, the distances of source and detector from the axis of rotation, in "
         "detector bins",
     )
     command.add_argument(
         "--offset",
-        type=_number,
+        type=number,
         help="the position of the middle of the detector, in detector bins (default: 0, or what an .h5 file shows of "
         "the axis of rotation)",
     )
-    command.add_argument("--every", type=_positive, default=1, metavar="N", help="use every N-th angle of a sinogram")
+    command.add_argument("--every", type=positive, default=1, metavar="N", help="use every N-th angle of a sinogram")
     command.add_argument(
         "--size",
-        type=_positive,
+        type=positive,
         default=128,
         help="the number of pixels on each side of an image reconstructed from a sinogram",
     )
     command.add_argument(
-        "--crop", type=_positive, help="use only this many pixels on each side, in the middle of a picture"
+        "--crop", type=positive, help="use only this many pixels on each side, in the middle of a picture"
     )
     command.add_argument(
         "--noise",
         dest="level",
-        type=_above_zero,
+        type=above_zero,
         default=argparse.SUPPRESS,
         help="the standard deviation of the noise, in the unit of FILE, where 8-bit and 16-bit values lie in [0, 1] "
         "(default: .1 to denoise, .01 to inpaint and enlarge, both times the range of a picture that is not in [0, 1], "
@@ -330,12 +331,12 @@ def _add_dip(commands) -> None:
     )
     command.add_argument(
         "--tv",
-        type=_not_negative,
+        type=not_negative,
         default=0.0,
         help="the weight of total variation, divided by the variance of the noise",
     )
-    command.add_argument("--steps", type=_positive, default=3000, help="the most steps of the optimiser")
-    command.add_argument("--rate", type=_above_zero, default=0.01, help="the learning rate")
+    command.add_argument("--steps", type=positive, default=3000, help="the most steps of the optimiser")
+    command.add_argument("--rate", type=above_zero, default=0.01, help="the learning rate")
     command.add_argument(
         "--stopping",
         choices=("fixed", "variance", "discrepancy", "held-out"),
@@ -368,7 +369,7 @@ def _run_dip(options: argparse.Namespace) -> None:
 
 
 def _add_info(commands) -> None:
-    _add_command(
+    add_command(
         commands,
         "info",
         run=_run_info,
@@ -388,61 +389,14 @@ def _add_data(command: argparse.ArgumentParser) -> None:
         "--data",
         default="digits",
         help="digits (which come with scikit-learn), mnist (which is read from the folder $JAXINV_DATA or the user's "
-        "cache folder, or downloaded), ellipses (random phantoms), or a .npy file of images (n, h, w, c), in [0, 1] or "
-        "8-bit",
+        "cache folder, or downloaded), ellipses (random phantoms), a folder of pictures of one size, or a .npy file of "
+        "images (n, h, w, c), in [0, 1] or 8-bit",
     )
 
 
 def _check_network(path: Path) -> None:
     if not path.is_file():
         raise ValueError(f"There is no file {path}; `jaxinv train` writes one.")
-
-
-def _positive(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
-    return value
-
-
-def _above_zero(text: str) -> float:
-    value = _number(text)
-    if value <= 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must be positive")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = _number(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} must not be negative")
-    return value
-
-
-def _angles(text: str) -> tuple[float, float]:
-    found = re.fullmatch(r"(-?\d+(?:\.\d+)?):(-?\d+(?:\.\d+)?)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is not START:STOP in degrees, such as 0:180")
-    return float(found[1]), float(found[2])
-
-
-def _distances(text: str) -> tuple[float, float]:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?):(\d+(?:\.\d+)?)", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not SOURCE:DETECTOR, their distances from the axis of rotation, such as 800:300"
-        )
-    return float(found[1]), float(found[2])
 
 
 if __name__ == "__main__":

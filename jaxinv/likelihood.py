@@ -273,17 +273,27 @@ def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
 
     **Returns:** a scalar.
     """
-    operator = likelihood.operator
-    likelihood, y = gaussian_approximation(likelihood, y)
-    assert isinstance(likelihood.noise, AbstractGaussianNoise)
-    measured = operator.measured
-    keep = lambda m, p, d: jnp.where(m > 0, d - p, jnp.zeros((), d.dtype))
-    residual = jax.tree.map(keep, measured, operator(x), y)
-    whitened = likelihood.noise.restrict(measured, operator.codomain).whiten(residual)
+    square, count = misfit(likelihood, y, x)
+    return square / jnp.maximum(count, 1)
+
+
+def misfit(likelihood: Likelihood, y: State, x: State) -> tuple[Array, Array]:
+    """`||W (y - A x)||^2` and the number `m` of `discrepancy`, in the same dtype."""
+    whitened, measured = whitened_residual(likelihood, y, x), likelihood.operator.measured
     square = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), whitened))
     parts = lambda m, c: jnp.sum(jnp.broadcast_to(m, c.shape) > 0) * (2 if jnp.iscomplexobj(c) else 1)
     count = sum(jax.tree.leaves(jax.tree.map(parts, measured, y)))
-    return square / jnp.maximum(count, 1).astype(square.dtype)
+    return square, jnp.asarray(count, square.dtype)
+
+
+def whitened_residual(likelihood: Likelihood, y: State, x: State) -> State:
+    """`W (y - A x)` of `discrepancy`, of the shape of the measurement, and 0 where nothing is measured."""
+    operator = likelihood.operator
+    likelihood, y = gaussian_approximation(likelihood, y)
+    assert isinstance(likelihood.noise, AbstractGaussianNoise)
+    keep = lambda m, p, d: jnp.where(m > 0, d - p, jnp.zeros((), d.dtype))
+    residual = jax.tree.map(keep, operator.measured, operator(x), y)
+    return likelihood.noise.restrict(operator.measured, operator.codomain).whiten(residual)
 
 
 def _measured_only(measured: State, y: State) -> State:

@@ -13,7 +13,7 @@ import safetensors.numpy
 from programs import equations
 
 import jaxinv
-from jaxinv import cli, data, models, operators
+from jaxinv import cli, data, io, models, operators
 from jaxinv._commands import _cache, _score, _tasks
 from jaxinv._commands._images import load
 from jaxinv._commands._progress import Bar, in_pieces
@@ -23,7 +23,7 @@ HEAVY = """
 import contextlib, sys
 from jaxinv import cli
 for arguments in (["--help"], ["--version"], ["demo", "--help"], ["demo", "--quik"], ["sample"],
-                  ["reconstruct", "x", "--noise", "0"], ["sample", "none"], []):
+                  ["evaluate", "x", "--noise", "0"], ["reconstruct", "x", "--noise", "0"], ["sample", "none"], []):
     with contextlib.suppress(SystemExit):
         cli.main(arguments)
 found = {"jax", "numpy", "flax", "diffrax", "equinox", "jaxtyping"} & sys.modules.keys()
@@ -73,7 +73,7 @@ def test_help_is_complete(capsys):
         (["demo", "--quik"], "unrecognized arguments: --quik"),
         (["train", "score", "--process", "ddpm"], "'vp', 'subvp', 've', 'flow'"),
         (["demo", "--quick", "--full"], "not allowed with"),
-        (["reconstruct", "any.safetensors", "--noise", "0"], "must be positive"),
+        (["evaluate", "any.safetensors", "--noise", "0"], "must be positive"),
         (["dip", "any.png", "--noise", "-1"], "must be positive"),
         (["dip", "any.png", "--tv", "-1"], "must not be negative"),
         (["dip", "any.png", "--rate", "nan"], "not a finite number"),
@@ -173,7 +173,7 @@ def test_train_and_reconstruct(tmp_path, capsys):
     # The quick demo has the other tasks.
     for task in ("tomography", "compressed-sensing"):
         again = [
-            "reconstruct",
+            "evaluate",
             str(network),
             "--data",
             str(images),
@@ -207,7 +207,7 @@ def test_train_the_others(kind, said, tmp_path, capsys):
     assert said in capsys.readouterr().out
     assert {path.name for path in tmp_path.iterdir()} == {"images.npy", "prior.checkpoint"}
     output = tmp_path / "out"
-    again = ["reconstruct", str(network), *chosen, "--images", "2", "--restarts", "1", "--output", str(output)]
+    again = ["evaluate", str(network), *chosen, "--images", "2", "--restarts", "1", "--output", str(output)]
     assert cli.main(again) == 0
     assert kind in json.loads((output / "results.json").read_text())["rows"]
 
@@ -223,11 +223,13 @@ def small_networks(monkeypatch):
 
 @pytest.fixture
 def halves(tmp_path):
-    """A file of images of two grey levels, one half white, and the two images."""
+    """A folder of pictures of two grey levels, one half white, and the two images."""
     images = np.zeros((320, 8, 8, 1), np.uint8)
     images[::2, :4] = images[1::2, :, 4:] = 255
-    np.save(tmp_path / "images.npy", images)
-    return tmp_path / "images.npy", images[:2] / 255
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        io.write(tmp_path / "images" / f"{i}.png", image)
+    return tmp_path / "images", images[:2] / 255
 
 
 @pytest.mark.slow
@@ -235,7 +237,7 @@ def test_train_a_score_and_use_it(halves, small_networks, tmp_path, capsys):
     # What four hundred steps of a small network must find.
     file, picture = tmp_path / "score.safetensors", tmp_path / "samples.png"
     images, kinds = halves
-    train = ["train", "score", "--data", str(images), "--network", "mixer", "--steps", "400", "--batch", "16"]
+    train = ["train", "score", str(images), "--network", "mixer", "--steps", "400", "--batch", "16"]
     assert cli.main([*train, "--output", str(file)]) == 0
     assert f"jaxinv sample {file}" in capsys.readouterr().out
     assert cli.main(["sample", str(file), "--images", "12", "--steps", "20", "--output", str(picture)]) == 0
@@ -247,7 +249,7 @@ def test_train_a_score_and_use_it(halves, small_networks, tmp_path, capsys):
     assert np.median(errors.min(1)) < 0.3
     assert set(errors.argmin(1)) == {0, 1}
     output = tmp_path / "out"
-    again = ["reconstruct", str(file), "--data", str(images), "--task", "inpainting"]
+    again = ["evaluate", str(file), "--data", str(images), "--task", "inpainting"]
     again += ["--images", "2", "--samples", "3", "--output", str(output)]
     assert cli.main([*again, "--prior", "vae"]) == 1
     assert "kind score" in capsys.readouterr().err
@@ -259,6 +261,14 @@ def test_train_a_score_and_use_it(halves, small_networks, tmp_path, capsys):
     assert (output / "inpainting_samples.png").read_bytes().startswith(b"\x89PNG")
     # A quarter of the pixels tells which half is white.
     assert result["rows"]["score, mean"]["psnr_clipped"] > 10
+    # A blurred picture of one's own has a posterior.
+    own = ["reconstruct", str(images / "0.png"), "--operator", "blur:1", "--noise", "0.1", "--samples", "3"]
+    assert cli.main([*own, "--prior", str(file), "--output", str(tmp_path / "x.npy")]) == 0
+    samples = np.load(tmp_path / "x_samples.npy")
+    assert samples.shape == (3, 8, 8, 1)
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), samples.mean(0), atol=1e-5)
+    np.testing.assert_allclose(np.load(tmp_path / "x_std.npy"), samples.std(0), atol=1e-5)
+    assert np.abs(samples.mean(0) - kinds[0]).mean() < 0.3
 
 
 @pytest.mark.slow
@@ -303,7 +313,8 @@ def test_interrupted_training_goes_on(tmp_path, capsys, monkeypatch):
     [
         (["train", "vae", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
         (["train", "vae", "--output", "missing/prior.safetensors"], "Cannot write"),
-        (["reconstruct", "missing.safetensors"], "There is no file"),
+        (["evaluate", "missing.safetensors"], "There is no file"),
+        (["train", "vae", "missing"], "There is no folder missing"),
         (["train", "score", "--data", "cifar"], "give `digits`, `mnist`, `ellipses`, or a file"),
         (["train", "score", "--output", "missing/score.safetensors"], "Cannot write"),
         (["sample", "missing.safetensors"], "There is no file"),

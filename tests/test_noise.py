@@ -79,6 +79,8 @@ PHOTONS = {
     "Poisson": (noise.Poisson(7.0), lambda p: 7 * p),
     "Poisson per entry": (noise.Poisson(np.random.default_rng(4).uniform(1, 9, SHAPE)), None),
     "TransmissionPoisson": (noise.TransmissionPoisson(50.0), lambda p: 50 * np.exp(-p)),
+    "Poisson, background": (noise.Poisson(7.0, background=3.0), lambda p: 7 * p + 3),
+    "TransmissionPoisson, scatter": (noise.TransmissionPoisson(50.0, background=3.0), lambda p: 50 * np.exp(-p) + 3),
 }
 
 
@@ -94,6 +96,42 @@ def test_photon_noise(name, measured):
         expected = -scipy.stats.poisson.logpmf(counts, mean_of(prediction))[kept].sum()
         # The parameters are float32 arrays, made outside of x64.
         np.testing.assert_allclose(nll(model, prediction, counts, measured), expected, rtol=1e-6)
+
+
+PROX = {
+    "Poisson": noise.Poisson(7.0),
+    "Poisson, background": noise.Poisson(7.0, background=3.0),
+    "TransmissionPoisson": noise.TransmissionPoisson(50.0),
+}
+
+
+@pytest.mark.parametrize("name", PROX)
+def test_prox_of_photon_noise(name):
+    """The gradient of what it minimises is 0, or at no expected counts is not negative; what is missing stays."""
+    with jax.enable_x64(True):
+        model, random = PROX[name], np.random.default_rng(0)
+        point, counts = random.normal(size=(6, 50)) * 3, np.repeat([[0.0, 1, 3, 10, 100, 1e4]], 50, 0).T
+        ones = jnp.ones((1, 1))
+        for step in (1e-3, 0.3, 50.0):
+            found = model.prox(jnp.asarray(point), jnp.asarray(counts), ones, jnp.asarray(step))
+            slope = jax.grad(lambda z: model.negative_log_likelihood(z, jnp.asarray(counts), ones))(found)
+            residual = (np.asarray(found) - point) + step * np.asarray(slope)
+            # The likelihood is infinitely steep where no count is expected.
+            scale = 1 + abs(point) + step * abs(np.asarray(slope))
+            at_border = (np.asarray(model.expected(found)) <= 1e-9) & (counts == 0)
+            np.testing.assert_array_less(abs(residual)[~at_border], 1e-9 * scale[~at_border])
+            assert np.all(model.expected(found) >= -1e-12)
+            # Left of the border the slope is that of the expected counts.
+            if name != "TransmissionPoisson":
+                assert np.all((np.asarray(found) - point + step * 7)[at_border] >= -1e-12)
+        kept = model.prox(jnp.asarray(point), jnp.asarray(counts), 0 * ones, jnp.asarray(0.3))
+        np.testing.assert_array_equal(kept, point)
+
+
+def test_what_has_no_prox_says_so():
+    for model in (noise.TransmissionPoisson(5.0, background=1.0), noise.Gaussian(1.0)):
+        with pytest.raises(ValueError, match="exact=False"):
+            model.prox(jnp.ones(3), jnp.ones(3), jnp.ones(1), 1.0)
 
 
 @pytest.mark.parametrize("level", [1e-3, 1.0, 1e4, 1e9])
@@ -151,6 +189,8 @@ CHECKED = {
     ),
     "Poisson": (lambda: noise.Poisson(4.0), STRUCT),
     "TransmissionPoisson": (lambda: noise.TransmissionPoisson(20.0), STRUCT),
+    "Poisson, background": (lambda: noise.Poisson(4.0, background=2.0), STRUCT),
+    "TransmissionPoisson, scatter": (lambda: noise.TransmissionPoisson(20.0, background=2.0), STRUCT),
 }
 
 
@@ -167,6 +207,10 @@ def test_linearise():
     line_integrals, std = noise.TransmissionPoisson(200.0).linearise(counts)
     np.testing.assert_allclose(line_integrals, -np.log(clipped / 200), rtol=1e-6)
     np.testing.assert_allclose(std, 1 / np.sqrt(clipped), rtol=1e-6)
+    with_scatter = noise.TransmissionPoisson(200.0, background=2.0).linearise(counts + 2)
+    np.testing.assert_allclose(with_scatter[0], line_integrals, rtol=1e-6)
+    assert np.all(with_scatter[1] >= std)
+    np.testing.assert_allclose(noise.Poisson(4.0, background=2.0).linearise(counts + 2)[0], counts / 4, rtol=1e-6)
     intensities, std = noise.Poisson(4.0).linearise(counts)
     np.testing.assert_allclose(intensities, counts / 4, rtol=1e-6)
     np.testing.assert_allclose(std, np.sqrt(clipped) / 4, rtol=1e-6)

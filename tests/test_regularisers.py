@@ -7,6 +7,7 @@ import pytest
 
 from jaxinv import operators, oracles, regularisers, testing
 from jaxinv.regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
+from jaxinv.testing import _splits as splits
 
 SHAPE = (2, 3, 1)
 
@@ -27,6 +28,9 @@ PROXIMAL = {
     "Tikhonov": lambda: regularisers.Tikhonov(),
     "Gaussian": lambda: regularisers.Gaussian(gaussian()),
     "3 L1": lambda: 3 * regularisers.L1(),
+    "Huber": lambda: regularisers.Huber(0.8),
+    "group L1": lambda: regularisers.GroupL1(1),
+    "nuclear norm": lambda: regularisers.NuclearNorm(1),
 }
 
 
@@ -62,26 +66,65 @@ SMOOTH = {
     "TV anisotropic": lambda: TV(Anisotropic()),
     "TV smoothed": lambda: TV(Smoothed(0.1)),
     "Gaussian, singular": lambda: regularisers.Gaussian(gaussian(singular=True)),
+    "undecimated Haar": lambda: regularisers.Wavelets(1, 1, True),
     "sum": lambda: 2 * regularisers.L1() + TV(Smoothed(0.3)) * 0.5,
 }
 
 
+# A height and width that its levels halve.
+EVEN = {"Haar": lambda: regularisers.Wavelets(1, 1)}
+
+
 def _checked():
-    for name in [*PROXIMAL, *SMOOTH]:
+    for name in [*PROXIMAL, *EVEN, *SMOOTH]:
         yield name, "float64"
         if not name.startswith("Gaussian"):  # a Gaussian prior is on real images
-            yield pytest.param(name, "complex128", marks=[pytest.mark.slow] * (name in SMOOTH))
+            yield pytest.param(name, "complex128", marks=[pytest.mark.slow] * (name not in ("L1", "TV isotropic")))
         yield pytest.param(name, "float32", marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(("name", "dtype"), list(_checked()))
 def test_the_check_for_everybody(name, dtype, key):
     with jax.enable_x64(dtype != "float32"):
-        x = normal(*SHAPE) + (1j * normal(*SHAPE, seed=1) if dtype == "complex128" else 0)
-        regulariser = (PROXIMAL | SMOOTH)[name]()
+        shape = (2, 4, 1) if name in EVEN else SHAPE
+        x = normal(*shape) + (1j * normal(*shape, seed=1) if dtype == "complex128" else 0)
+        regulariser = (PROXIMAL | EVEN | SMOOTH)[name]()
         # The prox of a singular Gaussian is a limit, see below.
-        prox = True if name in PROXIMAL else False if name.startswith("Gaussian") else None
+        prox = True if name in PROXIMAL | EVEN else False if name.startswith("Gaussian") else None
         testing.check_regulariser(regulariser, x.astype(dtype), key=key, prox=prox)
+
+
+CONSTRAINTS = {
+    "NonNegative": lambda: regularisers.NonNegative(),
+    "Box": lambda: regularisers.Box(-0.5, np.linspace(0, 1, 6).reshape(SHAPE)),
+}
+
+
+@pytest.mark.parametrize("name", CONSTRAINTS)
+def test_constraints(name, key):
+    with jax.enable_x64(True):
+        constraint = CONSTRAINTS[name]()
+        testing.check_regulariser(constraint, normal(*SHAPE), key=key)
+        assert (3 * constraint).is_constraint
+    with pytest.raises(ValueError, match="real images"):
+        constraint.prox(jnp.ones(SHAPE, complex), 1.0)
+
+
+def test_generalised_variation(key):
+    # Its value is that of a minimisation, of limited accuracy: against the affine images, which cost nothing, the
+    # bound by total variation, and the derivative along which it grows.
+    with jax.enable_x64(True):
+        tgv, rows = regularisers.TGV(1.5), np.arange(5.0)[:, None, None]
+        affine = rows + 0.5 * np.arange(4.0)[None, :, None]
+        value = jax.jit(lambda x: (tgv(x), tgv.gradient(x), TV()(x)))
+        assert value(affine)[0] < 1e-6 < value(affine)[2]
+        x = normal(5, 4, 1)
+        found, gradient, variation = value(x)
+        assert 0 < found <= variation
+        # Positively homogeneous, so its derivative in the direction of the image is the value.
+        np.testing.assert_allclose(jnp.sum(gradient * x), found, rtol=2e-2)
+        np.testing.assert_allclose(value(x + 3 * affine)[0], found, rtol=1e-3)
+        splits.check_splits(tgv, x, np.random.default_rng(0))
 
 
 def test_total_variation_by_hand():

@@ -26,9 +26,11 @@ from jaxinv import (
     generative,
     lsvd,
     metrics,
+    mri,
     noise,
     operators,
     oracles,
+    pnp,
     regularisers,
     requirements,
     subspace,
@@ -86,11 +88,14 @@ BASIS = jnp.eye(16)[:, :2]
 LATENTS = np.random.default_rng(0).normal(size=(20, 4))
 
 ROWS = [
+    keyword(classical.DiscrepancyPrinciple, "factor", 1.0, POSITIVE),
+    keyword(classical.HeldOutMeasurements, "fraction", 0.1, BETWEEN),
     keyword(diffusion.AnnealedLangevin, "step_size", 1.0, STEP, 2, 2),
     keyword(diffusion.DDIM, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DDRM, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DDRM, "eta_b", 0.5, SHARE, 2),
     keyword(diffusion.DFlow, "weight", 1.0, NOT_NEGATIVE, 2),
+    Row(diffusion.DiscreteVP, "betas", lambda v: diffusion.DiscreteVP(jnp.stack([jnp.asarray(v)] * 9)), 0.5, BETWEEN),
     keyword(diffusion.DPS, "zeta", 1.0, NOT_NEGATIVE, 2),
     keyword(diffusion.DPS, "eta", 0.5, SHARE, 2),
     keyword(diffusion.DiffPIR, "weight", 1.0, POSITIVE, 2),
@@ -169,12 +174,20 @@ ROWS = [
     keyword(lsvd.Joint, "measurement_weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Tikhonov, "weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Truncation, "rank", 2, (0, -1)),
+    keyword(metrics.GaussianKernel, "bandwidth", 1.0, POSITIVE),
+    keyword(metrics.InverseMultiquadric, "bandwidth", 1.0, POSITIVE),
+    keyword(metrics.InverseMultiquadric, "exponent", -0.5, (0.0, -1.0, NAN)),
     keyword(metrics.GaussianWindow, "sigma", 1.5, POSITIVE),
+    keyword(mri.ESPIRiT, "threshold", 0.1, SHARE, 4, 2),
+    keyword(mri.ESPIRiT, "crop", 0.5, SHARE, 4, 2),
+    keyword(mri.LowResolution, "crop", 0.5, SHARE, 4),
     Row(noise.CorrelatedGaussian, "factor", lambda v: noise.CorrelatedGaussian(v * jnp.eye(16)), 1.0, FINITE),
     keyword(noise.Gaussian, "std", 1.0, NOT_NEGATIVE),
     Row(noise.Gaussian, "std", lambda v: noise.Gaussian(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     keyword(noise.Poisson, "gain", 1.0, POSITIVE),
+    keyword(noise.Poisson, "background", 1.0, NOT_NEGATIVE),
     keyword(noise.TransmissionPoisson, "photons", 1.0, POSITIVE),
+    keyword(noise.TransmissionPoisson, "background", 1.0, NOT_NEGATIVE, 10.0),
     Row(operators.Mask, "mask", lambda v: operators.Mask(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(operators.MaskedFourier, "mask", lambda v: operators.MaskedFourier(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(
@@ -217,8 +230,28 @@ ROWS = [
     Row(oracles.GaussianMixture, "matrices", lambda v: components(covariances=v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
+    *(
+        row
+        for method in (pnp.PGD, pnp.ADMM, pnp.RED, pnp.GradientStep)
+        for row in (
+            keyword(method, "sigma", 0.5, POSITIVE, max_steps=3),
+            keyword(method, "rtol", 1e-3, NOT_NEGATIVE, 0.5, max_steps=3),
+        )
+    ),
+    *(keyword(method, "weight", 1.0, POSITIVE, 0.5, max_steps=3) for method in (pnp.ADMM, pnp.GradientStep)),
+    *(keyword(method, "solver_rtol", 1e-3, NOT_NEGATIVE, 0.5, max_steps=3) for method in (pnp.ADMM, pnp.GradientStep)),
+    *(keyword(method, "step_size", 1.0, STEP, 0.5, max_steps=3) for method in (pnp.PGD, pnp.RED)),
+    keyword(pnp.RED, "weight", 1.0, NOT_NEGATIVE, 0.5, max_steps=3),
+    keyword(pnp.HQS, "sigma_max", 0.5, POSITIVE, 2),
+    keyword(pnp.HQS, "sigma_min", 0.1, (0.0, -1.0, 1.0, NAN), 2),
+    keyword(pnp.HQS, "weight", 0.2, POSITIVE, 2),
+    keyword(pnp.HQS, "rtol", 1e-3, NOT_NEGATIVE, 2),
     Row(regularisers.Scaled, "factor", lambda v: v * regularisers.L1(), 1.0, NOT_NEGATIVE),
+    keyword(regularisers.Box, "low", 0.1, (2.0, NAN, INF), high=1.0),
+    keyword(regularisers.Box, "high", 1.0, (-1.0, NAN, INF), low=0.0),
+    keyword(regularisers.Huber, "width", 0.1, POSITIVE),
     keyword(regularisers.Smoothed, "eps", 0.1, POSITIVE),
+    keyword(regularisers.TGV, "ratio", 2.0, POSITIVE),
     Row(subspace.From, "initial", lambda v: subspace.From(v * jnp.ones((2, *SHAPE))), 1.0, FINITE),
 ]
 ROWS_ = pytest.mark.parametrize("row", ROWS, ids=repr)
@@ -241,6 +274,7 @@ DATA = {
 # Public modules that a verb returns, or makes for a method.
 MADE = {
     "Solution",
+    "classical.Problem",
     "diffusion.extend.CurvedProblem",
     "diffusion.extend.DenseProblem",
     "diffusion.extend.ExactProblem",
@@ -250,6 +284,10 @@ MADE = {
     "diffusion.extend.ShiftView",
     "dip.Problem",
     "operators.Certificate",
+    "pnp.DenoiserCertificate",
+    "pnp.Problem",
+    "pnp.QuadraticData",
+    "pnp.SmoothData",
     "subspace.KMeans",
     "subspace.PCA",
     "subspace.RobustPCA",
@@ -381,7 +419,12 @@ USES = {
     dip.AbstractStart: lambda m: fitted(start=dip.From(m.image * ONES) if isinstance(m, dip.From) else m),
     dip.ADMM: lambda m: fitted(method=m, regulariser=regularisers.L1(), weight=1.0),
     dip.AbstractMethod: lambda m: fitted(method=m),
+    metrics.AbstractRadialKernel: lambda m: metrics.kernel_stein_discrepancy(ONES, -ONES, kernel=m),
     metrics.GaussianWindow: lambda m: metrics.ssim(jnp.ones((16, 16, 1)), jnp.zeros((16, 16, 1)), window=m),
+    pnp.AbstractPlugAndPlay: lambda m: pnp.reconstruct(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), pnp.Denoiser(lambda x, sigma: x / 2), ONES, method=m
+    ),
+    mri.AbstractCoilMaps: lambda m: jnp.sum(mri.coil_maps(jnp.ones((2, *SHAPE), complex), method=m).real),
     subspace.From: lambda m: subspace.kmeans(jnp.arange(48.0).reshape(3, *SHAPE), 2, key=KEY, start=m),
 }
 

@@ -29,6 +29,7 @@ FIRST = [
     "_checks",
     "requirements",
     "_module",
+    "_report",
     "_solution",
     "_differentiation",
     "_forward_only",
@@ -36,7 +37,10 @@ FIRST = [
     "_network_state",
     "_networks",
     "_mesh",
+    "_reading",
+    "_sources",
     "_writing",
+    "_formats",
     "_optimisers",
     "_jit",
     "_method",
@@ -55,8 +59,8 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["_linear_gaussian", "oracles", "classical", "models", "training", "subspace"],
-    *["generative", "lsvd", "diffusion", "unrolled", "dip"],
+    *["_linear_gaussian", "oracles", "classical", "mri", "models", "training", "subspace"],
+    *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 
@@ -315,10 +319,12 @@ def test_parameters_are_documented():
 
 def examples():
     for name, member in members():
-        blocks = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")
-        for block in blocks:
-            (code,) = re.findall(r"```python\n(.*?)```", textwrap.dedent(block), re.DOTALL)
-            yield pytest.param(textwrap.dedent(code), id=name)
+        examples = re.findall(r"!!! example\n((?:[ ]+.*\n|\n)+)", inspect.cleandoc(member.__doc__ or "") + "\n")
+        for block in examples:
+            # Later blocks of an example go on from the first.
+            blocks = re.findall(r"```python\n(.*?)```", textwrap.dedent(block), re.DOTALL)
+            assert blocks, name
+            yield pytest.param("\n".join(map(textwrap.dedent, blocks)), id=name)
 
 
 @pytest.mark.slow

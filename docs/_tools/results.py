@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 
 def with_tables(markdown: str) -> str:
     markdown = re.sub(r"\[\[headline: (\w+)\]\]", lambda found: HEADLINES[found[1]](), markdown)
+    markdown = re.sub(r"\[\[measured: (\w+)\]\]", lambda found: _measured(found[1]), markdown)
     return re.sub(r"\[\[details: ([\w ]+)\]\]", lambda found: "\n".join(map(_details, found[1].split())), markdown)
 
 
@@ -93,16 +94,40 @@ def _purpose(name: str) -> str:
 _CLASSES = {"TDS, moment matching": "TDS", "moment matching": "MomentMatching"}
 
 
-def _posterior_methods() -> str:
-    def cost(row):
-        return "" if row is None else f"{row['evaluations']} e" + (f" + {row['vjps']} v" if row["vjps"] else "")
-
-    mixture = {
+def _mixture() -> dict:
+    return {
         (_CLASSES.get(r["method"], r["method"]), r["measurements"]): r
         for r in _rows("posterior_mixture")
         if r["d"] == 8
     }
-    bumps = {(r["method"], r["problem"]): r["w2"] for r in _rows("posterior_gaussian")}
+
+
+def _bumps() -> dict:
+    return {(r["method"], r["problem"]): r["w2"] for r in _rows("posterior_gaussian")}
+
+
+def _measured(name: str) -> str:
+    """Three cells for a posterior method: its cost, its error where there are several modes, and where there is one."""
+    mixture, bumps = _mixture(), _bumps()
+    row = mixture[name, 4]
+    cost = str(row["evaluations"]) + (f" + {row['vjps']}" if row["vjps"] else "")
+    modes = ", ".join(f"{100 * mixture[name, m]['tv']:.2g} %" for m in (1, 4))
+    return f"{cost} | {modes} | " + ", ".join(f"{bumps[name, p]:.2g}" for p in ("blur", "every fourth"))
+
+
+def _deep_image_priors() -> str:
+    rows = [case for case in _rows("dip_ct_64") if "psnr" in case]
+    name = lambda case: f"{case['case']}, {case['window']}" if "window" in case else case["case"]
+    peak = lambda case: f"{case['peak']:.1f}" if "peak" in case else "no run"
+    cells = [[name(case), f"{case['psnr']:.1f}", peak(case)] for case in rows]
+    return _table(["ellipses, 30 angles", "PSNR (dB)", "best of the run (dB)"], cells)
+
+
+def _posterior_methods() -> str:
+    def cost(row):
+        return "" if row is None else f"{row['evaluations']} e" + (f" + {row['vjps']} v" if row["vjps"] else "")
+
+    mixture, bumps = _mixture(), _bumps()
     names = [name for name in dict.fromkeys(name for name, _ in mixture) if (name, "blur") in bumps]
     rows = [
         [
@@ -175,6 +200,7 @@ def _scale() -> str:
 
 
 HEADLINES = {
+    "deep_image_priors": _deep_image_priors,
     "posterior_methods": _posterior_methods,
     "posterior_mnist": _posterior_mnist,
     "projectors": _projectors,

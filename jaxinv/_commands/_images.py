@@ -7,13 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import data as datasets
-from ..data._reading import read_array
+from .. import data as datasets, io
+from .._formats import slices_of
+from .._reading import read_array
 
 SIZE = 28
 # The numbers of test and tuning images that are held out from a file, the digits and the ellipses.
 _TEST, _TUNING = 200, 97
 _PHANTOMS = 5000
+_FEWEST = 20
 
 
 def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
@@ -32,6 +34,8 @@ def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
         images = jnp.asarray(datasets.digits(size=SIZE)[0])
     elif name == "ellipses":
         images = datasets.ellipses(_PHANTOMS, SIZE, key=jax.random.key(0))
+    elif Path(name).is_dir():
+        return _split_folder(pictures_in(Path(name)), count, name)
     else:
         images = _of_file(Path(name))
     least = _TEST + _TUNING + 1
@@ -45,11 +49,41 @@ def load(name: str, count: int, quick: bool) -> tuple[Array, Array, Array]:
     return images[_TEST + _TUNING :], images[_TEST : _TEST + _TUNING], images[:count]
 
 
+def _split_folder(images: Array, count: int, name: str) -> tuple[Array, Array, Array]:
+    """A tenth of a folder for tests and a tenth for tuning: a person has hundreds of pictures, and not thousands."""
+    if len(images) < _FEWEST:
+        raise ValueError(
+            f"{name} holds {len(images)} pictures; at least {_FEWEST} are needed, a fifth of them held out."
+        )
+    images = images[jax.random.permutation(jax.random.fold_in(jax.random.key(0), 0), len(images))]
+    part = min(len(images) // 10, _TEST)
+    return images[2 * part :], images[part : 2 * part], images[: min(count, part)]
+
+
+def pictures_in(path: Path) -> Array:
+    """All pictures of a folder, or of a `.npy` file, `(n, h, w, c)`, in [0, 1] if they have 8 or 16 bits.
+
+    **Raises:** `ValueError` that names the file if they are not all of one shape.
+    """
+    if not path.is_dir():
+        return _of_file(path)
+    files = slices_of(path)
+    images: list[np.ndarray] = []
+    for file in files:
+        images.append(io.read_image(file))
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"The pictures of {path} should have one shape: {file.name} has {images[-1].shape}, and "
+                f"{files[0].name} {images[0].shape}. Crop them first."
+            )
+    return jnp.asarray(np.stack(images))
+
+
 def _of_file(path: Path) -> Array:
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(
-            f"--data {path}: give `digits`, `mnist`, `ellipses`, or a file of images, (n, h, w, c), made by "
-            "`numpy.save`."
+            f"--data {path}: give `digits`, `mnist`, `ellipses`, a folder of pictures, or a file of images, (n, h, w, "
+            "c), made by `numpy.save`."
         )
     images = read_array(path)
     if images.ndim == 3:

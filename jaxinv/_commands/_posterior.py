@@ -1,4 +1,4 @@
-"""The part of `jaxinv reconstruct` that samples the posterior under a trained score, called by `_reconstruct.py`."""
+"""The part of `jaxinv evaluate` that samples the posterior under a trained score, called by `_evaluate.py`."""
 
 from pathlib import Path
 from typing import Any

@@ -1,118 +1,112 @@
-"""The command `jaxinv reconstruct`, which reconstructs held-out images with a trained prior."""
+"""The command `jaxinv reconstruct`, which makes a picture of a measurement of the user, with error bars."""
 
-import json
 import time
-from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
-from .. import classical, generative, io, metrics, oracles, plotting
-from .._solution import RESULTS
-from .._types import Key
+from .. import io, metrics, noise as noises, plotting
 from ..likelihood import Likelihood
-from . import _networks, _posterior, _score
-from ._demo import plotting_folder
-from ._images import load
-from ._tasks import TASKS, Shape, measured_by
+from ._operator import Own, measured, noise_level
+from ._own_files import outputs_of
+from ._solvers import SOLVERS, Found, Settings
+from ._spec import Choice, Fitted, Spec
 
-
-class _Trained(NamedTuple):
-    """A trained prior: its kind, the shape of its images, and its method of reconstruction.
-
-    `solve(likelihood, y, keys)`, with a key for each image, returns images by their name in the figure, arrays to
-    store, and the mask of failures.
-    """
-
-    kind: str
-    shape: Shape
-    solve: Any
+_SHOWN = 4
 
 
 def run(
     *,
-    network: Path,
-    prior: str | None,
-    task: str,
-    data: str,
-    images: int,
-    level: float,
-    restarts: int,
-    samples: int,
+    spec: Spec,
+    choice: Choice,
+    fitted: Fitted,
+    kind: str,
+    settings: Settings,
+    level: float | None,
+    reference: Path | None,
     seed: int,
     output: Path,
 ) -> None:
-    """Simulate measurements of held-out images, reconstruct them with a trained prior, and write figure and numbers."""
-    plotting_folder(output)
-    trained = _open(network, restarts, samples)
-    if prior not in (None, trained.kind):
-        raise ValueError(f"--prior {prior}: {network} holds the prior of kind {trained.kind}.")
-    keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(3)]
-    train, _, test = load(data, images, quick=False)
-    if test.shape[1:] != trained.shape:
-        raise ValueError(
-            f"{network} was trained on images of shape {trained.shape}; those of --data {data} are {test.shape[1:]}."
-        )
-    heading, make = TASKS[task]
-    likelihood = measured_by(make(trained.shape, keys[0]), level, keys[0])
-    each = jax.random.split(keys[1], len(test))
-    y = jax.vmap(lambda x, key: likelihood.simulate(x, key=key))(test, each)
-
+    """Reconstruct one measurement, and write the image, its deviation, the samples and a figure."""
+    own = measured(spec, choice, fitted)
+    std = noise_level(own) if level is None else level
+    said = "estimated" if level is None else "given"
+    print(f"{own.heading}; noise of standard deviation {std:.3g}, {said}. {fitted.note}".rstrip())
+    likelihood = Likelihood(own.operator, noises.Gaussian(std))
     began = time.perf_counter()
-    found, stored, failed = jax.block_until_ready(trained.solve(likelihood, y, jax.random.split(keys[2], len(test))))
+    found = SOLVERS[kind](likelihood, own, settings, jax.random.key(seed))
+    image = np.asarray(jax.block_until_ready(found.image))
     seconds = time.perf_counter() - began
-    pictures = {"Gaussian": _gaussian(likelihood, train, y)} | found
-    rows = {}
-    print(heading + f", noise {level:g} of the norm; {len(test)} held-out images.")
-    for method, value in pictures.items():
-        quality = jax.vmap(metrics.psnr)(jnp.clip(value, 0, 1), test)
-        rows[method] = {"psnr_clipped": float(quality.mean()), "worst": float(quality.min())}
-        print(f"  {method:<14} PSNR clipped {quality.mean():6.2f} dB, worst {quality.min():6.2f} dB")
-    result = {"network": str(network), "task": task, "noise": level, "seconds": seconds, "rows": rows}
-    result["failed"] = int(np.sum(np.asarray(failed)))
-    if trained.kind == "score":
-        result |= _posterior.report(stored, test, output / f"{task}_samples.png")
-    print(f"  {seconds:.1f} s, compilation included; {result['failed']} of {len(test)} failed.")
-    figure = plotting.compare(
-        {name: np.asarray(value[:4]) for name, value in pictures.items()},
-        reference=np.asarray(test[:4]),
-        heading=heading,
-        limits=(0, 1),
+    if not np.isfinite(image).all():
+        raise ValueError("the reconstruction is not finite; is the noise given by --noise far too small?")
+    print(f"{kind}: {seconds:.1f} s, compilation included. {found.note}".rstrip())
+    _compare(own, found, image, std, reference)
+    written = outputs_of(output, deviation=found.deviation is not None, samples=found.samples is not None)
+    _write(output, image, own)
+    if found.deviation is not None:
+        _write(written["deviation"], np.asarray(found.deviation), own)
+    if found.samples is not None:
+        io.write(written["samples"], np.asarray(found.samples))
+    plotting.save(_figure(own, found, image), written["figure"])
+    unit = f", with pixels of {own.spacing:.4g} mm" if own.spacing is not None else ""
+    print(f"Wrote {', '.join(str(path) for path in written.values())}{unit}.")
+
+
+def _compare(own: Own, found: Found, image: np.ndarray, std: float, reference: Path | None) -> None:
+    known = np.broadcast_to(np.asarray(own.operator.measured) > 0, own.y.shape)
+    residual = np.abs(np.asarray(own.operator(jnp.asarray(image)) - own.y))[known]
+    parts = 2 if np.iscomplexobj(own.y) else 1
+    misfit = float(np.sqrt(np.mean(residual**2) / parts)) / std
+    print(f"The image explains the measurement up to {misfit:.2f} deviations of the noise.")
+    if found.deviation is not None:
+        print(f"The deviation of a pixel is {float(jnp.mean(found.deviation)):.3g} on average.")
+    if reference is not None:
+        truth = io.read_image(reference)
+        if truth.shape != image.shape:
+            raise ValueError(f"--reference {reference} has the shape {truth.shape}; the image has {image.shape}.")
+        # That of a picture in [0, 1] is relative to 1, and that of another unit to the range of its values.
+        pictured = truth.min() >= 0 and truth.max() <= 1
+        width = 1.0 if pictured else float(np.ptp(truth)) or 1.0
+        print(f"PSNR {float(metrics.psnr(image, truth, data_range=width)):.2f} dB.")
+
+
+def _write(path: Path, image: np.ndarray, own: Own) -> None:
+    if path.suffix.lower() == ".png":
+        io.write(path, np.clip(image, 0, 1) if image.min() >= -0.5 and image.max() <= 1.5 else _stretched(image))
+    else:
+        io.write(path, io.Measurement(image, ("row", "column", "channel"), _sizes(own)))
+
+
+def _sizes(own: Own) -> Any:
+    return None if own.spacing is None else (own.spacing, own.spacing, None)
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    black, white = float(image.min()), float(image.max())
+    return (image - black) / (white - black if white > black else 1)
+
+
+def _figure(own: Own, found: Found, image: np.ndarray) -> Any:
+    """What was measured, the image and, on a scale of its own, the deviation of each pixel."""
+    columns = (
+        {}
+        if own.first is None
+        else {"filtered back-projection" if own.operator.is_tomograph else "measurement": own.first}
     )
-    plotting.save(figure, output / f"{task}.png")
-    array = BytesIO()
-    np.save(array, np.asarray(stored))
-    io.write_bytes(output / f"{task}.npy", array.getvalue())
-    io.write_bytes(output / "results.json", (json.dumps(result, indent=1) + "\n").encode())
-    print(f"Wrote {output}.")
-
-
-def _open(network: Path, restarts: int, samples: int) -> _Trained:
-    if _score.is_score(network):
-        score = _score.load(network)
-        return _Trained("score", score.shape, lambda *problem: _posterior.solve(score, samples, *problem))
-    kind, shape, prior = _networks.load(network)
-    return _Trained(kind, shape, lambda *problem: _latent(kind, prior, restarts, *problem))
-
-
-def _latent(
-    kind: str, prior: Any, restarts: int, likelihood: Likelihood, y: Array, keys: Key
-) -> tuple[dict[str, Array], Array, Array]:
-    @eqx.filter_jit
-    def solve(likelihood, prior, y, keys):
-        one = lambda y, key: generative.reconstruct(likelihood, prior, y, key=key, restarts=restarts)
-        return jax.vmap(one)(y, keys)
-
-    solution = solve(likelihood, prior, y, keys)
-    finished = (solution.result == RESULTS.successful) | (solution.result == RESULTS.max_steps_reached)
-    return {kind: solution.value}, solution.value, ~finished
-
-
-def _gaussian(likelihood: Likelihood, train: Array, y: Array) -> Array:
-    baseline = oracles.Gaussian.from_samples(train)
-    return jax.vmap(lambda y: classical.gaussian(likelihood, baseline, y).value)(y)
+    columns["reconstruction"] = image
+    low, high = np.percentile(image, (0.5, 99.5))
+    low, high = (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
+    heading = f"From {low:.3g} (black) to {high:.3g} (white)"
+    if found.deviation is not None:
+        spread = np.asarray(found.deviation)
+        top = float(spread.max()) or 1.0
+        # Drawn on the same scale, from black for none to white for the largest deviation.
+        columns["deviation"] = low + (high - low) * spread / top
+        heading += f"; deviations from 0 to {top:.3g}"
+    if found.samples is not None:
+        for number, sample in enumerate(np.asarray(found.samples[:_SHOWN]), 1):
+            columns[f"sample {number}"] = sample
+    return plotting.compare(columns, heading=heading, limits=(low, high), errors=False)

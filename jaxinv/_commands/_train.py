@@ -36,7 +36,8 @@ def run(*, kind: str, data: str, latents: int, steps: int, batch: int, seed: int
         print(f"Went on from step {history['resumed_from']}.")
     verdict = chosen.evaluate(chosen.prior(model, chosen.latents(model, train)), test)
     print(f"{kind}: {steps} steps in {history['seconds']:.0f} s; {verdict} on held-out images.")
-    print(f"Wrote {output}. Use it: jaxinv reconstruct {output} --task deblurring --data {data}")
+    print(f"Wrote {output}. Use it: jaxinv reconstruct MEASUREMENT --operator blur:2 --prior {output}")
+    print(f"Or see how good it is: jaxinv evaluate {output} --task deblurring --data {data}")
 
 
 def run_score(*, network: str, data: str, process: str, steps: int, batch: int, seed: int, output: Path) -> None:

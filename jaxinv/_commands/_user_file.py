@@ -112,7 +112,7 @@ def measure(request: Request) -> Measured:
 def _denoising(request: Request, image: np.ndarray) -> Measured:
     heading = f"Denoising {image.shape[0]} x {image.shape[1]} pixels"
     view = lambda whole: _cropped(whole, request.crop, request.file)
-    scale = _scale(image)
+    scale = scale_of(image)
     y = jnp.asarray(scale.read(image))
     return Measured(heading, operators.Identity(image.shape), y, scale, 0.1 * scale.peak, view)
 
@@ -121,7 +121,7 @@ def _enlarging(request: Request, image: np.ndarray, factor: int) -> Measured:
     h, w, c = image.shape
     operator = operators.Downsample((h * factor, w * factor, c), factor)
     view = lambda whole: _cropped(whole, None if request.crop is None else request.crop * factor, request.file)
-    scale = _scale(image)
+    scale = scale_of(image)
     heading, y = f"Enlarging {h} x {w} pixels {factor} times", jnp.asarray(scale.read(image))
     return Measured(heading, operator, y, scale, 0.01 * scale.peak, view)
 
@@ -140,12 +140,12 @@ def _inpainting(request: Request, image: np.ndarray) -> Measured:
     heading = f"Inpainting {100 * (1 - known.mean()):.0f} % of {image.shape[0]} x {image.shape[1]} pixels"
     view = lambda whole: _cropped(whole, request.crop, request.file)
     # The pixels that are not known, which may hold any number, have no part in the range.
-    scale = _scale(image[known > 0])
+    scale = scale_of(image[known > 0])
     y = jnp.asarray(scale.read(image) * known)
     return Measured(heading, operators.Mask(jnp.asarray(known)), y, scale, 0.01 * scale.peak, view)
 
 
-def _scale(values: np.ndarray) -> Scale:
+def scale_of(values: np.ndarray) -> Scale:
     """The scale of a picture: its own if it is in [0, 1], and otherwise one with room on both sides of its values."""
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
@@ -171,7 +171,7 @@ def _tomography(request: Request, sinogram: np.ndarray, make: Any, geometry: dic
     y = jnp.asarray(sinogram[::every], jnp.float32)
     operator = make((size, size, 1), pixel_size=width / size, **{**geometry, "angles": geometry["angles"][::every]})
     # The networks, with their learning rates, are for images in [0, 1].
-    unit = _HEADROOM * float(_brightest(operator, y))
+    unit = _HEADROOM * float(brightest(operator, y))
     if not 0 < unit < np.inf:
         raise ValueError(
             f"{request.file} holds no line integrals of anything: they are nowhere positive, or not finite."
@@ -182,7 +182,7 @@ def _tomography(request: Request, sinogram: np.ndarray, make: Any, geometry: dic
 
 
 @jax.jit
-def _brightest(operator: Checked[Any], y: Array) -> Array:
+def brightest(operator: Checked[Any], y: Array) -> Array:
     """The largest value of the image that explains a sinogram best among those that are nowhere negative.
 
     Filtered back-projection would smooth a bead away, and halve what few angles see. Fifty steps of Richardson and Lucy
@@ -202,13 +202,13 @@ def _brightest(operator: Checked[Any], y: Array) -> Array:
 
 def _htc2022(request: Request) -> Any:
     sinogram, geometry = data.htc2022(request.file)
-    width = _fan_width(geometry)
+    width = fan_width(geometry)
     if request.offset is not None:
         geometry["centre_offset"] = request.offset * geometry["detector_spacing"]
     return sinogram, operators.FanBeam, geometry, width
 
 
-def _fan_width(geometry: dict[str, Any]) -> float:
+def fan_width(geometry: dict[str, Any]) -> float:
     """The width of the disc that all fans cover completely, for a centred detector."""
     half = geometry["num_detectors"] * geometry["detector_spacing"] / 2
     distance = geometry["source_origin"] + geometry["origin_detector"]
@@ -241,7 +241,7 @@ def _plain(request: Request) -> Any:
     if request.fan is None:
         return sinogram, operators.ParallelBeam, geometry, float(bins)
     geometry |= {"source_origin": request.fan[0], "origin_detector": request.fan[1]}
-    return sinogram, operators.FanBeam, geometry, _fan_width(geometry)
+    return sinogram, operators.FanBeam, geometry, fan_width(geometry)
 
 
 # The reader of each suffix returns a sinogram, the operator's class, its geometry, and the width of the image.

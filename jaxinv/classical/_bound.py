@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._types import Scalar
+from .._workarounds import rounded
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
 from ..operators import AbstractLinearOperator, Identity, norm as operator_norm
@@ -35,6 +36,6 @@ def positive(bound: Array) -> Array:
 def _whitening_norm(whitened: Whitened) -> Array:
     noise = whitened.noise
     if isinstance(noise, Gaussian):
-        return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda s: jnp.max(1 / s), noise.std))
+        return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda s: jnp.max(rounded(1 / s)), noise.std))
     identity: AbstractLinearOperator = Identity(whitened.codomain.shape)
     return SAFETY * operator_norm(Whitened(identity, noise), key=jax.random.key(0, impl="threefry2x32"))

@@ -1,11 +1,11 @@
-"""The loop of `tv`, `ista` and `fista`, which finds the sizes of its steps by itself.
+"""The methods of `tv`, `ista`, `fista` and `primal_dual`, which find the sizes of their steps by themselves.
 
 A step of such a method is in two halves, around the only place where the operator and its adjoint stand in the program:
 the first rounds of the loop put the vectors of an estimate of the norm there.
 """
 
 import abc
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import check_count, safe_sqrt, standard_promotion
-from .._differentiation import Implicit, Unrolled
-from .._loop import iterate
-from .._types import Abstract, Checked, PyTree, State
-from ..likelihood import Whitened, domain_dtype
+from .._arrays import safe_sqrt, standard_promotion
+from .._types import Key, PyTree, Scalar, State
+from ..likelihood import Likelihood, domain_dtype
 from ..operators._norm import scattered
-from ._bound import SAFETY, norm_bound, positive
+from ..regularisers import AbstractRegulariser
+from ._bound import SAFETY, positive
+from ._solver import AbstractSolver, prepare_problem, square_of
 
 # The rounds of the estimate of the norm. From a random start its relative error is on average at most
 # .05 log(m (k - 1)^4)^2 / (k - 1)^2 after k rounds, for m measured values, whatever the operator: 3 % for 400 values,
@@ -46,90 +46,93 @@ class Iterate(NamedTuple):
     rest: PyTree[Array]
 
 
-class AbstractFirstOrder(eqx.Module):
+class AbstractFirstOrder(AbstractSolver):
     """A method each of whose steps applies the operator and its adjoint once: the adjoint first.
 
-    - `operator`: the whitened operator `B`. A prediction `A x` is not whitened.
+    Its problem has an `operator`, the whitened operator `B`, and a `norm`, a bound of its norm or `None`. A prediction
+    `A x` is not whitened.
     """
 
-    if TYPE_CHECKING:
-        operator = Abstract[Whitened]()
-    else:
-        operator: eqx.AbstractVar[Whitened]
+    def prepare(
+        self,
+        likelihood: Likelihood,
+        regulariser: AbstractRegulariser,
+        y: State,
+        *,
+        weight: Scalar,
+        constraint: AbstractRegulariser | None = None,
+        norm: Scalar | None = None,
+        rtol: Scalar = 1e-5,
+        atol: Scalar = 0.0,
+    ) -> tuple[Any, Any]:
+        name = type(self).__name__
+        return prepare_problem(likelihood, regulariser, y, name, weight, constraint, norm, rtol, atol)
 
     @abc.abstractmethod
-    def init(self) -> Iterate:
+    def init(self, problem: Any, /, *, key: Key | None = None) -> Iterate:
         """The first state."""
 
     @abc.abstractmethod
-    def sizes(self, bound: Array) -> Array:
+    def sizes(self, problem: Any, bound: Array) -> Array:
         """The sizes of the steps as one array, from a bound of the norm of `B`."""
 
     @abc.abstractmethod
-    def dual(self, state: Iterate) -> State:
+    def dual(self, problem: Any, state: Iterate) -> State:
         """The measurement that a step applies the adjoint to."""
 
     @abc.abstractmethod
-    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
+    def primal(self, problem: Any, state: Iterate, back: Array, sizes: Array) -> Array:
         """The next image, from `back`, the adjoint of that measurement."""
 
     @abc.abstractmethod
     def update(
-        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+        self, problem: Any, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
     ) -> tuple[Iterate, Array, Any]:
         """The next state, from the next image and its prediction; whether to stop; and the code of that."""
 
-    @abc.abstractmethod
-    def indicator(self, state: Iterate) -> PyTree[Array]:
-        """A part of the state that is finite only if the whole state is."""
+    def step(
+        self, problem: Any, state: Iterate, index: Array, /, *, key: Key | None = None
+    ) -> tuple[Iterate, Array, Any]:
+        sizes = self.sizes(problem, problem.norm)
+        new = self.primal(problem, state, problem.operator.adjoint(self.dual(problem, state)), sizes)
+        return self.update(problem, index, state, new, problem.operator.operator(new), sizes)
+
+    def without_norm(self, problem: Any) -> tuple[AbstractSolver, Any]:
+        # In the first rounds of the same loop, so that operator and adjoint stand once in the program: a projector
+        # takes longer to compile than the rest of a step.
+        return _Estimating(self), _Unscaled(problem, scattered(problem.operator.codomain))
 
 
-def solve(
-    method: AbstractFirstOrder,
-    norm: Array | None,
-    result: Any,
-    *,
-    max_steps: int,
-    differentiate: Checked[Unrolled | Implicit | None] = None,
-) -> tuple[Iterate, Array, Any]:
-    """Repeat the steps of a method until it has finished.
+class _Unscaled(eqx.Module):
+    """A problem whose norm is not known, and the start of its estimate."""
 
-    - `norm`: the norm of the operator before whitening, where it is known. Otherwise it is estimated in the first
-        rounds of the same loop, so that operator and adjoint stand once in the program: a projector takes longer to
-        compile than the rest of a step. With `Unrolled()` it is estimated beforehand: gradients would keep its rounds.
+    problem: Any
+    start: State
 
-    **Returns:** the last state, the number of steps without those rounds, and the code.
-    """
-    if norm is not None or isinstance(differentiate, Unrolled):
 
-        def step(index: Array, state: Iterate, args: Any) -> tuple[Iterate, Array, Any]:
-            method, sizes = args
-            new = method.primal(state, method.operator.adjoint(method.dual(state)), sizes)
-            return method.update(index, state, new, method.operator.operator(new), sizes)
+class _Estimating(AbstractSolver):
+    """A method whose first rounds estimate the norm; the state of the estimate goes beside that of the method."""
 
-        args = (method, method.sizes(norm_bound(method.operator, norm)))
-        return iterate(
-            step,
-            method.init(),
-            args,
-            result=result,
-            max_steps=max_steps,
-            differentiate=differentiate,
-            indicator=method.indicator,
-        )
+    method: AbstractFirstOrder
 
-    check_count(max_steps, "max_steps")
-    trials = jnp.asarray(_TRIALS, domain_dtype(method.operator))
-    carry = (method.init(), trials, jnp.zeros((), trials.dtype))
-    (state, _, _), num_steps, result = iterate(
-        _shared,
-        carry,
-        (method, scattered(method.operator.codomain)),
-        result=result,
-        max_steps=max_steps + _BEFORE,
-        indicator=lambda carry: method.indicator(carry[0]),
-    )
-    return state, jnp.maximum(num_steps - _BEFORE, 0), result
+    @property
+    def preliminary_steps(self) -> int:
+        return _BEFORE
+
+    def init(self, problem: _Unscaled, /, *, key: Key | None = None) -> Any:
+        trials = jnp.asarray(_TRIALS, domain_dtype(problem.problem.operator))
+        return self.method.init(problem.problem, key=None), trials, jnp.zeros((), trials.dtype)
+
+    def step(
+        self, problem: _Unscaled, state: Any, index: Array, /, *, key: Key | None = None
+    ) -> tuple[Any, Array, Any]:
+        return _shared(index, state, (self.method, problem.problem, problem.start))
+
+    def finish(self, problem: _Unscaled, state: Any, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+        return self.method.finish(problem.problem, state[0], key=None)
+
+    def indicator(self, state: Any) -> PyTree[Array]:
+        return self.method.indicator(state[0])
 
 
 @standard_promotion()
@@ -141,24 +144,23 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
     spaces that they span. The state keeps `b v` and `u`. A trial value is above the norm of that matrix as long as its
     Sturm sequence is positive: one more term for each number, so that none of them is kept.
     """
-    (state, sturm, scale), (method, start) = carry, args
+    (state, sturm, scale), (method, problem, start) = carry, args
+    operator = problem.operator
     # All of these depend on the number of the step only, which a batch of problems has in common.
     first, last, known = index == 0, index == _ROUNDS, index >= _BEFORE
     select = lambda new, old: jax.tree.map(lambda n, o: jnp.where(known, n, o), new, old)
     too_small = jnp.sum(sturm <= 0).astype(scale.dtype)
-    sizes = method.sizes(positive(SAFETY * scale * jnp.exp(_LOG_RATIO * too_small)))
+    sizes = method.sizes(problem, positive(SAFETY * scale * jnp.exp(_LOG_RATIO * too_small)))
     unit = state.measurement
-    back = method.operator.adjoint(select(method.dual(state), unit))
+    back = operator.adjoint(select(method.dual(problem, state), unit))
     residual = back - state.image
-    a = safe_sqrt(squared_norm(residual))
-    new = select(method.primal(state, back, sizes), residual / positive(a))
-    prediction = method.operator.operator(new)
-    moved, finished, code = method.update(index - _BEFORE, state, new, prediction, sizes)
+    a = safe_sqrt(square_of(residual))
+    new = select(method.primal(problem, state, back, sizes), residual / positive(a))
+    prediction = operator.operator(new)
+    moved, finished, code = method.update(problem, index - _BEFORE, state, new, prediction, sizes)
 
-    residual = jax.tree.map(
-        lambda s, p, u: jnp.where(first, s, p - a * u), start, method.operator.whiten(prediction), unit
-    )
-    b = safe_sqrt(squared_norm(residual))
+    residual = jax.tree.map(lambda s, p, u: jnp.where(first, s, p - a * u), start, operator.whiten(prediction), unit)
+    b = safe_sqrt(square_of(residual))
     # Step sizes have no derivative: the minimiser does not depend on them.
     new, residual, a, b = jax.lax.stop_gradient((new, residual, a, b))
     # The first step begins at zero.
@@ -171,8 +173,3 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
         longer = jnp.where(longer > 0, _TRIALS.astype(longer.dtype) - below, longer)
     sturm = jnp.where(first | known, sturm, longer)
     return (select(moved, kept), sturm, scale), known & finished, code
-
-
-def squared_norm(tree: State) -> Array:
-    """The squared norm of an image or a measurement; step sizes do without those of `_sums`."""
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))

@@ -8,11 +8,12 @@ from jaxtyping import Array
 
 from .._jit import verb
 from .._solution import Solution
-from .._types import Checked, PyTree, Scalar, State
-from ..likelihood import Likelihood, Whitened
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
-from ._first_order import AbstractFirstOrder, Iterate, solve
-from ._proximal import ProximalProblem, objective_of, proximal_problem
+from ._first_order import Iterate
+from ._proximal import AbstractProximalGradient, minimise
+from ._solver import Problem
 
 
 @verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
@@ -22,6 +23,7 @@ def fista(
     *,
     weight: Scalar,
     regulariser: Checked[AbstractRegulariser | None] = None,
+    constraint: Checked[AbstractRegulariser | None] = None,
     norm: Scalar | None = None,
     max_steps: int = 3000,
     rtol: Scalar = 1e-5,
@@ -44,41 +46,38 @@ def fista(
         x = jaxinv.classical.fista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, known, prepared, data, result = proximal_problem(
-        likelihood, y, weight, regulariser, norm, rtol, atol, "fista"
-    )
-    state, num_steps, result = solve(_Fista(problem), known, result, max_steps=max_steps)
-    objective = objective_of(prepared, data, problem, state.image, state.measurement)
-    return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})
+    return minimise(FISTA(), likelihood, y, weight, regulariser, constraint, norm, max_steps, rtol, atol)
 
 
-class _Fista(AbstractFirstOrder):
-    """The state is an image and the extrapolated one, each with its prediction, the momentum, and the objective."""
+class FISTA(AbstractProximalGradient):
+    """The method of `classical.fista`, for `classical.solve`.
 
-    problem: ProximalProblem
+    !!! example
+        ```python
+        import jax, jaxinv
+        from jaxinv import classical, regularisers
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((8, 8, 1)), jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(jax.numpy.ones((8, 8, 1)), key=jax.random.key(0))
+        solution = classical.solve(likelihood, regularisers.L1(), y, method=classical.FISTA(), weight=1.0)
+        ```
+    """
 
-    @property
-    def operator(self) -> Whitened:
-        return self.problem.operator
-
-    def init(self) -> Iterate:
-        zero = self.problem.zero()
-        value = self.problem.value(*zero)
+    # The state is an image and the extrapolated one, each with its prediction, the momentum, and the objective.
+    def init(self, problem: Problem, /, *, key: Key | None = None) -> Iterate:
+        zero = problem.zero()
+        value = problem.value(*zero)
         return Iterate(*zero, (zero, jnp.ones_like(value), value))
 
-    def sizes(self, bound: Array) -> Array:
-        return bound
-
-    def dual(self, state: Iterate) -> State:
+    def dual(self, problem: Problem, state: Iterate) -> State:
         (_, prediction), *_ = state.rest
-        return self.problem.residual(prediction)
+        return problem.residual(prediction)
 
-    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
+    def primal(self, problem: Problem, state: Iterate, back: Array, sizes: Array) -> Array:
         (ahead, _), *_ = state.rest
-        return self.problem.proximal_step(ahead, back, sizes)
+        return problem.prox(ahead - sizes * back, sizes)
 
     def update(
-        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+        self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
     ) -> tuple[Iterate, Array, Any]:
         del index, sizes
         *old, (_, momentum, objective) = state
@@ -86,9 +85,9 @@ class _Fista(AbstractFirstOrder):
         # The image, and its prediction, which is linear in it.
         here = (new, prediction)
         ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, tuple(old))
-        value = self.problem.value(new, prediction)
+        value = problem.value(new, prediction)
         moved = Iterate(*here, (ahead, new_momentum, value))
-        return moved, *self.problem.stop(new, state.image, value, objective)
+        return moved, *problem.stop(new, state.image, value, objective)
 
     def indicator(self, state: Iterate) -> PyTree[Array]:
         # The objective is made of the image and its prediction, as the extrapolated ones are.

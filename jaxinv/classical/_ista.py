@@ -6,11 +6,12 @@ from jaxtyping import Array
 
 from .._jit import verb
 from .._solution import Solution
-from .._types import Checked, PyTree, Scalar, State
-from ..likelihood import Likelihood, Whitened
+from .._types import Checked, Key, PyTree, Scalar, State
+from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
-from ._first_order import AbstractFirstOrder, Iterate, solve
-from ._proximal import ProximalProblem, objective_of, proximal_problem
+from ._first_order import Iterate
+from ._proximal import AbstractProximalGradient, minimise
+from ._solver import Problem
 
 
 @verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
@@ -20,6 +21,7 @@ def ista(
     *,
     weight: Scalar,
     regulariser: Checked[AbstractRegulariser | None] = None,
+    constraint: Checked[AbstractRegulariser | None] = None,
     norm: Scalar | None = None,
     max_steps: int = 3000,
     rtol: Scalar = 1e-5,
@@ -36,6 +38,8 @@ def ista(
     - `y`: one measurement.
     - `weight`: a scalar, not negative.
     - `regulariser`: one with a prox; default `regularisers.L1()`.
+    - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`. It needs a regulariser that
+      is separable, such as `L1()`; with any other take `classical.primal_dual`.
     - `norm`: of the operator, where it is known; else it is estimated in the first rounds, from a fixed start.
     - `max_steps`: static.
     - `rtol`, `atol`: it stops when a step changes both image and objective by less than `atol + rtol * size`.
@@ -56,42 +60,38 @@ def ista(
         x = jaxinv.classical.ista(likelihood, y, weight=100.0).value
         ```
     """
-    problem, known, prepared, data, result = proximal_problem(
-        likelihood, y, weight, regulariser, norm, rtol, atol, "ista"
-    )
-    state, num_steps, result = solve(_Ista(problem), known, result, max_steps=max_steps)
-    objective = objective_of(prepared, data, problem, state.image, state.measurement)
-    return Solution(state.image, result, {"num_steps": num_steps, "objective": objective})
+    return minimise(ISTA(), likelihood, y, weight, regulariser, constraint, norm, max_steps, rtol, atol)
 
 
-class _Ista(AbstractFirstOrder):
-    """The state is an image, its prediction and its objective."""
+class ISTA(AbstractProximalGradient):
+    """The method of `classical.ista`, for `classical.solve`.
 
-    problem: ProximalProblem
+    !!! example
+        ```python
+        import jax, jaxinv
+        from jaxinv import classical, regularisers
+        likelihood = jaxinv.Likelihood(jaxinv.operators.Identity((8, 8, 1)), jaxinv.noise.Gaussian(0.1))
+        y = likelihood.simulate(jax.numpy.ones((8, 8, 1)), key=jax.random.key(0))
+        solution = classical.solve(likelihood, regularisers.L1(), y, method=classical.ISTA(), weight=1.0)
+        ```
+    """
 
-    @property
-    def operator(self) -> Whitened:
-        return self.problem.operator
+    def init(self, problem: Problem, /, *, key: Key | None = None) -> Iterate:
+        x, prediction = problem.zero()
+        return Iterate(x, prediction, problem.value(x, prediction))
 
-    def init(self) -> Iterate:
-        x, prediction = self.problem.zero()
-        return Iterate(x, prediction, self.problem.value(x, prediction))
+    def dual(self, problem: Problem, state: Iterate) -> State:
+        return problem.residual(state.measurement)
 
-    def sizes(self, bound: Array) -> Array:
-        return bound
-
-    def dual(self, state: Iterate) -> State:
-        return self.problem.residual(state.measurement)
-
-    def primal(self, state: Iterate, back: Array, sizes: Array) -> Array:
-        return self.problem.proximal_step(state.image, back, sizes)
+    def primal(self, problem: Problem, state: Iterate, back: Array, sizes: Array) -> Array:
+        return problem.prox(state.image - sizes * back, sizes)
 
     def update(
-        self, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
+        self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
     ) -> tuple[Iterate, Array, Any]:
         del index, sizes
-        value = self.problem.value(new, prediction)
-        return Iterate(new, prediction, value), *self.problem.stop(new, state.image, value, state.rest)
+        value = problem.value(new, prediction)
+        return Iterate(new, prediction, value), *problem.stop(new, state.image, value, state.rest)
 
     def indicator(self, state: Iterate) -> PyTree[Array]:
         return state.rest

@@ -1,96 +1,70 @@
-"""What the proximal gradient methods share."""
+"""What the proximal gradient methods share: the regulariser that they take, and the call of the solver."""
 
 from typing import Any
 
-import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._loop import divergence_threshold, has_converged
-from .._solution import RESULTS
-from .._types import Checked, Scalar, State
-from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
+from .._solution import Solution
+from .._types import Key, Scalar, State
+from ..likelihood import Likelihood
 from ..regularisers import L1, AbstractRegulariser
+from ._first_order import AbstractFirstOrder, Iterate
+from ._solver import AbstractSolver, Problem, drive, prepare_problem
 
 
-class ProximalProblem(eqx.Module):
-    """`1/2 ||B x - b||^2 + weight R(x)`, and when to stop."""
+class AbstractProximalGradient(AbstractFirstOrder):
+    """`x <- prox(x' - step grad, step weight)` with the step `1 / ||B||^2`, from some point `x'`."""
 
-    operator: Whitened
-    regulariser: AbstractRegulariser
-    weight: Array
-    data: State
-    rtol: Array
-    atol: Array
-    rounding: Array
-    divergence_threshold: Array
+    def prepare(
+        self,
+        likelihood: Likelihood,
+        regulariser: AbstractRegulariser,
+        y: State,
+        *,
+        weight: Scalar,
+        constraint: AbstractRegulariser | None = None,
+        norm: Scalar | None = None,
+        rtol: Scalar = 1e-5,
+        atol: Scalar = 0.0,
+    ) -> tuple[Problem, Any]:
+        name = type(self).__name__.lower()
+        problem, result = prepare_problem(likelihood, regulariser, y, name, weight, constraint, norm, rtol, atol)
+        # Else the prox of both is not the projection of the prox.
+        if constraint is not None and not regulariser.is_separable:
+            raise ValueError(
+                f"`{name}` takes a constraint only with a regulariser that is separable, such as L1(), and "
+                f"{type(regulariser).__name__} is not. Use `classical.primal_dual`, which takes both."
+            )
+        return problem, result
 
-    def value(self, x: Array, prediction: State) -> Array:
-        """The objective at `x`, whose prediction is `A x`."""
-        square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(self.residual(prediction)))
-        return 0.5 * square + self.weight * self.regulariser(x)
+    def sizes(self, problem: Problem, bound: Array) -> Array:
+        return 1 / bound**2
 
-    def residual(self, prediction: State) -> State:
-        """`B x - b`. Predictions are kept from step to step, so that each image is measured once."""
-        return jax.tree.map(jnp.subtract, self.operator.whiten(prediction), self.data)
-
-    def proximal_step(self, x: Array, back: Array, bound: Array) -> Array:
-        """`prox(x - step grad, step weight)`; `back` is the gradient, the adjoint of the residual."""
-        step = 1 / bound**2
-        return self.regulariser.prox(x - step * back, step * self.weight)
-
-    def zero(self) -> tuple[Array, State]:
-        """The image 0, and its prediction."""
-        domain = self.operator.domain
-        return jnp.zeros(domain.shape, domain.dtype), jax.tree.map(jnp.zeros_like, self.data)
-
-    def stop(self, new: Array, old: Array, value: Array, old_value: Array) -> tuple[Array, Any]:
-        """Whether to stop after a step, and the code of that."""
-        still = has_converged(new, old, value, old_value, self.rtol, self.atol, self.rounding)
-        diverged = value > self.divergence_threshold
-        return still | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
+    def finish(self, problem: Problem, state: Iterate, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+        return state.image, {"objective": problem.objective(state.image, state.measurement)}
 
 
-def proximal_problem(
+def minimise(
+    method: AbstractSolver,
     likelihood: Likelihood,
     y: State,
     weight: Scalar,
-    regulariser: Checked[AbstractRegulariser | None],
+    regulariser: Any,
+    constraint: Any,
     norm: Scalar | None,
+    max_steps: int,
     rtol: Scalar,
     atol: Scalar,
-    name: str,
-) -> tuple[ProximalProblem, Array | None, Likelihood, State, Any]:
-    """The problem, the norm where it is known, the prepared likelihood and data, and the code."""
-    regulariser = L1() if regulariser is None else regulariser
-    if not isinstance(regulariser, AbstractRegulariser):
-        raise ValueError(
-            f"`regulariser` must be one of `jaxinv.regularisers`, such as L1(); got {type(regulariser).__name__}."
-        )
-    prepared, data, result = prepare(likelihood, y)
-    weight, result = prepare_parameter(weight, likelihood.operator, result)
-    if norm is not None:
-        norm, result = prepare_parameter(norm, likelihood.operator, result, positive=True, name="norm")
-    whitened, b = whiten(prepared, data, name)
-    real = domain_dtype(whitened)
-    as_real = lambda value: jnp.asarray(value, real)
-    at_zero = jnp.asarray(0.5) * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
-    rounding = as_real(jnp.finfo(real).eps * at_zero)
-    problem = ProximalProblem(
-        operator=whitened,
-        regulariser=regulariser,
+) -> Solution:
+    """The solution by a proximal gradient method, of `L1()` if there is no regulariser."""
+    problem, result = method.prepare(
+        likelihood,
+        L1() if regulariser is None else regulariser,
+        y,
         weight=weight,
-        data=b,
-        rtol=as_real(rtol),
-        atol=as_real(atol),
-        rounding=rounding,
-        divergence_threshold=divergence_threshold(at_zero),
+        constraint=constraint,
+        norm=norm,
+        rtol=rtol,
+        atol=atol,
     )
-    return problem, norm, prepared, data, result
-
-
-def objective_of(likelihood: Likelihood, y: State, problem: ProximalProblem, x: Array, prediction: State) -> Array:
-    """`-log p(y | x) + weight R(x)`, constants included."""
-    fit = likelihood.noise.negative_log_likelihood(prediction, y, likelihood.operator.measured)
-    return fit + problem.weight * problem.regulariser(x)
+    return drive(method, problem, result, max_steps=max_steps)

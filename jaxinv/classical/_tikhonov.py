@@ -1,13 +1,11 @@
 """Quadratic regularisation by conjugate gradients."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import common_dtype, multiply
+from .._arrays import multiply
 from .._conjugate_gradients import minimise_quadratic
 from .._differentiation import Implicit, Unrolled, attach_implicit, check_differentiate
 from .._jit import verb
@@ -16,6 +14,8 @@ from .._types import Checked, Scalar, State
 from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser, Tikhonov
+from ._primal_dual import PrimalDual
+from ._solver import cast_to, drive
 
 
 @verb(traced=("weight",), tolerances=("rtol", "atol"))
@@ -25,6 +25,7 @@ def tikhonov(
     *,
     weight: Scalar,
     regulariser: Checked[AbstractRegulariser | None] = None,
+    constraint: Checked[AbstractRegulariser | None] = None,
     max_steps: int = 500,
     rtol: Scalar = 1e-6,
     atol: Scalar = 0.0,
@@ -43,13 +44,16 @@ def tikhonov(
     - `weight`: a scalar, not negative. The `l` of `||A x - y||^2 + l ||x||^2` is `weight = l / std^2`.
     - `regulariser`: quadratic: `regularisers.Tikhonov(L)`, `regularisers.Gaussian(prior)`, sums and scalings of them;
       default `Tikhonov()`, `1/2 ||x||^2`.
+    - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`. With one the steps are those
+      of `classical.primal_dual`, which needs more of them: raise `max_steps` to some thousands. Not with `Implicit()`.
     - `max_steps`: static.
-    - `rtol`, `atol`: it stops when the residual of the normal equations is at most `atol + rtol * |A* S^{-1} y|`.
+    - `rtol`, `atol`: it stops when the residual of the normal equations is at most `atol + rtol * |A* S^{-1} y|`;
+      with a constraint they are those of `classical.primal_dual`.
     - `differentiate`: `None`, `Unrolled()`, or `Implicit()`, which is exact here.
 
-    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`, `residual`. The code is `breakdown` where the residual
-    that the iteration carries is not the true one, which is computed at the end: the operator is not linear to the
-    precision of its dtype, or has another value in another place of the program.
+    **Returns:** a `Solution`; `stats`: `num_steps`, `objective`, and without a constraint `residual`. The code is
+    `breakdown` where the residual that the iteration carries is not the true one, which is computed at the end: the
+    operator is not linear to the precision of its dtype, or has another value in another place of the program.
 
     **Raises:** `ValueError` for a non-linear operator, a regulariser that is not quadratic, or wrong shapes.
 
@@ -71,11 +75,22 @@ def tikhonov(
             "`tikhonov` needs a quadratic regulariser, Tikhonov(L) or Gaussian(prior) or sums of them; got "
             f"{regulariser}. For TV take `classical.tv`, for L1 `classical.fista`."
         )
+    if constraint is not None:
+        if isinstance(differentiate, Implicit):
+            raise ValueError(
+                "`Implicit()` is for `tikhonov` without a constraint. Take `differentiate=Unrolled()`, or leave the "
+                "constraint out."
+            )
+        bounded = PrimalDual(exact=False)
+        split, result = bounded.prepare(
+            likelihood, regulariser, y, weight=weight, constraint=constraint, rtol=rtol, atol=atol
+        )
+        return drive(bounded, split, result, max_steps=max_steps, differentiate=differentiate)
     prepared, data, result = prepare(likelihood, y)
     inputs = (likelihood, y, weight, regulariser)
     weight, result = prepare_parameter(weight, likelihood.operator, result)
     whitened, b = whiten(prepared, data, "tikhonov")
-    cast: AbstractRegulariser = jax.tree.map(lambda leaf: leaf.astype(_matching(leaf.dtype, weight.dtype)), regulariser)
+    cast: AbstractRegulariser = cast_to(regulariser, weight.dtype)
     problem = _Quadratic(whitened, cast, weight, b)
     zeros = lambda struct: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct)
     operator = likelihood.operator
@@ -128,9 +143,3 @@ class _Quadratic(eqx.Module):
         offset, linear = jax.jvp(self.regulariser.gradient, (jnp.zeros_like(v),), (v,))
         penalty = rounded(multiply(self.weight, rounded(on.astype(v.dtype) * offset) + linear))
         return self.operator.adjoint(residual) - penalty, prediction
-
-
-def _matching(dtype: Any, real: Any) -> Any:
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return common_dtype(real, jnp.complex64)
-    return real if jnp.issubdtype(dtype, jnp.floating) else dtype

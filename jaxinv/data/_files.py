@@ -91,19 +91,3 @@ def _ways(name: str, folder: str, reasons: Sequence[str]) -> str:
     return (
         f"The data file {name} was not found and could not be downloaded. There are {count} ways to have it:\n{listed}."
     )
-
-
-def check_file(path: Any, what: str) -> Path:
-    """`path` as the path of an existing file.
-
-    **Raises:** `ValueError` if there is no such file.
-    """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
-    # A path-like object may return bytes, which `Path` refuses with a TypeError.
-    path = Path(os.fsdecode(path)).expanduser()
-    if not path.exists():
-        raise ValueError(f"`path` must be the path of {what}; there is no file {path}.")
-    if not path.is_file():
-        raise ValueError(f"`path` must be the path of {what}; {path} is not a file.")
-    return path

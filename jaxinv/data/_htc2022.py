@@ -1,21 +1,17 @@
 """The fan-beam measurements of the Helsinki Tomography Challenge 2022."""
 
 import os
-import struct
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .._formats import check_elements
+from .._reading import check_file, reading
 from .._types import Checked
-from ._files import check_file
-from ._reading import reading
 
 _VARIABLES = ("CtDataFull", "CtDataLimited")
-# The types of the elements of a MATLAB file.
-_MATRIX, _COMPRESSED = 14, 15
 # Ten times the size of the largest file of the challenge, unpacked.
 _LARGEST = 2**25
 
@@ -96,7 +92,7 @@ def _load(path: Path) -> dict[str, Any]:
     with reading(path, "a MATLAB file"), warnings.catch_warnings():
         if path.stat().st_size > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST} bytes, and no file of the challenge is so large")
-        _check_elements(path.read_bytes())
+        check_elements(path.read_bytes(), _LARGEST)
         warnings.simplefilter("error", MatReadWarning)
         contents = loadmat(path, simplify_cells=True)
     for name in _VARIABLES:
@@ -110,46 +106,6 @@ def _load(path: Path) -> dict[str, Any]:
         f"{path} holds {found}, and none of {list(_VARIABLES)}: it is truncated, or no measurement of the challenge (a "
         "reconstruction, perhaps)."
     )
-
-
-def _check_elements(raw: bytes) -> None:
-    """Raise a `ValueError` or `zlib.error` unless the elements of this MATLAB file of version 5 are intact.
-
-    scipy's reader ignores the checksums of compressed variables, such as those in the files of the challenge, and
-    damage can make it crash the process.
-    """
-    order = {b"IM": "<", b"MI": ">"}.get(raw[126:128])
-    if raw[512:520] == b"\x89HDF\r\n\x1a\n":
-        raise ValueError("it is of MATLAB 7.3, and those of the challenge are of version 5; `save -v7` makes one")
-    if order is None:
-        raise ValueError("the header of a MATLAB file of version 5 is not there")
-    position, room = 128, _LARGEST
-    while position < len(raw):
-        if len(raw) < position + 8:
-            raise ValueError("the file ends within a tag")
-        kind, count = struct.unpack_from(f"{order}2I", raw, position)
-        position += 8
-        if kind not in (_MATRIX, _COMPRESSED) or position + count > len(raw):
-            raise ValueError(f"the element at byte {position - 8} is none, or goes beyond the end of the file")
-        if kind == _COMPRESSED:
-            room -= _unpacked(raw[position : position + count], room)
-        position += count
-    if position == 128:
-        raise ValueError("it holds no variable")
-
-
-def _unpacked(packed: bytes, room: int) -> int:
-    """The number of bytes of a compressed variable, all of which are checked, and of which few are held at once."""
-    stream, count = zlib.decompressobj(), 0
-    while not stream.eof:
-        piece = stream.decompress(packed, 1 << 20)
-        packed = stream.unconsumed_tail
-        count += len(piece)
-        if count > room:
-            raise ValueError(f"its variables have more than {_LARGEST} bytes, and those of the challenge have fewer")
-        if not piece and not stream.eof:
-            raise ValueError("a compressed variable is truncated")
-    return count
 
 
 def _field(record: Any, name: str, path: Path) -> Any:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .._reading import check_file, check_unpacked, read_array, reading
 from .._types import Checked
-from ._files import check_file
-from ._reading import check_unpacked, read_array, reading
 
 
 def picture(path: Checked[str | os.PathLike[str]]) -> np.ndarray:

@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from .._reading import check_file, check_unpacked, reading
 from .._types import Checked
-from ._files import check_file
-from ._reading import check_unpacked, reading
 
 # A stripe in the sinogram is at most as many bins wide, and at most so many frames at the ends may have been dropped.
 _STRIPE, _MOST_LOST = 7, 3

@@ -27,6 +27,7 @@ from ._posterior import (
     DiffPIR as DiffPIR,
     Exact as Exact,
     Langevin as Langevin,
+    LookAhead as LookAhead,
     MomentMatching as MomentMatching,
     PiGDM as PiGDM,
     PnPDM as PnPDM,
@@ -35,6 +36,7 @@ from ._posterior import (
     Replacement as Replacement,
     posterior_sample as posterior_sample,
 )
+from ._processes._discrete_vp import DiscreteVP as DiscreteVP
 from ._processes._flow_matching import FlowMatching as FlowMatching
 from ._processes._forward import forward as forward, trajectory as trajectory
 from ._processes._schedule import (
@@ -53,6 +55,7 @@ from ._samplers._probability_flow import ProbabilityFlow as ProbabilityFlow
 from ._samplers._reverse_sde import ReverseSDE as ReverseSDE
 from ._samplers._sample import sample as sample
 from ._samplers._sampler import AbstractSampler as AbstractSampler, AbstractStepper as AbstractStepper
+from ._scores._diffusers import from_diffusers as from_diffusers
 from ._scores._loss import (
     AbstractWeighting as AbstractWeighting,
     LikelihoodWeighting as LikelihoodWeighting,
@@ -68,6 +71,9 @@ from ._scores._parametrisation import (
 )
 from ._scores._preconditioned import Preconditioned as Preconditioned
 from ._scores._score import Score as Score, score_from as score_from
+from ._trust._check_calibration import check_calibration as check_calibration
+from ._trust._check_posterior import PosteriorCheck as PosteriorCheck, check_posterior as check_posterior
+from ._trust._check_prior import PriorCheck as PriorCheck, check_prior as check_prior
 
 __all__ = [
     # Verbs.
@@ -79,12 +85,20 @@ __all__ = [
     "forward",
     "trajectory",
     "score_from",
+    "from_diffusers",
     "score_matching_loss",
+    # Checks of priors and of samples.
+    "check_prior",
+    "check_posterior",
+    "check_calibration",
+    "PriorCheck",
+    "PosteriorCheck",
     # Processes.
     "VP",
     "SubVP",
     "VE",
     "FlowMatching",
+    "DiscreteVP",
     # Scores, what a network may predict, and the weights of its loss.
     "Score",
     "Noise",
@@ -106,6 +120,7 @@ __all__ = [
     "UniformLogSNR",
     "Karras",
     # Posterior methods, and how two of them draw from the likelihood.
+    "LookAhead",
     "MomentMatching",
     "TMPD",
     "PiGDM",

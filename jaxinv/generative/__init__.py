@@ -4,6 +4,7 @@ from .._prior import AbstractGenerativePrior as AbstractGenerativePrior
 from .._proximal_map import AbstractProximalMap as AbstractProximalMap
 from ._algorithm import Alternating as Alternating
 from ._autoencoder import AutoencoderPrior as AutoencoderPrior, autoencoder_loss as autoencoder_loss
+from ._check_range import RangeCheck as RangeCheck, check_range as check_range
 from ._deviation import Relaxed as Relaxed, Soft as Soft
 from ._flow import FlowPrior as FlowPrior, flow_loss as flow_loss
 from ._function import FunctionPrior as FunctionPrior
@@ -29,9 +30,16 @@ from ._reconstruct import reconstruct as reconstruct
 from ._sample_posterior import sample_posterior as sample_posterior
 from ._start import AbstractStart as AbstractStart, From as From, FromEncoder as FromEncoder, FromPrior as FromPrior
 from ._vae import VAEPrior as VAEPrior, vae_loss as vae_loss
+from ._variational import (
+    AbstractFamily as AbstractFamily,
+    MeanFieldGaussian as MeanFieldGaussian,
+    MeanFieldUniform as MeanFieldUniform,
+    variational_posterior as variational_posterior,
+)
 from ._weights import choose_weight as choose_weight
 
 __all__ = [
+    "AbstractFamily",
     "AbstractGenerativePrior",
     "AbstractLatentMethod",
     "AbstractPath",
@@ -40,6 +48,7 @@ __all__ = [
     "Alternating",
     "autoencoder_loss",
     "AutoencoderPrior",
+    "check_range",
     "choose_weight",
     "encode",
     "flow_loss",
@@ -52,11 +61,14 @@ __all__ = [
     "Hard",
     "interpolate",
     "Linear",
+    "MeanFieldGaussian",
+    "MeanFieldUniform",
     "minimax_loss",
     "ModeCoverage",
     "nonsaturating_loss",
     "PCAPrior",
     "project",
+    "RangeCheck",
     "reconstruct",
     "Relaxed",
     "residual_gaussian",
@@ -66,5 +78,6 @@ __all__ = [
     "Spherical",
     "vae_loss",
     "VAEPrior",
+    "variational_posterior",
     "wasserstein_loss",
 ]

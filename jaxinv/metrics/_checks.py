@@ -4,6 +4,7 @@ from typing import Any
 
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from .._arrays import as_array, common_dtype
@@ -56,6 +57,22 @@ def _advice(shape: tuple[int, ...], reference: tuple[int, ...]) -> str:
     if (*shape, 1) == reference or shape == (*reference, 1):
         return "Add the channel axis: `x[..., None]`."
     return "Crop or resample one of them first."
+
+
+def check_flag(value: Any, name: str) -> None:
+    """Raise unless `value` is a Python boolean."""
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False, known when the program is traced; got {value!r}.")
+
+
+def check_set(samples: Any, metric: str, name: str, least: int = 1) -> Array:
+    """A set of samples `(n, ...)` as a real array, float32 at least, with at least `least` samples."""
+    samples = as_array(samples)
+    if samples.ndim < 1 or len(samples) < least or samples.size == 0:
+        raise ValueError(
+            f"`{metric}` takes `{name}`, at least {least} sample(s) of shape (n, ...); got shape {samples.shape}."
+        )
+    return samples.astype(real_dtype_of(metric, samples))
 
 
 def check_sets(a: Any, b: Any, metric: str, names: tuple[str, str], least: int = 1) -> tuple[Array, Array]:

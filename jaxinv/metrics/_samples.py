@@ -11,6 +11,7 @@ from .._arrays import check_count, check_key
 from .._jit import compiled_method
 from .._types import Checked, IntLike, Key, Scalar, State
 from ._checks import check_positive, check_sets
+from ._pairs import median_of_pairs
 
 
 @compiled_method
@@ -115,7 +116,7 @@ def mmd(a: State, b: State, *, bandwidth: Scalar | None = None) -> Float[Array, 
     products = jnp.matmul(both, both.T, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.maximum(lengths[:, None] + lengths[None, :] - 2 * products, 0)
     if bandwidth is None:
-        square = jax.lax.stop_gradient(_median_of_pairs(squares))
+        square = jax.lax.stop_gradient(median_of_pairs(squares))
         square = jnp.where(square == 0, 1, square)
     else:
         square = check_positive(bandwidth, both.dtype, "bandwidth") ** 2
@@ -127,14 +128,6 @@ def mmd(a: State, b: State, *, bandwidth: Scalar | None = None) -> Float[Array, 
 def _mean_of_others(kernel: Array) -> Array:
     size = len(kernel)
     return jnp.sum(jnp.where(jnp.eye(size, dtype=bool), 0, kernel)) / (size * (size - 1))
-
-
-def _median_of_pairs(squares: Array) -> Array:
-    size = len(squares)
-    above = jnp.arange(size)[:, None] < jnp.arange(size)[None, :]
-    ordered = jnp.sort(jnp.where(above, squares, jnp.inf).ravel())
-    count = size * (size - 1) // 2
-    return (ordered[(count - 1) // 2] + ordered[count // 2]) / 2
 
 
 @compiled_method

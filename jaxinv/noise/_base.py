@@ -32,6 +32,25 @@ class AbstractNoise(Module):
     def linearise(self, y: State) -> tuple[State, State]:
         """The Gaussian approximation at `y`. **Returns:** `(data, std)`, with `data` roughly `N(A x, std^2)`."""
 
+    def prox(self, prediction: State, y: State, measured: State, step: State) -> State:
+        """The proximal map of the negative log-likelihood, for solvers that take it exactly.
+
+        **Arguments:**
+
+        - `prediction`, `y`, `measured`: those of `negative_log_likelihood`.
+        - `step`: positive; a scalar or an array for each entry, for a stack a tuple of these.
+
+        **Returns:** for each entry `argmin_z 1/2 (z - prediction)^2 - step log p(y | z)`, and the prediction itself
+        where nothing is measured.
+
+        **Raises:** `ValueError` where this noise has none, which is the default.
+        """
+        del prediction, y, measured, step
+        raise ValueError(
+            f"{type(self).__name__} has no proximal map. Take `exact=False`, for its Gaussian approximation "
+            "(`noise.linearise`), or `generative.reconstruct` or `dip.reconstruct`, which use its gradient."
+        )
+
     @abc.abstractmethod
     def invalid(self, measured: State) -> Array:
         """Whether a parameter is out of its range at a measured entry. **Returns:** a boolean scalar."""

@@ -22,6 +22,7 @@ from .._arrays import (
 )
 from .._module import Module
 from .._types import Abstract, PyTree, State, Struct
+from .._workarounds import rounded
 from ..requirements import Requirement, finite
 
 
@@ -132,6 +133,19 @@ class AbstractLinearOperator(AbstractOperator):
     def normal(self, x: State) -> State:
         """`A* A x`."""
         return self.adjoint(self(x))
+
+    def rows(self, indices: Array) -> "AbstractLinearOperator":
+        """The operator of some rows of the measurement alone, along its first axis: some angles of a sinogram.
+
+        By default it computes all rows and takes these. An operator that computes rows one by one overrides it.
+
+        **Arguments:**
+
+        - `indices`: integers of any order, `(n,)`; those out of range count as the nearest row.
+
+        **Returns:** a linear operator, whose measurements have `n` rows.
+        """
+        return Rows(self, indices)
 
     @property
     def H(self) -> "AbstractLinearOperator":
@@ -285,11 +299,10 @@ class Scaled(AbstractLinearOperator):
         return self.operator.measured
 
     def __call__(self, x: State) -> State:
-        return jax.tree.map(lambda leaf: multiply(self.factor, leaf), self.operator(x))
+        return _scale(self.factor, self.operator(x))
 
     def adjoint(self, y: State) -> State:
-        factor = jnp.conj(self.factor)
-        return self.operator.adjoint(jax.tree.map(lambda leaf: multiply(factor, leaf), y))
+        return self.operator.adjoint(_scale(jnp.conj(self.factor), y))
 
 
 class Adjoint(AbstractLinearOperator):
@@ -310,6 +323,42 @@ class Adjoint(AbstractLinearOperator):
 
     def adjoint(self, y: State) -> State:
         return self.operator(y)
+
+
+class Rows(AbstractLinearOperator):
+    """Some rows of the measurement of an operator, made by `operator.rows(indices)`."""
+
+    operator: AbstractLinearOperator
+    indices: Array
+    number: int = eqx.field(static=True)
+
+    def __init__(self, operator: AbstractLinearOperator, indices: Array):
+        if isinstance(operator.codomain, tuple):
+            raise ValueError("The measurement of a stack is several arrays, which have no rows in common.")
+        self.operator, self.number = operator, indices.shape[0]
+        self.indices = jnp.clip(indices, 0, operator.codomain.shape[0] - 1)
+
+    @property
+    def domain(self) -> Struct:
+        return self.operator.domain
+
+    @property
+    def codomain(self) -> jax.ShapeDtypeStruct:
+        full = self.operator.codomain
+        return jax.ShapeDtypeStruct((self.number, *full.shape[1:]), full.dtype)
+
+    @property
+    def measured(self) -> Array:
+        measured = self.operator.measured
+        return measured if measured.shape[0] == 1 else measured[self.indices]
+
+    def __call__(self, x: State) -> Array:
+        return self.operator(x)[self.indices]
+
+    def adjoint(self, y: State) -> State:
+        y = check_state(y, self.codomain, "the measurement", self)
+        full = self.operator.codomain
+        return self.operator.adjoint(jnp.zeros(full.shape, y.dtype).at[self.indices].add(y))
 
 
 def into_complex(operator: AbstractOperator) -> bool:
@@ -334,6 +383,11 @@ def add_states(first: State, second: State) -> State:
     """The sum of two images or measurements, of which one may be real and the other complex."""
     with standard_promotion():
         return jax.tree.map(jnp.add, first, second)
+
+
+def _scale(factor: Array, state: State) -> State:
+    # Rounded, so that no program contracts the product and a sum with a neighbour, or two products, into one.
+    return jax.tree.map(lambda leaf: rounded(multiply(rounded(factor), rounded(leaf))), state)
 
 
 def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

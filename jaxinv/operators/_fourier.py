@@ -107,12 +107,42 @@ class MultiCoilFourier(AbstractLinearOperator):
 
 
 def centred_fft(x: Array) -> Array:
-    """The orthonormal Fourier transform of `(..., h, w, c)` over `h` and `w`, frequency 0 in the middle."""
+    """The orthonormal Fourier transform of `(..., h, w, c)` over `h` and `w`, frequency 0 at `(h // 2, w // 2)`.
+
+    **Arguments:**
+
+    - `x`: images, real or complex, whose origin is at `(h // 2, w // 2)` too.
+
+    **Returns:** complex numbers of the shape of `x`.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from jaxinv import operators
+        kspace = operators.centred_fft(jnp.ones((8, 8, 1)))
+        assert abs(kspace[4, 4, 0] - 8) < 1e-5
+        ```
+    """
     axes = (-3, -2)
     return jnp.fft.fftshift(jnp.fft.fft2(jnp.fft.ifftshift(x, axes), axes=axes, norm="ortho"), axes)
 
 
 def centred_ifft(y: Array) -> Array:
-    """The inverse, and adjoint, of `centred_fft`."""
+    """The inverse, and adjoint, of `centred_fft`.
+
+    **Arguments:**
+
+    - `y`: k-space, `(..., h, w, c)`.
+
+    **Returns:** complex images of the shape of `y`.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp
+        from jaxinv import operators
+        image = operators.centred_ifft(jnp.zeros((8, 8, 1), complex).at[4, 4].set(8.0))
+        assert jnp.allclose(image, 1)
+        ```
+    """
     axes = (-3, -2)
     return jnp.fft.fftshift(jnp.fft.ifft2(jnp.fft.ifftshift(y, axes), axes=axes, norm="ortho"), axes)

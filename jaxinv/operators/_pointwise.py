@@ -72,6 +72,41 @@ class Real(AbstractLinearOperator):
         return check_state(y, self.codomain, "the measurement", self).real
 
 
+class RealAndImaginary(AbstractLinearOperator):
+    """Complex images from real ones of twice the channels, `A x = x[..., :c] + i x[..., c:]`.
+
+    It lets a prior of real images, such as a diffusion score of two channels, stand for complex images:
+    `MultiCoilFourier(mask, maps) @ RealAndImaginary((h, w, 1))` has the domain `(h, w, 2)`, which every posterior
+    method takes. Its adjoint, which is its inverse too, stacks real and imaginary part. It is linear over the reals:
+    `Re<A x, y> = <x, A* y>`.
+
+    - `shape`: the shape of the complex image, `(h, w, c)`, static.
+
+    !!! example
+        ```python
+        import jax.numpy as jnp, jaxinv
+        parts = jaxinv.operators.RealAndImaginary((4, 4, 1))
+        y = (jaxinv.operators.MaskedFourier(jnp.ones((4, 4, 1))) @ parts)(jnp.ones((4, 4, 2)))
+        ```
+    """
+
+    domain: jax.ShapeDtypeStruct = eqx.field(static=True)
+    codomain: jax.ShapeDtypeStruct = eqx.field(static=True)
+
+    def __init__(self, shape: Checked[Sequence[int]]):
+        *sides, channels = check_shape(shape)
+        self.domain = jax.ShapeDtypeStruct((*sides, 2 * channels), parameter_dtype())
+        self.codomain = jax.ShapeDtypeStruct((*sides, channels), common_dtype(complex))
+
+    def __call__(self, x: State) -> Array:
+        x = check_state(x, self.domain, "the image", self).real
+        return jax.lax.complex(*jnp.split(x, 2, axis=-1))
+
+    def adjoint(self, y: State) -> Array:
+        y = check_state(y, self.codomain, "the measurement", self)
+        return jnp.concatenate([y.real, y.imag], axis=-1)
+
+
 class Mask(AbstractLinearOperator):
     """`A x = mask * x`, the operator of inpainting. An entry is measured where the mask is positive.
 

@@ -27,7 +27,7 @@ from .._kernels import FanRays, ParallelRays, back_project, project
 from .._kernels._beams import Beam, half_diagonal, padded_radius
 from .._types import Abstract, ArrayLike, Checked, IntLike, Scalar, State
 from ..requirements import Requirement, finite
-from ._base import AbstractLinearOperator
+from ._base import AbstractLinearOperator, Rows
 
 
 def check_angles(angles: Any, centre_offset: Any, name: str) -> tuple[Array, Array]:
@@ -133,9 +133,32 @@ class AbstractTomograph(AbstractLinearOperator):
         dtype = common_dtype(y, self.angles)
         return back_project(self.rays, y.astype(dtype), *self.placement(real_dtype(dtype)))
 
+    def rows(self, indices: Array) -> AbstractLinearOperator:
+        return Views(self, indices)
+
     def placement(self, dtype: Checked[DTypeLike]) -> tuple[Array, Array]:
         """The angles in radians, and the offset of the detector at each of them, both `(angles,)`."""
         return self.angles.astype(dtype), jnp.broadcast_to(self.centre_offset.astype(dtype), self.codomain.shape[:1])
+
+
+class Views(Rows):
+    """Some views of a tomograph, which computes these alone."""
+
+    operator: AbstractTomograph
+
+    def __call__(self, x: State) -> Array:
+        x = check_state(x, self.domain, "the image", self)
+        dtype = common_dtype(x, self.operator.angles)
+        return project(self.operator.rays, x.astype(dtype), *self._placement(dtype))
+
+    def adjoint(self, y: State) -> Array:
+        y = check_state(y, self.codomain, "the measurement", self)
+        dtype = common_dtype(y, self.operator.angles)
+        return back_project(self.operator.rays, y.astype(dtype), *self._placement(dtype))
+
+    def _placement(self, dtype: Any) -> tuple[Array, Array]:
+        angles, offsets = self.operator.placement(real_dtype(dtype))
+        return angles[self.indices], offsets[self.indices]
 
 
 class ParallelBeam(AbstractTomograph):

@@ -1,4 +1,4 @@
-"""The arguments of `solve_many`, split into mapped arrays, shared arrays, and static data."""
+"""The arguments of `solve_many`, split into mapped arrays, shared arrays, and static data; `_sources.py` reads them."""
 
 import dataclasses
 import inspect
@@ -31,6 +31,14 @@ class ProblemSpec:
     keys: tuple[Any, ...]  # For each mapped array: the generator of an array of random keys, or None.
     mesh: Mesh | None
 
+    @property
+    def devices(self) -> list[Any]:
+        """The devices that share a chunk."""
+        if self.mesh is not None:
+            return list(self.mesh.devices.flat)
+        (device,) = jnp.zeros(()).devices()
+        return [device]
+
     def merge(self, shared: list, mapped: list) -> tuple[Callable, PyTree]:
         """`solve` and one problem, rebuilt from their arrays."""
         ours = (a if k is None else jax.random.wrap_key_data(a, impl=k) for a, k in zip(mapped, self.keys, strict=True))
@@ -39,10 +47,33 @@ class ProblemSpec:
         return jax.tree.unflatten(self.treedef, leaves)
 
 
+class Lazy:
+    """An array that is read slice by slice: a `np.memmap`, or an array of HDF5, of Zarr or of tensorstore."""
+
+    def __init__(self, array: Any):
+        self.array = array
+        self.shape = tuple(int(n) for n in array.shape)
+        # The types of tensorstore name NumPy's.
+        try:
+            self.dtype = np.dtype(getattr(array.dtype, "numpy_dtype", array.dtype)).newbyteorder("=")
+        except TypeError:
+            raise ValueError(
+                f"`problems` holds a {type(array).__name__} of {array.dtype}, which is no dtype of NumPy; convert it "
+                "by `numpy.asarray`."
+            ) from None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, _ = rows.indices(len(self))
+        return np.ascontiguousarray(self.array[start:stop], self.dtype)
+
+
 def split(
     solve: Checked[Callable[..., Any]], problems: PyTree, mesh: Mesh | None
-) -> tuple[ProblemSpec, list, list[np.ndarray], int]:
-    """The spec, the arrays of `solve`, those of `problems` (in host memory), and the number of problems.
+) -> tuple[ProblemSpec, list, list[Any], int]:
+    """The spec, the arrays of `solve`, those of `problems` (in host memory, or `Lazy`), and the number of problems.
 
     **Raises:** `ValueError` that names the leaf that cannot be mapped.
     """
@@ -53,15 +84,16 @@ def split(
     # Inside `jax.jit` every new array is a tracer.
     if not is_concrete(jnp.zeros(()), *leaves):
         raise ValueError(ON_THE_HOST)
+    is_ours = [is_array(leaf) if i < num_solve_leaves else is_array_like(leaf) for i, leaf in enumerate(leaves)]
     static = tuple(
-        None if _is_array(leaf) else (type(leaf), _hashable(leaf, name))
-        for leaf, name in zip(leaves, names, strict=True)
+        None if ours else (type(leaf), _hashable(leaf, name))
+        for ours, leaf, name in zip(is_ours, leaves, names, strict=True)
     )
-    arrays = [(i < num_solve_leaves, names[i], leaf) for i, leaf in enumerate(leaves) if _is_array(leaf)]
+    arrays = [(i < num_solve_leaves, names[i], leaf) for i, leaf in enumerate(leaves) if is_ours[i]]
     mapped = [(name, leaf) for is_shared, name, leaf in arrays if not is_shared]
     count = _check_leading(mapped)
     for name, leaf in mapped:
-        if not (is_key(leaf) or jnp.issubdtype(leaf.dtype, np.number) or leaf.dtype == bool):
+        if not (is_key(leaf) or _is_number(leaf)):
             raise ValueError(f"`problems`: {_named(name)} has the dtype {leaf.dtype}, which JAX does not compute with.")
     spec = ProblemSpec(
         treedef=treedef,
@@ -71,7 +103,12 @@ def split(
         mesh=mesh,
     )
     shared = [leaf for is_shared, _, leaf in arrays if is_shared]
-    return spec, shared, [to_host(leaf) for _, leaf in mapped], count
+    return spec, shared, [readable(leaf) for _, leaf in mapped], count
+
+
+def readable(leaf: Any) -> Any:
+    """An array of problems, of which slices can be taken: what is on a disk stays there."""
+    return to_host(leaf) if is_array(leaf) and not isinstance(leaf, np.memmap) else Lazy(leaf)
 
 
 def to_host(leaf: Any) -> np.ndarray:
@@ -79,7 +116,7 @@ def to_host(leaf: Any) -> np.ndarray:
     return np.asarray(jax.random.key_data(leaf) if is_key(leaf) else native(leaf))
 
 
-def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:
+def take(arrays: list[Any], start: int, lanes: int) -> list[np.ndarray]:
     """The `lanes` problems from `start` on; the last problem is repeated as padding."""
     parts = [array[start : start + lanes] for array in arrays]
     missing = lanes - len(parts[0])
@@ -89,7 +126,7 @@ def take(arrays: list[np.ndarray], start: int, lanes: int) -> list[np.ndarray]:
 def describe(problems: PyTree) -> str:
     """The names, dtypes and shapes of the arrays of one problem."""
     named = zip(leaf_names(problems), jax.tree.leaves(problems), strict=True)
-    shown = [f"{name or 'the array'}: {a.dtype}{list(a.shape[1:])}" for name, a in named if _is_array(a)]
+    shown = [f"{name or 'the array'}: {a.dtype}{list(a.shape[1:])}" for name, a in named if is_array_like(a)]
     return ", ".join(shown[:_SHOWN]) + (" ..." if len(shown) > _SHOWN else "")
 
 
@@ -113,7 +150,7 @@ def _check_solve(solve: Any) -> None:
 def _check_leading(mapped: list[tuple[str, Any]]) -> int:
     if not mapped:
         raise ValueError("`problems` holds no array; the problems are along the first axis of its arrays.")
-    counts = [leaf.shape[0] if leaf.ndim else None for _, leaf in mapped]
+    counts = [leaf.shape[0] if len(leaf.shape) else None for _, leaf in mapped]
     usual = max(counts, key=counts.count)
     if usual is None or counts.count(usual) < len(counts):
         clear = usual is not None and 2 * counts.count(usual) > len(counts)
@@ -144,10 +181,22 @@ def _named(name: str) -> str:
     return name or "the array"
 
 
-def _is_array(leaf: Any) -> bool:
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array in memory (or a `np.memmap`)."""
     return isinstance(leaf, jax.Array | np.ndarray)
+
+
+def is_array_like(leaf: Any) -> bool:
+    """Whether a leaf is an array, or something on a disk that has slices like one."""
+    lazy = all(hasattr(leaf, name) for name in ("shape", "dtype", "__getitem__")) and not isinstance(leaf, np.generic)
+    return is_array(leaf) or lazy
+
+
+def _is_number(leaf: Any) -> bool:
+    dtype = leaf.dtype if is_array(leaf) else Lazy(leaf).dtype
+    return jnp.issubdtype(dtype, np.number) or jnp.issubdtype(dtype, np.bool_)
 
 
 def is_key(leaf: Any) -> bool:
     """Whether an array is one of typed random keys."""
-    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)

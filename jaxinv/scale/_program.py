@@ -17,7 +17,7 @@ from ._problems import ON_THE_HOST, ProblemSpec, describe
 _MISUSE = (TypeError, ValueError, IndexError, KeyError, AttributeError)
 
 
-def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[np.ndarray], lanes: int, problems: PyTree) -> Any:
+def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[Any], lanes: int, problems: PyTree) -> Any:
     """The program for `lanes` simultaneous problems; a repeated call finds it in the cache of `jax.jit`.
 
     **Raises:** `ValueError` if `solve` is not a function of one problem that returns arrays.
@@ -40,6 +40,17 @@ def compile_chunk(spec: ProblemSpec, shared: list, mapped: list[np.ndarray], lan
     return traced.lower().compile()
 
 
+def outcome_of_one(program: Any) -> PyTree:
+    """Shapes and dtypes of the results of one problem, of what `compile_chunk` returns."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), program.out_info)
+
+
+def solve_one(spec: ProblemSpec, shared: list, one: list) -> PyTree:
+    """The results of one problem, as arrays."""
+    solve, problem = spec.merge(shared, one)
+    return _check_arrays(solve(problem))
+
+
 def place(spec: ProblemSpec, shared: list) -> list:
     """Replicate the arrays that all problems share on every device."""
     return shared if spec.mesh is None else jax.device_put(shared, replicated(spec.mesh))
@@ -52,11 +63,7 @@ def put(spec: ProblemSpec, part: list[np.ndarray]) -> list:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _run(spec: ProblemSpec, shared: list, mapped: list) -> PyTree:
-    def one(shared, mapped):
-        solve, problem = spec.merge(shared, mapped)
-        return _check_arrays(solve(problem))
-
-    lanes = jax.vmap(one, in_axes=(None, 0))
+    lanes = jax.vmap(lambda shared, one: solve_one(spec, shared, one), in_axes=(None, 0))
     if spec.mesh is not None:
         # In a sharded `jax.jit` the devices would share one loop, in which each step waits for all devices.
         cut = PartitionSpec(spec.mesh.axis_names)

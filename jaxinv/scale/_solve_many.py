@@ -1,24 +1,16 @@
-"""The function `solve_many`, which plans the chunks, runs them, and collects the results on the host."""
+"""The function `solve_many`, which plans the chunks, runs them, and collects or stores the results."""
 
-import logging
-import math
+import os
 from collections.abc import Callable
 from typing import Any
 
 import diffrax
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
-from .._mesh import check_mesh
-from .._solution import RESULTS
 from .._types import Checked, PyTree
-from ._memory import allowance, free, in_words, is_out_of_memory, largest, needed
-from ._problems import ProblemSpec, is_key, split, take, to_host
-from ._program import compile_chunk, place, put
-
-_log = logging.getLogger(__name__)
+from ._job import Job
+from ._processes import Processes, State
+from ._sources import open_source
 
 
 def solve_many(
@@ -28,14 +20,29 @@ def solve_many(
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
     progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    store: Checked[str | os.PathLike[str] | None] = None,
+    on_chunk: Checked[Callable[[int, Any], Any] | None] = None,
+    num_problems: Checked[int | None] = None,
+    gather: Checked[bool] = False,
 ) -> Any:
-    """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on the devices of a mesh.
+    """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on all devices of all processes.
 
     Each problem has the same result as `solve` of it alone, with its own result code. All chunks use one compiled
     program, each device runs its own loop without waiting for others, and while a chunk is computed the previous one
-    is read back. The devices hold two chunks at most; problems and results are in host memory.
+    is read back and the next one read. The devices hold two chunks at most, and the host a few, besides results in
+    memory.
 
-    `solve_many` runs on the host. An interrupted call leaves no files or state behind.
+    **A run that survives.** With a `store` every chunk is written as soon as it is solved. If the run is stopped, even
+    by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that nobody
+    stopped. What is lost is the chunk that each process was computing. Ctrl-C finishes that chunk and writes it;
+    twice, it stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or another
+    number of processes; then results are equal up to the rounding of other batch sizes.
+
+    **Several processes.** After `jax.distributed.initialize` all processes make the same call. Of the chunks that are
+    missing, process `i` of `n` reads and solves numbers `i`, `i + n`, ..., on its own devices. They meet at the
+    beginning, to see that they were given the same, and at the end. With
+    `jax.config.update("jax_enable_recoverability", True)` before `initialize`, those that are left finish their part
+    when one dies, unless it is process 0, which holds the service of JAX by which they know of each other.
 
     **Arguments:**
 
@@ -43,24 +50,45 @@ def solve_many(
         Define it once, outside the call: functions compare by identity, and a new one compiles again. It may close over
         arrays that all problems share. If they are bound as `jax.tree_util.Partial(function, shared)`, or fields of an
         `eqx.Module` with a `__call__`, other values of them do not compile again.
-    - `problems`: a pytree of arrays with the problems along the first axis of each: measurements, keys, likelihoods
-        made by `operators.batch` or `jax.vmap`. NumPy arrays, including `np.memmap`, are read chunk by chunk. Leaves
-        that are no arrays, including Python numbers, are static and the same for all problems.
-    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are distributed; by default only the default
-        device is used.
-    - `chunk_size`: the number of problems of one compiled call, on all devices together, at most the number of
-        problems, static. By default it is the number of problems, halved until the estimate of the compiled program
+    - `problems`: one of these.
+        A pytree of arrays with the problems along the first axis of each: measurements, keys, likelihoods made by
+        `operators.batch` or `jax.vmap`. What lies on a disk (`np.memmap`, an array of h5py, of Zarr or of tensorstore)
+        is read chunk by chunk. Leaves that are no arrays, including Python numbers, are static and the same for all
+        problems. Lists and tuples are pytrees.
+        A data source: anything with `__len__` and `__getitem__` that is no pytree, such as one of grain, whose item `i`
+        is problem `i`.
+        An iterator of chunks: pytrees of arrays with as many problems each, except the last, which may have fewer. A
+        chunk is what it gives. To go on, or with several processes, each needs the same iterator from its beginning.
+    - `mesh`: a `jax.sharding.Mesh`, over all of whose axes the problems are distributed. By default that is the default
+        device, or of several processes all devices. A mesh of devices of one process is for this process alone.
+    - `chunk_size`: the number of problems of one compiled call, on all devices of a process together, at most the
+        number of problems, static. By default it is the number of problems (with `store` or `on_chunk` about a 64th of
+        it, so that little is lost; of a store that exists, its own), halved until the estimate of the compiled program
         fits the free memory; pass it to limit the memory further. A chunk is rounded up to a multiple of the number of
         devices, and the last one is padded by repeating the last problem; the padding is cut off the results, and the
         logger `jaxinv.scale` reports it at level `INFO`.
     - `progress`: a diffrax progress meter, ticked after every chunk: `diffrax.TqdmProgressMeter(refresh_steps=1)`.
+    - `store`: the path or URL (`gs://`, `s3://`) of a store, a group of Zarr 3 arrays, which needs
+        `pip install "jaxinv[scale]"`. It records checksums, and a fingerprint of problems, program and versions.
+        Arrays in memory are compared whole, sources by 16 of their problems, iterators as they pass.
+    - `on_chunk`: called as `on_chunk(start, results)` after every chunk that this process has solved (and written, if
+        there is a store), with the number of its first problem. Nothing is returned then.
+    - `num_problems`: the number of problems: of an iterator, which may give more but not fewer, or to solve only the
+        first so many.
+    - `gather`: with several processes and no store, give all of them all results.
 
     **Returns:** the results of `solve`, of the same type, with a leading axis on every array. They are NumPy arrays in
-    host memory, except for result codes and random keys, which are JAX arrays.
+    host memory, except for result codes and random keys, which are JAX arrays. With a store they are what
+    `open_results` gives: every array but the codes is read as it is asked for. Of several processes without a store or
+    `gather`, each has an `Addressable`: the numbers of its problems, and their results.
 
     **Raises:** `ValueError` for problems whose leading axes differ (naming them), a `chunk_size` below 1 or above the
-    number of problems, a `solve` that is not a function of one problem; `MemoryError` if a chunk needs more memory than
-    is free, with the estimate and a `chunk_size` that fits.
+    number of problems, a `solve` that is not a function of one problem, an iterator that ends early or gives other
+    shapes, a store that cannot be written, lacks room or is of another run (saying what differs), and processes with
+    different problems or versions (naming them); `MemoryError` if a chunk needs more memory than is free, with the
+    estimate and a `chunk_size` that fits; `ProcessError` that names the process whose chunks are missing at the end;
+    `OSError` if the disk of the store is full. What was written before an error is kept. Chunks of a store that are
+    damaged are a warning, and are solved again.
 
     !!! example
         ```python
@@ -75,141 +103,37 @@ def solve_many(
         solution = jaxinv.scale.solve_many(solve, problems, mesh=mesh, chunk_size=8).check()
         assert solution.value.shape == (20, 16, 16, 1)
         ```
+
+        In a store, and twice, as after an interruption; the second call finds all of it done.
+
+        ```python
+        import jax.numpy as jnp, tempfile
+        from jaxinv import scale
+        store = f"{tempfile.mkdtemp()}/run"
+        for _ in range(2):
+            sorted_rows = scale.solve_many(jnp.sort, jnp.ones((20, 16)), store=store, chunk_size=8)
+        assert sorted_rows[3:5].shape == (2, 16)
+        ```
     """
-    mesh = check_mesh(mesh)
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):
         raise ValueError(f"`progress` must be a diffrax progress meter; got {type(progress).__name__}.")
-    spec, shared, mapped, count = split(solve, problems, mesh)
-    _check_chunk_size(chunk_size, count)
-    program, lanes, size = _plan(spec, shared, mapped, problems, count, chunk_size)
-    chunks = math.ceil(count / lanes)
-    if chunks * lanes > count:
-        _log.info(
-            "%d problems in %d chunk(s) of %d: the last problem is solved %d more time(s), as padding that is cut off.",
-            count,
-            chunks,
-            lanes,
-            chunks * lanes - count,
-        )
-    meter = None if progress is None else progress.init()
+    processes = Processes(mesh)
     try:
-        results = _Results(count)
-        shared = place(spec, shared)
-        for start in range(0, count, lanes):
-            # The dispatch is asynchronous, so the previous chunk is read back meanwhile.
-            results.expect(program(shared, put(spec, take(mapped, start, lanes))))
-            if progress is not None and results.done:
-                meter = progress.step(meter, jnp.asarray(results.done / count))
-        whole = results.collect()
-        if progress is not None:
-            progress.step(meter, jnp.ones(()))
-    except jax.errors.JaxRuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        advice = f"try `chunk_size={lanes // 2}`" if lanes > _device_count(spec) else "one problem does not fit"
-        raise MemoryError(
-            f"Out of memory with {lanes} problems at once, which were estimated to need {in_words(size)}: {advice}."
-        ) from error
+        source = open_source(solve, problems, processes.mesh, num_problems)
+        job = Job(source, processes, chunk_size=chunk_size, store=store, on_chunk=on_chunk, progress=progress)
+    except BaseException:
+        processes.give_up()
+        raise
+    job.begin()
+    state = State.failed
+    try:
+        state = State.done if job.solve() else State.stopped
     finally:
-        if progress is not None:
-            progress.close(meter)
-    return whole
-
-
-class _Results:
-    """Results in host memory, filled chunk by chunk; the newest chunk stays on its devices until the next arrives."""
-
-    def __init__(self, count: int):
-        self.count, self.done = count, 0
-        self.pending: list | None = None
-        self.arrays: list[np.ndarray] = []
-        self.treedef: Any = None
-        self.impls: list[Any] = []
-
-    def expect(self, outcome: PyTree) -> None:
-        """Accept a chunk that is being computed, and read back the previous one."""
-        before = self.pending
-        self.pending, self.treedef = jax.tree.flatten(outcome)
-        for leaf in self.pending:
-            leaf.copy_to_host_async()
-        if before is not None:
-            self._store(before)
-
-    def collect(self) -> PyTree:
-        """All results, as one pytree."""
-        if self.pending is not None:
-            self._store(self.pending)
-        leaves = [
-            array if impl is None else jax.random.wrap_key_data(jnp.asarray(array), impl=impl)
-            for array, impl in zip(self.arrays, self.impls, strict=True)
-        ]
-        # Result codes stay JAX arrays: `RESULTS[code]` does not accept the NumPy scalar that indexing would return.
-        is_code = lambda node: isinstance(node, type(RESULTS.successful))
-        return jax.tree.map(
-            lambda node: jax.tree.map(jnp.asarray, node) if is_code(node) else node,
-            jax.tree.unflatten(self.treedef, leaves),
-            is_leaf=is_code,
+        # The others wait for this process, also if it failed.
+        states = processes.meet(state, tell=gather and store is None)
+    if state is State.stopped:
+        raise KeyboardInterrupt(
+            f"Stopped after the running chunk. What is done is in the store {store}; the same call of `solve_many` "
+            "goes on from there."
         )
-
-    def _store(self, leaves: list[jax.Array]) -> None:
-        self.impls = [jax.random.key_impl(leaf) if is_key(leaf) else None for leaf in leaves]
-        end = min(self.done + len(leaves[0]), self.count)
-        for i, leaf in enumerate(leaves):
-            part = to_host(leaf)
-            if i == len(self.arrays):
-                self.arrays.append(np.empty((self.count, *part.shape[1:]), part.dtype))
-            self.arrays[i][self.done : end] = part[: end - self.done]
-        self.done = end
-
-
-def _plan(
-    spec: ProblemSpec, shared: list, mapped: list[np.ndarray], problems: PyTree, count: int, chunk_size: int | None
-) -> tuple[Any, int, int | float]:
-    """The compiled program, the number of problems that it solves, and the estimate of the bytes that it needs."""
-    spread = _device_count(spec)
-    devices = [_default_device()] if spec.mesh is None else list(spec.mesh.devices.flat)
-    program = lambda each: compile_chunk(spec, shared, mapped, each * spread, problems)
-    one = lambda each: needed(lambda: program(each), devices)
-    # With several chunks, memory holds two at a time: one is read back while the next is computed.
-    need = lambda each: one(each) * (1 if each * spread >= count else 2)
-    fitting = lambda start, limit: start if need(start) <= limit else largest(one, start, limit / 2)
-    first = math.ceil((count if chunk_size is None else chunk_size) / spread)
-    available = free(devices)
-    chosen = first if need(first) <= available else None
-    if chunk_size is None:
-        # A single problem may exceed the allowance, up to all free memory.
-        chosen = fitting(first, allowance(available, devices)) or fitting(1, available)
-    if chosen is None:
-        fits = largest(one, first, available / 2)
-        advice = (
-            f"Not even {spread} would fit, which needs about {in_words(need(1))}. Take smaller problems or float32, or "
-            "let `solve` return less."
-            if fits is None
-            else f"Take `chunk_size={fits * spread}`, which needs about {in_words(need(fits))}."
-        )
-        raise MemoryError(
-            f"{first * spread} problems at once need about {in_words(need(first))}, by the compiled program, and "
-            f"{in_words(available)} are free. {advice}"
-        )
-    return program(chosen), chosen * spread, need(chosen)
-
-
-def _device_count(spec: ProblemSpec) -> int:
-    return 1 if spec.mesh is None else spec.mesh.size
-
-
-def _default_device() -> Any:
-    (device,) = jnp.zeros(()).devices()
-    return device
-
-
-def _check_chunk_size(chunk_size: Any, count: int) -> None:
-    if chunk_size is None:
-        return
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int | np.integer):
-        raise ValueError(f"`chunk_size` must be an integer, or `None` for as many as fit; got {chunk_size!r}.")
-    if not 1 <= chunk_size <= count:
-        raise ValueError(
-            f"`chunk_size` is {chunk_size}; it must be at least 1 and at most the number of problems, {count}. Leave "
-            "it out to take as many as fit the memory."
-        )
+    return job.deliver(states, gather)

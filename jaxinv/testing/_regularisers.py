@@ -23,6 +23,7 @@ from ._compare import (
     stack,
     tolerance_of,
 )
+from ._splits import check_constraint, check_splits
 
 
 def check_regulariser(
@@ -38,8 +39,9 @@ def check_regulariser(
 
     It checks that `R(x)` is a finite real scalar; that `gradient` agrees with finite differences and is finite at
     constant images; that `is_quadratic` and `is_smooth` are true of the gradient; that no step away from
-    `prox(x, step)` lowers `1/2 ||u - x||^2 + step R(u)`; that multiples are multiples; and that `jax.vmap` equals a
-    loop.
+    `prox(x, step)` lowers `1/2 ||u - x||^2 + step R(u)`; that the terms of `splits` have adjoints, norms and dual
+    proxes, and add up to `R`; that multiples are multiples; and that `jax.vmap` equals a loop. Of a constraint it
+    checks that `prox` is the projection onto a convex set, on which the value is 0.
 
     **Arguments:**
 
@@ -69,6 +71,10 @@ def check_regulariser(
     )
     require_array_leaves(regulariser)
     x = np.asarray(x)
+    if regulariser.is_constraint:
+        check_constraint(regulariser, x, random)
+        check_splits(regulariser, np.asarray(regulariser.prox(jnp.asarray(x), 1.0)), random)
+        return
     value, gradient = _value_and_gradient(regulariser, x)
     real = jnp.finfo(x.dtype).dtype
     require(
@@ -93,6 +99,8 @@ def check_regulariser(
         f"{name}, or its gradient,",
     )
     _check_gaussian_factor(regulariser, x, random)
+    if prox is not False:
+        check_splits(regulariser, x, random)
     if prox is False:
         return
     try:

@@ -118,6 +118,7 @@ class Run:
         self.observed = np.zeros((0, num_observed))
         self.seconds = 0.0
         self.good = True
+        self.data_state: Any = None  # Where an iterator of the data stands, after the steps that are done.
 
     @property
     def step(self) -> int:
@@ -158,6 +159,7 @@ class Checkpoint:
             "evaluations": len(run.validation),
             "best": bool(run.best),
             "loss_dtype": str(run.losses.dtype),
+            "data": run.data_state,
         }
         self.file.write(_contents(run), progress)
 
@@ -184,6 +186,7 @@ class Checkpoint:
         run.losses, run.validation = history["losses"], history["validation"]
         run.validation_steps, run.seconds = history["validation_steps"], history["seconds"]
         run.observed = history.get("observed", run.observed)
+        run.data_state = progress.get("data")
 
     def _check(self, progress: dict[str, Any]) -> None:
         """Raise, before memory is taken, for a progress that no run has, or more steps than the file has bytes."""

@@ -111,17 +111,67 @@ class TrainingSpec(AbstractTrainingSpec):
     batch_size: int = eqx.field(static=True)
     count: int = eqx.field(static=True)
     mesh: Mesh | None = eqx.field(static=True)
+    # The step of the first batch in `data`, if that holds the batches of a chunk, in place of all examples.
+    first: Array | None = None
+    accumulate: int = eqx.field(static=True, default=1)
+    compute_dtype: Any = eqx.field(static=True, default=None)
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
-        order, batch = draw(self, carry.order, carry.step)
+        order, batch = self._batch(carry)
         key = jax.random.fold_in(self.loss_key, carry.step)
-        function = lambda weights: scalar_loss(self.loss, self.model.merge(weights), batch, key)
-        loss, gradient = jax.value_and_grad(function)(carry.weights)
+        function = lambda weights: self._mean_loss(weights, batch, key)
+        loss, gradient = self._value_and_gradient(carry.weights, batch, key)
         weights, state, _ = step_optimiser(
             make_optimiser(self.optimiser), function, loss, gradient, carry.optimiser, carry.weights
         )
         average = update_ema(self.ema, carry.step + 1, carry.average, weights)
         return Carry(weights, state, average, order, carry.step + 1), loss
+
+    def piece_loss(self, weights: dict[str, Array], batch: PyTree[Array], key: Key) -> Float[Array, ""]:
+        """The loss of a batch, or of a piece of it, in the dtype of computation."""
+        model = self.model.merge(weights)
+        if self.compute_dtype is None:
+            return scalar_loss(self.loss, model, batch, key)
+        model, batch = cast((model, batch), self.compute_dtype)
+        return scalar_loss(self.loss, model, batch, key).astype(loss_dtype(weights))
+
+    def _batch(self, carry: Carry) -> tuple[Array, PyTree[Array]]:
+        if self.first is None:
+            return draw(self, carry.order, carry.step)
+        batch = jax.tree.map(lambda a: a.at[carry.step - self.first].get(mode="promise_in_bounds"), self.data)
+        return carry.order, shard_batch(self, batch)
+
+    def _value_and_gradient(
+        self, weights: dict[str, Array], batch: PyTree[Array], key: Key
+    ) -> tuple[Float[Array, ""], dict[str, Array]]:
+        if self.accumulate == 1:
+            return jax.value_and_grad(self.piece_loss)(weights, batch, key)
+
+        def add(total, piece):
+            found = jax.value_and_grad(self.piece_loss)(weights, *piece)
+            return jax.tree.map(jnp.add, total, found), None
+
+        pieces = self._pieces(batch, key)
+        shapes = jax.eval_shape(jax.value_and_grad(self.piece_loss), weights, *jax.tree.map(lambda a: a[0], pieces))
+        total, _ = jax.lax.scan(add, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes), pieces)
+        return jax.tree.map(lambda leaf: leaf / self.accumulate, total)
+
+    def _mean_loss(self, weights: dict[str, Array], batch: PyTree[Array], key: Key) -> Float[Array, ""]:
+        if self.accumulate == 1:
+            return self.piece_loss(weights, batch, key)
+        return jnp.mean(jax.lax.map(lambda piece: self.piece_loss(weights, *piece), self._pieces(batch, key)))
+
+    def _pieces(self, batch: PyTree[Array], key: Key) -> tuple[PyTree[Array], Key]:
+        # Every `accumulate`-th example, so that each device has a share of each piece.
+        cut = lambda a: jnp.moveaxis(a.reshape(-1, self.accumulate, *a.shape[1:]), 1, 0)
+        keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(self.accumulate, dtype=jnp.int32))
+        return jax.tree.map(cut, batch), keys
+
+
+def cast(tree: PyTree, dtype: Any) -> PyTree:
+    """A tree whose real floating arrays have this dtype."""
+    is_real = lambda leaf: isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype) if is_real(leaf) else leaf, tree)
 
 
 def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.GradientTransformation:
@@ -198,18 +248,17 @@ def last_good(spec: AbstractTrainingSpec, carry: Carry, most: int, chunk_size: i
 def evaluate(spec: TrainingSpec, weights: dict[str, Array], data: PyTree[Array], count: int, key: Key) -> Array:
     """The mean loss over `data`, in batches, with the same keys at every call."""
     size = min(spec.batch_size, count)
-    model = spec.model.merge(weights)
     whole = count // size
 
     def one(index):
         batch = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, index * size, size), data)
-        return scalar_loss(spec.loss, model, shard_batch(spec, batch), jax.random.fold_in(key, index))
+        return spec.piece_loss(weights, shard_batch(spec, batch), jax.random.fold_in(key, index))
 
     total = size * jnp.sum(jax.lax.map(one, jnp.arange(whole, dtype=jnp.int32)))
     rest = count - whole * size
     if rest:
         batch = jax.tree.map(lambda a: a[whole * size :], data)
-        total += rest * scalar_loss(spec.loss, model, batch, jax.random.fold_in(key, whole))
+        total += rest * spec.piece_loss(weights, batch, jax.random.fold_in(key, whole))
     return total / count
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
@@ -19,12 +21,16 @@ from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
 from .._program import program
 from .._solution import RESULTS
+from .._sources import is_source
 from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
+from ._batches import chunk_that_fits, open_batches
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, init_carry, split
 from ._data import check_data, fingerprint, name_of
 from ._options import (
+    check_accumulate,
     check_average,
+    check_compute_dtype,
     check_host,
     check_progress,
     check_rate,
@@ -51,6 +57,9 @@ def fit(
     progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
+    report: Checked[Callable[[int, dict[str, float]], Any] | None] = None,
+    accumulate: IntLike = 1,
+    compute_dtype: Checked[Any | None] = None,
 ) -> tuple[Any, dict[str, Any]]:
     """Minimise a loss over the weights of a model, by stochastic gradients.
 
@@ -66,7 +75,11 @@ def fit(
         loss that sums over `jax.vmap`.
     - `loss`: `loss(model, batch, *, key) -> scalar`, the mean over the batch. Functions compare by identity: define it
         once, outside the call, so that a second run does not compile again.
-    - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype.
+    - `data`: an array `(n, ...)`, or a pytree of arrays of the same `n`, of a floating dtype, which are kept on the
+        devices; or what is read batch by batch. That is a data source with `__len__` and `__getitem__`, one example an
+        item, which gives the same run as the array of its items; or an iterator of batches of `batch_size` examples,
+        such as a loader of grain. A checkpoint holds the state of an iterator that has `get_state` and `set_state`; of
+        another, a run that goes on skips as many batches as it has done.
     - `key`: a typed key.
     - `optimiser`: any `optax.GradientTransformation`, on a dict of the weights by name; make it once, like the loss.
         One that needs the value of the loss or the loss itself (`optax.lbfgs`, `contrib.reduce_on_plateau`) gets those
@@ -88,14 +101,23 @@ def fit(
     - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
         divide `batch_size`; weights and data are replicated. Loss and keys stay those of the whole batch, so the run is
         the same to rounding, and a checkpoint continues with another mesh, or none.
+    - `report`: called as `report(step, metrics)` after every chunk, for any logger, with the number of steps and a dict
+        of numbers: the mean `loss` of the chunk, `seconds` and, if there is one, `validation`.
+    - `accumulate`: the number of pieces into which each batch is cut, static. Their gradients are computed one after
+        the other and averaged, which takes less memory and gives the same step to rounding, if the loss is a mean over
+        the examples. Each piece has a key of its own.
+    - `compute_dtype`: the dtype in which loss and gradients are computed, such as `jax.numpy.bfloat16`, static;
+        weights, optimiser and average keep theirs. By default that of the weights. Let the loss compute its mean in
+        float32.
 
     **Returns:** the trained model, and the history, a dict: `loss` of every step; `validation` and `validation_steps`;
     `seconds`, compilation included; `resumed_from`, the step of the checkpoint or 0; `result`, a member of `RESULTS`:
     `nonfinite` if a loss or a weight became NaN or infinite; the run then stops with the last good weights.
 
     **Raises:** `ValueError` for sizes that do not fit the data, data that are empty, of an integer dtype or not finite
-    (naming the first such example), a layer with a state, an optimiser that cannot be used, and a checkpoint that
-    belongs to another run or cannot be written. If the disk is full later, `fit` warns and goes on.
+    (naming the first such example), an iterator that ends early or gives other shapes (what is done is in the
+    checkpoint), a layer with a state, an optimiser that cannot be used, and a checkpoint that belongs to another run or
+    cannot be written. If the disk is full later, `fit` warns and goes on.
 
     !!! example
         ```python
@@ -118,9 +140,23 @@ def fit(
     """
     began = time.perf_counter()
     given, model = model, stateless(unbind_linen(model))
-    check_host(key, (model, data), "fit")
-    data, count = check_data(data, "data")
-    sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
+    is_array = not is_source(data) or hasattr(data, "shape")
+    check_host(key, (model, data if is_array else None), "fit")
+    batches = None
+    order_key, loss_key, validation_key = subkeys(key, 3)
+    if is_array:
+        data, count = check_data(data, "data")
+        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
+    else:
+        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, batch_size)
+        batches = open_batches(data, sizes.batch_size, order_key)
+        sizes = sizes._replace(chunk_size=chunk_that_fits(chunk_size, sizes.num_steps, batches))
+        # Of the epochs the host keeps account.
+        data, count = jax.tree.map(lambda a: jnp.asarray(a[None]), batches.example), 0
+    accumulate = check_accumulate(accumulate, sizes)
+    compute_dtype = check_compute_dtype(compute_dtype)
+    if report is not None and not callable(report):
+        raise ValueError(f"`report` must be a function of the step and a dict; got {type(report).__name__}.")
     average = check_average(ema)
     check_progress(progress)
     if checkpoint is not None:
@@ -130,7 +166,6 @@ def fit(
     weights, rest = split(model)
     check_weights(weights, model)
     rate = check_rate(learning_rate, weights)
-    order_key, loss_key, validation_key = subkeys(key, 3)
     spec = TrainingSpec(
         model=rest,
         loss=loss,
@@ -142,6 +177,9 @@ def fit(
         batch_size=sizes.batch_size,
         count=count,
         mesh=sizes.mesh,
+        first=None if batches is None else jnp.zeros((), jnp.int32),
+        accumulate=accumulate,
+        compute_dtype=compute_dtype,
     )
     run = Run(init_carry(spec, weights, ema is not None))
     file = None
@@ -150,7 +188,7 @@ def fit(
             "initial weights": fingerprint(model),
             "loss": fingerprint(loss),
             "learning rate": describe_rate(rate, optimiser),
-            "data": fingerprint(data),
+            "data": fingerprint(data) if batches is None else batches.identity(),
             "validation": fingerprint(validation),
             "key": fingerprint(key),
             "batch_size": str(sizes.batch_size),
@@ -160,6 +198,8 @@ def fit(
         }
         file = Checkpoint(checkpoint, settings, {"model": type(given).__name__, "loss": name_of(loss)})
         resume(file, run, sizes.num_steps)
+        if batches is not None and run.step:
+            batches.restore(run.data_state, run.step)
     resumed_from = run.step
     if sizes.mesh is not None:
         spec, run.carry, validation_data = eqx.filter_shard((spec, run.carry, validation_data), replicated(sizes.mesh))
@@ -169,7 +209,17 @@ def fit(
         examples, count = validation_data
         validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
         callback = lambda: run.record_validation(float(validate()))
-    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
+    fill = None
+    if batches is not None:
+        source = batches
+
+        def fill(step: int, steps: int) -> TrainingSpec:
+            filled = source.fill(spec, step, steps, sizes.chunk_size)
+            # The checkpoint is written when these steps are done.
+            run.data_state = source.state()
+            return filled
+
+    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=fill)
     history = {
         "loss": run.losses,
         "validation": run.validation,

@@ -54,6 +54,32 @@ def check_chunk(chunk_size: Any, num_steps: int) -> int:
     return check_count(min(-(-num_steps // 50), 1000) if chunk_size is None else chunk_size, "chunk_size")
 
 
+def check_accumulate(accumulate: Any, sizes: Sizes) -> int:
+    """The number of pieces of a batch, which divide it among all devices."""
+    accumulate = check_count(accumulate, "accumulate")
+    shares = 1 if sizes.mesh is None else sizes.mesh.size
+    if sizes.batch_size % (accumulate * shares):
+        raise ValueError(
+            f"`accumulate` is {accumulate}, and `batch_size` {sizes.batch_size}; {accumulate} pieces"
+            + (f" on {shares} devices" if shares > 1 else "")
+            + f" need a multiple of {accumulate * shares}."
+        )
+    return accumulate
+
+
+def check_compute_dtype(dtype: Any) -> Any:
+    """The dtype of computation, or `None` for that of the weights."""
+    if dtype is None:
+        return None
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise ValueError(f"`compute_dtype` must be a floating dtype, such as `jax.numpy.bfloat16`; got {dtype!r}.")
+    return found
+
+
 def check_average(ema: Any) -> Array:
     """The decay of the average as an array, 0 for none."""
     if ema is not None and not 0 <= ema < 1:

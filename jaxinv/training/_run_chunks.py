@@ -22,11 +22,15 @@ def run_chunks(
     file: Checkpoint | None,
     progress: diffrax.AbstractProgressMeter[Any] | None,
     callback: Callable[[], None] | None,
+    report: Callable[[int, dict[str, float]], Any] | None = None,
+    fill: Callable[[int, int], AbstractTrainingSpec] | None = None,
 ) -> None:
     """Run to the last step, or to the last good one before a loss or a weight that is not finite.
 
     - `began`: the time of `time.perf_counter`, in seconds, at which this call of the trainer began.
     - `callback`: called after every chunk, to evaluate `run.weights()`.
+    - `report`: called after that, with the number of steps and the figures of the chunk.
+    - `fill`: the spec with the data of the next steps, given their first and their number; by default the spec has all.
     """
     earlier = run.seconds
     num_steps, _, chunk_size, _ = sizes
@@ -35,6 +39,8 @@ def run_chunks(
         while run.good and run.step < num_steps:
             # Run up to the next multiple, so that a resumed run has the same chunks as an uninterrupted one.
             steps = min(chunk_size - run.step % chunk_size, num_steps - run.step)
+            if fill is not None:
+                spec = _filled(fill, run, steps, file)
             carry, losses, finite = run_chunk(spec, run.carry, jnp.asarray(steps, jnp.int32), chunk_size)
             done = int(finite)
             run.good = done == steps and bool(all_finite(carry))
@@ -47,11 +53,32 @@ def run_chunks(
             run.seconds = earlier + time.perf_counter() - began
             if file is not None:
                 file.write(run, last=not run.good or run.step == num_steps)
+            if report is not None and done:
+                report(run.step, _figures(run, done))
             if progress is not None:
                 meter = progress.step(meter, jnp.asarray(run.step / num_steps))
     finally:
         if progress is not None:
             progress.close(meter)
+
+
+def _filled(
+    fill: Callable[[int, int], AbstractTrainingSpec], run: Run, steps: int, file: Checkpoint | None
+) -> AbstractTrainingSpec:
+    try:
+        return fill(run.step, steps)
+    except Exception:
+        # What is done is kept, although there are no data to go on with. Where the data stand now is not known.
+        if file is not None and run.step:
+            file.write(run, last=True)
+        raise
+
+
+def _figures(run: Run, done: int) -> dict[str, float]:
+    figures = {"loss": float(np.mean(run.losses[-done:])), "seconds": float(run.seconds)}
+    if len(run.validation) and run.validation_steps[-1] == run.step:
+        figures["validation"] = float(run.validation[-1])
+    return figures
 
 
 def resume(file: Checkpoint, run: Run, num_steps: int) -> None:

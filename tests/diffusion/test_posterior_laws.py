@@ -38,7 +38,7 @@ def test_every_method_has_a_row():
     methods = {c for c in classes if isinstance(c, type) and issubclass(c, diffusion.AbstractPosteriorMethod)}
     assert methods - {diffusion.AbstractPosteriorMethod} == {type(row.make(2)) for row in METHODS.values()}
     guidances = {type(row.make(2).proposal) for row in METHODS.values() if row.particles}
-    assert guidances == {diffusion.MomentMatching, diffusion.TMPD, diffusion.PiGDM, diffusion.DPS}
+    assert guidances == {diffusion.MomentMatching, diffusion.TMPD, diffusion.PiGDM, diffusion.DPS, diffusion.LookAhead}
 
 
 def test_the_oracle_says_what_the_textbook_says():

@@ -30,9 +30,9 @@ from verbs import codes
 
 from jaxinv import Likelihood, diffusion, noise, operators, oracles
 from jaxinv.diffusion._posterior._moments import Moments, gain_product, moments
-from jaxinv.diffusion._posterior._posterior_sample import default_method
+from jaxinv.diffusion._posterior._posterior_sample import default_method, explained
 from jaxinv.diffusion._posterior._problem import linear_problem
-from jaxinv.diffusion._posterior._tds import effective, tempered
+from jaxinv.diffusion._posterior._tds import Cloud, effective, tempered
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +187,45 @@ def test_weights_that_are_tempered_away_leave_the_guidance(key):
     assert_law(np.asarray(solution.value), mean, covariance)
 
 
+def test_the_error_of_the_evidence(key):
+    # Without resampling it is that of a mean of independent weights, whatever tempering took from them; a cloud whose
+    # particles all descend from one says that it knows nothing.
+    log_twist = 2 * jax.random.normal(key, (64,))
+    cloud = Cloud.from_particles(jnp.zeros((64, 3)))
+    weights = np.exp(np.asarray(log_twist))
+    for least in (0.0, 0.9):
+        told, error = cloud.weigh(log_twist, jnp.asarray(least)).evidence()
+        np.testing.assert_allclose(told, np.log(weights.mean()), rtol=1e-10)
+        relative = weights.std(ddof=1) / np.sqrt(64) / weights.mean()
+        np.testing.assert_allclose(error, np.sqrt(-np.log1p(-(relative**2))), rtol=1e-8)
+    assert cloud.evidence()[1] == 0
+    one = eqx.tree_at(lambda c: c.ancestors, cloud, jnp.zeros(64, jnp.int32))
+    assert one.evidence()[1] == np.inf
+
+
+@pytest.mark.parametrize(("distance", "good"), [(0.0, True), (2.0, True), (5.0, False)])
+def test_samples_that_the_noise_does_not_explain(distance, good):
+    likelihood = Likelihood(operators.Mask(jnp.array([1.0, 1.0, 0.0])), noise.Gaussian(0.5))
+    samples = jnp.tile(jnp.asarray([0.5 * distance, 0.5 * distance, 99.0]), (4, 1))
+    ratio, plausible = explained(likelihood, jnp.zeros(3), samples)
+    np.testing.assert_allclose(ratio, distance**2, atol=1e-12)
+    assert plausible == good
+    exact = Likelihood(likelihood.operator, noise.Gaussian(0.0))
+    assert explained(exact, jnp.zeros(3), samples)[1]
+
+
+@pytest.mark.slow
+def test_samples_that_the_noise_does_not_explain_are_flagged(key):
+    # Half a step towards the measurement at the end, whatever the noise.
+    likelihood, y = linear_gaussian()
+    likelihood = Likelihood(likelihood.operator, noise.Gaussian(1e-3))
+    solution = diffusion.posterior_sample(
+        likelihood, gaussian().score(diffusion.VP()), y, key=key, method=diffusion.DPS(8), num_samples=16
+    )
+    assert codes(solution.result) == "implausible"
+    assert solution.stats["discrepancy"] > 100
+
+
 def test_tempered_weights(key):
     log_weights = 50 * jax.random.normal(key, (256,))
 
@@ -267,17 +306,25 @@ def rows_of_noise(count):
 
 DEFAULTS = {
     "few": (rows_of_noise(16), diffusion.TDS),
-    "many": (rows_of_noise(17), diffusion.MomentMatching),
+    "few of many pixels": (shaped(operators.Matrix(jnp.ones((16, 257)), (257,))), diffusion.TDS),
+    "some": (rows_of_noise(17), diffusion.TDS),
+    "some of many pixels": (shaped(operators.Matrix(jnp.ones((17, 257)), (257,))), diffusion.MomentMatching),
+    "many": (rows_of_noise(129), diffusion.MomentMatching),
     "few, complex": (shaped(operators.MaskedFourier(jnp.ones((4, 2, 1))) @ operators.Real((4, 2, 1))), diffusion.TDS),
     "many, complex": (
-        shaped(operators.MaskedFourier(jnp.ones((3, 3, 1))) @ operators.Real((3, 3, 1))),
+        shaped(operators.MaskedFourier(jnp.ones((9, 9, 1))) @ operators.Real((9, 9, 1))),
         diffusion.MomentMatching,
     ),
     "many, stacked": (
-        shaped(operators.stack([operators.Identity((3, 3, 1))] * 2)),
+        shaped(operators.stack([operators.Identity((9, 9, 1))] * 2)),
         diffusion.MomentMatching,
     ),
-    "not linear": (SQUARED, diffusion.DPS),
+    "not linear": (SQUARED, diffusion.TDS),
+    "photons": (Likelihood(operators.Identity((4,)), noise.Poisson(1.0)), diffusion.TDS),
+    "not linear, many pixels": (
+        Likelihood(operators.NonlinearFunction(lambda x: x**2, (65,)), noise.Gaussian(0.1)),
+        diffusion.DPS,
+    ),
 }
 
 
@@ -297,7 +344,7 @@ def test_the_default(case):
             structs,
         )
         assert set(call(None).stats) == set(call(method).stats)
-        assert ("log_evidence" in call(None).stats) == (case == "few")
+        assert ("log_evidence" in call(None).stats) == (case != "many")
 
 
 @pytest.mark.slow

@@ -131,6 +131,7 @@ ROWS = [
     Row("Identity", lambda: operators.Identity(SHAPE), twin=True),
     Row("Identity (d,)", lambda: operators.Identity((5,)), twin=True),
     Row("Real", lambda: operators.Real((5, 4, 1)), over_reals=True),
+    Row("RealAndImaginary", lambda: operators.RealAndImaginary((5, 4, 2)), over_reals=True),
     Row("Mask", operators.Mask, mask(*SHAPE)),
     Row("Mask of weights (d,)", operators.Mask, weights(9), twin=True),
     *[
@@ -144,6 +145,8 @@ ROWS = [
         for k in ((3, 3), (2, 4), SHAPE[:2])
     ],
     Row("Convolution per channel", convolution(SHAPE, "reflect"), normal(1, 3, 2), twin=True),
+    Row("Wavelets", lambda: operators.Wavelets((4, 8, 2), 2, 2)),
+    Row("Wavelets undecimated", lambda: operators.Wavelets((3, 4, 1), 1, 2, undecimated=True), twin=True),
     Row("Downsample", lambda: operators.Downsample((6, 4, 2), 2), twin=True),
     Row("Downsample by 1", lambda: operators.Downsample((3, 4, 1), 1), twin=True),
     Row("Downsample blurred", lambda k: operators.Downsample((6, 9, 2), 3, k, "reflect"), normal(4, 3)),

@@ -286,6 +286,11 @@ METHODS = {
         linear=False,
         sites=(1, 1),
     ),
+    # Their laws are in `test_posterior_nonlinear`.
+    "LookAhead": Row(lambda n: diffusion.LookAhead(n, 4), affine=False, linear=False, sites=(1, 1)),
+    "TDS-LookAhead": Row(
+        twisted(lambda n: diffusion.LookAhead(n, 4)), affine=False, linear=False, twin=True, sites=(1, 1)
+    ),
     # Their laws are in `test_posterior_projections` and `test_posterior_splitting`.
     "Replacement": Row(diffusion.Replacement, noiseless=True),
     "DDRM": Row(diffusion.DDRM, noiseless=True),

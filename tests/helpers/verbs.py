@@ -30,6 +30,7 @@ from jaxinv import (
     noise,
     operators,
     oracles,
+    pnp,
     regularisers,
     unrolled,
 )
@@ -45,6 +46,7 @@ CODES = (
     "diverged",
     "breakdown",
     "weight_collapse",
+    "implausible",
 )
 
 
@@ -239,6 +241,26 @@ def _network(i, dtype, make):
 
 def _decoder():
     return models.DeepDecoder(SHAPE, layers=1, channels=2, rngs=nnx.Rngs(0))
+
+
+def _softened(matrix, x, sigma):
+    smooth = jnp.matmul(matrix, x.ravel(), precision=jax.lax.Precision.HIGHEST).reshape(x.shape)
+    return smooth + 0.1 * jnp.sin(smooth) + sigma**2
+
+
+def _denoisable(i, dtype):
+    basis = np.linalg.qr(rng_of(i).normal(size=(SIZE, SIZE)))[0]
+    smoother = jnp.asarray(basis * rng_of(i).uniform(0.2, 0.9, SIZE) @ basis.T, dtype)
+    problem = _gaussian(i, dtype, _blur(i, dtype), prior=pnp.Denoiser(jax.tree_util.Partial(_softened, smoother)))
+    return problem | {"weight": jnp.asarray(0.2 + 0.05 * i, dtype)}
+
+
+def _plugged(method):
+    def solve(problem):
+        made = method(problem["weight"])
+        return pnp.reconstruct(problem["likelihood"], problem["prior"], problem["y"], method=made)
+
+    return solve
 
 
 def _fitted(i, dtype):
@@ -519,11 +541,29 @@ TABLE = [
     ),
     Row("reconstruct-soft", _near, _with_prior(generative.reconstruct, max_steps=100, rtol=1e-3), slow=True),
     Row(
+        "variational_posterior",
+        _latent,
+        _with_prior(generative.variational_posterior, num_samples=3, num_steps=20, num_draws=2, restarts=2),
+        slow=True,
+    ),
+    Row(
         "sample-posterior",
         _latent,
         _with_prior(generative.sample_posterior, num_samples=16, num_warmup=20, num_chains=2, max_doublings=4),
         check_vma=False,
         precision=False,
+        slow=True,
+        discrete=True,
+    ),
+    Row("pnp-hqs", _denoisable, _plugged(lambda w: pnp.HQS(3, sigma_min=w / 8, weight=w)), sharded=True),
+    Row("pnp-pgd", _denoisable, _plugged(lambda w: pnp.PGD(w, max_steps=60, rtol=1e-3)), slow=True),
+    Row("pnp-red", _denoisable, _plugged(lambda w: pnp.RED(w, max_steps=60, rtol=1e-3)), slow=True),
+    Row("pnp-admm", _denoisable, _plugged(lambda w: pnp.ADMM(w, max_steps=30, rtol=1e-3)), slow=True),
+    # Steps are taken or taken back.
+    Row(
+        "pnp-gradient-step",
+        _denoisable,
+        _plugged(lambda w: pnp.GradientStep(w, max_steps=10)),
         slow=True,
         discrete=True,
     ),

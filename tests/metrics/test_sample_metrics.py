@@ -192,6 +192,12 @@ CALLS = {
         a[0], jnp.matmul(a.T, a, precision="highest"), b[0], jnp.matmul(b.T, b, precision="highest")
     ),
 }
+CALLS |= {
+    "energy_distance": metrics.energy_distance,
+    "crps": lambda a, b: metrics.crps(a, b[0]),
+    "kernel_stein_discrepancy": lambda a, b: metrics.kernel_stein_discrepancy(a, lambda x: b[0] - x),
+    "stein_test": lambda a, b: metrics.stein_test(a, lambda x: b[0] - x, key=jax.random.key(3), num_draws=9).p_value,
+}
 calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
@@ -212,7 +218,7 @@ def test_what_is_not_finite_shows(call):
     assert got.ravel()[0] == -1 if jnp.issubdtype(got.dtype, jnp.integer) else jnp.isnan(got).all()
 
 
-@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "mode_weights"])
+@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "mode_weights", "energy_distance"])
 def test_sets_that_do_not_match(name):
     call = CALLS[name]
     with pytest.raises(ValueError, match=r"\(5, 3\) and \(5, 4\)"):
@@ -225,7 +231,7 @@ def test_sets_that_do_not_match(name):
         call(np.ones((5, 3), np.uint8), np.ones((5, 3)))
 
 
-@pytest.mark.parametrize("metric", [metrics.coverage, metrics.calibration_ranks])
+@pytest.mark.parametrize("metric", [metrics.coverage, metrics.calibration_ranks, metrics.crps])
 def test_samples_and_truths_that_do_not_match(metric):
     with pytest.raises(ValueError, match=r"\(5, 3\) and \(4,\)"):
         metric(np.ones((5, 3)), np.ones(4))
@@ -260,7 +266,7 @@ def test_bad_options(key):
         gaussian(a[0], -np.eye(3), a[0], np.eye(3))
 
 
-@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "mode_weights", "wasserstein2_gaussian"])
+@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "mode_weights", "wasserstein2_gaussian", "stein_test"])
 def test_precision_is_explicit(name):
     a = jnp.ones((12, 4))
     found = list(products(jax.make_jaxpr(CALLS[name])(a, a[:8]).jaxpr))

@@ -1,5 +1,6 @@
 """The bound of the norm that first-order solvers find in the first rounds of their loop, for all operators."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,30 +9,38 @@ from cases import ROWS
 
 from jaxinv import RESULTS, noise, operators
 from jaxinv.classical import _first_order
+from jaxinv.classical._solver import drive
 from jaxinv.likelihood import Whitened
 from jaxinv.operators._norm import RealVectors
+
+
+class Problem(eqx.Module):
+    operator: Whitened
+    norm: None = None
 
 
 class Probe(_first_order.AbstractFirstOrder):
     """A method whose only step keeps the bound."""
 
-    operator: Whitened
-
-    def init(self):
+    def init(self, problem, *, key=None):
         zeros = lambda struct: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), struct)
-        return _first_order.Iterate(zeros(self.operator.domain), zeros(self.operator.codomain), jnp.zeros(()))
+        operator = problem.operator
+        return _first_order.Iterate(zeros(operator.domain), zeros(operator.codomain), jnp.zeros(()))
 
-    def sizes(self, bound):
+    def sizes(self, problem, bound):
         return bound
 
-    def dual(self, state):
+    def dual(self, problem, state):
         return state.measurement
 
-    def primal(self, state, back, sizes):
+    def primal(self, problem, state, back, sizes):
         return back
 
-    def update(self, index, state, new, prediction, sizes):
+    def update(self, problem, index, state, new, prediction, sizes):
         return state._replace(rest=sizes), jnp.ones((), bool), RESULTS.successful
+
+    def finish(self, problem, state, *, key=None):
+        return state.image, {"state": state}
 
     def indicator(self, state):
         return state.rest
@@ -40,8 +49,8 @@ class Probe(_first_order.AbstractFirstOrder):
 @jax.jit
 def found(operator):
     whitened = Whitened(operator, noise.Gaussian(1.0).restrict(operator.measured, operator.codomain))
-    state, num_steps, _ = _first_order.solve(Probe(whitened), None, RESULTS.successful, max_steps=2)
-    return state, num_steps
+    solution = drive(Probe(), Problem(whitened), RESULTS.successful, max_steps=2)
+    return solution.stats["state"], solution.stats["num_steps"]
 
 
 def true_norm(operator):

@@ -20,6 +20,7 @@ from ._likelihood_draw import (
     Exact as Exact,
     Langevin as Langevin,
 )
+from ._look_ahead import LookAhead as LookAhead
 from ._method import AbstractPosteriorMethod as AbstractPosteriorMethod
 from ._moment_matching import MomentMatching as MomentMatching
 from ._ot_ode import OTODE as OTODE

@@ -87,6 +87,10 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
     else:
         schedule: eqx.AbstractVar[AbstractSchedule]
 
+    @property
+    def weighs_the_measurement(self) -> bool:
+        return True
+
     @abc.abstractmethod
     def twist(self) -> AbstractTwist:
         """The default twist of `TDS` for the moves of this guidance.

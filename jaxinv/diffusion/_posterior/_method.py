@@ -87,6 +87,11 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         """The number of samples of one run, or `None` for a method that runs once for each sample."""
         return None
 
+    @property
+    def weighs_the_measurement(self) -> bool:
+        """Whether the method claims to weigh the measurement by its noise; the verb then holds its samples to that."""
+        return False
+
     @abc.abstractmethod
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: Measurement) -> tuple[Problem, RESULTS]:
         """Prepare the problem for this method.

@@ -184,6 +184,18 @@ def bridge(
     return jnp.where(is_data(t_next), image, moved), z
 
 
+def bridge_log_densities(
+    process: AbstractProcess, t: Array, t_next: Array, x: Array, images: Array, moved: Array
+) -> Array:
+    """`log p(x_s | x_t, x_0)` but for a constant, at one `x_s`, for each of several images; 0 for a step to time 0."""
+    (scale, _), (scale_next, _) = process.marginal(t), target(process, t_next)
+    gap, after = _gap(process, t, t_next)
+    line = x / scale - gap * (x / scale)
+    distance = (moved / scale_next - line)[None] - gap * images
+    square = jnp.sum(distance**2, axis=tuple(range(1, images.ndim)))
+    return jnp.where(is_data(t_next), 0, -0.5 * square / (after**2 * jnp.where(gap > 0, gap, 1)))
+
+
 def _gap(process: AbstractProcess, t: Array, t_next: Array) -> tuple[Array, Array]:
     """The share of the variance of `x_t / scale` that a step removes, and the noise `std/scale` after it.
 

@@ -6,21 +6,24 @@ from typing import Any
 import diffrax
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from ..._arrays import check_count, check_key
 from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
 from ..._types import Checked, IntLike, Key, State
-from ...likelihood import Likelihood
+from ...likelihood import Likelihood, misfit, prepare
 from ...operators import AbstractLinearOperator
 from .._scores._score import cast_process, takes_score
 from ._dps import DPS
+from ._look_ahead import LookAhead
 from ._method import AbstractPosteriorMethod, run_method
 from ._moment_matching import MomentMatching
 from ._tds import TDS
 
 _FROM_MILD_TO_GRAVE = (
+    "implausible",
     "max_steps_reached",
     "weight_collapse",
     "breakdown",
@@ -29,21 +32,34 @@ _FROM_MILD_TO_GRAVE = (
     "invalid_parameter",
     "nonfinite_measurement",
 )
-# Up to this number of measurements, `TDS` can afford a vector-Jacobian product for each of them.
-MAX_TWISTED_MEASUREMENTS = 16
+# `TDS` takes a few vector-Jacobian products for each measurement and particle in each step. It can afford them for few
+# measurements, and for more of them where images are so small that the products are cheap.
+FEW_MEASUREMENTS, MAX_TWISTED_MEASUREMENTS, SMALL_IMAGE = 16, 128, 256
+# `LookAhead` takes a product for each pixel.
+TINY_IMAGE = 64
+# For samples of the posterior, the square of the whitened residual is chi-square distributed, on average over
+# measurements. Its mean over samples is implausible beyond this multiple of its mean and of its deviation, which one
+# problem in ten thousand exceeds.
+_FACTOR, _DEVIATIONS = 3.0, 8.0
 # The default share below which weights are tempered. An exact score does not reach it: on mixtures of 25 modes at least
 # a sixth of the particles is effective.
 _TEMPERED = 0.05
 
 
 def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod[Any, Any]:
-    """`TDS` for few measurements, which may leave many modes, otherwise `MomentMatching`; `DPS` if not linear."""
+    """`TDS` where its products are affordable, otherwise `MomentMatching`, or `DPS` if the operator is not linear."""
+    domain: Any = likelihood.operator.domain
+    if not likelihood.is_linear_gaussian and math.prod(domain.shape) <= TINY_IMAGE:
+        return TDS(LookAhead(), particles=1024, temper_below=_TEMPERED)
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         return DPS()
     codomain: Any = likelihood.operator.codomain
     real = lambda leaf: math.prod(leaf.shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
     measurements = sum(real(leaf) for leaf in jax.tree.leaves(codomain))
-    return TDS(particles=1024, temper_below=_TEMPERED) if measurements <= MAX_TWISTED_MEASUREMENTS else MomentMatching()
+    cheap = measurements <= MAX_TWISTED_MEASUREMENTS and math.prod(domain.shape) <= SMALL_IMAGE
+    if measurements <= FEW_MEASUREMENTS or cheap:
+        return TDS(particles=1024, temper_below=_TEMPERED)
+    return MomentMatching()
 
 
 def check_likelihood(likelihood: Any) -> None:
@@ -81,16 +97,21 @@ def posterior_sample(
     - `score`: the score of the prior, as for `sample`.
     - `y`: one measurement.
     - `key`: a typed key; sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
-    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, otherwise
-        `MomentMatching()`, and `DPS()` for operators that are not linear. See "Which method for my problem" in the
-        README.
+    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, and for up to 128 of
+        images of up to 256 pixels, otherwise `MomentMatching()`. For operators that are not linear it is
+        `TDS(LookAhead(), particles=1024)` for images of up to 64 pixels, as for photon noise, and otherwise `DPS()`.
+        See "Which method for my problem" in the README.
     - `num_samples`: the number of samples, static; for a particle method at most its number of particles.
     - `progress`: a diffrax progress meter.
 
     **Returns:** a `Solution`; the value is always `(num_samples, *shape)`. The result is the gravest code of the
     samples: `nonfinite` if a score became NaN or infinite (that sample is its last finite state), `weight_collapse` if
-    a particle method lost its effective particles; `aux` has the `results` of the samples. `stats` has `num_steps`,
-    `network_evaluations` and `vjps`, the vector-Jacobian products of the score, for each sample or for a whole cloud.
+    a particle method lost its effective particles, and `implausible` if the samples of `TDS`, `MomentMatching`, `TMPD`,
+    `PiGDM`, `DPS` or `LookAhead` do not explain the measurement as its noise would; `aux` has the `results` of the
+    samples. `stats` has `num_steps`, `network_evaluations` and `vjps`, the vector-Jacobian products of the score, for
+    each sample or for a whole cloud, and for those six methods `discrepancy`, the mean over the samples of
+    `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`: it is
+    implausible beyond a factor of 3 and eight standard deviations of its law.
 
     **Raises:** `ValueError` if the method does not support this operator or this noise, for sizes that are not positive
     integers, more samples than particles, and for anything but one typed key.
@@ -139,7 +160,24 @@ def posterior_sample(
         values, results, stats = run(key)
         values = values[:num_samples]
     values = jnp.where(code == RESULTS.successful, values, jnp.zeros_like(values))
-    return Solution(values, combine_results(results), stats, {"results": results})
+    combined = combine_results(results)
+    if method.weighs_the_measurement:
+        ratio, plausible = explained(likelihood, y, values)
+        stats = stats | {"discrepancy": ratio}
+        combined = RESULTS.where(plausible | (combined != RESULTS.successful), combined, RESULTS.implausible)
+    return Solution(values, combined, stats, {"results": results})
+
+
+def explained(likelihood: Likelihood, y: State, samples: Array) -> tuple[Array, Array]:
+    """The mean over samples of the squared whitened residual over its number, and whether it is plausible."""
+    likelihood, y, _ = prepare(likelihood, y)
+    squares, counts = jax.vmap(lambda x: misfit(likelihood, y, x))(samples)
+    square, count = jnp.mean(squares), counts[0]
+    margin = _DEVIATIONS * jnp.sqrt(2 * count)
+    plausible = (square <= _FACTOR * count + margin) & (square >= count / _FACTOR - margin)
+    # Without noise, or without a measurement, nothing can be said; what is not finite has a code of its own.
+    known = (count > 0) & jnp.isfinite(square)
+    return jnp.where(known, square / jnp.maximum(count, 1), 0), plausible | ~known
 
 
 def combine_results(results: RESULTS) -> RESULTS:

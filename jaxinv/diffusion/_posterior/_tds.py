@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter, check_count, subkeys
+from ..._arrays import as_parameter, check_count, safe_sqrt, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
 from ..._types import Checked, IntLike, Key, PyTree, State
@@ -21,6 +21,8 @@ from ._moment_matching import MomentMatching
 
 # Fewer effective particles than this share: report weight_collapse.
 _COLLAPSED = 0.01
+# A larger standard error of the log-evidence, of which the weights of a mode can have as much: report weight_collapse.
+_UNKNOWN = 0.5
 # The number of powers to try, each half of the previous one; the last flattens even log-weights of 1000.
 _POWERS = 14
 
@@ -44,14 +46,19 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
     - `temper_below`: the share of effective particles below which all weights are raised to the first power among 1/2,
         1/4 and so on that restores it. The default is 0, never. Set it for a learned score, whose error at large noise
         weighs like data: an error of a few tenths of a per cent leaves one effective particle of a thousand. Tempered,
-        the cloud lies between the samples of `TDS` and those of its guidance, and `log_evidence` no longer estimates
-        the evidence.
+        the cloud lies between the samples of `TDS` and those of its guidance.
 
-    `stats` also has `effective_particles`, the smallest effective sample size of the run, and `log_evidence`, an
-    estimate of `log p(y)`. Below 1 % of the particles, or two, the result is `weight_collapse`.
+    `stats` also has `effective_particles`, the smallest effective sample size of the run; `log_evidence`, an estimate
+    of `log p(y)`, and `log_evidence_error`, an estimate of its standard error; and `tempered`, the number of steps at
+    which weights were tempered. Each particle keeps the factors that tempering took from its weight, and the estimate
+    of the evidence contains them: it estimates the evidence with tempering as without, with the larger error that it
+    reports. The error is computed from the ancestors of the particles in the first cloud, which are fewer with each
+    resampling: it is too large rather than too small, and infinite if they have only one. The result is
+    `weight_collapse` below 1 % of effective particles, or two, and above an error of .5 (`8 particles^{-1/2}` for less
+    than 256 particles).
 
-    **Reference:** Wu, Trippe, Naesseth, Blei, Cunningham, Practical and asymptotically exact conditional sampling in
-    diffusion models, 2023.
+    **References:** Wu, Trippe, Naesseth, Blei, Cunningham, Practical and asymptotically exact conditional sampling in
+    diffusion models, 2023. Lee, Whiteley, Variance estimation in the particle filter, 2018.
 
     Measured for a Gaussian prior (benchmarks, posterior gaussian: a row of 16 pixels blurred, every fourth of them):
     Wasserstein-2 to the posterior .015 and .014 of its size, which is that of exact draws; 1.00 and .99 of its
@@ -96,6 +103,10 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
     def evaluations_per_step(self) -> int:
         return self.particles
 
+    @property
+    def weighs_the_measurement(self) -> bool:
+        return True
+
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[PyTree, RESULTS]:
         return self._twist().prepare(likelihood, score, y)
 
@@ -119,18 +130,26 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         # `finish` draws from the last images, with the weights of the state before.
         resampled &= ~is_data(t_next)
         chosen = jnp.where(resampled, cloud.choose(resampling_key), jnp.arange(count, dtype=jnp.int32))
-        x, views = jax.tree.map(lambda leaf: leaf[chosen], (cloud.x, views))
+        x, views, kept, ancestors = jax.tree.map(
+            lambda leaf: leaf[chosen], (cloud.x, views, cloud.kept, cloud.ancestors)
+        )
         propose = lambda x, view, key: self.proposal.propose(process, t, t_next, x, view, key=key)
         x, log_ratio = jax.vmap(propose)(x, views, self._keys(move_key))
         collapsed = cloud.least < jnp.maximum(_COLLAPSED * count, min(2, count / 2))
         cloud = Cloud(
-            x,
-            jnp.where(resampled, 0, cloud.log_weights) + log_ratio,
-            views.log_twist,
-            cloud.log_evidence + jnp.where(resampled, cloud.log_mean(), 0),
-            cloud.least,
-            cloud.num_vjps + jnp.sum(views.num_vjps, dtype=jnp.int32),
+            x=x,
+            log_weights=jnp.where(resampled, 0, cloud.log_weights) + log_ratio,
+            log_twist=views.log_twist,
+            kept=kept,
+            ancestors=ancestors,
+            log_evidence=cloud.log_evidence + jnp.where(resampled, log_mean(cloud.log_weights), 0),
+            least=cloud.least,
+            num_resampled=cloud.num_resampled + resampled.astype(jnp.int32),
+            num_tempered=cloud.num_tempered,
+            num_vjps=cloud.num_vjps + jnp.sum(views.num_vjps, dtype=jnp.int32),
         )
+        _, error = cloud.evidence()
+        collapsed |= error > max(_UNKNOWN, 8 / math.sqrt(count))
         # Report a collapse only at the end, so that the samples exist for inspection.
         return cloud, collapsed & is_data(t_next), RESULTS.weight_collapse
 
@@ -138,8 +157,14 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         del problem
         chosen = cloud.choose(jax.random.fold_in(key, 0))
         order = jax.random.permutation(jax.random.fold_in(key, 1), self.particles)
-        log_evidence = cloud.log_evidence + cloud.log_mean()
-        stats = {"vjps": cloud.num_vjps, "effective_particles": cloud.least, "log_evidence": log_evidence}
+        log_evidence, error = cloud.evidence()
+        stats = {
+            "vjps": cloud.num_vjps,
+            "effective_particles": cloud.least,
+            "log_evidence": log_evidence,
+            "log_evidence_error": error,
+            "tempered": cloud.num_tempered,
+        }
         return cloud.x[chosen][order], stats
 
     def _twist(self) -> AbstractTwist:
@@ -154,33 +179,54 @@ class Cloud(eqx.Module):
 
     - `log_weights`: the log-weights since the last resampling, without the twist of the present state.
     - `log_twist`: the log-twist of the previous state.
-    - `log_evidence`: the estimate of the log-evidence up to the last resampling.
+    - `kept`: the logarithms of the factors that tempering took from the weights.
+    - `ancestors`: the numbers of the particles of the first cloud that these descend from.
+    - `log_evidence`: the estimate of the log-evidence up to the last resampling, without what was kept.
     - `least`: the smallest effective sample size so far.
     """
 
     x: Array
     log_weights: Array
     log_twist: Array
+    kept: Array
+    ancestors: Array
     log_evidence: Array
     least: Array
+    num_resampled: Array
+    num_tempered: Array
     num_vjps: Array
 
     @staticmethod
     def from_particles(x: Array) -> "Cloud":
-        zeros, zero = jnp.zeros(len(x), x.dtype), jnp.zeros((), x.dtype)
-        return Cloud(x, zeros, zeros, zero, zero + len(x), jnp.zeros((), jnp.int32))
+        zeros, zero, count = jnp.zeros(len(x), x.dtype), jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32)
+        ancestors = jnp.arange(len(x), dtype=jnp.int32)
+        return Cloud(x, zeros, zeros, zeros, ancestors, zero, zero + len(x), count, count, count)
 
     def weigh(self, log_twist: Array, least_share: Array) -> "Cloud":
         """The cloud weighted by the twist of its present state, and tempered below the share `least_share`."""
-        log_weights = self.log_weights + log_twist - self.log_twist
-        size = effective(log_weights)
-        log_weights = tempered(log_weights, least_share.astype(size.dtype) * len(log_weights))
-        where = lambda c: (c.log_weights, c.log_twist, c.least)
-        return eqx.tree_at(where, self, (log_weights, log_twist, jnp.minimum(self.least, size)))
+        full = self.log_weights + log_twist - self.log_twist
+        size = effective(full)
+        log_weights = tempered(full, least_share.astype(size.dtype) * len(full))
+        where = lambda c: (c.log_weights, c.log_twist, c.kept, c.least, c.num_tempered)
+        num_tempered = self.num_tempered + jnp.any(log_weights != full).astype(jnp.int32)
+        kept = self.kept + (full - log_weights)
+        return eqx.tree_at(where, self, (log_weights, log_twist, kept, jnp.minimum(self.least, size), num_tempered))
 
-    def log_mean(self) -> Array:
-        """The logarithm of the mean weight."""
-        return jax.nn.logsumexp(self.log_weights) - math.log(len(self.log_weights))
+    def evidence(self) -> tuple[Array, Array]:
+        """An estimate of the log-evidence, and of its standard error.
+
+        The estimate of the relative variance is that of Lee and Whiteley, section 3: with the shares `W_e` of the
+        weight that the descendants of particle `e` of the first cloud have, and `n` resamplings of `N` particles, it is
+        `V = 1 - (N / (N - 1))^(n + 1) (1 - sum_e W_e^2)`. The error of the logarithm is `(-log(1 - V))^(1/2)`, which is
+        `V^(1/2)` if that is small, and infinite if all descend from one particle.
+        """
+        log_weights = self.log_weights + self.kept
+        count = len(log_weights)
+        shares = jnp.zeros_like(log_weights).at[self.ancestors].add(jax.nn.softmax(log_weights))
+        different = 1 - jnp.sum(shares**2)
+        shrunk = (self.num_resampled + 1).astype(shares.dtype) * (math.log1p(-1 / count) if count > 1 else 0.0)
+        square = jnp.where(different > 0, shrunk - jnp.log(jnp.where(different > 0, different, 1)), jnp.inf)
+        return self.log_evidence + log_mean(log_weights), safe_sqrt(square)
 
     def choose(self, key: Key) -> Array:
         """The indices of the particles that a systematic resampling selects."""
@@ -188,6 +234,11 @@ class Cloud(eqx.Module):
         ends = jnp.cumsum(jax.nn.softmax(self.log_weights))
         places = (jax.random.uniform(key, (), ends.dtype) + jnp.arange(count, dtype=ends.dtype)) / count
         return jnp.clip(jnp.searchsorted(ends, places), 0, count - 1)
+
+
+def log_mean(log_weights: Array) -> Array:
+    """The logarithm of the mean weight."""
+    return jax.nn.logsumexp(log_weights) - math.log(len(log_weights))
 
 
 def effective(log_weights: Array) -> Array:

@@ -33,17 +33,21 @@ class Corrected(NamedTuple):
 class PredictorCorrector(AbstractStepper[Corrected]):
     """Langevin corrector steps at each noise level, then an Euler-Maruyama step of the reverse SDE.
 
-    The corrector `x + e s + sqrt(2 e) z`, where `s` is the score, has the step size `e = 2 (snr ||z|| / ||s||)^2` with
-    the norms of this one sample (the authors' code takes their means over the batch, which couples samples). It is
-    biased: `snr` trades bias for mixing, and the bias does not vanish with `num_steps`.
+    The corrector is `x + e s + sqrt(2 e) z`, where `s` is the score. The rule of the paper for its step size is
+    `e = 2 (snr ||z|| / ||s||)^2`, with norms that the authors' code averages over the batch. Here both norms are
+    replaced by what they are expected to be, `sqrt(d)` and `sqrt(d) / std(t)` (that of the score of `x_t` given `x_0`),
+    so that `e = 2 (snr std(t))^2`: no sample depends on another, and the step does not depend on the noise and the
+    state that it multiplies. The norms of a single sample would, and make the variance within modes 60 % too large in
+    8 dimensions. As `std(t)` falls below the width of the modes, the steps fade, and their bias with them.
 
     Measured bias, on the mixture of 25 modes in 8 to 256 dimensions, `VP(beta_max=40)`, exact score (benchmarks,
-    diffusion gate): with the default `snr` and 1000 steps the variance within modes is 60 % too large in 8
-    dimensions, 8 % in 80 and 4 % in 256.
+    diffusion gate): the variance within modes is right to .5 % after 1000 levels, and 1.4 % too large after 300; more
+    `corrector_steps` do not change that.
 
     - `num_steps`: the number of noise levels, static.
     - `corrector_steps`: the number of corrector steps at each level, static.
-    - `snr`: the signal-to-noise ratio of a corrector step, positive.
+    - `snr`: the signal-to-noise ratio of a corrector step, positive. At high noise a level's variance is too large by
+        the share `snr^2`.
     - `schedule`: the times of the levels.
 
     **Reference:** Song, Sohl-Dickstein, Kingma, Kumar, Ermon, Poole, Score-based generative modeling through stochastic
@@ -77,9 +81,7 @@ class PredictorCorrector(AbstractStepper[Corrected]):
         at = jnp.where(done > 0, corrected, x)
         gradient, image = score.score_and_image(t, at)
         z = jax.random.normal(jax.random.fold_in(key, done), x.shape, x.dtype)
-        square = jnp.sum(gradient**2)
-        # Where the score is 0 the step size is 0.
-        size = 2 * self.snr.astype(x.dtype) ** 2 * jnp.sum(z**2) / jnp.where(square > 0, square, jnp.inf)
+        size = 2 * (self.snr.astype(x.dtype) * score.process.marginal(t)[1].astype(x.dtype)) ** 2
         corrected = at + size * gradient + jnp.sqrt(2 * size) * z
         gap, rate = t - t_next, score.process.diffusion(t)
         reverse = score.process.drift(t, at) - rate**2 * gradient

@@ -12,8 +12,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ._types import Checked, PyTree
-from ._writing import check_writable as check_writable, write_bytes as write_bytes
+from .._types import Checked, PyTree
+from .._writing import check_writable as check_writable, write_bytes as write_bytes
 
 __all__ = ["load", "save"]
 

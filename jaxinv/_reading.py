@@ -1,0 +1,104 @@
+"""What the readers of files share: faults that name the file, and sizes that are checked before memory is taken."""
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+# No method of compression in use makes more bytes of one.
+_MOST_BYTES_OF_ONE = 1100
+
+
+class Refused(ValueError):
+    """What a reader refuses of a file that may be sound: `reading` adds the path, and does not call it corrupt."""
+
+
+class reading:
+    """A context that turns whatever a library raises at a damaged place of a file into a `ValueError` that names it.
+
+    A library that meets bytes which nobody would write may raise anything: RecursionError, struct.error, KeyError.
+
+    - `path`: the path of the file.
+    - `what`: what the file should be, with its article.
+    """
+
+    def __init__(self, path: Path, what: str):
+        self.path, self.what = path, what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, Refused):
+            raise ValueError(f"{self.path}: {error}") from error
+        if isinstance(error, Exception):
+            raise ValueError(
+                f"{self.path} is not {self.what}, or it is truncated or corrupt ({type(error).__name__}: {error}). "
+                "Fetch it again if it is damaged."
+            ) from error
+
+
+class needing:
+    """A context for the import of an optional library, which turns its absence into a `ValueError` with a remedy.
+
+    - `library`: the name by which pip knows it.
+    - `what`: what needs it, such as "Reading a TIFF file".
+    - `extra`: the extra of jaxinv that holds it.
+    """
+
+    def __init__(self, library: str, what: str, extra: str = "files"):
+        self.library, self.what, self.extra = library, what, extra
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if isinstance(error, ImportError):
+            raise ValueError(
+                f"{self.what} needs {self.library}, which is not installed. Install the extra that holds it: "
+                f'`python -m pip install "jaxinv[{self.extra}]"`.'
+            ) from error
+
+
+def check_unpacked(num_bytes: int, stored: int) -> None:
+    """Raise, before memory is taken, if an array of `num_bytes` cannot come from as many bytes as are `stored`."""
+    if num_bytes > _MOST_BYTES_OF_ONE * stored + 4096:
+        raise ValueError(f"it claims {num_bytes} bytes of values, and the file stores {stored} for them")
+
+
+def read_array(path: Path) -> np.ndarray:
+    """The array of numbers in a file that `numpy.save` wrote.
+
+    **Raises:** `ValueError` that names the file and its fault, before memory is taken for what the file does not hold.
+    """
+    with reading(path, "an array written by `numpy.save`"):
+        mapped = map_array(path)
+        if mapped.dtype.kind not in "biufc":
+            raise ValueError(f"it should hold numbers, and has the dtype {mapped.dtype}")
+        return np.array(mapped, mapped.dtype.newbyteorder("="))
+
+
+def map_array(path: Path) -> np.ndarray:
+    """The array in a file that `numpy.save` wrote, which takes no memory; a file that is too short raises."""
+    with path.open("rb") as file:
+        if file.read(4) == b"PK\x03\x04":
+            raise ValueError("it is an archive of arrays, .npz: save one of them alone, by `numpy.save`")
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+def check_file(path: Any, what: str) -> Path:
+    """`path` as the path of an existing file.
+
+    **Raises:** `ValueError` if there is no such file.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
+    # A path-like object may return bytes, which `Path` refuses with a TypeError.
+    path = Path(os.fsdecode(path)).expanduser()
+    if not path.exists():
+        raise ValueError(f"`path` must be the path of {what}; there is no file {path}.")
+    if not path.is_file():
+        raise ValueError(f"`path` must be the path of {what}; {path} is not a file.")
+    return path

@@ -1,0 +1,1 @@
+"""What can be known of a learned prior, and of samples of its posterior, without the truth."""

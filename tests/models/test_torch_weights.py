@@ -1,0 +1,205 @@
+"""The networks of PyTorch's world: the outputs that they have there, and what is refused.
+
+`torch_references.npz` has outputs and gradients of deepinv's and diffusers' networks, made by
+`benchmarks/torch_networks.py --references` with weights that are drawn from their names, as here.
+"""
+
+import json
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from jaxinv import diffusion, models
+
+REFERENCES = Path(__file__).with_name("torch_references.npz")
+DDPM = {
+    "block_out_channels": (8, 8, 16),
+    "layers_per_block": 2,
+    "down_block_types": ("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    "norm_num_groups": 4,
+    "attention_head_dim": 4,
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+}
+CASES = {
+    "drunet-small": (models.DRUNet, {"widths": (4, 4, 8, 8), "num_blocks": 1}, {}, (12, 9, 1)),
+    "adm-ffhq": (
+        models.ADMUNet,
+        {"widths": (32, 64), "attention_levels": (1,), "head_width": 32, "learned_variance": True},
+        {"head_width": 32},
+        (16, 16, 3),
+    ),
+    "diffusers-ddpm": (models.DiffusersUNet, DDPM, DDPM, (16, 24, 3)),
+}
+
+
+def draw(name, shape):
+    size = 1 / np.sqrt(np.prod(shape[1:])) if len(shape) > 1 else 0.3
+    return (size * np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)).astype(np.float32)
+
+
+def drawn(name):
+    kind, options, _, shape = CASES[name]
+    names = models.to_torch(kind((None, None, shape[-1]), rngs=nnx.Rngs(0), **options))
+    return {key: draw(key, array.shape) for key, array in names.items()}
+
+
+def small():
+    return models.to_torch(models.DRUNet((None, None, 1), widths=(4, 6), num_blocks=2, rngs=nnx.Rngs(0)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_outputs_are_those_of_torch(name):
+    kind, _, options, shape = CASES[name]
+    weights = drawn(name)
+    network = models.from_torch(weights, **options)
+    assert type(network) is kind
+    assert all(np.array_equal(weights[key], array) for key, array in models.to_torch(network).items())
+    levels = jnp.asarray([0.1, 0.3] if kind is models.DRUNet else [18 / 1000, 851 / 1000])
+    x = np.random.default_rng(0).uniform(size=(2, *shape)).astype(np.float32)
+
+    def both(network, x, t):
+        call = network.outputs if kind is models.ADMUNet else network
+        y, vjp = jax.vjp(lambda x: call(x, t), x)
+        return y, vjp(jnp.linspace(-1, 1, y.size, dtype=y.dtype).reshape(y.shape))[0]
+
+    with jax.enable_x64(True), np.load(REFERENCES) as references:
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), network)
+        t = jnp.asarray(np.asarray(levels, np.float64).round(6))
+        y, gradient = jax.jit(both)(wide, jnp.asarray(x, jnp.float64), t)
+        for ours, key in ((y, "y_float64"), (gradient, "gradient_float64")):
+            theirs = references[f"{name}/{key}"]
+            np.testing.assert_allclose(ours, theirs, atol=1e-10 * np.abs(theirs).max())
+
+
+def test_drunet_is_homogeneous_at_any_size():
+    network = models.from_torch(small())
+    x, sigma = jax.random.normal(jax.random.key(0), (2, 9, 7, 1)), jnp.asarray([0.1, 0.4])
+    once, twice = network(x, sigma), network(2 * x, 2 * sigma)
+    assert once.shape == x.shape
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-5, atol=1e-6)
+
+
+def test_to_and_from_a_file(tmp_path):
+    weights = small()
+    path = tmp_path / "denoiser.safetensors"
+    save_file(weights, path)
+    network = models.from_torch(path)
+    assert network.widths == (4, 6)
+    assert network.num_blocks == 2
+    for name, array in models.to_torch(network).items():
+        np.testing.assert_array_equal(array, weights[name])
+
+
+def spoilt(name, weights):
+    weights = dict(weights)
+    if name == "missing":
+        del weights["m_tail.weight"]
+    elif name == "left over":
+        weights["m_tail.bias"] = np.zeros(1)
+    elif name == "another shape":
+        weights["m_up1.0.weight"] = np.zeros((5, 4, 2, 2))
+    else:
+        weights = {"encoder.weight": np.zeros((2, 2))}
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("missing", "m_tail.weight"),
+        ("left over", r"m_tail\.bias is not expected"),
+        ("another shape", r"m_up1\.0\.weight has the shape \(5, 4, 2, 2\), expected \(6, 4, 2, 2\)"),
+        ("another network", r"no network that is known here.*encoder\.weight"),
+    ],
+)
+def test_weights_that_do_not_fit(name, message):
+    with pytest.raises(ValueError, match=message):
+        models.from_torch(spoilt(name, small()))
+
+
+def test_files_that_are_refused(tmp_path):
+    pickled = tmp_path / "network.pt"
+    pickled.write_bytes(b"\x80\x04.")
+    with pytest.raises(ValueError, match=r"(?s)can execute code.*safetensors\.torch\.save_file"):
+        models.from_torch(pickled)
+    with pytest.raises(ValueError, match="There is no file"):
+        models.from_torch(tmp_path / "no.safetensors")
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(b"\xff" * 64)
+    with pytest.raises(ValueError, match="no safetensors file, or a damaged one"):
+        models.from_torch(damaged)
+    with pytest.raises(ValueError, match="state_dict"):
+        models.from_torch(3)
+
+
+def folder(tmp_path, scheduler, **changes):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "scheduler").mkdir()
+    config = {"_class_name": "UNet2DModel", "in_channels": 3, "sample_size": 16, **DDPM, **changes}
+    (tmp_path / "unet" / "config.json").write_text(json.dumps(config))
+    save_file(drawn("diffusers-ddpm"), tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_folder_of_diffusers_is_a_score(tmp_path):
+    scheduler = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}
+    score = diffusion.from_diffusers(folder(tmp_path, scheduler))
+    betas = np.linspace(1e-4, 0.02, 1000)
+    for step in (0, 17, 999):
+        scale, std = score.process.marginal((step + 1) / 1000)
+        # float32; where there is little noise its deviation is a difference of nearly equal numbers.
+        np.testing.assert_allclose(scale, np.sqrt(np.prod(1 - betas[: step + 1])), rtol=1e-5)
+        np.testing.assert_allclose(std, np.sqrt(1 - np.prod(1 - betas[: step + 1])), rtol=1e-3)
+    x = jax.random.normal(jax.random.key(0), (16, 24, 3))
+    image, noise = score.predict(0.5, x)
+    scale, std = score.process.marginal(0.5)
+    np.testing.assert_allclose(scale * image + std * noise, x, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "changes", "message"),
+    [
+        ({"beta_schedule": "linear"}, {"down_block_types": ["SkipDownBlock2D"] * 3}, "no block 'SkipDownBlock2D'"),
+        ({"beta_schedule": "wave"}, {}, "`beta_schedule` 'wave' is not known"),
+        ({"prediction_type": "flow"}, {}, "`prediction_type` 'flow' is not known"),
+        ({"_class_name": "EDMEulerScheduler"}, {}, "EDMEulerScheduler is not known"),
+        ({}, {"time_embedding_type": "fourier"}, "no `time_embedding_type` 'fourier'"),
+        ({}, {"_class_name": "UNet2DConditionModel"}, "describes a UNet2DConditionModel"),
+    ],
+)
+def test_folders_that_are_refused(tmp_path, scheduler, changes, message):
+    with pytest.raises(ValueError, match=message):
+        diffusion.from_diffusers(folder(tmp_path, scheduler, **changes))
+
+
+def test_images_that_a_network_cannot_take():
+    network = models.ADMUNet((None, None, 1), widths=(32, 32), attention_levels=(), head_width=None, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="multiples of 2; got 7 x 8"):
+        network(jnp.ones((1, 7, 8, 1)), jnp.ones(1))
+    with pytest.raises(ValueError, match=r"\(n, any, any, 1\); got \(1, 8, 8, 3\)"):
+        network(jnp.ones((1, 8, 8, 3)), jnp.ones(1))
+    with pytest.raises(ValueError, match="`labels`"):
+        network(jnp.ones((1, 8, 8, 1)), jnp.ones(1), jnp.zeros(1, int))
+
+
+def test_the_memory_of_a_checkpointed_network_gives_the_same():
+    weights, x = small(), jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
+    gradient = lambda network: jax.grad(lambda x: jnp.sum(network(x, jnp.full(1, 0.1)) ** 2))(x)
+    expected = gradient(models.from_torch(weights))
+    np.testing.assert_allclose(gradient(models.from_torch(weights, checkpoint=True)), expected, rtol=1e-5, atol=1e-6)
+    half = models.from_torch(weights, dtype=jnp.bfloat16)(x, jnp.full(1, 0.1))
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(half, models.from_torch(weights)(x, jnp.full(1, 0.1)), atol=0.1)

@@ -1,0 +1,198 @@
+"""Several processes share a run: each its own chunks, on its own devices; one that dies is named, the others finish."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxinv import scale
+
+COUNT, CHUNK = 22, 4
+HERE = Path(__file__).parent
+X = np.arange(COUNT * 3, dtype=np.float32).reshape(COUNT, 3)
+
+PROGRAM = """
+import sys
+import jax
+jax.config.update("jax_enable_recoverability", True)
+port, index, count, call = sys.argv[1:]
+jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index), heartbeat_timeout_seconds=5)
+import test_processes
+try:
+    eval(f"test_processes.{call}")
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def say(*words):
+    sys.stdout.write(" ".join(map(str, words)) + "\n")
+
+
+def solve(x):
+    return {"y": jnp.sin(x), "n": jnp.sum(x)}
+
+
+def launch(call, count):
+    """Start `count` processes that make a call of this module."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-u", "-c", PROGRAM, str(port), str(index), str(count), call],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def outputs(processes, seconds=180):
+    """What each process printed, besides the messages of the network, and its status."""
+    results = []
+    try:
+        for process in processes:
+            text, _ = process.communicate(timeout=seconds)
+            lines = [line for line in text.splitlines() if not line.startswith("[Gloo]")]
+            results.append(("\n".join(lines), process.returncode))
+    finally:
+        for process in processes:
+            process.kill()
+    return results
+
+
+def part(store, dies=None, after=2, how="kill"):
+    """The call of each process; the process `dies` ends when it has written so many chunks."""
+    seen = []
+
+    def on_chunk(start, results):
+        seen.append(start)
+        if jax.process_index() == dies and len(seen) == after:
+            if how == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise RuntimeError("my own fault")
+
+    scale.solve_many(solve, X, chunk_size=CHUNK, store=store, on_chunk=on_chunk)
+    say(*seen)
+
+
+def expected():
+    return jax.jit(jax.vmap(solve))(X)
+
+
+def assert_right(results):
+    for name, array in expected().items():
+        np.testing.assert_array_equal(np.asarray(results[name]), array)
+
+
+def test_one_of_two_dies_and_its_chunks_are_solved_later(tmp_path):
+    # Chunks 0, 2, 4 and 1, 3, 5; process 1 dies having written the third.
+    store = str(tmp_path / "run")
+    (first, status), (_, killed) = outputs(launch(f"part({store!r}, dies=1)", 2))
+    assert killed == -signal.SIGKILL
+    assert status == 0
+    assert "ProcessError 1 chunks of 4 problems are missing, those of process(es) 1: process 1 died." in first
+    assert "the same call of `solve_many`, with as many processes or others, goes on from there" in first
+    seen = []
+    scale.solve_many(solve, X, chunk_size=CHUNK, store=store, on_chunk=lambda start, _: seen.append(start))
+    assert seen == [20]
+    assert_right(scale.open_results(store))
+
+
+def several(store):
+    """Without a store, gathered, over a mesh, from an iterator, and with other problems in one process."""
+    index, count = jax.process_index(), jax.process_count()
+    own = scale.solve_many(solve, X, chunk_size=CHUNK)
+    chunks = range(index * CHUNK, COUNT, count * CHUNK)
+    assert own.numbers.tolist() == [n for start in chunks for n in range(start, min(start + CHUNK, COUNT))]
+    for name, array in expected().items():
+        np.testing.assert_array_equal(own.results[name], array[own.numbers])
+    mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    assert_right(scale.solve_many(solve, X, chunk_size=CHUNK, mesh=mesh, gather=True))
+    assert_right(scale.solve_many(solve, (X[i : i + CHUNK] for i in range(0, COUNT, CHUNK)), store=store))
+    local = jax.make_mesh((1,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.local_devices()[:1])
+    assert_right(scale.solve_many(solve, X, chunk_size=CHUNK, mesh=local))
+    for other, what in [(X + (index == 1), "problems"), (X[: COUNT - index], "number of problems and problems")]:
+        with pytest.raises(ValueError, match=f"Process 1 has another {what} than process 0"):
+            scale.solve_many(solve, other)
+    raises = (ValueError, "has the dtype") if index == 1 else (scale.ProcessError, "Process 1 failed before the work")
+    with pytest.raises(raises[0], match=raises[1]):
+        scale.solve_many(solve, X if index != 1 else np.array(["a", "b"]))
+    devices = [device for device in jax.devices() if device.process_index != 1]
+    if count > 2:
+        part = jax.make_mesh((len(devices),), ("a",), devices=devices)
+        with pytest.raises(ValueError, match=r"`mesh` has no device of process\(es\) 1"):
+            scale.solve_many(solve, X, mesh=part)
+    say("right")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_what_several_processes_return(count, tmp_path):
+    assert outputs(launch(f"several({str(tmp_path / 'run')!r})", count)) == [("right", 0)] * count
+
+
+@pytest.mark.slow
+def test_two_processes_finish_what_four_began(tmp_path):
+    store = str(tmp_path / "run")
+    results = outputs(launch(f"part({store!r}, dies=1, after=1, how='raise')", 4))
+    assert results[1] == ("RuntimeError my own fault", 0)
+    for index in (0, 2, 3):
+        assert "ProcessError 1 chunks of 4 problems are missing, those of process(es) 1" in results[index][0]
+    results = outputs(launch(f"part({store!r})", 2))
+    assert all(status == 0 for _, status in results)
+    assert_right(scale.open_results(store))
+
+
+def slowly(store):
+    """A run of many chunks, each of them a while."""
+
+    def on_chunk(start, results):
+        say(start)
+        time.sleep(0.02)
+
+    scale.solve_many(solve, X, chunk_size=1, store=store, on_chunk=on_chunk)
+    say("end")
+
+
+ALONE = """
+import test_processes, sys
+test_processes.slowly(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(tmp_path):
+    store, draws = str(tmp_path / "run"), random.Random(0)
+    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
+    solved, ended = [], False
+    while not ended:
+        chunks = []
+        command = [sys.executable, "-u", "-c", ALONE, store]
+        environment = {**os.environ, "PYTHONPATH": paths}
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                ended = line.strip() == "end"
+                chunks.append(line.strip())
+                if len(chunks) == 8:
+                    time.sleep(draws.uniform(0, 0.05))
+                    process.kill()
+        solved += chunks[: -1 if ended else None]
+    # A chunk that was written is never solved again.
+    assert len(solved) <= COUNT
+    assert len(set(solved)) == len(solved)
+    assert_right(scale.open_results(store))
