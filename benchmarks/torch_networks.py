@@ -34,22 +34,38 @@ _REPEATS = 7
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, required=True, help="the folder of the peers' environments")
+    parser.add_argument(
+        "--only", choices=("equality", "speed"), help="one of the two parts, each of which has its file"
+    )
     parser.add_argument("--references", action="store_true", help="write tests/models/torch_references.npz")
     options = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
-    recorder = Recorder("torch_networks")
-    python, kept = options.peers / "torch" / "bin" / "python", {}
+    python = options.peers / "torch" / "bin" / "python"
+    if options.only != "speed":
+        kept = equality(python)
+        if options.references:
+            np.savez_compressed(Path(__file__).parents[1] / "tests" / "models" / "torch_references.npz", **kept)
+    if options.only != "equality":
+        speed(python)
+
+
+def equality(python):
+    recorder, kept = Recorder("torch_networks"), {}
     for name, case in CASES.items():
         found = reference(name, case, python)
         recorder.add(case=name, architecture=case["kind"], **errors(case, found))
         if name in _KEPT:
             kept |= {f"{name}/{key}": value for key, value in found.items() if key.endswith("64")}
+    recorder.write()
+    return kept
+
+
+def speed(python):
+    recorder = Recorder("torch_networks_speed")
     for name, case in TIMED.items():
         for size in (64, 128):
             recorder.add(case=name, architecture=case["kind"], size=size, **seconds(case, size, python))
     recorder.write()
-    if options.references:
-        np.savez_compressed(Path(__file__).parents[1] / "tests" / "models" / "torch_references.npz", **kept)
 
 
 def inputs(shape, batch=2):

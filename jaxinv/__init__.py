@@ -7,6 +7,7 @@ from ._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from . import (
+        calibration as calibration,
         classical as classical,
         data as data,
         diffusion as diffusion,
@@ -42,6 +43,7 @@ __all__ = [
     "Solution",
     "Unrolled",
     "__version__",
+    "calibration",
     "classical",
     "data",
     "diffusion",

@@ -8,10 +8,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ._types import PyTree
 
 
-def check_mesh(mesh: Any) -> Mesh | None:
+def check_mesh(mesh: Any, across: bool = False) -> Mesh | None:
     """The mesh with axes of type `Auto`, or `None` if there is none.
 
-    **Raises:** `ValueError` for anything but a mesh of devices of this process.
+    - `across`: whether it may hold devices of several processes.
+
+    **Raises:** `ValueError` for anything but a mesh of devices of this process, or of all if it may be.
     """
     if mesh is None:
         return None
@@ -20,13 +22,24 @@ def check_mesh(mesh: Any) -> Mesh | None:
             f"`mesh` must be a `jax.sharding.Mesh`, such as `jax.make_mesh((n,), ('devices',), "
             f"axis_types=(jax.sharding.AxisType.Auto,))` with n = `jax.device_count()`; got {type(mesh).__name__}."
         )
-    if any(device.process_index != jax.process_index() for device in mesh.devices.flat):
+    processes = {device.process_index for device in mesh.devices.flat}
+    if across and processes not in ({jax.process_index()}, set(range(jax.process_count()))):
+        raise ValueError(
+            f"`mesh` holds devices of process(es) {sorted(processes)}; it must hold those of one, or of all "
+            f"{jax.process_count()}: make it of `jax.devices()`. Got {mesh}."
+        )
+    if not across and processes != {jax.process_index()}:
         raise ValueError(
             f"`mesh` holds devices of other processes, and the results are collected in this one; make it of "
             f"`jax.local_devices()`. Got {mesh}."
         )
     # `make_mesh` may return axes of type `Explicit`, which require a sharding for every operation.
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
+
+
+def is_across(mesh: Mesh | None) -> bool:
+    """Whether a mesh holds devices of other processes."""
+    return mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat)
 
 
 def sharded(mesh: Mesh) -> NamedSharding:

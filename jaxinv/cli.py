@@ -152,14 +152,30 @@ def _add_train(commands) -> None:
 
 
 def _check_train(options: argparse.Namespace) -> None:
-    if options.folder is None:
-        return
-    from ._formats import slices_of
+    from ._writing import check_writable
 
-    if not options.folder.is_dir():
-        raise ValueError(f"There is no folder {options.folder}.")
-    slices_of(options.folder)
-    options.data = str(options.folder)
+    if options.folder is not None:
+        if not options.folder.is_dir():
+            raise ValueError(f"There is no folder {options.folder}.")
+        options.data = str(options.folder)
+    _check_data(options.data)
+    if Path(options.data).resolve() == options.output.resolve():
+        raise ValueError(f"--output would overwrite {options.output}, which is read; choose another name.")
+    check_writable(options.output)
+
+
+def _check_data(name: str) -> None:
+    from ._formats import peek, slices_of
+
+    if name in ("digits", "mnist", "ellipses"):
+        return
+    if Path(name).is_dir():
+        peek(slices_of(Path(name))[0])
+    elif not name.endswith(".npy") or not Path(name).is_file():
+        raise ValueError(
+            f"--data {name}: give `digits`, `mnist`, `ellipses`, or a file of images, (n, h, w, c), made by "
+            "`numpy.save`, or a folder of pictures."
+        )
 
 
 def _run_train(options: argparse.Namespace) -> None:
@@ -223,6 +239,7 @@ def _add_evaluate(commands) -> None:
 
 def _check_evaluate(options: argparse.Namespace) -> None:
     _check_network(options.network)
+    _check_data(options.data)
 
 
 def _run_evaluate(options: argparse.Namespace) -> None:

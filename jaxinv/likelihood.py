@@ -278,7 +278,15 @@ def discrepancy(likelihood: Likelihood, y: State, x: State) -> Array:
 
 
 def misfit(likelihood: Likelihood, y: State, x: State) -> tuple[Array, Array]:
-    """`||W (y - A x)||^2` and the number `m` of `discrepancy`, in the same dtype."""
+    """`||W (y - A x)||^2` and the number `m` of `discrepancy`, in the same dtype.
+
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `x`: an image.
+
+    **Returns:** two scalars.
+    """
     whitened, measured = whitened_residual(likelihood, y, x), likelihood.operator.measured
     square = jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), whitened))
     parts = lambda m, c: jnp.sum(jnp.broadcast_to(m, c.shape) > 0) * (2 if jnp.iscomplexobj(c) else 1)
@@ -287,7 +295,15 @@ def misfit(likelihood: Likelihood, y: State, x: State) -> tuple[Array, Array]:
 
 
 def whitened_residual(likelihood: Likelihood, y: State, x: State) -> State:
-    """`W (y - A x)` of `discrepancy`, of the shape of the measurement, and 0 where nothing is measured."""
+    """`W (y - A x)` of `discrepancy`.
+
+    **Arguments:**
+
+    - `likelihood`, `y`: a likelihood and a measurement, as `prepare` returned them.
+    - `x`: an image.
+
+    **Returns:** an array, or a tuple of them, of the shape of the measurement, and 0 where nothing is measured.
+    """
     operator = likelihood.operator
     likelihood, y = gaussian_approximation(likelihood, y)
     assert isinstance(likelihood.noise, AbstractGaussianNoise)

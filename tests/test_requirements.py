@@ -275,6 +275,8 @@ DATA = {
 MADE = {
     "Solution",
     "classical.Problem",
+    "diffusion.PosteriorCheck",
+    "diffusion.PriorCheck",
     "diffusion.extend.CurvedProblem",
     "diffusion.extend.DenseProblem",
     "diffusion.extend.ExactProblem",
@@ -283,6 +285,10 @@ MADE = {
     "diffusion.extend.Problem",
     "diffusion.extend.ShiftView",
     "dip.Problem",
+    "generative.RangeCheck",
+    "metrics.Calibration",
+    "metrics.EnergyTest",
+    "metrics.SteinTest",
     "operators.Certificate",
     "pnp.DenoiserCertificate",
     "pnp.Problem",
@@ -466,6 +472,15 @@ TOLERANT = {
     "tv": lambda **t: classical.tv(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, max_steps=3, **t),
     "ista": lambda **t: classical.ista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
     "fista": lambda **t: classical.fista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
+    "primal_dual": lambda **t: classical.primal_dual(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), regularisers.L1(), ONES, weight=1.0, max_steps=3, **t
+    ),
+    "mlem": lambda **t: classical.mlem(Likelihood(IDENTITY, noise.Poisson(1.0)), ONES, max_steps=3, **t),
+    "osem": lambda **t: classical.osem(Likelihood(IDENTITY, noise.Poisson(1.0)), ONES, subsets=2, max_steps=3, **t),
+    "sirt": lambda **t: classical.sirt(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, max_steps=3, **t),
+    "solve": lambda **t: classical.solve(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), regularisers.L1(), ONES, weight=1.0, max_steps=3, **t
+    ),
     "reconstruct": lambda **t: latent(pca(1.0), **t),
     "project": lambda **t: generative.project(pca(1.0), ONES, key=KEY, max_steps=3, **t),
     "encode": lambda **t: generative.encode(pca(1.0), ONES, key=KEY, max_steps=3, **t),

@@ -59,7 +59,7 @@ ORDER = [
     *FIRST,
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
-    *["_linear_gaussian", "oracles", "classical", "mri", "models", "training", "subspace"],
+    *["_linear_gaussian", "oracles", "classical", "calibration", "mri", "models", "training", "subspace"],
     *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
@@ -68,6 +68,7 @@ ORDER = [
 MODULES = (
     "operators",
     "classical",
+    "calibration",
     "generative",
     "training",
     "subspace",
@@ -305,7 +306,8 @@ def constructor_of(value):
 
 def undocumented():
     for name, value in sorted(PUBLIC.items()):
-        if inspect.isabstract(value) or value is jaxinv.RESULTS:
+        exempt = inspect.isabstract(value) or value is jaxinv.RESULTS
+        if exempt or (inspect.isclass(value) and issubclass(value, BaseException)):
             continue
         parameters = inspect.signature(constructor_of(value)).parameters
         missing = parameters.keys() - {"self"} - documented(value)

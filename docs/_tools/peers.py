@@ -36,7 +36,10 @@ def pairs() -> dict[str, tuple[str, str]]:
 
 def run(interpreter: str, code: str, result: str, picture: Path) -> str:
     script = LOAD.format(picture=str(picture)) + code + REPORT.format(result=result)
-    done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=600)
+    try:
+        done = subprocess.run([interpreter, "-c", script], capture_output=True, text=True, timeout=600)
+    except subprocess.TimeoutExpired:
+        return "failed: it takes longer than ten minutes"
     return done.stdout.strip().splitlines()[-1] if done.returncode == 0 else f"failed:\n{done.stderr[-2000:]}"
 
 

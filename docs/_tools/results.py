@@ -123,6 +123,12 @@ def _deep_image_priors() -> str:
     return _table(["ellipses, 30 angles", "PSNR (dB)", "best of the run (dB)"], cells)
 
 
+def _dip_dose() -> str:
+    rows = [case for case in _rows("dip_dose") if "photons" in case]
+    both = [case | {"both": f"{case['psnr']:.1f}, {case['ssim']:.2f}"} for case in rows]
+    return _pivot(both, "method", "case", "both", "two slices")
+
+
 def _posterior_methods() -> str:
     def cost(row):
         return "" if row is None else f"{row['evaluations']} e" + (f" + {row['vjps']} v" if row["vjps"] else "")
@@ -201,6 +207,7 @@ def _scale() -> str:
 
 HEADLINES = {
     "deep_image_priors": _deep_image_priors,
+    "dip_dose": _dip_dose,
     "posterior_methods": _posterior_methods,
     "posterior_mnist": _posterior_mnist,
     "projectors": _projectors,

@@ -82,8 +82,8 @@ def pictures_in(path: Path) -> Array:
 def _of_file(path: Path) -> Array:
     if path.suffix != ".npy" or not path.is_file():
         raise ValueError(
-            f"--data {path}: give `digits`, `mnist`, `ellipses`, a folder of pictures, or a file of images, (n, h, w, "
-            "c), made by `numpy.save`."
+            f"--data {path}: give `digits`, `mnist`, `ellipses`, or a file of images, (n, h, w, c), made by "
+            "`numpy.save`, or a folder of pictures."
         )
     images = read_array(path)
     if images.ndim == 3:

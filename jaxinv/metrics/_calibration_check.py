@@ -22,7 +22,7 @@ class Calibration(Module):
     spread too little (positive) or too much (negative). `passed` compares all scores, and that of the coverage, with
     the quantile of the normal law at which `significance` is the probability that an exact posterior fails.
 
-    `print` shows all that as a table, and `plotting.calibration_check` draws it.
+    `print` shows all that as a table, and `plotting.calibration(check.ranks, check.num_samples)` draws the ranks.
 
     - `ranks`: the ranks of each quantity by name, `(problems,)`; -1 in a problem that failed, which does not count.
     - `coverage`: the share of covered entries in each problem, `(problems,)`; NaN in one that failed.
@@ -88,12 +88,19 @@ class Calibration(Module):
 
     @property
     def coverage_score(self) -> Float[Array, "..."]:
-        """The standard score of the mean coverage: negative if the samples are too narrow."""
+        """The standard score of the mean coverage: negative if the samples are too narrow.
+
+        The score of a few problems has Student's law; this is the normal score of the same probability, by Wallace's
+        approximation.
+        """
         mean, error = self.mean_coverage
         gap = mean - self.expected_coverage
         # Interpolation between samples makes the expectation exact to two thousandths only.
         gap = jnp.sign(gap) * jnp.maximum(jnp.abs(gap) - 2e-3, 0)
-        return gap / jnp.where(error > 0, error, 1 / self.num_samples)
+        student = gap / jnp.where(error > 0, error, 1 / self.num_samples)
+        freedom = jnp.maximum(self.coverage.shape[-1] - self.num_failed - 1, 1)
+        normal = jnp.sqrt(freedom * jnp.log1p(student**2 / freedom)) * (8 * freedom + 1) / (8 * freedom + 3)
+        return jnp.sign(student) * normal
 
     @property
     def threshold(self) -> Float[Array, "..."]:

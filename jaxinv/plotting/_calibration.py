@@ -36,7 +36,8 @@ def calibration(
     **Arguments:**
 
     - `ranks`: the ranks of `metrics.calibration_ranks`: integers, `(n,)`, or `(n, k)` for `k` quantities, with a
-        histogram for each. A rank of -1, from a problem that failed, is omitted, and counted below the histogram.
+        histogram for each; or a dict of `(n,)` by title, such as the `ranks` of `diffusion.check_calibration`. A rank
+        of -1, from a problem that failed, is omitted, and counted below the histogram.
     - `num_samples`: the number of posterior samples of each problem, a Python integer.
     - `bins`: the number of bins, from 2 to `num_samples + 1`; by default about 20 ranks are expected in each bin, and
         the number divides `num_samples + 1` if possible, so that all bins are equally wide.

@@ -1,5 +1,7 @@
 """What identifies a run: its problems, what is computed of each, and the versions that compute it."""
 
+import importlib.metadata
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,13 +42,7 @@ def run_versions() -> dict[str, str]:
     found = versions()
     # A program that calls back into Python has the Python code in its fingerprint.
     del found["Python"]
-    return {**found, "jaxlib": _jaxlib()}
-
-
-def _jaxlib() -> str:
-    import jaxlib
-
-    return jaxlib.__version__
+    return {**found, "jaxlib": importlib.metadata.version("jaxlib")}
 
 
 def digests(values: dict[str, str]) -> np.ndarray:

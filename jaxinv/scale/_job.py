@@ -195,7 +195,7 @@ class Job:
             )
         missing = sorted(set(range(math.ceil(count / self.chunk))) - set(store.chunk_numbers()))
         if missing:
-            owners = sorted({self.share.owner(number) for number in missing} - {None})
+            owners = sorted({owner for number in missing if (owner := self.share.owner(number)) is not None})
             raise ProcessError(
                 f"{len(missing)} chunks of {self.chunk} problems are missing, those of process(es) "
                 f"{', '.join(map(str, owners))}: {_names(states)}. All other chunks are in the store {store.url}; the "

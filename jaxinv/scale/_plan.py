@@ -24,7 +24,8 @@ from ._stored import describe_leaves
 class Plan:
     """What a run of `solve_many` takes; its printed form is a table.
 
-    - `chunk_size`: the number of problems of one compiled call, and `devices` the number of devices that share it.
+    - `chunk_size`: the number of problems of one compiled call.
+    - `devices`: the number of devices that share it.
     - `compile_seconds`, `chunk_seconds`: the time to trace and compile, and that of one chunk.
     - `chunk_bytes`, `free_bytes`: the memory that two chunks need, by the compiled program, and what is free. Of a
         processor both are those of the host, otherwise those of one device.

@@ -102,17 +102,13 @@ def solve_many(
         mesh = jax.make_mesh((1,), ("problems",), axis_types=(jax.sharding.AxisType.Auto,))
         solution = jaxinv.scale.solve_many(solve, problems, mesh=mesh, chunk_size=8).check()
         assert solution.value.shape == (20, 16, 16, 1)
-        ```
 
-        In a store, and twice, as after an interruption; the second call finds all of it done.
-
-        ```python
-        import jax.numpy as jnp, tempfile
-        from jaxinv import scale
+        # In a store; the second call, as after an interruption, finds all of it done.
+        import tempfile
         store = f"{tempfile.mkdtemp()}/run"
         for _ in range(2):
-            sorted_rows = scale.solve_many(jnp.sort, jnp.ones((20, 16)), store=store, chunk_size=8)
-        assert sorted_rows[3:5].shape == (2, 16)
+            stored = jaxinv.scale.solve_many(solve, problems, store=store, chunk_size=8)
+        assert stored.value[3:5].shape == (2, 16, 16, 1)
         ```
     """
     if progress is not None and not isinstance(progress, diffrax.AbstractProgressMeter):

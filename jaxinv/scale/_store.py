@@ -24,7 +24,7 @@ _COMMITS = "commits"
 # Where the number of problems is not known yet, arrays have room for so many.
 _UNKNOWN = 2**52
 _AT_ONCE = 64
-_VERSIONS = ("jaxinv", "jax", "flax", "optax", "equinox", "backend")
+_VERSIONS = ("jaxinv", "jax", "jaxlib", "flax", "optax", "equinox", "backend")
 
 
 class Leaf(NamedTuple):

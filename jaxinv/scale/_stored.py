@@ -23,6 +23,11 @@ class StoredArray:
 
     - `shape`, `dtype`, `ndim`, `size`, `nbytes`: as of a NumPy array.
 
+    `open_results` and `solve_many` make it:
+
+    - `array`: the array of tensorstore; `count`: the number of problems.
+    - `store`, `key`: the path of the store, for errors, and the kind of random key that the numbers are, or `None`.
+
     **Raises:** a read raises a `ValueError` if a chunk is damaged.
 
     !!! example
@@ -53,14 +58,13 @@ class StoredArray:
         if first is Ellipsis or first is None:
             return np.asarray(self)[index]
         dropped = isinstance(first, int | np.integer) and not isinstance(first, bool)
-        # NumPy's own rules say which rows an index names.
-        rows = np.arange(len(self))[first] if not isinstance(first, slice) else range(*first.indices(len(self)))
-        if dropped:
-            found = self._read(int(rows))
-        elif isinstance(rows, range) and rows.step == 1:
-            found = self._read(slice(rows.start, max(rows.start, rows.stop)))
+        if isinstance(first, slice) and first.step in (None, 1):
+            start, stop, _ = first.indices(len(self))
+            found = self._read(slice(start, max(start, stop)))
         else:
-            found = self._read(np.asarray(rows, np.int64))
+            # NumPy's own rules say which rows an index names.
+            rows = np.arange(len(self))[first]
+            found = self._read(int(rows) if dropped else rows)
         return found[tuple(rest) if dropped else (slice(None), *rest)] if rest else found
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -183,7 +187,7 @@ def _encode(node: Any) -> Any:
         return {"RESULTS": jax.tree.leaves(node)[0]}
     if isinstance(node, dict) and all(isinstance(name, str) for name in node):
         return {"dict": {name: _encode(part) for name, part in node.items()}}
-    if type(node) in (list, tuple):
+    if isinstance(node, list | tuple) and type(node) in (list, tuple):
         return {type(node).__name__: [_encode(part) for part in node]}
     return {"dict": dict(zip(leaf_names(node), jax.tree.leaves(node), strict=True))}
 
@@ -197,7 +201,7 @@ def _decode(node: Any) -> Any:
     if kind == "Solution":
         return Solution(*map(_decode, inner))
     if kind == "RESULTS":
-        return jax.tree.unflatten(jax.tree.structure(RESULTS.successful), [jnp.asarray(inner)])
+        return jax.tree.map(lambda code: jnp.asarray(inner), RESULTS.successful)
     if kind == "dict":
         return {name: _decode(part) for name, part in inner.items()}
     return {"list": list, "tuple": tuple}[kind](map(_decode, inner))

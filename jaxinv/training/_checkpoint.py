@@ -144,6 +144,7 @@ class Checkpoint:
 
     def __init__(self, path: str | os.PathLike[str], settings: dict[str, str], names: dict[str, str]):
         self.file = RunFile(path, settings, names, "training.fit")
+        self.writes = True  # Whether it is this process that writes.
 
     @property
     def path(self) -> str:
@@ -152,7 +153,7 @@ class Checkpoint:
 
     def write(self, run: Run, *, last: bool = False) -> None:
         """Write the run if a write is due, or if this is the last one."""
-        if not last and not self.file.due():
+        if not self.writes or not (last or self.file.due()):
             return
         progress = {
             "steps": run.step,

@@ -138,7 +138,8 @@ class TrainingSpec(AbstractTrainingSpec):
     def _batch(self, carry: Carry) -> tuple[Array, PyTree[Array]]:
         if self.first is None:
             return draw(self, carry.order, carry.step)
-        batch = jax.tree.map(lambda a: a.at[carry.step - self.first].get(mode="promise_in_bounds"), self.data)
+        index = carry.step - self.first
+        batch = jax.tree.map(lambda a: a.at[index].get(mode="promise_in_bounds"), self.data)
         return carry.order, shard_batch(self, batch)
 
     def _value_and_gradient(

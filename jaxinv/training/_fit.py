@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from .. import io
 from .._arrays import subkeys
-from .._mesh import replicated, to_host
+from .._mesh import is_across, replicated, to_host
 from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
@@ -100,7 +100,9 @@ def fit(
     - `chunk_size`: the number of steps of one compiled call, static; by default a 50th of `num_steps`, at most 1000.
     - `mesh`: a `jax.sharding.Mesh`, static. It cuts each batch into one piece for each device, so their number must
         divide `batch_size`; weights and data are replicated. Loss and keys stay those of the whole batch, so the run is
-        the same to rounding, and a checkpoint continues with another mesh, or none.
+        the same to rounding, and a checkpoint continues with another mesh, or none. The devices may be those of all
+        processes, after `jax.distributed.initialize`; then all make the same call, with the same data, and process 0
+        writes the checkpoint.
     - `report`: called as `report(step, metrics)` after every chunk, for any logger, with the number of steps and a dict
         of numbers: the mean `loss` of the chunk, `seconds` and, if there is one, `validation`.
     - `accumulate`: the number of pieces into which each batch is cut, static. Their gradients are computed one after
@@ -146,9 +148,9 @@ def fit(
     order_key, loss_key, validation_key = subkeys(key, 3)
     if is_array:
         data, count = check_data(data, "data")
-        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count)
+        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, count, across=True)
     else:
-        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, batch_size)
+        sizes = check_sizes(num_steps, batch_size, chunk_size, mesh, batch_size, across=True)
         batches = open_batches(data, sizes.batch_size, order_key)
         sizes = sizes._replace(chunk_size=chunk_that_fits(chunk_size, sizes.num_steps, batches))
         # Of the epochs the host keeps account.
@@ -197,6 +199,8 @@ def fit(
             PROGRAM: program(lambda spec, carry: spec.step(carry), dataclasses.replace(spec, mesh=None), run.carry),
         }
         file = Checkpoint(checkpoint, settings, {"model": type(given).__name__, "loss": name_of(loss)})
+        # Of several processes one writes; all read what is there before the first step.
+        file.writes = jax.process_index() == 0 or not is_across(sizes.mesh)
         resume(file, run, sizes.num_steps)
         if batches is not None and run.step:
             batches.restore(run.data_state, run.step)
@@ -209,17 +213,18 @@ def fit(
         examples, count = validation_data
         validate = lambda: evaluate(spec, run.weights(), examples, count, validation_key)
         callback = lambda: run.record_validation(float(validate()))
-    fill = None
-    if batches is not None:
-        source = batches
 
-        def fill(step: int, steps: int) -> TrainingSpec:
-            filled = source.fill(spec, step, steps, sizes.chunk_size)
-            # The checkpoint is written when these steps are done.
-            run.data_state = source.state()
-            return filled
+    def fill(step: int, steps: int) -> TrainingSpec:
+        assert batches is not None
+        filled = batches.fill(spec, step, steps, sizes.chunk_size)
+        # The checkpoint is written when these steps are done.
+        run.data_state = batches.state()
+        return filled
 
-    run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=fill)
+    filling = None if batches is None else fill
+    run_chunks(
+        spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=filling
+    )
     history = {
         "loss": run.losses,
         "validation": run.validation,

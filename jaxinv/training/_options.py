@@ -35,12 +35,15 @@ def check_host(key: Key, arrays: PyTree, name: str) -> None:
         )
 
 
-def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, count: int) -> Sizes:
-    """The sizes of a run on `count` examples; the default chunk is a 50th of the steps, at most 1000."""
+def check_sizes(num_steps: Any, batch_size: Any, chunk_size: Any, mesh: Any, count: int, across: bool = False) -> Sizes:
+    """The sizes of a run on `count` examples; the default chunk is a 50th of the steps, at most 1000.
+
+    - `across`: whether the mesh may hold devices of several processes.
+    """
     num_steps, batch_size = check_count(num_steps, "num_steps"), check_count(batch_size, "batch_size")
     if batch_size > count:
         raise ValueError(f"`batch_size` is {batch_size}, more than the {count} examples of `data`.")
-    mesh = check_mesh(mesh)
+    mesh = check_mesh(mesh, across)
     if mesh is not None and batch_size % mesh.size:
         raise ValueError(
             f"`batch_size` is {batch_size}, which the {mesh.size} devices of `mesh` do not divide; take a multiple of "

@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,66 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from processes import KILLED, environment, say, together
 
 from jaxinv import scale
 
 COUNT, CHUNK = 22, 4
-HERE = Path(__file__).parent
 X = np.arange(COUNT * 3, dtype=np.float32).reshape(COUNT, 3)
-
-PROGRAM = """
-import sys
-import jax
-jax.config.update("jax_enable_recoverability", True)
-port, index, count, call = sys.argv[1:]
-jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(index), heartbeat_timeout_seconds=5)
-import test_processes
-try:
-    eval(f"test_processes.{call}")
-except Exception as error:
-    print(type(error).__name__, error)
-"""
-
-
-def say(*words):
-    sys.stdout.write(" ".join(map(str, words)) + "\n")
 
 
 def solve(x):
     return {"y": jnp.sin(x), "n": jnp.sum(x)}
-
-
-def launch(call, count):
-    """Start `count` processes that make a call of this module."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": paths}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-u", "-c", PROGRAM, str(port), str(index), str(count), call],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
-        for index in range(count)
-    ]
-
-
-def outputs(processes, seconds=180):
-    """What each process printed, besides the messages of the network, and its status."""
-    results = []
-    try:
-        for process in processes:
-            text, _ = process.communicate(timeout=seconds)
-            lines = [line for line in text.splitlines() if not line.startswith("[Gloo]")]
-            results.append(("\n".join(lines), process.returncode))
-    finally:
-        for process in processes:
-            process.kill()
-    return results
 
 
 def part(store, dies=None, after=2, how="kill"):
@@ -102,8 +51,8 @@ def assert_right(results):
 def test_one_of_two_dies_and_its_chunks_are_solved_later(tmp_path):
     # Chunks 0, 2, 4 and 1, 3, 5; process 1 dies having written the third.
     store = str(tmp_path / "run")
-    (first, status), (_, killed) = outputs(launch(f"part({store!r}, dies=1)", 2))
-    assert killed == -signal.SIGKILL
+    (first, status), (_, killed) = together(__file__, f"part({store!r}, dies=1)", 2)
+    assert killed == KILLED
     assert status == 0
     assert "ProcessError 1 chunks of 4 problems are missing, those of process(es) 1: process 1 died." in first
     assert "the same call of `solve_many`, with as many processes or others, goes on from there" in first
@@ -143,17 +92,17 @@ def several(store):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_what_several_processes_return(count, tmp_path):
-    assert outputs(launch(f"several({str(tmp_path / 'run')!r})", count)) == [("right", 0)] * count
+    assert together(__file__, f"several({str(tmp_path / 'run')!r})", count) == [("right", 0)] * count
 
 
 @pytest.mark.slow
 def test_two_processes_finish_what_four_began(tmp_path):
     store = str(tmp_path / "run")
-    results = outputs(launch(f"part({store!r}, dies=1, after=1, how='raise')", 4))
+    results = together(__file__, f"part({store!r}, dies=1, after=1, how='raise')", 4)
     assert results[1] == ("RuntimeError my own fault", 0)
     for index in (0, 2, 3):
         assert "ProcessError 1 chunks of 4 problems are missing, those of process(es) 1" in results[index][0]
-    results = outputs(launch(f"part({store!r})", 2))
+    results = together(__file__, f"part({store!r})", 2)
     assert all(status == 0 for _, status in results)
     assert_right(scale.open_results(store))
 
@@ -178,13 +127,13 @@ test_processes.slowly(sys.argv[1])
 @pytest.mark.slow
 def test_killed_at_any_moment(tmp_path):
     store, draws = str(tmp_path / "run"), random.Random(0)
-    paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     solved, ended = [], False
     while not ended:
         chunks = []
         command = [sys.executable, "-u", "-c", ALONE, store]
-        environment = {**os.environ, "PYTHONPATH": paths}
-        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, env=environment(Path(__file__).parent), stdout=subprocess.PIPE, text=True
+        ) as process:
             for line in process.stdout:
                 ended = line.strip() == "end"
                 chunks.append(line.strip())

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_batches
 from flax import nnx
 from jax.sharding import AxisType
+from processes import say, together
 from runs import Meter
 
 from jaxinv.generative import vae_loss
@@ -98,3 +100,24 @@ def test_wrong_input(options, match):
         options = {**options, "mesh": _mesh()}
     with pytest.raises(ValueError, match=match):
         _fit(**options)
+
+
+def across(folder):
+    """A run over the devices of all processes, from an array and from an iterator, which goes on from a checkpoint."""
+    mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
+    for data in (test_batches.DATA, test_batches.batches):
+        make = data if callable(data) else lambda data=data: data
+        name = getattr(data, "__name__", "array")
+        options = {"mesh": mesh, "checkpoint": f"{folder}/{name}", "ema": 0.9}
+        test_batches.train(make(), num_steps=7, **options)
+        model, history = test_batches.train(make(), **options)
+        assert history["resumed_from"] == 7
+        alone, expected = test_batches.train(make(), ema=0.9)
+        np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
+        np.testing.assert_allclose(model.weight, alone.weight, rtol=1e-4, atol=1e-6)
+    say("right")
+
+
+@pytest.mark.slow
+def test_two_processes_train_together(tmp_path):
+    assert together(__file__, f"across({str(tmp_path)!r})", 2) == [("right", 0)] * 2
