@@ -77,7 +77,8 @@ def test_bounded_least_squares_by_three_solvers():
 
 def test_total_variation_is_a_case():
     one = classical.tv(likelihood(), Y, weight=2.0, max_steps=50)
-    other = classical.primal_dual(likelihood(), TV(), Y, weight=2.0, max_steps=50)
+    method = classical.PrimalDual(balance=1.0)
+    other = classical.solve(likelihood(), TV(), Y, method=method, weight=2.0, max_steps=50)
     np.testing.assert_array_equal(one.value, other.value)
     # L1 has a prox on the image itself, and so exact zeros.
     sparse = classical.primal_dual(likelihood(), L1(), Y, weight=2.0, rtol=1e-9).check()
