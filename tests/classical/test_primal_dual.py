@@ -43,15 +43,16 @@ def optima():
 
 def _pairs():
     # Every kind of term once; the script compares all pairs.
-    yield "TGV + NonNegative"
-    for pair in ("TV + L1", "Daubechies 4 + Box", "Haar undecimated + Tikhonov", "group L1 + Huber", "TV + nuclear"):
+    yield "TV + L1"
+    slow = ("TGV + NonNegative", "Haar undecimated + Tikhonov", "group L1 + Huber", "Haar + Box", "TV + nuclear")
+    for pair in slow:
         yield pytest.param(pair, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("pair", list(_pairs()))
 def test_the_objective_is_that_of_cvxpy(optima, pair):
     module, known = optima
-    solution, objective = module.solved(pair.split(" + "), rtol=1e-7, max_steps=20_000)
+    solution, objective = module.solved(pair.split(" + "), rtol=1e-8, max_steps=20_000)
     assert abs(objective / known[pair] - 1) < 1e-5
     image = np.asarray(solution.check().value)
     if "NonNegative" in pair:
