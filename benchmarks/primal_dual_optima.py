@@ -1,9 +1,9 @@
 """The objective of `classical.primal_dual` beside that of CVXPY, for every two regularisers, on 16 x 16 images.
 
-`python benchmarks/primal_dual_optima.py optima` computes the optima by CVXPY (`pip install cvxpy`) and keeps them in
-`results/primal_dual_optima.json`; without an argument the script compares with these, and adds lines to
-`results/primal_dual_optima.txt`; delete that file to compare again. The problem is a blurred image of two channels, of which every fourth pixel is
-missing; objectives are without the constants of the likelihood.
+`python benchmarks/primal_dual_optima.py optima` computes the optima by CVXPY (`pip install cvxpy pywavelets`) and keeps
+them in `results/primal_dual_optima.json`; without an argument the script compares with these, and adds lines to
+`results/primal_dual_optima.txt`; delete that file to compare again. The problem is a blurred image of two channels, of
+which every fourth pixel is missing; objectives are without the constants of the likelihood.
 """
 
 import itertools
