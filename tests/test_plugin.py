@@ -12,7 +12,7 @@ import pytest
 from verbs import codes
 
 import jaxinv
-from jaxinv import diffusion, generative, noise, regularisers, testing
+from jaxinv import classical, diffusion, generative, noise, operators, regularisers, testing
 
 
 def public_names(module):
@@ -122,6 +122,34 @@ def test_solver():
         matrix, y = np.asarray(problem(0)["matrix"]), np.asarray(problem(0)["y"])
         expected = np.linalg.solve(matrix.T @ matrix + np.eye(4), matrix.T @ y)
         np.testing.assert_allclose(solution.value, expected, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_solver_of_the_package_s_problem():
+    matrix = np.random.default_rng(0).normal(size=(6, 4))
+
+    def solve(problem):
+        likelihood = jaxinv.Likelihood(operators.Matrix(problem["matrix"], (4,)), noise.Gaussian(0.5))
+        return classical.solve(
+            likelihood,
+            regularisers.Tikhonov(),
+            problem["y"],
+            method=plugin.Descent(1.0),
+            weight=problem["weight"],
+            constraint=regularisers.Box(-0.5, 0.5),
+            rtol=1e-9,
+        )
+
+    def problem(i):
+        y = np.random.default_rng(i).normal(size=6)
+        return {"matrix": jnp.asarray(matrix), "y": jnp.asarray(y), "weight": jnp.asarray(1.0 + i)}
+
+    with jax.enable_x64(True):
+        testing.check_solver(solve, [problem(i) for i in range(3)])
+        likelihood = jaxinv.Likelihood(operators.Matrix(matrix, (4,)), noise.Gaussian(0.5))
+        box, y = regularisers.Box(-0.5, 0.5), problem(0)["y"]
+        ours = classical.tikhonov(likelihood, y, weight=1.0, constraint=box, rtol=1e-10, max_steps=10_000)
+        np.testing.assert_allclose(solve(problem(0)).value, ours.value, atol=1e-6)
 
 
 def test_they_work_in_the_verbs_together(key):

@@ -13,7 +13,7 @@ from .._arrays import as_leaf, check_count, check_key, is_complex
 from .._jit import verb
 from .._solution import RESULTS, Solution
 from .._types import Abstract, ArrayLike, Checked, Key, PyTree, State, Struct
-from ..likelihood import Likelihood, discrepancy, gaussian_approximation, prepare
+from ..likelihood import Likelihood, discrepancy, domain_dtype, gaussian_approximation, prepare
 from ..noise import AbstractGaussianNoise
 from ..operators import AbstractLinearOperator
 from ..requirements import Parametric, Requirement, positive, requirement
@@ -313,6 +313,7 @@ def choose_weight(
             f"`weights` must be real numbers in one array of shape (n,), such as jnp.geomspace(.1, 100, 13); got shape "
             f"{weights.shape} and dtype {weights.dtype}."
         )
+    weights = weights.astype(domain_dtype(likelihood.operator))
     grid, scores = jax.vmap(lambda weight: criterion.score(solve, likelihood, y, weight, key=key))(weights)
     usable = (grid.result == RESULTS.successful) | (grid.result == RESULTS.max_steps_reached)
     scores = jnp.where(usable, scores, jnp.nan)

@@ -204,7 +204,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
         prediction = jax.tree.map(jnp.zeros_like, y)
         sensitivity = jnp.zeros((self.subsets, *domain.shape), domain.dtype)
         return CountingState(
-            jnp.ones(domain.shape, domain.dtype), prediction, sensitivity, jnp.zeros_like(problem.rtol)
+            jnp.zeros(domain.shape, domain.dtype), prediction, sensitivity, jnp.zeros_like(problem.rtol)
         )
 
     def step(
@@ -227,7 +227,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
         # A pixel that this subset does not see stays as it is, but where none sees it.
         seen = jnp.any(sensitivity > 0, axis=0)
         moved = jnp.where((own > 0) | ~seen, moved, scale * state.image)
-        new = jnp.where(finding, state.image, moved)
+        new = jnp.where(finding, 1, moved)
 
         following, (next_y, next_gain, next_background, next_measured) = problem.part(index + 1, self.subsets)
         prediction = following(new)

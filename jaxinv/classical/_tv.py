@@ -79,7 +79,7 @@ def tv(
         )
     check_image_shape(likelihood.operator.domain.shape)
     inputs = (likelihood, y, weight, regulariser)
-    method = PrimalDual(exact)
+    method = PrimalDual(exact, balance=1.0)
     base, result = prepare_problem(likelihood, regulariser, y, "tv", weight, constraint, norm, rtol, atol)
     problem = method.split(base)
     if not isinstance(differentiate, Implicit):

@@ -69,6 +69,7 @@ def test_mlem_refuses():
         classical.mlem(Likelihood(operators.Matrix(MATRIX, SHAPE), noise.Gaussian(1.0)), Y)
 
 
+@pytest.mark.slow
 def test_osem_with_one_subset_is_mlem_and_with_more_is_faster():
     problem = likelihood(background=BACKGROUND)
     one = classical.osem(problem, Y, subsets=1, max_steps=7)
@@ -127,6 +128,7 @@ def test_the_exact_likelihood_with_a_penalty():
     np.testing.assert_allclose(solution.value.ravel(), x, atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["emission", "transmission"])
 def test_exact_total_variation_has_no_descent_direction(kind):
     # At the solution: compared with the objective itself nearby, for both photon models.

@@ -43,15 +43,16 @@ def optima():
 
 def _pairs():
     # Every kind of term once; the script compares all pairs.
-    yield "TGV + NonNegative"
-    for pair in ("TV + L1", "Daubechies 4 + Box", "Haar undecimated + Tikhonov", "group L1 + Huber", "TV + nuclear"):
+    yield "TV + L1"
+    slow = ("TGV + NonNegative", "Haar undecimated + Tikhonov", "group L1 + Huber", "Haar + Box", "TV + nuclear")
+    for pair in slow:
         yield pytest.param(pair, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize("pair", list(_pairs()))
 def test_the_objective_is_that_of_cvxpy(optima, pair):
     module, known = optima
-    solution, objective = module.solved(pair.split(" + "), rtol=1e-7, max_steps=20_000)
+    solution, objective = module.solved(pair.split(" + "), rtol=1e-8, max_steps=20_000)
     assert abs(objective / known[pair] - 1) < 1e-5
     image = np.asarray(solution.check().value)
     if "NonNegative" in pair:
@@ -77,7 +78,8 @@ def test_bounded_least_squares_by_three_solvers():
 
 def test_total_variation_is_a_case():
     one = classical.tv(likelihood(), Y, weight=2.0, max_steps=50)
-    other = classical.primal_dual(likelihood(), TV(), Y, weight=2.0, max_steps=50)
+    method = classical.PrimalDual(balance=1.0)
+    other = classical.solve(likelihood(), TV(), Y, method=method, weight=2.0, max_steps=50)
     np.testing.assert_array_equal(one.value, other.value)
     # L1 has a prox on the image itself, and so exact zeros.
     sparse = classical.primal_dual(likelihood(), L1(), Y, weight=2.0, rtol=1e-9).check()

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 import jaxinv
-from jaxinv import diffusion, dip, generative, noise, operators, regularisers, requirements
+from jaxinv import classical, diffusion, dip, generative, noise, operators, regularisers, requirements
 from jaxinv.diffusion import extend
 
 
@@ -113,6 +113,33 @@ class GroupSparsity(regularisers.AbstractRegulariser):
     @property
     def is_smooth(self) -> bool:
         return False
+
+
+class Descent(classical.AbstractSolver):
+    """Gradient steps for a regulariser that is smooth, with the constraint after each of them.
+
+    - `curvature`: a bound of the second derivative of the regulariser.
+    """
+
+    curvature: jax.Array = eqx.field(converter=jnp.asarray)
+
+    def init(self, problem, *, key=None):
+        x, prediction = problem.zero()
+        return x, prediction, problem.value(x, prediction)
+
+    def step(self, problem, state, index, *, key=None):
+        x, prediction, value = state
+        slope = problem.operator.adjoint(problem.residual(prediction))
+        slope = slope + problem.weight * problem.regulariser.gradient(x)
+        new = x - slope / (problem.norm**2 + problem.weight * self.curvature.astype(x.dtype))
+        new = new if problem.constraint is None else problem.constraint.prox(new, 1.0)
+        prediction = problem.operator.operator(new)
+        new_value = problem.value(new, prediction)
+        return (new, prediction, new_value), *problem.stop(new, x, new_value, value)
+
+    def finish(self, problem, state, *, key=None):
+        x, prediction, _ = state
+        return x, {"objective": problem.objective(x, prediction)}
 
 
 class Waves(generative.AbstractGenerativePrior):

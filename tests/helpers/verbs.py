@@ -21,6 +21,7 @@ from flax import nnx
 from jaxinv import (
     RESULTS,
     Likelihood,
+    Solution,
     classical,
     diffusion,
     dip,
@@ -196,6 +197,23 @@ def _transmission(i, dtype):
 def _differences(i, dtype):
     operator = operators.Matrix(jnp.asarray((1 + 0.1 * i) * (np.eye(SIZE) - np.eye(SIZE, k=1)), dtype), SHAPE)
     return _gaussian(i, dtype, _mask(i, dtype), regulariser=regularisers.Tikhonov(operator))
+
+
+def _sum(i, dtype):
+    factors = (jnp.asarray(1.0 + 0.2 * i, dtype), jnp.asarray(0.1 + 0.1 * i, dtype))
+    return factors[0] * regularisers.TGV() + factors[1] * regularisers.L1()
+
+
+def _box(i, dtype):
+    return regularisers.Box(jnp.asarray(0.1 + 0.02 * i, dtype), jnp.asarray(0.6, dtype))
+
+
+def _emission(i, dtype):
+    matrix = jnp.asarray(rng_of(i).uniform(size=(20, SIZE)), dtype)
+    model = noise.Poisson(jnp.asarray(2.0 + i, dtype), background=jnp.asarray(0.5, dtype))
+    likelihood = Likelihood(operators.Matrix(matrix, SHAPE), model)
+    y = likelihood.simulate(_image(i, dtype), key=jax.random.key(i))
+    return {"likelihood": likelihood, "y": y, "weight": jnp.asarray(1.0 + i, dtype), "regulariser": regularisers.L1()}
 
 
 def _sparse(i, dtype):
@@ -400,6 +418,36 @@ def _solve(verb, **options):
     return solve
 
 
+def _with_regulariser(verb, **options):
+    def solve(problem):
+        problem = dict(problem)
+        likelihood, regulariser, y = (problem.pop(name) for name in ("likelihood", "regulariser", "y"))
+        return verb(likelihood, regulariser, y, **problem, **options)
+
+    return solve
+
+
+def _unregularised(verb, **options):
+    return lambda problem: verb(problem["likelihood"], problem["y"], **options)
+
+
+def _tikhonov_chosen(likelihood, y, *, weight):
+    return classical.tikhonov(likelihood, y, weight=weight, rtol=1e-6)
+
+
+def _chosen(problem):
+    grid = jnp.asarray(problem["weight"]) * jnp.array([0.3, 3.0, 30.0])
+    solution = classical.choose_weight(
+        problem["likelihood"],
+        _tikhonov_chosen,
+        problem["y"],
+        weights=grid,
+        criterion=classical.GCV(),
+        key=problem["key"],
+    )
+    return Solution(solution.value, solution.result, solution.stats)
+
+
 def _with_prior(verb, **options):
     def solve(problem):
         problem = dict(problem)
@@ -492,6 +540,36 @@ TABLE = [
         lambda i, d: _gaussian(i, d, _matrix(i, d), kind=regularisers.Smoothed(jnp.asarray(0.1 + 0.1 * i, d))),
         _solve(classical.tv, rtol=1e-4),
         slow=True,
+    ),
+    Row(
+        "primal-dual",
+        lambda i, d: _gaussian(i, d, _blur(i, d), regulariser=_sum(i, d)),
+        _with_regulariser(classical.primal_dual, constraint=regularisers.NonNegative(), rtol=1e-4),
+        sharded=True,
+    ),
+    Row(
+        "primal-dual-photons",
+        _emission,
+        _with_regulariser(
+            lambda likelihood, _, y, **rest: classical.tv(likelihood, y, exact=True, **rest), rtol=1e-4, max_steps=100
+        ),
+        slow=True,
+    ),
+    Row(
+        "tikhonov-box",
+        lambda i, d: _gaussian(i, d, _matrix(i, d), constraint=_box(i, d)) | {"weight": jnp.asarray(50.0 + 10 * i, d)},
+        _solve(classical.tikhonov, rtol=1e-4, max_steps=2000),
+        slow=True,
+    ),
+    Row("mlem", _unweighted(_emission), _unregularised(classical.mlem, rtol=1e-3), slow=True),
+    Row("osem", _unweighted(_emission), _unregularised(classical.osem, subsets=3, max_steps=10), slow=True),
+    Row("sirt", _unweighted(_emission), _unregularised(classical.sirt, rtol=1e-3), slow=True),
+    Row(
+        "choose-weight",
+        lambda i, d: _gaussian(i, d, _mask(i, d)) | {"weight": jnp.asarray(1.0 + 0.5 * i, d), "key": jax.random.key(i)},
+        _chosen,
+        slow=True,
+        discrete=True,
     ),
     # A fixed number of steps: its changes shrink so slowly that in float32 rounding decides where they pass `rtol`.
     Row("ista", _sparse, _solve(classical.ista, rtol=0.0, max_steps=150), sharded=True, slow=True),
