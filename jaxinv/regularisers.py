@@ -18,10 +18,11 @@ from ._proximal_map import (
     image_gradient as image_gradient,
     image_gradient_adjoint as image_gradient_adjoint,
 )
+from ._sums import exact_sum
 from ._types import Checked, Scalar, State
 from ._workarounds import rounded
 from .operators import AbstractLinearOperator
-from .requirements import Parametric, Requirement, not_negative, positive
+from .requirements import Parametric, Requirement, finite, not_negative, positive
 
 __all__ = [
     "AbstractProximalMap",
@@ -178,7 +179,7 @@ class L1(AbstractRegulariser):
     """
 
     def __call__(self, x: State) -> Array:
-        return jnp.sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(as_array(x)))
+        return exact_sum(safe_sqrt(_square(x))) if jnp.iscomplexobj(x) else exact_sum(jnp.abs(as_array(x)))
 
     def prox(self, x: State, step: Any) -> Array:
         x = as_array(x)
@@ -203,7 +204,7 @@ class Isotropic(Parametric):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(safe_sqrt(_square_at(gradient)))
+        return exact_sum(safe_sqrt(_square_at(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
@@ -216,7 +217,7 @@ class Anisotropic(Parametric):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(safe_sqrt(_square(gradient)))
+        return exact_sum(safe_sqrt(_square(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of entries of modulus at most `radius`."""
@@ -239,8 +240,7 @@ class Smoothed(Parametric):
         return (positive("eps", self.eps, "`eps` must be positive and finite (for eps = 0 take `Isotropic()`)"),)
 
     def __call__(self, gradient: Array) -> Array:
-        eps = _like(self.eps, gradient)
-        return jnp.sum(jnp.sqrt(_square_at(gradient) + eps**2) - eps)
+        return exact_sum(jnp.sqrt(_square_at(gradient) + _like(self.eps, gradient) ** 2) - _like(self.eps, gradient))
 
 
 class TV(AbstractRegulariser):
@@ -317,7 +317,7 @@ class Gaussian(AbstractRegulariser):
         self.basis, self.std = prior.spectrum()
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (not_negative("std", self.std),)
+        return (finite("mean", self.mean), finite("basis", self.basis), not_negative("std", self.std))
 
     def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)

@@ -173,8 +173,3 @@ def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
         longer = jnp.where(longer > 0, _TRIALS.astype(longer.dtype) - below, longer)
     sturm = jnp.where(first | known, sturm, longer)
     return (select(moved, kept), sturm, scale), known & finished, code
-
-
-def squared_norm(tree: State) -> Array:
-    """The squared norm of an image or a measurement; an objective does without the sums of `_sums`."""
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))

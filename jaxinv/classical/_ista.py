@@ -13,7 +13,7 @@ from ._first_order import AbstractFirstOrder, Iterate, solve
 from ._proximal import ProximalProblem, objective_of, proximal_problem
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def ista(
     likelihood: Likelihood,
     y: State,

@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from .._loop import divergence_threshold, has_converged
 from .._solution import RESULTS
+from .._sums import dot
 from .._types import Checked, Scalar, State
 from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
@@ -29,8 +30,8 @@ class ProximalProblem(eqx.Module):
 
     def value(self, x: Array, prediction: State) -> Array:
         """The objective at `x`, whose prediction is `A x`."""
-        square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(self.residual(prediction)))
-        return 0.5 * square + self.weight * self.regulariser(x)
+        residual = self.residual(prediction)
+        return 0.5 * dot(residual, residual) + self.weight * self.regulariser(x)
 
     def residual(self, prediction: State) -> State:
         """`B x - b`. Predictions are kept from step to step, so that each image is measured once."""
@@ -76,7 +77,7 @@ def proximal_problem(
     whitened, b = whiten(prepared, data, name)
     real = domain_dtype(whitened)
     as_real = lambda value: jnp.asarray(value, real)
-    at_zero = jnp.asarray(0.5) * sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(b))
+    at_zero = 0.5 * dot(b, b)
     rounding = as_real(jnp.finfo(real).eps * at_zero)
     problem = ProximalProblem(
         operator=whitened,

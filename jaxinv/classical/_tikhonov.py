@@ -18,7 +18,7 @@ from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, white
 from ..regularisers import AbstractRegulariser, Tikhonov
 
 
-@verb(traced=("weight",), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), tolerances=("rtol", "atol"))
 def tikhonov(
     likelihood: Likelihood,
     y: State,

@@ -18,10 +18,10 @@ from .._types import Checked, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened, prepare, prepare_parameter, whiten
 from ..regularisers import TV, Anisotropic, Isotropic, Smoothed, image_gradient, image_gradient_adjoint
-from ._first_order import AbstractFirstOrder, Iterate, solve, squared_norm
+from ._first_order import AbstractFirstOrder, Iterate, solve
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,
@@ -176,7 +176,7 @@ class _PrimalDual(AbstractFirstOrder):
         new_q = jax.tree.map(lambda d, r: rounded(shrink * d) + rounded(grow * r), q, residual)
         new_p = _dual_prox(problem.regulariser.kind, p + rounded(multiply(step / _ROOT, gradient)), radius, step)
 
-        value = 0.5 * squared_norm(residual) + problem.weight * problem.regulariser.kind(gradient)
+        value = 0.5 * dot(residual, residual) + problem.weight * problem.regulariser.kind(gradient)
         still = stands_still((new - x) / 2, new, value, objective, self.rtol, self.atol, self.rounding)
         diverged = value > self.divergence_threshold
         finished = (still & (index > 0)) | diverged
@@ -196,7 +196,7 @@ class _PrimalDual(AbstractFirstOrder):
 
 
 def _primal_dual(problem: _Problem, rtol: Scalar, atol: Scalar) -> _PrimalDual:
-    square = dot(problem.data, problem.data)  # in the sizes of the steps
+    square = dot(problem.data, problem.data)
     size = safe_sqrt(square)
     as_real = lambda value: jnp.asarray(value, size.dtype)
     at_zero = 0.5 * square

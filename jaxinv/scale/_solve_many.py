@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from .._checks import checked
 from .._mesh import check_mesh
 from .._solution import RESULTS
 from .._types import Checked, PyTree
@@ -21,6 +22,7 @@ from ._program import compile_chunk, place, put
 _log = logging.getLogger(__name__)
 
 
+@checked()
 def solve_many(
     solve: Checked[Callable[..., Any]],
     problems: PyTree,

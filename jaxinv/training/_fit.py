@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from .. import io
 from .._arrays import subkeys
+from .._checks import checked
 from .._mesh import replicated, to_host
 from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
@@ -35,6 +36,7 @@ from ._options import (
 from ._run_chunks import resume, run_chunks
 
 
+@checked()
 def fit(
     model: Network,
     loss: Checked[Callable[..., Any]],
