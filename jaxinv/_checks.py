@@ -27,7 +27,8 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
     """Decorates a function whose arguments are checked by name, each by a function that raises for a wrong one.
 
     The checks come before anything is compiled and before a run-time type checker looks at the annotations, so a caller
-    always gets the `ValueError` that says what to do. Defaults are not checked.
+    always gets the `ValueError` that says what to do. Defaults are not checked. What is annotated as a number, an
+    array, an integer, a switch or a function needs no check of its own: `@checked()` sees to these.
     """
 
     def decorate(function: Callable[_P, _R]) -> Callable[_P, _R]:
@@ -42,7 +43,10 @@ def checked(**checks: Callable[[Any], object]) -> Callable[[Callable[_P, _R]], C
                 if name in given:
                     check(given[name])
             check_types(function, signature, args, kwargs)
-            return function(*args, **kwargs)
+            try:
+                return function(*args, **kwargs)
+            except NotNumbers as error:
+                raise name_argument(error, function.__name__, signature, args, kwargs) from None
 
         return wrapper
 
@@ -68,6 +72,8 @@ def check_examples(data: Any, verb: str, name: str = "data", *, allow_complex: b
     """
     if not hasattr(data, "shape") or not hasattr(data, "dtype"):
         raise ValueError(f"`{verb}` takes `{name}` as one array (n, ...) of n examples; got {type(data).__name__}.")
+    if not are_numbers(data):
+        raise NotNumbers(data, name)
     data = as_array(data)
     if data.ndim < 2:
         raise ValueError(
@@ -128,7 +134,9 @@ def check_types(function: Callable, signature: inspect.Signature, args: tuple, k
 @functools.cache
 def _kinds(function: Callable) -> dict[str, Callable[[str, Any], None]]:
     """The check of each argument of a function, by its annotation."""
-    hints = typing.get_type_hints(function, include_extras=True)
+    # Without those of optional libraries, which stand in quotes.
+    names = {name: hint for name, hint in function.__annotations__.items() if not isinstance(hint, str)}
+    hints = typing.get_type_hints(types.SimpleNamespace(__annotations__=names), include_extras=True)
     checks = {name: _check_of(hint) for name, hint in hints.items() if name not in ("key", "return")}
     return {name: check for name, check in checks.items() if check is not None}
 

@@ -61,18 +61,34 @@ def keyword(owner, number, good, bad, *args, **options):
     return Row(owner, number, lambda v: owner(*args, **options, **{number: v}), good, bad)
 
 
-def components(weights=(0.5, 0.5), covariances=1.0):
-    return oracles.GaussianMixture(jnp.asarray(weights), jnp.stack([ONES, -ONES]), covariances)
+def components(weights=(0.5, 0.5), covariances=1.0, means=1.0):
+    return oracles.GaussianMixture(jnp.asarray(weights), means * jnp.stack([ONES, -ONES]), covariances)
+
+
+REGRESSION = {"image_mean": ONES, "measurement_mean": jnp.ones(3), "encoder": jnp.ones((3, 2))}
+REGRESSION |= {"spectrum": jnp.ones(2), "decoder": jnp.ones((2, *SHAPE))}
 
 
 def regression(**spoilt):
-    parts = {"image_mean": ONES, "measurement_mean": jnp.ones(3), "encoder": jnp.ones((3, 2))}
-    parts |= {"spectrum": jnp.ones(2), "decoder": jnp.ones((2, *SHAPE))} | spoilt
-    return lsvd.ReducedRankRegression(**parts, rank=2, image_shape=SHAPE, measurement_shape=(3,))
+    return lsvd.ReducedRankRegression(**REGRESSION | spoilt, rank=2, image_shape=SHAPE, measurement_shape=(3,))
 
 
-def pca(std):
-    return generative.PCAPrior(subspace.PCA(ONES, ONES[None] / 4, jnp.ones(1), jnp.ones(1) * std))
+def pca(std, mean=ONES, components=ONES[None] / 4):
+    return generative.PCAPrior(subspace.PCA(mean, components, jnp.ones(1), jnp.ones(1) * std))
+
+
+class Spectrum:
+    """What a Gaussian penalty reads of a prior."""
+
+    def __init__(self, mean=1.0, basis=1.0, std=1.0):
+        self.mean, self._parts = mean * ONES, (basis * jnp.eye(16)[:, :2], std * jnp.ones(2))
+
+    def spectrum(self):
+        return self._parts
+
+
+def penalty(**spoilt):
+    return regularisers.Gaussian(Spectrum(**spoilt))
 
 
 class Halves:
@@ -117,6 +133,13 @@ ROWS = [
     keyword(diffusion.PnPFlow, "step_size", 1.0, STEP, 2),
     keyword(diffusion.PnPFlow, "alpha", 0.5, NOT_NEGATIVE, 2),
     keyword(diffusion.Preconditioned, "mean", 0.5, FINITE, std=1.0),
+    Row(
+        diffusion.Preconditioned,
+        "basis",
+        lambda v: diffusion.Preconditioned(jnp.zeros(SHAPE), jnp.ones(2), v * BASIS),
+        1.0,
+        FINITE,
+    ),
     keyword(diffusion.Preconditioned, "std", 0.5, POSITIVE, mean=1.0),
     keyword(diffusion.PredictorCorrector, "snr", 0.2, POSITIVE, 2),
     keyword(diffusion.ProbabilityFlow, "rtol", 1e-3, POSITIVE),
@@ -169,10 +192,22 @@ ROWS = [
     ),
     Row(generative.From, "z", lambda v: generative.From(v * jnp.ones(1)), 1.0, FINITE),
     Row(generative.PCAPrior, "standard_deviations", pca, 1.0, NOT_NEGATIVE),
+    Row(generative.PCAPrior, "mean", lambda v: pca(1.0, mean=v * ONES), 1.0, FINITE),
+    Row(generative.PCAPrior, "components", lambda v: pca(1.0, components=v * ONES[None] / 4), 1.0, FINITE),
     keyword(generative.Relaxed, "weight", 1.0, POSITIVE),
     keyword(generative.Soft, "weight", 1.0, POSITIVE),
     keyword(lsvd.Joint, "image_weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Joint, "measurement_weight", 1.0, NOT_NEGATIVE),
+    *(
+        Row(
+            lsvd.ReducedRankRegression,
+            name,
+            lambda v, name=name, good=good: regression(**{name: v * good}),
+            1.0,
+            FINITE,
+        )
+        for name, good in REGRESSION.items()
+    ),
     keyword(lsvd.Tikhonov, "weight", 1.0, NOT_NEGATIVE),
     keyword(lsvd.Truncation, "rank", 2, (0, -1)),
     keyword(metrics.GaussianKernel, "bandwidth", 1.0, POSITIVE),
@@ -189,6 +224,15 @@ ROWS = [
     keyword(noise.Poisson, "background", 1.0, NOT_NEGATIVE),
     keyword(noise.TransmissionPoisson, "photons", 1.0, POSITIVE),
     keyword(noise.TransmissionPoisson, "background", 1.0, NOT_NEGATIVE, 10.0),
+    Row(operators.Convolution, "kernel", lambda v: operators.Convolution(v * jnp.ones((2, 2)), SHAPE), 1.0, FINITE),
+    Row(operators.Matrix, "matrix", lambda v: operators.Matrix(v * jnp.eye(16)[:3], SHAPE), 1.0, FINITE),
+    Row(
+        operators.MultiCoilFourier,
+        "coils",
+        lambda v: operators.MultiCoilFourier(ONES, v * jnp.ones((2, *SHAPE), complex)),
+        1.0,
+        FINITE,
+    ),
     Row(operators.Mask, "mask", lambda v: operators.Mask(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(operators.MaskedFourier, "mask", lambda v: operators.MaskedFourier(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(
@@ -210,6 +254,7 @@ ROWS = [
             Row(owner, "centre_offset", lambda v, beam=beam: beam(jnp.array([0.1, 1.0]), v), 1.0, FINITE),
         )
     ),
+    Row(oracles.Gaussian, "mean", lambda v: oracles.Gaussian(v * ONES, jnp.eye(16)), 1.0, FINITE),
     Row(oracles.Gaussian, "covariance", lambda v: oracles.Gaussian(ONES, v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
     Row(oracles.Gaussian, "factor", lambda v: oracles.Gaussian(ONES, factor=v * jnp.ones((16, 1))), 1.0, FINITE),
     Row(
@@ -227,8 +272,11 @@ ROWS = [
         0.5,
         (-0.5, 2.0, NAN),
     ),
+    Row(oracles.GaussianLatent, "mean", lambda v: oracles.GaussianLatent(v * ONES, jnp.ones((16, 1))), 1.0, FINITE),
+    Row(oracles.GaussianMixture, "means", lambda v: components(means=v), 1.0, FINITE),
     Row(oracles.GaussianMixture, "variances", lambda v: components(covariances=v), 1.0, NOT_NEGATIVE),
     Row(oracles.GaussianMixture, "matrices", lambda v: components(covariances=v * jnp.eye(16)), 1.0, NOT_NEGATIVE),
+    Row(oracles.LowRank, "basis", lambda v: oracles.LowRank(v * BASIS, jnp.ones(2)), 1.0, FINITE),
     Row(oracles.LowRank, "variances", lambda v: oracles.LowRank(BASIS, v * jnp.ones(2)), 1.0, NOT_NEGATIVE),
     Row(oracles.LowRank, "rest", lambda v: oracles.LowRank(BASIS, jnp.ones(2), v), 1.0, NOT_NEGATIVE),
     *(
@@ -252,26 +300,19 @@ ROWS = [
     keyword(regularisers.Box, "low", 0.1, (2.0, NAN, INF), high=1.0),
     keyword(regularisers.Box, "high", 1.0, (-1.0, NAN, INF), low=0.0),
     keyword(regularisers.Huber, "width", 0.1, POSITIVE),
+    *(
+        Row(regularisers.Gaussian, name, lambda v, name=name: penalty(**{name: v}), 1.0, FINITE)
+        for name in ("mean", "basis", "std")
+    ),
     keyword(regularisers.Smoothed, "eps", 0.1, POSITIVE),
     keyword(regularisers.TGV, "ratio", 2.0, POSITIVE),
     Row(subspace.From, "initial", lambda v: subspace.From(v * jnp.ones((2, *SHAPE))), 1.0, FINITE),
 ]
 ROWS_ = pytest.mark.parametrize("row", ROWS, ids=repr)
 
-# Public modules with numbers of which any finite value is right; one that is not finite shows in what is computed.
+# Public modules with numbers that have no row.
 DATA = {
-    "diffusion.Preconditioned": {"basis"},
-    "generative.AutoencoderPrior": {"mean"},
-    "generative.PCAPrior": {"mean", "components"},
-    "lsvd.ReducedRankRegression": {"image_mean", "measurement_mean", "encoder", "spectrum", "decoder"},
-    "operators.Convolution": {"kernel"},
-    "operators.Matrix": {"matrix"},
-    "operators.MultiCoilFourier": {"coils"},
-    "oracles.Gaussian": {"mean"},
-    "oracles.GaussianLatent": {"mean"},
-    "oracles.GaussianMixture": {"means"},
-    "oracles.LowRank": {"basis"},
-    "regularisers.Gaussian": {"mean", "basis", "std"},  # made of an oracle's
+    "generative.AutoencoderPrior": {"mean"},  # made of the latents, as its factor is
 }
 # Public modules that a verb returns, or makes for a method.
 MADE = {
@@ -342,7 +383,7 @@ def test_every_public_number_has_a_row():
 def test_a_known_number_out_of_range_raises(row):
     row.make(row.good)
     for bad in row.bad:
-        with pytest.raises(ValueError, match="(?s)must|needs|not finite|negative|semi-definite|growth"):
+        with pytest.raises(ValueError, match="(?s)must|needs|not finite|negative|semi-definite|growth|orthonormal"):
             row.make(bad)
 
 
@@ -474,22 +515,36 @@ def values(outcome):
     return outcome.value if isinstance(outcome, Solution) else outcome.centres
 
 
-# Tolerances are numbers of a call.
-TOLERANT = {
-    "tikhonov": lambda **t: classical.tikhonov(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
-    "tv": lambda **t: classical.tv(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, max_steps=3, **t),
-    "ista": lambda **t: classical.ista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
-    "fista": lambda **t: classical.fista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=1.0, **t),
-    "primal_dual": lambda **t: classical.primal_dual(
-        Likelihood(IDENTITY, noise.Gaussian(1.0)), regularisers.L1(), ONES, weight=1.0, max_steps=3, **t
+# The numbers of a call: those of each verb that takes any, and what is bad for them.
+RANGES = dict.fromkeys(("rtol", "atol", "weight", "jitter", "ema"), NOT_NEGATIVE)
+RANGES |= dict.fromkeys(("norm", "learning_rate", "factor", "prior_std"), POSITIVE)
+CALLS = {
+    "tikhonov": lambda weight=1.0, **t: classical.tikhonov(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=weight, **t
+    ),
+    "tv": lambda weight=1.0, **t: classical.tv(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=weight, max_steps=3, **t
+    ),
+    "ista": lambda weight=1.0, **t: classical.ista(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=weight, **t),
+    "fista": lambda weight=1.0, **t: classical.fista(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, weight=weight, **t
+    ),
+    "primal_dual": lambda weight=1.0, **t: classical.primal_dual(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), regularisers.L1(), ONES, weight=weight, max_steps=3, **t
     ),
     "mlem": lambda **t: classical.mlem(Likelihood(IDENTITY, noise.Poisson(1.0)), ONES, max_steps=3, **t),
     "osem": lambda **t: classical.osem(Likelihood(IDENTITY, noise.Poisson(1.0)), ONES, subsets=2, max_steps=3, **t),
     "sirt": lambda **t: classical.sirt(Likelihood(IDENTITY, noise.Gaussian(1.0)), ONES, max_steps=3, **t),
-    "solve": lambda **t: classical.solve(
-        Likelihood(IDENTITY, noise.Gaussian(1.0)), regularisers.L1(), ONES, weight=1.0, max_steps=3, **t
+    "solve": lambda weight=1.0, **t: classical.solve(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)),
+        regularisers.L1(),
+        ONES,
+        method=classical.ISTA(),
+        weight=weight,
+        max_steps=3,
+        **t,
     ),
-    "reconstruct": lambda **t: latent(pca(1.0), **t),
+    "generative.reconstruct": lambda **t: latent(pca(1.0), **t),
     "project": lambda **t: generative.project(pca(1.0), ONES, key=KEY, max_steps=3, **t),
     "encode": lambda **t: generative.encode(pca(1.0), ONES, key=KEY, max_steps=3, **t),
     "choose_weight": lambda **t: generative.choose_weight(
@@ -505,6 +560,10 @@ TOLERANT = {
         **t,
     ),
     "robust_pca": lambda **t: subspace.robust_pca(jnp.eye(4), **t),
+    "dip.reconstruct": fitted,
+    "sample_posterior": lambda **t: generative.sample_posterior(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, key=KEY, num_steps=3, **t
+    ),
     "norm": lambda **t: operators.norm(IDENTITY, key=KEY, **t),
 }
 
@@ -518,35 +577,45 @@ def public_functions():
                 yield getattr(module, name)
 
 
-def test_every_tolerance_has_a_row():
-    with_tolerance = {f.__name__ for f in public_functions() if {"rtol", "atol"} & set(inspect.signature(f).parameters)}
-    assert with_tolerance == set(TOLERANT)
+def numbers_of_calls():
+    """The public functions that take such a number, by the names of their rows, and these numbers."""
+    for function in public_functions():
+        numbers = [n for n in RANGES if n in inspect.signature(function).parameters]
+        room = function.__module__.split(".")[1]
+        name = function.__name__ if function.__name__ != "reconstruct" else f"{room}.reconstruct"
+        if numbers and name not in OTHERS:
+            yield name, numbers
 
 
-def tolerances(verb):
-    name = {"reconstruct": generative.reconstruct, "encode": generative.encode}.get(verb)
-    function = name or next(f for f in public_functions() if f.__name__ == verb)
-    return [t for t in ("rtol", "atol") if t in inspect.signature(function).parameters]
+# Functions with arguments of these names that solve no problem: what trains networks, and two with another `norm`.
+OTHERS = {"choose_rank", "fit", "fit_adversarial", "muon", "pca", "pretrain", "train_lista"}
+NUMBERS = dict(numbers_of_calls())
 
 
-@pytest.mark.parametrize("verb", TOLERANT)
-def test_a_known_tolerance_out_of_range_raises(verb):
-    for name in tolerances(verb):
-        for bad in NOT_NEGATIVE:
-            with pytest.raises(ValueError, match=f"`{name}` must be finite and not negative; got"):
-                TOLERANT[verb](**{name: bad})
+def test_every_number_of_a_call_has_a_row():
+    assert set(NUMBERS) == set(CALLS)
+
+
+@pytest.mark.parametrize("verb", CALLS)
+def test_a_known_number_of_a_call_out_of_range_raises(verb):
+    for name in NUMBERS[verb]:
+        for bad in RANGES[name]:
+            # As Python knows it, and as an array.
+            for value in (bad, jnp.asarray(bad)):
+                with pytest.raises(ValueError, match=f"`{name}` must be finite and .*; got"):
+                    CALLS[verb](**{name: value})
 
 
 FAST = ("tikhonov", "norm")
 
 
-@pytest.mark.parametrize("verb", [pytest.param(v, marks=() if v in FAST else pytest.mark.slow) for v in TOLERANT])
-def test_a_traced_tolerance_out_of_range_is_a_code(verb):
-    names = tolerances(verb)
+@pytest.mark.parametrize("verb", [pytest.param(v, marks=() if v in FAST else pytest.mark.slow) for v in CALLS])
+def test_a_traced_number_of_a_call_out_of_range_is_a_code(verb):
+    names = NUMBERS[verb]
     lanes = [(1e-3,) * len(names)]
-    for place in range(len(names)):
-        lanes += [tuple(bad if i == place else 1e-3 for i in range(len(names))) for bad in NOT_NEGATIVE]
-    run = jax.jit(jax.vmap(lambda values: TOLERANT[verb](**dict(zip(names, values, strict=True)))))
+    for place, number in enumerate(names):
+        lanes += [tuple(bad if i == place else 1e-3 for i in range(len(names))) for bad in RANGES[number]]
+    run = jax.jit(jax.vmap(lambda values: CALLS[verb](**dict(zip(names, values, strict=True)))))
     outcome = run(jnp.array(lanes))
     if verb == "norm":
         np.testing.assert_array_equal(np.isnan(outcome), np.arange(len(lanes)) > 0)

@@ -9,6 +9,7 @@ from jaxtyping import Array
 from .._jit import verb
 from .._solution import Solution
 from .._types import Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ._first_order import Iterate
@@ -16,7 +17,7 @@ from ._proximal import AbstractProximalGradient, minimise
 from ._solver import Problem
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def fista(
     likelihood: Likelihood,
     y: State,
@@ -74,7 +75,7 @@ class FISTA(AbstractProximalGradient):
 
     def primal(self, problem: Problem, state: Iterate, back: Array, sizes: Array) -> Array:
         (ahead, _), *_ = state.rest
-        return problem.prox(ahead - sizes * back, sizes)
+        return problem.prox(ahead - rounded(sizes * back), sizes)
 
     def update(
         self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
@@ -84,7 +85,7 @@ class FISTA(AbstractProximalGradient):
         new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2
         # The image, and its prediction, which is linear in it.
         here = (new, prediction)
-        ahead = jax.tree.map(lambda n, o: n + (momentum - 1) / new_momentum * (n - o), here, tuple(old))
+        ahead = jax.tree.map(lambda n, o: n + rounded((momentum - 1) / new_momentum * (n - o)), here, tuple(old))
         value = problem.value(new, prediction)
         moved = Iterate(*here, (ahead, new_momentum, value))
         return moved, *problem.stop(new, state.image, value, objective)

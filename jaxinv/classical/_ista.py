@@ -7,6 +7,7 @@ from jaxtyping import Array
 from .._jit import verb
 from .._solution import Solution
 from .._types import Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ._first_order import Iterate
@@ -14,7 +15,7 @@ from ._proximal import AbstractProximalGradient, minimise
 from ._solver import Problem
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def ista(
     likelihood: Likelihood,
     y: State,
@@ -84,7 +85,7 @@ class ISTA(AbstractProximalGradient):
         return problem.residual(state.measurement)
 
     def primal(self, problem: Problem, state: Iterate, back: Array, sizes: Array) -> Array:
-        return problem.prox(state.image - sizes * back, sizes)
+        return problem.prox(state.image - rounded(sizes * back), sizes)
 
     def update(
         self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array

@@ -15,6 +15,7 @@ from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
 from .._types import Checked, Key, PyTree, Scalar, State
+from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened
 from ..noise import AbstractGaussianNoise, AbstractNoise
 from ..regularisers import AbstractRegulariser, AbstractSplit
@@ -22,7 +23,7 @@ from ._first_order import AbstractFirstOrder, Iterate
 from ._solver import Problem, drive, prepare_problem, square_of
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def primal_dual(
     likelihood: Likelihood,
     regulariser: AbstractRegulariser,
@@ -109,7 +110,7 @@ class LeastSquares(AbstractMisfit):
     def step(self, dual: State, field: State, step: Array) -> tuple[State, Array]:
         residual = jax.tree.map(jnp.subtract, field, self.data)
         shrink = 1 / (1 + step)
-        moved = jax.tree.map(lambda d, r: shrink * d + (shrink * step) * r, dual, residual)
+        moved = jax.tree.map(lambda d, r: rounded(shrink * d) + rounded((shrink * step) * r), dual, residual)
         return moved, 0.5 * square_of(residual)
 
 
@@ -311,9 +312,9 @@ class PrimalDual(AbstractFirstOrder):
         for split, dual in zip(problem.splits, state.rest.duals, strict=True):
             back = back + split.adjoint(dual)[0]
         if not problem.has_prox:
-            return state.image - sizes[0] * back
+            return state.image - rounded(sizes[0] * back)
         step = 0.5 * sizes[0]
-        return 2 * problem.prox(state.image - step * back, step) - state.image
+        return 2 * problem.prox(state.image - rounded(step * back), step) - state.image
 
     @standard_promotion()
     def update(
@@ -325,7 +326,7 @@ class PrimalDual(AbstractFirstOrder):
         for split, dual, w, step in zip(problem.splits, duals, auxiliary, sizes[2:], strict=True):
             ahead = w if w is None else jax.tree.map(lambda w, g: w - sizes[0] * g, w, split.adjoint(dual)[1])
             field = split.forward(new, ahead)
-            stepped = jax.tree.map(lambda p, f, step=step: p + multiply(step, f), dual, field)
+            stepped = jax.tree.map(lambda p, f, step=step: p + rounded(multiply(step, f)), dual, field)
             new_duals.append(split.dual_prox(stepped, step))
             new_auxiliary.append(ahead)
             value = value + split.value(field)
@@ -337,8 +338,8 @@ class PrimalDual(AbstractFirstOrder):
         diverged = value > divergence_threshold(base.at_zero)
         finished = (still & (index > 0)) | diverged
         middle = lambda new, old: 0.5 * (new + old)
-        half = lambda new, old: old + _RELAXATION / 2 * (new - old)
-        relax = lambda new, old: old + _RELAXATION * (new - old)
+        half = lambda new, old: old + rounded(_RELAXATION / 2 * (new - old))
+        relax = lambda new, old: old + rounded(_RELAXATION * (new - old))
         best = None
         if problem.has_prox:
             # Half way between is where the prox led, but for rounding; predictions are linear.

@@ -14,6 +14,7 @@ from .._differentiation import Implicit, Unrolled
 from .._jit import verb
 from .._method import AbstractMethod
 from .._solution import RESULTS, Solution
+from .._sums import dot
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser
@@ -215,7 +216,7 @@ class AbstractSolver(AbstractMethod[Any, Any]):
         return 0
 
 
-@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
+@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
 def solve(
     likelihood: Likelihood,
     regulariser: AbstractRegulariser,
@@ -360,8 +361,8 @@ def cast_to(tree: PyTree, real: Any) -> Any:
 
 
 def square_of(tree: State) -> Array:
-    """The squared norm of an image or a measurement; step sizes and objectives do without the sums of `_sums`."""
-    return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: jnp.sum(jnp.abs(leaf) ** 2), tree))
+    """The squared norm of an image or a measurement, the same alone and in a batch: it decides when to stop."""
+    return dot(tree, tree)
 
 
 def _matching(dtype: Any, real: Any) -> Any:

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import check_count, check_key
+from .._checks import checked
 from .._types import ArrayLike, IntLike, Key
 
 
+@checked()
 def dequantise(images: ArrayLike, *, key: Key, levels: IntLike = 256) -> Array:
     """Grey values with uniform noise within each, `(images + u) / levels` in [0, 1], `u` uniform in [0, 1).
 

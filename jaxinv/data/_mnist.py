@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .._checks import checked
 from ._files import fetch
 
 _MIRRORS = (
@@ -32,6 +33,7 @@ _LARGEST = 60_000 * 28 * 28 + 16
 _PREFIX = {"train": "train", "test": "t10k"}
 
 
+@checked()
 def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
     """The handwritten digits of MNIST, 60 000 for training and 10 000 for testing.
 
@@ -62,7 +64,7 @@ def mnist(split: str) -> tuple[np.ndarray, np.ndarray]:
             images, labels = jaxinv.data.digits(size=28)
         ```
     """
-    if split not in ("train", "test"):
+    if not isinstance(split, str) or split not in _PREFIX:
         raise ValueError(f'`split` must be "train" or "test"; got {split!r}.')
     names = (f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz")
     paths = [fetch(name, folder="mnist", mirrors=_MIRRORS, sha256=_SHA256[name]) for name in names]

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from .. import data
 from .._arrays import check_count, check_floating, check_image_shape, check_key, subkeys
+from .._checks import checked
 from .._types import Checked, IntLike, Key, Network, Scalar
 from ..likelihood import Likelihood, prepare
 from ..training import fit
@@ -21,6 +22,7 @@ from ._network import prepare_network
 from ._start import AbstractStart, FromAdjoint, FromFBP, make_input
 
 
+@checked()
 def pretrain(
     likelihood: Likelihood,
     network: Network,

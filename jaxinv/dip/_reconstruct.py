@@ -17,7 +17,7 @@ from ._start import AbstractStart, FromNoise
 from ._stopping import AbstractStopping, FixedSteps
 
 
-@verb(traced=("weight", "learning_rate", "jitter", "ema"))
+@verb(not_negative=("weight", "jitter", "ema"), positive=("learning_rate",))
 def reconstruct(
     likelihood: Likelihood,
     network: Network,

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 from .._arrays import HIGHEST, check_key, check_one
 from .._prior import AbstractGenerativePrior
 from .._types import ArrayLike, Checked, Key
-from ..requirements import Requirement, not_negative
+from ..requirements import Requirement, finite, not_negative
 from ..subspace import PCA
 
 
@@ -60,7 +60,11 @@ class PCAPrior(AbstractGenerativePrior):
         self.latent_shape, self.image_shape = (pca.rank,), pca.image_shape
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (not_negative("standard_deviations", self.standard_deviations),)
+        return (
+            finite("mean", self.mean),
+            finite("components", self.components),
+            not_negative("standard_deviations", self.standard_deviations),
+        )
 
     def decode(self, z: ArrayLike) -> Array:
         """The image of `z`."""

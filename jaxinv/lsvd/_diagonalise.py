@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST
+from .._checks import checked
 from .._types import ArrayLike, Checked
 from ..models import MLP
 from ..training._data import check_data
@@ -20,6 +21,7 @@ from ._model import LSVD, Side
 _CHUNK = 1000
 
 
+@checked()
 def diagonalise(model: Checked[LSVD], images: ArrayLike, measurements: ArrayLike) -> LSVD:
     """Change the bases of the latents of a learned SVD so that they are white and their map is a decreasing spectrum.
 

@@ -5,10 +5,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._checks import checked
 from .._types import Checked, Key, Network, Scalar
 from ..likelihood import Likelihood, simulate_each
 
 
+@checked()
 def joint_loss(
     model: Network,
     batch: Checked[tuple[Array, Array]],
@@ -42,6 +44,13 @@ def joint_loss(
         ```
     """
     del key
+    if not all(hasattr(model, part) for part in ("image", "measurement", "latent_map")):
+        raise ValueError(
+            f"`model` must be a `jaxinv.lsvd.LSVD`, or a network with its parts; got a {type(model).__name__}."
+        )
+    for name, weight in (("image_weight", image_weight), ("measurement_weight", measurement_weight)):
+        if jnp.ndim(weight) != 0:
+            raise ValueError(f"`{name}` must be a scalar; got shape {jnp.shape(weight)}.")
     if not isinstance(batch, tuple | list) or len(batch) != 2 or len(batch[0]) != len(batch[1]):
         raise ValueError(
             "`joint_loss` takes a batch of pairs `(x, y)`, images and as many measurements of them; got "

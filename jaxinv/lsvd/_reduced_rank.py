@@ -10,17 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_array, check_count, check_floating, common_dtype, is_complex, is_concrete
-from .._checks import check_examples
+from .._checks import check_examples, checked
 from .._jit import compiled_method
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, Struct
 from ..likelihood import Likelihood, prepare, whiten
 from ..noise import AbstractGaussianNoise
 from ..oracles import Gaussian
+from ..requirements import Parametric, Requirement, finite
 from ._latent_map import SpectralFilter, filtered
 
 
-class ReducedRankRegression(eqx.Module):
+class ReducedRankRegression(Parametric):
     """An affine map of low rank from measurements to images, `x = mean_x + sum_i s_i <e_i, y - mean_y> d_i`.
 
     The latents `<e_i, y - mean_y>` have mean 0 and covariance I, the images `d_i` are orthonormal, and the spectrum
@@ -44,6 +45,10 @@ class ReducedRankRegression(eqx.Module):
     measurement_shape: tuple[int, ...] = eqx.field(static=True)
     # `lsvd.reconstruct` passes a filter to the call, and reads the latent from `encode`.
     takes_filter: ClassVar[bool] = True
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        names = ("image_mean", "measurement_mean", "encoder", "spectrum", "decoder")
+        return tuple(finite(name, getattr(self, name)) for name in names)
 
     @staticmethod
     def from_prior(
@@ -100,6 +105,7 @@ class ReducedRankRegression(eqx.Module):
         return self.decode(self.encode(y), filter)
 
 
+@checked()
 def reduced_rank_regression(
     images: ArrayLike,
     measurements: ArrayLike,

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import as_leaf, check_key
+from .._checks import checked
 from .._solution import RESULTS
 from .._types import ArrayLike, Checked, IntLike, Key
 from ..likelihood import Likelihood, simulate_each
@@ -181,6 +182,7 @@ class Separate(AbstractTraining):
         return model, history
 
 
+@checked()
 def train(
     model: Checked[LSVD],
     images: ArrayLike,

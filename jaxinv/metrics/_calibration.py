@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer
 
+from .._checks import checked
 from .._jit import compiled_method
 from .._types import Scalar, State
 from ._checks import check_samples
@@ -58,6 +59,7 @@ def coverage(samples: State, truth: State, *, level: Scalar = 0.9) -> Float[Arra
     return jnp.where(finite, jnp.mean(inside.astype(samples.dtype)), jnp.nan)
 
 
+@checked()
 def calibration_ranks(
     samples: State, truth: State, quantity: Callable[[Array], Any] | None = None
 ) -> Integer[Array, "..."]:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import check_count, check_key
+from .._arrays import as_parameter, check_count, check_key
+from .._checks import checked
 from .._jit import compiled_method
 from .._types import Checked, IntLike, Key, Scalar, State
 from ._checks import check_positive, check_sets
@@ -165,6 +166,7 @@ def mode_weights(samples: State, means: State) -> Float[Array, " k"]:
     return jnp.where(finite, counts.astype(samples.dtype) / len(samples), jnp.nan)
 
 
+@checked()
 def bits_per_dim(
     negative_log_likelihood: Checked[Scalar],
     size: Checked[int | tuple[int, ...]],
@@ -204,4 +206,5 @@ def bits_per_dim(
         raise ValueError(f"`data_range` must be a positive Python number, such as 1 for [0, 1]; got {data_range!r}.")
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         raise ValueError(f"`levels` must be a positive Python integer, such as 256 for 8 bits; got {levels!r}.")
-    return jnp.asarray(negative_log_likelihood) / (size * math.log(2)) + math.log2(levels / data_range)
+    # Single precision at least: half precision would keep three digits.
+    return as_parameter(negative_log_likelihood) / (size * math.log(2)) + math.log2(levels / data_range)

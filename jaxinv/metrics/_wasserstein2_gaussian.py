@@ -8,11 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import HIGHEST, as_array
+from .._checks import checked
 from .._jit import compiled_method
 from .._types import State
 from ._checks import real_dtype_of
 
 
+@checked()
 def wasserstein2_gaussian(mean_a: State, cov_a: State, mean_b: State, cov_b: State) -> Float[Array, ""]:
     """The Wasserstein-2 distance of `N(mean_a, cov_a)` and `N(mean_b, cov_b)`; the distance, not its square.
 

@@ -86,6 +86,7 @@ class Gaussian(Module):
     def requirements(self) -> tuple[Requirement, ...]:
         # A covariance that is traced and none has a factor of NaN.
         return (
+            finite("mean", self.mean),
             finite("factor", self.factor, "The covariance must be finite and positive semi-definite"),
             not_negative("diagonal", self.diagonal, "`diagonal` must be finite and not negative: it is a variance"),
         )

@@ -32,7 +32,7 @@ class GaussianLatent(AbstractGenerativePrior):
         self.image_shape = mean.shape
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (finite("factor", self.factor),)
+        return (finite("mean", self.mean), finite("factor", self.factor))
 
     def decode(self, z: ArrayLike) -> Array:
         z = _check(z, self.latent_shape, "a latent")

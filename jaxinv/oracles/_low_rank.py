@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_array, as_parameter, is_concrete
 from .._types import ArrayLike, Checked
-from ..requirements import Parametric, Requirement, check, not_negative
+from ..requirements import Parametric, Requirement, check, finite, not_negative
 
 # A covariance whose least eigenvalue is below minus this share of the largest is negative by more than rounding.
 NEGATIVE = 1e-3
@@ -51,7 +51,11 @@ class LowRank(Parametric):
         _check(basis, variances, rest, self)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (not_negative("variances", self.variances), not_negative("rest", self.rest))
+        return (
+            finite("basis", self.basis),
+            not_negative("variances", self.variances),
+            not_negative("rest", self.rest),
+        )
 
     @property
     def is_full(self) -> bool:

@@ -15,7 +15,7 @@ from .._module import Module
 from .._score import AbstractProcess
 from .._types import ArrayLike, Checked, Key, Scalar, State
 from ..likelihood import Likelihood
-from ..requirements import Requirement
+from ..requirements import Requirement, finite
 from ._components import Components, log_weights
 from ._low_rank import LowRank, as_low_rank
 from ._mixture_noised import GaussianMixtureDenoiser, GaussianMixtureScore
@@ -80,7 +80,7 @@ class GaussianMixture(Module):
         self.covariances = as_low_rank(covariances, len(means), math.prod(self.shape), dtype)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (log_weights(self.log_weights),)
+        return (log_weights(self.log_weights), finite("means", self.means))
 
     @property
     def weights(self) -> Array:

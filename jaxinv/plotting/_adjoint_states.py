@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from .._checks import checked
 from .._types import Checked, PyTree, Scalar, State
 from ._figure import CAPTION, TITLE, panels
 from ._grid import Column, Grid, draw
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _SIGNED = "RdBu_r"
 
 
+@checked()
 def adjoint_states(
     states: Checked[Sequence[State]],
     adjoints: Checked[Sequence[State]],

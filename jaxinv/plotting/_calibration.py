@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, panels
 
@@ -16,6 +17,7 @@ _MOST_BINS = 50
 _INSIDE, _OUTSIDE, _BAND = "C0", "C3", "0.85"
 
 
+@checked()
 def calibration(
     ranks: Checked[ArrayLike | Mapping[str, ArrayLike]],
     num_samples: Checked[int],

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 from ..metrics import psnr, ssim
 from ._figure import CAPTION, TITLE
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
 
 
+@checked()
 def compare(
     images: Checked[ArrayLike | Mapping[str, ArrayLike]],
     *,

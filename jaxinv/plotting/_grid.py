@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 from ._figure import (
     CAPTION,
@@ -133,6 +134,7 @@ if TYPE_CHECKING:
 _BETWEEN = 1  # The gap between images, in pixels of the images.
 
 
+@checked()
 def sample_grid(
     images: Checked[ArrayLike],
     *,

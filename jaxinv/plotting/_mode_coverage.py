@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, panels
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 _COLOURS = {"coverage": "C0", "entropy": "C1"}
 
 
+@checked()
 def mode_coverage(
     history: Checked[Mapping[str, ArrayLike]], *, reference_entropy: Scalar | None = None, heading: str | None = None
 ) -> "matplotlib.figure.Figure":

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 from ._figure import CAPTION, TITLE, number, panels
 from ._grid import Column, Grid, draw
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _POINTS = 200  # Points of the background of a density, along each axis.
 
 
+@checked()
 def trajectories(
     paths: Checked[Mapping[str, tuple[ArrayLike, ArrayLike]]],
     *,

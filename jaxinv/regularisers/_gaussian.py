@@ -10,7 +10,7 @@ from .._kernels import matrix_product
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._types import State
 from .._workarounds import rounded
-from ..requirements import Requirement, not_negative
+from ..requirements import Requirement, finite, not_negative
 from ._base import AbstractRegulariser, like, square
 
 
@@ -40,7 +40,7 @@ class Gaussian(AbstractRegulariser):
         self.basis, self.std = prior.spectrum()
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (not_negative("std", self.std),)
+        return (finite("mean", self.mean), finite("basis", self.basis), not_negative("std", self.std))
 
     def __call__(self, x: State) -> Array:
         coefficients = self._analyse(x)

@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_array, as_factor, multiply, safe_sqrt, standard_promotion
 from .._proximal_map import AbstractProximalMap, ClosedForm
+from .._sums import exact_sum
 from .._types import Checked, State
 from ..operators import AbstractLinearOperator
 from ..requirements import Requirement, positive
@@ -99,7 +100,7 @@ class L1(AbstractRegulariser):
     """
 
     def __call__(self, x: State) -> Array:
-        return jnp.sum(safe_sqrt(square(x))) if jnp.iscomplexobj(x) else jnp.sum(jnp.abs(as_array(x)))
+        return exact_sum(safe_sqrt(square(x))) if jnp.iscomplexobj(x) else exact_sum(jnp.abs(as_array(x)))
 
     def prox(self, x: State, step: Any) -> Array:
         x = as_array(x)

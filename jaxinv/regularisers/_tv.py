@@ -12,6 +12,7 @@ from .._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt
 from .._loop import iterate
 from .._proximal_map import AbstractProximalMap, DualVariation, image_gradient, image_gradient_adjoint
 from .._solution import RESULTS
+from .._sums import exact_sum
 from .._types import Checked, Scalar, State
 from ..requirements import Parametric, Requirement, positive
 from ._base import AbstractRegulariser, like, no_prox, square
@@ -24,7 +25,7 @@ class Isotropic(Parametric):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(safe_sqrt(_square_at(gradient)))
+        return exact_sum(safe_sqrt(_square_at(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of modulus at most `radius` per pixel."""
@@ -42,7 +43,7 @@ class Anisotropic(Parametric):
     is_smooth: ClassVar[bool] = False
 
     def __call__(self, gradient: Array) -> Array:
-        return jnp.sum(safe_sqrt(square(gradient)))
+        return exact_sum(safe_sqrt(square(gradient)))
 
     def project(self, dual: Array, radius: Array) -> Array:
         """The projection of a dual field onto fields of entries of modulus at most `radius`."""
@@ -71,7 +72,7 @@ class Smoothed(Parametric):
 
     def __call__(self, gradient: Array) -> Array:
         eps = like(self.eps, gradient)
-        return jnp.sum(jnp.sqrt(_square_at(gradient) + eps**2) - eps)
+        return exact_sum(jnp.sqrt(_square_at(gradient) + eps**2) - eps)
 
     def dual_prox(self, dual: Array, radius: Array, step: Array) -> Array:
         """The proximal map of `step` times the conjugate of `radius * self`, by Newton's method."""

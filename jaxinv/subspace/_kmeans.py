@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from .._arrays import as_array, check_count, check_floating, check_key, common_dtype, is_concrete
-from .._checks import check_examples
+from .._checks import check_examples, checked
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
@@ -67,6 +67,7 @@ class KMeans(Module):
         return labels[0] if x.shape == shape else labels[: x.shape[0]]
 
 
+@checked()
 def kmeans(
     data: ArrayLike,
     k: int,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_array, check_count, check_floating, is_concrete
-from .._checks import check_examples
+from .._checks import check_examples, checked
 from .._jit import compiled_method
 from .._module import Module
 from .._types import ArrayLike, Checked, Key, Scalar
@@ -78,6 +78,7 @@ class PCA(Module):
         return check_floating(x, what, "PCA")
 
 
+@checked()
 def pca(
     data: ArrayLike,
     *,

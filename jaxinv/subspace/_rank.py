@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._arrays import as_array, is_concrete, parameter_dtype
+from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
 
 
@@ -42,6 +43,7 @@ class Nuclear(AbstractNorm):
         return _tails(singular_values)
 
 
+@checked()
 def choose_rank(
     singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Checked[AbstractNorm | None] = None
 ) -> Any:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import HIGHEST
-from .._checks import check_examples
+from .._checks import check_examples, checked
 from .._jit import verb
 from .._loop import iterate
 from .._solution import RESULTS, AbstractOutcome, reject
@@ -35,6 +35,7 @@ class RobustPCA(AbstractOutcome):
         return RobustPCA(low_rank, sparse, self.rank, reject(self.result, good), self.num_steps)
 
 
+@checked()
 def robust_pca(
     matrix: ArrayLike,
     *,
@@ -83,7 +84,7 @@ def robust_pca(
     return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)
 
 
-@verb(traced=("weight",), tolerances=("rtol",))
+@verb(positive=("weight",), tolerances=("rtol",))
 def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
     shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
     rows, columns = matrix.shape

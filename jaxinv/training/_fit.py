@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from .. import io
 from .._arrays import subkeys
+from .._checks import checked
 from .._mesh import is_across, replicated, to_host
 from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
@@ -41,6 +42,7 @@ from ._options import (
 from ._run_chunks import resume, run_chunks
 
 
+@checked()
 def fit(
     model: Network,
     loss: Checked[Callable[..., Any]],

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from .. import io
 from .._arrays import subkeys
+from .._checks import checked
 from .._mesh import replicated, to_host
 from .._network_state import restored, stateless
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
@@ -41,6 +42,7 @@ from ._options import (
 from ._run_chunks import resume, run_chunks
 
 
+@checked()
 def fit_adversarial(
     generator: Network,
     critic: Network,

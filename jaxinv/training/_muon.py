@@ -4,12 +4,14 @@ import jax
 import optax
 from optax import contrib
 
+from .._checks import checked
 from .._types import Checked, PyTree
 
 # The root mean square of an update of Adam, which Muon's are given, so that rates mean the same.
 _SIZE = 0.2
 
 
+@checked()
 def muon(
     learning_rate: Checked[optax.ScalarOrSchedule] = 0.03, *, adam_learning_rate: Checked[optax.ScalarOrSchedule] = 0.01
 ) -> optax.GradientTransformation:

@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array
 
 from .._arrays import check_key, shapes
+from .._checks import checked
 from .._types import ArrayLike, Checked, IntLike, Key, Scalar
 from ..likelihood import Likelihood
 from ..models import LISTA
@@ -23,6 +24,7 @@ _RATES = {True: 6e-3, False: 6e-4}
 _FINAL_SHARE = 0.01
 
 
+@checked()
 def train_lista(
     model: Checked[LISTA],
     images: ArrayLike,

@@ -82,7 +82,6 @@ def test_the_step_size_of_a_wrong_norm(verb):
     small = verb(likelihood(), Y, weight=10.0, norm=1e-3, max_steps=200)
     assert str(codes(small.result)) == "diverged"
     assert np.isfinite(small.value).all()
-    assert str(codes(verb(likelihood(), Y, weight=10.0, norm=np.nan).result)) == "invalid_parameter"
     true = np.linalg.norm(MATRIX, 2)
     known = verb(likelihood(), Y, weight=10.0, norm=true, **TIGHT).check().value
     np.testing.assert_allclose(known, verb(likelihood(), Y, weight=10.0, **TIGHT).value, atol=1e-9)

@@ -152,9 +152,11 @@ def test_breakdown():
 
 @pytest.mark.parametrize("operator", [None, np.nan, np.inf])
 def test_max_steps_and_nonfinite(operator):
-    matrix = MATRIX if operator is None else np.full_like(MATRIX, operator)
-    likelihood = Likelihood(operators.Matrix(matrix.astype(np.float32), SHAPE), noise.Gaussian(0.1))
-    solution = tikhonov(likelihood, np.ones(20, np.float32), weight=1.0, max_steps=2)
+    made = operators.Matrix(MATRIX.astype(np.float32), SHAPE)
+    if operator is not None:
+        made = operators.FunctionOperator(lambda x: x * operator, SHAPE)
+    likelihood = Likelihood(made, noise.Gaussian(0.1))
+    solution = tikhonov(likelihood, np.ones(made.codomain.shape, np.float32), weight=1.0, max_steps=2)
     assert str(codes(solution.result)) == ("max_steps_reached" if operator is None else "nonfinite")
     assert np.isfinite(solution.value).all()
 

@@ -170,13 +170,6 @@ def test_a_restart_that_overflows_does_not_win():
     np.testing.assert_allclose(solution.value, 0.5, atol=1e-2)
 
 
-def test_invalid_parameters():
-    for options in ({"weight": -1.0}, {"learning_rate": 0.0}, {"learning_rate": np.nan}, {"weight": np.inf}):
-        solution = reconstruct(pixel(), WAVE, jnp.zeros(1), key=KEY, **options)
-        assert str(codes(solution.result)) == "invalid_parameter"
-        np.testing.assert_array_equal(solution.value, 0)
-
-
 def test_problems_by_restarts_by_weights_is_one_call():
     likelihood = Likelihood(operators.Matrix(MATRIX.astype(np.float32), SHAPE), noise.Gaussian(0.5))
     prior = oracles.Gaussian.from_factor(MEAN.astype(np.float32), FACTOR.astype(np.float32)).as_latent()

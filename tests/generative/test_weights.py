@@ -70,7 +70,6 @@ def test_codes_and_photons():
     solution = solve(jnp.array([jnp.nan, 1.0, -1.0]), 100.0)
     assert str(codes(solution.result)) == "max_steps_reached"
     assert float(solution.stats["weight"]) == 1.0
-    assert str(codes(solve(jnp.array([1.0]), -1.0).result)) == "invalid_parameter"
     assert str(codes(solve(jnp.array([-1.0, -2.0]), 1.0).result)) == "invalid_parameter"
     photons = Likelihood(operators.Identity(SHAPE), noise.TransmissionPoisson(1e4))
     absorbing = oracles.Gaussian.from_factor(np.ones(SHAPE, np.float32), 0.1 * FACTOR).as_latent()

@@ -14,7 +14,19 @@ from flax import nnx
 from runs import Meter, same
 
 import jaxinv
-from jaxinv import Likelihood, diffusion, dip, noise, operators, regularisers, training
+from jaxinv import (
+    Likelihood,
+    diffusion,
+    dip,
+    generative,
+    lsvd,
+    models,
+    noise,
+    operators,
+    regularisers,
+    training,
+    unrolled,
+)
 from jaxinv._program import program
 from jaxinv.training import _checkpoint
 
@@ -132,17 +144,70 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
         _fit(path)
 
 
-def test_a_full_disk_loses_no_weights(tmp_path, monkeypatch):
-    whole, _ = _fit(None, num_steps=4)
+class Shift(nnx.Module):
+    """A generator, a critic, and an operator's prior for a training of two steps."""
+
+    latent_size = 4
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.ones((2, 2, 1)))
+
+    def __call__(self, x):
+        return x.reshape(-1, 2, 2, 1) * self.weight[...][None]
+
+
+class Judge(Shift):
+    def __call__(self, x):
+        return jnp.sum(super().__call__(x), axis=(1, 2, 3))
+
+
+def _fit_adversarial(path, **options):
+    loss = generative.nonsaturating_loss(penalty=1.0)
+    return training.fit_adversarial(Shift(), Judge(), loss, X, checkpoint=path, **options)
+
+
+def _train_lsvd(path, method=None, **options):
+    model = lsvd.LSVD((2, 2, 1), (3,), 2, rngs=nnx.Rngs(0))
+    return lsvd.train(model, X, X.reshape(8, 4)[:, :3], method=method or lsvd.Joint(), checkpoint=path, **options)
+
+
+def _train_lista(path, **options):
+    model = models.LISTA(operators.Matrix(np.eye(4, dtype=np.float32)[:3], (4,)), num_layers=2)
+    return unrolled.train_lista(model, X.reshape(8, 4), X.reshape(8, 4)[:, :3], checkpoint=path, **options)
+
+
+def _pretrain(path, **options):
+    images = lambda n, *, key: jax.random.uniform(key, (n, 2, 2, 1))
+    likelihood = Likelihood(operators.Mask(jnp.ones((2, 2, 1))), noise.Gaussian(0.1))
+    return dip.pretrain(likelihood, Shift(), images=images, checkpoint=path, **options)
+
+
+# Every training that writes a checkpoint.
+TRAININGS = {
+    "fit": lambda path, key, **options: _fit(path, **options),
+    "fit_adversarial": _fit_adversarial,
+    "lsvd.train, jointly": _train_lsvd,
+    "lsvd.train, separately": lambda path, **options: _train_lsvd(path, lsvd.Separate(map_steps=2), **options),
+    "train_lista": _train_lista,
+    "pretrain": _pretrain,
+}
+
+
+@pytest.mark.parametrize(
+    "train",
+    [pytest.param(f, id=name, marks=[] if name == "fit" else pytest.mark.slow) for name, f in TRAININGS.items()],
+)
+def test_a_full_disk_loses_no_weights(train, tmp_path, monkeypatch):
+    options = {"key": KEY, "num_steps": 4, "batch_size": 4, "chunk_size": 2}
+    whole, _ = train(None, **options)
 
     def full(handle):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.warns(UserWarning, match="No space left .*goes on"):
-        found, history = _fit(tmp_path / "run", num_steps=4, chunk_size=2)
+        found, _ = train(tmp_path / "run", **options)
     assert same(found, whole)
-    assert len(history["loss"]) == 4
     assert not list(tmp_path.iterdir())
 
 

@@ -54,7 +54,8 @@ class Preconditioned(AbstractParametrisation):
     basis: Array | None = None
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (finite("mean", self.mean), (positive if self.basis is None else not_negative)("std", self.std))
+        std = (positive if self.basis is None else not_negative)("std", self.std)
+        return (finite("mean", self.mean), finite("basis", self.basis), std)
 
     @staticmethod
     def from_samples(images: Any) -> "Preconditioned":
