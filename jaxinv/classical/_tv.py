@@ -43,8 +43,8 @@ def tv(
     - `weight`: a scalar, not negative.
     - `kind`: `regularisers.Isotropic()` (the default), `Anisotropic()` or `Smoothed(eps)`.
     - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`; not with `Implicit()`.
-    - `exact`: whether photon noise enters by its likelihood, static, in place of its Gaussian approximation: at fewer
-      than about thirty photons in a bin the approximation is biased. Not with `Implicit()`.
+    - `exact`: whether photon noise enters by its likelihood, static, in place of its Gaussian approximation. That
+      weighs bins by the counts themselves, and so is about one photon too low in flat regions. Not with `Implicit()`.
     - `norm`: of the operator, where it is known; else it is estimated in the first rounds, from a fixed start.
     - `max_steps`: static.
     - `rtol`, `atol`: it stops when a step changes both image and objective by less than `atol + rtol * size`.
