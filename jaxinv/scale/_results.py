@@ -1,6 +1,5 @@
 """Results in the memory of the host."""
 
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -104,8 +103,3 @@ def _as_data(leaf: Any) -> Any:
 
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
-
-
-def number_of_chunks(count: int, chunk: int) -> int:
-    """How many chunks hold so many problems."""
-    return math.ceil(count / chunk)
