@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Callable
+from typing import Any
 from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
@@ -139,7 +140,7 @@ class _AbstractDegrees(AbstractCriterion):
             products = jax.tree.map(lambda a, b: jnp.sum((jnp.conj(a) * b).real), noise.whiten(draw), moved)
             degrees = degrees + sum(jax.tree.leaves(products)) / self.probes
         residual = noise.whiten(kept(jax.tree.map(jnp.subtract, data, operator(solution.value))))
-        misfit = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(residual))
+        misfit = jnp.asarray(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(residual)))
         return solution, self.of(misfit, degrees, _number(operator.measured, operator.codomain))
 
 
@@ -306,7 +307,7 @@ def choose_weight(
             f"`criterion` must be DiscrepancyPrinciple(), SURE(), GCV() or HeldOutMeasurements(); got {criterion!r}."
         )
     if criterion.is_random:
-        check_key(key)
+        check_key(key)  # pyright: ignore[reportArgumentType]  # which says that a key is missing
     weights = jnp.asarray(weights)
     if weights.ndim != 1 or weights.size == 0 or not jnp.issubdtype(weights.dtype, jnp.floating):
         raise ValueError(
@@ -314,7 +315,8 @@ def choose_weight(
             f"{weights.shape} and dtype {weights.dtype}."
         )
     weights = weights.astype(domain_dtype(likelihood.operator))
-    grid, scores = jax.vmap(lambda weight: criterion.score(solve, likelihood, y, weight, key=key))(weights)
+    used: Any = key  # `None` for a criterion that draws nothing
+    grid, scores = jax.vmap(lambda weight: criterion.score(solve, likelihood, y, weight, key=used))(weights)
     usable = (grid.result == RESULTS.successful) | (grid.result == RESULTS.max_steps_reached)
     scores = jnp.where(usable, scores, jnp.nan)
     index = criterion.choose(scores, weights)

@@ -128,7 +128,8 @@ class _SIRT(AbstractMethod[_Problem, _State]):
     def step(
         self, problem: _Problem, state: _State, index: Array, /, *, key: Key | None = None
     ) -> tuple[_State, Array, Any]:
-        finding, operator = index == 0, problem.likelihood.operator
+        finding = index == 0
+        operator: Any = problem.likelihood.operator
         residual = jax.tree.map(lambda m, d, p: m * (d - p), problem.measured, problem.data, state.prediction)
         weighted = jax.tree.map(jnp.multiply, state.rows, residual)
         back = operator.adjoint(jax.tree.map(lambda m, w: jnp.where(finding, m, w), problem.measured, weighted))
@@ -140,7 +141,8 @@ class _SIRT(AbstractMethod[_Problem, _State]):
         rows = jax.tree.map(
             lambda p, m, r: jnp.where(finding, m * _inverse(p), r), prediction, problem.measured, state.rows
         )
-        value = sum(jax.tree.leaves(jax.tree.map(lambda w, r: jnp.sum((jnp.conj(w) * r).real), weighted, residual)))
+        products = jax.tree.map(lambda w, r: jnp.sum((jnp.conj(w) * r).real), weighted, residual)
+        value = jnp.asarray(sum(jax.tree.leaves(products)))
         still = _loop.has_converged(
             new, state.image, value, state.value, problem.rtol, problem.atol, _rounding(problem.data)
         )

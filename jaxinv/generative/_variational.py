@@ -249,6 +249,7 @@ class _Variational(AbstractMethod[_Bound, _State]):
     def step(
         self, problem: _Bound, state: _State, index: Array, *, key: Key | None = None
     ) -> tuple[_State, Bool[Array, ""], RESULTS]:
+        assert key is not None
         draws = jax.vmap(lambda i: problem.draw(jax.random.fold_in(key, i)))(jnp.arange(self.num_draws))
         loss = lambda variables: -jnp.mean(problem.bounds(variables, draws))
         value, gradient = jax.value_and_grad(loss)(state.variables)
@@ -261,6 +262,7 @@ class _Variational(AbstractMethod[_Bound, _State]):
         self, problem: _Bound, state: _State, *, key: Key | None = None
     ) -> tuple[Float[Array, "n ..."], dict[str, Array]]:
         """The images of draws of `q`; the draws, `q` itself and its bound."""
+        assert key is not None
         mean, log_std = state.variables
         draws = jax.vmap(lambda i: problem.draw(jax.random.fold_in(key, i)))(jnp.arange(self.num_samples))
         latents = problem.latents(state.variables, draws)

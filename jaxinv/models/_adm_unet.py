@@ -119,7 +119,8 @@ class ADMUNet(nnx.Module):
             [nnx.Linear(self.base_width, embedded, **common), nnx.Linear(embedded, embedded, **common)]
         )
         self.labels = None if num_classes is None else nnx.Embed(num_classes, embedded, **common)
-        inputs, width = [nnx.List([convolution(channels, widths[0], **common)])], widths[0]
+        width = widths[0]
+        inputs: list[Any] = [nnx.List([convolution(channels, width, **common)])]
         skips = [width]
         for level, out in enumerate(widths):
             for _ in range(self.num_blocks):
@@ -159,7 +160,7 @@ class ADMUNet(nnx.Module):
             )
         first, second = self.time_embed
         time = second(jax.nn.silu(first(sinusoids(self.num_timesteps * t - 1, self.base_width))))
-        if self.labels is not None:
+        if self.labels is not None and labels is not None:
             time = time + self.labels(labels)
         apply = jax.checkpoint(_through) if self.checkpoint else _through
         hidden, skips = x, []

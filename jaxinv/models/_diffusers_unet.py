@@ -167,7 +167,8 @@ class DiffusersUNet(nnx.Module):
             return TimedResidual(into, out, embedded, scales=scales, groups=groups, **shared, **more)
 
         def attention(width: int, **more: Any) -> Attention:
-            return Attention(width, heads(width), **shared, **({"groups": groups} | more))
+            options: dict[str, Any] = shared | {"groups": groups} | more
+            return Attention(width, heads(width), **options)
 
         self.conv_in = convolution(channels, widths[0], **common)
         self.time_embedding = nnx.List(
@@ -227,7 +228,7 @@ class DiffusersUNet(nnx.Module):
         first, second = self.time_embedding
         time = sinusoids(self.num_timesteps * t - 1, self.base_width, **self.embedding)
         time = second(jax.nn.silu(first(time)))
-        if self.labels is not None:
+        if self.labels is not None and labels is not None:
             time = time + self.labels(labels)
         apply = jax.checkpoint(_one) if self.checkpoint else _one
         hidden = self.conv_in(2 * x - 1 if self.centres else x)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from .._arrays import as_array, check_floating
+from .._arrays import as_array, check_floating, common_dtype
 from .._networks import check_rngs
 from ._convolutional import GroupNorm, convolution
 
@@ -26,7 +26,8 @@ class Doubling(nnx.Module):
 
     def __call__(self, x: Float[Array, "n h w into"]) -> Float[Array, "n hh ww out"]:
         n, h, w, into = x.shape
-        x, kernel = nnx.nn.dtypes.promote_dtype((x, self.kernel[...]), dtype=self.dtype)
+        dtype = common_dtype(x, self.kernel[...]) if self.dtype is None else self.dtype
+        x, kernel = x.astype(dtype), self.kernel[...].astype(dtype)
         out = kernel.shape[-1]
         pixels = x.reshape(n * h * w, into) @ kernel.reshape(into, 4 * out)
         return pixels.reshape(n, h, w, 2, 2, out).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, out)

@@ -76,7 +76,8 @@ def from_torch(
             f"These are not the weights of a {kind.__name__}: it has {error.args[0]!r}; they are named {_few(weights)}."
         ) from None
     # Without values: to draw random weights for a large network takes longer than to read it.
-    network = nnx.eval_shape(lambda: kind(**settings, rngs=nnx.Rngs(0)))
+    build: Any = kind
+    network = nnx.eval_shape(lambda: build(**settings, rngs=nnx.Rngs(0)))
     places = {name: place for _, _, place in _places(network) for name in place.keys}
     missing, unknown = (
         [name for name in places if name not in weights],

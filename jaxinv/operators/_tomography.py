@@ -144,7 +144,10 @@ class AbstractTomograph(AbstractLinearOperator):
 class Views(Rows):
     """Some views of a tomograph, which computes these alone."""
 
-    operator: AbstractTomograph
+    operator: AbstractTomograph  # pyright: ignore[reportIncompatibleVariableOverride]  # modules are frozen
+
+    def __init__(self, operator: AbstractTomograph, indices: Array):
+        super().__init__(operator, indices)
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)

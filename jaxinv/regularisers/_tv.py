@@ -270,7 +270,7 @@ class SecondVariation(AbstractSplit):
     def auxiliary(self, x: Array) -> Array:
         return jnp.zeros((2, *x.shape), x.dtype)
 
-    def forward(self, x: Array, auxiliary: Array) -> tuple[Array, Array]:
+    def forward(self, x: Array, auxiliary: Any = None) -> tuple[Array, Array]:
         return image_gradient(x) - _of_differences(auxiliary), _symmetrised(auxiliary)
 
     def adjoint(self, dual: tuple[Array, Array]) -> tuple[Array, Array]:
