@@ -205,6 +205,17 @@ def _scale() -> str:
     return _table(["256 problems", "time, 8 devices / their parts", "processor time", "problems a second"], rows)
 
 
+def _torch_networks() -> str:
+    rows = _rows("torch_networks")
+    worst = lambda cases, *names: f"{max(case[name] for case in cases for name in names):.0e}"
+    table = []
+    for kind in dict.fromkeys(case["architecture"] for case in rows):
+        cases = [case for case in rows if case["architecture"] == kind]
+        errors = [worst(cases, f"y_{dtype}", f"gradient_{dtype}") for dtype in ("float32", "float64")]
+        table.append([f"`models.{kind}`", len(cases), *errors])
+    return _table(["network", "configurations", "error in float32", "error in float64"], table)
+
+
 HEADLINES = {
     "deep_image_priors": _deep_image_priors,
     "dip_dose": _dip_dose,
@@ -214,4 +225,5 @@ HEADLINES = {
     "sampling_speed": _sampling_speed,
     "training": _training,
     "scale": _scale,
+    "torch_networks": _torch_networks,
 }
