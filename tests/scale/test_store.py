@@ -174,7 +174,9 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:10])
 
 
-@pytest.mark.parametrize("harm", [flip, cut, Path.unlink, lambda path: path.write_bytes(b"")], ids=str)
+@pytest.mark.parametrize(
+    "harm", [flip, cut, Path.unlink, lambda path: path.write_bytes(b"")], ids=["flip", "cut", "missing", "empty"]
+)
 @pytest.mark.parametrize("kind", Files._fields)
 def test_a_damaged_chunk_is_solved_again(harm, kind, problems, expected, store):
     harm(getattr(files(store, 1), kind))
@@ -216,6 +218,7 @@ def test_another_mesh_and_chunk_size_finish_a_run(problems, expected, store):
         (lambda p: (another, p), "program was"),
         (lambda p: (lambda q: solve(q).value, p), r"result was .*, and is float32\[3, 4\]"),
     ],
+    ids=["values", "number", "shape", "function", "results"],
 )
 def test_a_store_of_another_run(change, match, problems, complete):
     with pytest.raises(ValueError, match=f"is of another run: .*{match}.*Give another path"):
