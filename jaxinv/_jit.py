@@ -8,17 +8,15 @@ from typing import Any, ParamSpec, TypeVar, overload
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from . import requirements
 from ._arrays import native
 from ._checks import check_types
 from ._forward_only import calling
 from ._network_state import state_is_refused
-from ._networks import LinenNetwork, check_weights, unbind_linen
+from ._networks import unbind_linen
 from ._solution import settle
-from .requirements import Requirement, check, valid
+from .requirements import Requirement, check, not_negative, valid
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
@@ -31,16 +29,12 @@ def verb(
     *,
     traced: tuple[str, ...] = (),
     tolerances: tuple[str, ...] = (),
-    not_negative: tuple[str, ...] = (),
-    positive: tuple[str, ...] = (),
 ) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
 def verb(
     function: Callable | None = None,
     *,
     traced: tuple[str, ...] = (),
     tolerances: tuple[str, ...] = (),
-    not_negative: tuple[str, ...] = (),
-    positive: tuple[str, ...] = (),
 ) -> Callable:
     """A function compiled by `eqx.filter_jit`, with Python floats and bound linen modules among its arguments traced.
 
@@ -53,9 +47,8 @@ def verb(
 
     - `function`: the function; `@verb` and `@verb(traced=(...))` both decorate.
     - `traced`: the names of the keyword arguments that are numbers of the problem: integers given to these are traced
-        as well. Integers given to all others, such as `max_steps`, stay static.
-    - `not_negative`, `positive`: the names of further ones, which must be finite, and in that range. One that is known
-        and is not raises a `ValueError`; the function itself gives a traced one its code (`prepare_parameter`).
+        as well. Integers given to all others, such as `max_steps`, stay static. The function gives a number that is out
+        of its range its code (`prepare_parameter`).
     - `tolerances`: the names of further ones, each of which must be finite and not negative. One that is known and
         is not raises a `ValueError`. A traced one counts as 1 in its problem, so that it ends, with the code
         `invalid_parameter`.
@@ -65,9 +58,8 @@ def verb(
     **Raises:** `ValueError` for a name in `traced` that is no parameter of the function.
     """
     if function is None:
-        options = {"traced": traced, "tolerances": tolerances, "not_negative": not_negative, "positive": positive}
-        return functools.partial(verb, **options)
-    traced = (*traced, *tolerances, *not_negative, *positive)
+        return functools.partial(verb, traced=traced, tolerances=tolerances)
+    traced = (*traced, *tolerances)
     parameters = inspect.signature(function).parameters
     unknown = set(traced) - parameters.keys()
     if unknown:
@@ -85,12 +77,8 @@ def verb(
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         check_types(function, signature, args, kwargs)
         _check_scalars(kwargs, tolerances)
-        required = _required(kwargs, (*tolerances, *not_negative)) + _required(kwargs, positive, at_least_zero=False)
-        check(function.__name__.lstrip("_"), required)
+        check(function.__name__.lstrip("_"), _required(kwargs, tolerances))
         args, kwargs = unbind_linen((args, kwargs))
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, nnx.Module | LinenNetwork):
-                check_weights(value)
         args, kwargs = jax.tree.map(_as_input, (args, kwargs))
         kwargs = {k: jnp.asarray(float(v)) if k in traced and _is_integer(v) else v for k, v in kwargs.items()}
         token = calling.set(function.__name__.lstrip("_"))
@@ -154,9 +142,8 @@ def _as_input(value: Any) -> Any:
     return jnp.asarray(value) if isinstance(value, float) else native(value)
 
 
-def _required(kwargs: dict[str, Any], names: tuple[str, ...], at_least_zero: bool = True) -> tuple[Requirement, ...]:
-    require = requirements.not_negative if at_least_zero else requirements.positive
-    return tuple(require(name, kwargs[name]) for name in names if name in kwargs)
+def _required(kwargs: dict[str, Any], names: tuple[str, ...]) -> tuple[Requirement, ...]:
+    return tuple(not_negative(name, kwargs[name]) for name in names if name in kwargs)
 
 
 def _check_scalars(kwargs: dict[str, Any], names: tuple[str, ...]) -> None:

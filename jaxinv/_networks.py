@@ -12,10 +12,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
-from ._arrays import as_array, check_floating, check_shape, is_concrete, standard_promotion
+from ._arrays import as_array, check_floating, check_shape, standard_promotion
 from ._network_state import ADVICE, stateless
 from ._types import Checked, PyTree
-from .requirements import Parametric
 
 
 class LinenNetwork(eqx.Module):
@@ -100,14 +99,10 @@ def as_network(model: Any) -> Any:
 
     A Flax NNX network is one already. A bound linen module and an equinox network work too, and so does any other
     object or function, whose arrays become constants of the compiled program. A layer that changes a state of its own
-    in a call raises there, see `stateless`. So do weights that are known here and are not finite: an infinite one may
-    saturate an activation, and no later check would notice.
+    in a call raises there, see `stateless`.
     """
     if isinstance(model, nn.Module):
-        model = unbind_linen(model)
-        check_weights(model)
-        return model
-    check_weights(model)
+        return unbind_linen(model)
     model = stateless(model)
     leaves, treedef = jax.tree.flatten(model)
     leaves = [jnp.asarray(leaf) if isinstance(leaf, np.ndarray) else leaf for leaf in leaves]
@@ -122,28 +117,6 @@ def as_network(model: Any) -> Any:
             "pytree (`equinox.Module`, `flax.nnx.Module`), or give functions."
         ) from error
     return PyTreeNetwork([leaf for leaf in leaves if eqx.is_array(leaf)], rest)
-
-
-def check_weights(network: Any) -> None:
-    """Raise for the first weight of a network of Flax or equinox that is known and not finite."""
-    is_weight = lambda node: isinstance(node, nnx.Param)
-    nodes = jax.tree_util.tree_flatten_with_path(network, is_leaf=is_weight)[0]
-    if isinstance(network, nnx.Module):
-        # Other variables are masks and statistics, which may be infinite on purpose.
-        nodes = [(path, node.get_raw_value()) for path, node in nodes if is_weight(node)]
-    elif not isinstance(network, eqx.Module) or isinstance(network, Parametric):
-        return
-    known = [(path, leaf) for path, leaf in nodes if eqx.is_inexact_array(leaf) and is_concrete(leaf)]
-    if not known or not all(leaf.is_fully_addressable for _, leaf in known):
-        return
-    finite = jax.device_get([jnp.all(jnp.isfinite(leaf)) for _, leaf in known])
-    if not all(finite):
-        path, leaf = known[finite.index(False)]
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        raise ValueError(
-            f"The weights {name!r} of the network, of shape {leaf.shape}, hold NaN or infinity. If its training "
-            "diverged, take an earlier checkpoint, or a smaller learning rate."
-        )
 
 
 def weights_dtype(model: PyTree) -> Any:

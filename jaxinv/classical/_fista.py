@@ -17,7 +17,7 @@ from ._proximal import AbstractProximalGradient, minimise
 from ._solver import Problem
 
 
-@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def fista(
     likelihood: Likelihood,
     y: State,

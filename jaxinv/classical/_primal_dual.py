@@ -23,7 +23,7 @@ from ._first_order import AbstractFirstOrder, Iterate
 from ._solver import Problem, drive, prepare_problem, square_of
 
 
-@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def primal_dual(
     likelihood: Likelihood,
     regulariser: AbstractRegulariser,

@@ -216,7 +216,7 @@ class AbstractSolver(AbstractMethod[Any, Any]):
         return 0
 
 
-@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def solve(
     likelihood: Likelihood,
     regulariser: AbstractRegulariser,

@@ -18,7 +18,7 @@ from ._primal_dual import PrimalDual
 from ._solver import cast_to, drive
 
 
-@verb(not_negative=("weight",), tolerances=("rtol", "atol"))
+@verb(traced=("weight",), tolerances=("rtol", "atol"))
 def tikhonov(
     likelihood: Likelihood,
     y: State,

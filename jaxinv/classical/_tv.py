@@ -14,7 +14,7 @@ from ._primal_dual import PrimalDual
 from ._solver import Problem, drive, prepare_problem
 
 
-@verb(not_negative=("weight",), positive=("norm",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "norm"), tolerances=("rtol", "atol"))
 def tv(
     likelihood: Likelihood,
     y: State,

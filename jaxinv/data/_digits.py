@@ -7,11 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._arrays import check_count
-from .._checks import checked
 from .._types import IntLike
 
 
-@checked()
 def digits(size: IntLike = 28) -> tuple[np.ndarray, np.ndarray]:
     """The 1797 handwritten digits of scikit-learn, which need no download.
 

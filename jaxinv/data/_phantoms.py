@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Array, Float32
 
 from .._arrays import check_count, check_key
-from .._checks import checked
 from .._types import IntLike, Key
 
 
@@ -44,7 +43,6 @@ _REFERENCE = 128
 _CUMULATIVE = np.cumsum([math.exp(k * math.log(_MEAN) - _MEAN - math.lgamma(k + 1)) for k in range(_MOST)])
 
 
-@checked()
 def ellipses(n: IntLike, size: IntLike, *, key: Key) -> Float32[Array, "n size size 1"]:
     r"""Random phantoms, each the sum of about 40 ellipses in the square `[-1, 1]^2`.
 
@@ -133,7 +131,6 @@ _ELLIPSES = (
 )
 
 
-@checked()
 def shepp_logan(size: IntLike) -> Float32[Array, "size size 1"]:
     """The modified Shepp-Logan phantom, the one with the visible contrast: 0 outside, 1 in the skull, .2 in the brain.
 

@@ -20,7 +20,7 @@ from ._method import Problem
 from ._network import prepare_network
 
 
-@verb(positive=("prior_std",), tolerances=("rtol",))
+@verb(traced=("prior_std",), tolerances=("rtol",))
 def linearised_posterior(
     likelihood: Likelihood,
     network: Network,

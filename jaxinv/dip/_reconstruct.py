@@ -17,7 +17,7 @@ from ._start import AbstractStart, FromNoise
 from ._stopping import AbstractStopping, FixedSteps
 
 
-@verb(not_negative=("weight", "jitter", "ema"), positive=("learning_rate",))
+@verb(traced=("weight", "jitter", "ema", "learning_rate"))
 def reconstruct(
     likelihood: Likelihood,
     network: Network,

@@ -19,7 +19,7 @@ from ._reconstruct import reconstruct
 from ._start import AbstractStart, FromPrior
 
 
-@verb(positive=("learning_rate",), tolerances=("rtol", "atol"))
+@verb(traced=("learning_rate",), tolerances=("rtol", "atol"))
 def project(
     prior: Checked[AbstractGenerativePrior],
     x: ArrayLike,
@@ -74,7 +74,7 @@ def project(
     )
 
 
-@verb(not_negative=("weight",), positive=("learning_rate",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "learning_rate"), tolerances=("rtol", "atol"))
 def encode(
     prior: Checked[AbstractGenerativePrior],
     x: ArrayLike,

@@ -24,7 +24,7 @@ from ._method import AbstractLatentMethod, Hard
 from ._start import AbstractStart, FromPrior
 
 
-@verb(not_negative=("weight",), positive=("learning_rate",), tolerances=("rtol", "atol"))
+@verb(traced=("weight", "learning_rate"), tolerances=("rtol", "atol"))
 def reconstruct(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],

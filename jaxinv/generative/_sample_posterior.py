@@ -25,7 +25,7 @@ _DENSE = 100
 _MOST_DIVERGENT = 0.1
 
 
-@verb(not_negative=("weight",))
+@verb(traced=("weight",))
 def sample_posterior(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],

@@ -18,7 +18,7 @@ from ._reconstruct import reconstruct
 from ._start import AbstractStart, FromPrior
 
 
-@verb(positive=("factor", "learning_rate"), tolerances=("rtol", "atol"))
+@verb(traced=("factor", "learning_rate"), tolerances=("rtol", "atol"))
 def choose_weight(
     likelihood: Likelihood,
     prior: Checked[AbstractGenerativePrior],

@@ -19,7 +19,7 @@ from .._arrays import (
 )
 from .._kernels import matrix_product
 from .._types import ArrayLike, Checked, PyTree, State, Struct
-from ..requirements import Requirement, finite, not_negative
+from ..requirements import Requirement, not_negative
 from ._base import AbstractLinearOperator, AbstractOperator, into_complex, onto_reals
 
 
@@ -53,9 +53,6 @@ class Matrix(AbstractLinearOperator):
             )
         self.domain = jax.ShapeDtypeStruct(shape, parameter_dtype(self.matrix))
         self.codomain = jax.ShapeDtypeStruct((self.matrix.shape[0],), self.domain.dtype)
-
-    def requirements(self) -> tuple[Requirement, ...]:
-        return (finite("matrix", self.matrix),)
 
     def __call__(self, x: State) -> Array:
         x = check_state(x, self.domain, "the image", self)

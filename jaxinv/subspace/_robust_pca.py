@@ -84,7 +84,7 @@ def robust_pca(
     return _pursue(matrix, weight=weight, max_steps=max_steps, rtol=rtol)
 
 
-@verb(positive=("weight",), tolerances=("rtol",))
+@verb(traced=("weight",), tolerances=("rtol",))
 def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
     shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
     rows, columns = matrix.shape
