@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import as_parameter, check_key, real_dtype
 from .._module import Module
-from .._types import Key, PyTree, State
+from .._types import Key, PyTree, Scalar, State
 
 
 class AbstractNoise(Module):
@@ -32,7 +32,7 @@ class AbstractNoise(Module):
     def linearise(self, y: State) -> tuple[State, State]:
         """The Gaussian approximation at `y`. **Returns:** `(data, std)`, with `data` roughly `N(A x, std^2)`."""
 
-    def prox(self, prediction: State, y: State, measured: State, step: State) -> State:
+    def prox(self, prediction: State, y: State, measured: State, step: State | Scalar) -> State:
         """The proximal map of the negative log-likelihood, for solvers that take it exactly.
 
         **Arguments:**

@@ -74,7 +74,7 @@ class Poisson(AbstractNoise):
         roots = jax.tree.map(lambda leaf: jnp.sqrt(jnp.maximum(leaf, 0.5)), y)
         return jax.tree.map(over, counts, gains), jax.tree.map(over, roots, gains)
 
-    def prox(self, prediction: State, y: State, measured: State, step: State) -> State:
+    def prox(self, prediction: State, y: State, measured: State, step: State | Scalar) -> State:
         """The proximal map of the negative log-likelihood, in closed form, onto counts that are not negative."""
 
         def part(z: Array, mean: Array, y: Array, measured: Array, gain: Array, step: Array) -> Array:
@@ -163,7 +163,7 @@ class TransmissionPoisson(AbstractNoise):
         deviation = lambda c, leaf: jnp.sqrt(jnp.maximum(leaf, 0.5)) / c
         return line_integrals, jax.tree.map(deviation, counts, y)
 
-    def prox(self, prediction: State, y: State, measured: State, step: State) -> State:
+    def prox(self, prediction: State, y: State, measured: State, step: State | Scalar) -> State:
         """The proximal map of the negative log-likelihood, by Newton's method on the logarithm of Lambert's function.
 
         **Raises:** `ValueError` with a background.
@@ -176,15 +176,16 @@ class TransmissionPoisson(AbstractNoise):
 
         def part(z: Array, y: Array, measured: Array, photons: Array, step: Array) -> Array:
             _check_real(z, y)
-            # The map is `a + exp(u)` with `exp(u) + u = level`: increasing and convex in `u`, so that Newton's method
-            # converges downwards from a start that is too large.
-            a = z - step * y
-            level = jnp.log(step * fit_to(photons, y, "photons")) - a
+            # The map is `log(step photons) - u` with `exp(u) + u = level`: increasing and convex in `u`, so that Newton's
+            # method converges downwards from a start that is too large. (It is `z - step y + exp(u)` too, whose terms
+            # cancel for many counts.)
+            largest = jnp.log(step * fit_to(photons, y, "photons"))
+            level = largest - (z - step * y)
             u = jnp.where(level > 1, jnp.log(jnp.maximum(level, 1)), level)
             for _ in range(_NEWTON_STEPS):
                 power = jnp.exp(u)
                 u = u - (power + u - level) / (power + 1)
-            return jnp.where(measured > 0, a + jnp.exp(u), z)
+            return jnp.where(measured > 0, largest - u, z)
 
         photons = broadcast_to_parts(self.photons, y)
         return jax.tree.map(part, prediction, y, measured, photons, broadcast_to_parts(step, y))

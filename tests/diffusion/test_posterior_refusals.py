@@ -219,11 +219,20 @@ def test_samples_that_the_noise_does_not_explain_are_flagged(key):
     # Half a step towards the measurement at the end, whatever the noise.
     likelihood, y = linear_gaussian()
     likelihood = Likelihood(likelihood.operator, noise.Gaussian(1e-3))
-    solution = diffusion.posterior_sample(
-        likelihood, gaussian().score(diffusion.VP()), y, key=key, method=diffusion.DPS(8), num_samples=16
+    draw = lambda method: diffusion.posterior_sample(
+        likelihood, gaussian().score(diffusion.VP()), y, key=key, method=method, num_samples=16
     )
+
+    class Claiming(diffusion.DPS):
+        @property
+        def weighs_the_measurement(self):
+            return True
+
+    solution = draw(Claiming(8))
     assert codes(solution.result) == "implausible"
     assert solution.stats["discrepancy"] > 100
+    # `DPS` itself makes no such claim.
+    assert codes(draw(diffusion.DPS(8)).result) == "successful"
 
 
 def test_tempered_weights(key):

@@ -65,6 +65,11 @@ class DPS(AbstractGuidance[Problem]):
     def requirements(self) -> tuple[Requirement, ...]:
         return (share("eta", self.eta), not_negative("zeta", self.zeta))
 
+    @property
+    def weighs_the_measurement(self) -> bool:
+        # Its steps towards the measurement have a length that does not depend on the noise.
+        return False
+
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
         return any_problem(likelihood, score, y)
 

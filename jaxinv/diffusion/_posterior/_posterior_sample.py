@@ -107,10 +107,10 @@ def posterior_sample(
     **Returns:** a `Solution`; the value is always `(num_samples, *shape)`. The result is the gravest code of the
     samples: `nonfinite` if a score became NaN or infinite (that sample is its last finite state), `weight_collapse` if
     a particle method lost its effective particles, and `implausible` if the samples of `TDS`, `MomentMatching`, `TMPD`,
-    `PiGDM`, `DPS` or `LookAhead` do not explain the measurement as its noise would; `aux` has the `results` of the
-    samples. `stats` has `num_steps`, `network_evaluations` and `vjps`, the vector-Jacobian products of the score, for
-    each sample or for a whole cloud, and for those six methods `discrepancy`, the mean over the samples of
-    `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`: it is
+    `PiGDM` or `LookAhead`, or of the default whatever it is, do not explain the measurement as its noise would; `aux`
+    has the `results` of the samples. `stats` has `num_steps`, `network_evaluations` and `vjps`, the vector-Jacobian
+    products of the score, for each sample or for a whole cloud, and for those methods `discrepancy`, the mean over the
+    samples of `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`: it is
     implausible beyond a factor of 3 and eight standard deviations of its law.
 
     **Raises:** `ValueError` if the method does not support this operator or this noise, for sizes that are not positive
@@ -134,6 +134,7 @@ def posterior_sample(
     check_count(num_samples, "num_samples")
     domain: Any = likelihood.operator.domain
     score = cast_process(score, domain.dtype)
+    chosen_here = method is None
     method = default_method(likelihood) if method is None else method
     if not isinstance(method, AbstractPosteriorMethod):
         raise ValueError(
@@ -161,7 +162,8 @@ def posterior_sample(
         values = values[:num_samples]
     values = jnp.where(code == RESULTS.successful, values, jnp.zeros_like(values))
     combined = combine_results(results)
-    if method.weighs_the_measurement:
+    # A method that the user did not choose is held to the measurement too.
+    if method.weighs_the_measurement or chosen_here:
         ratio, plausible = explained(likelihood, y, values)
         stats = stats | {"discrepancy": ratio}
         combined = RESULTS.where(plausible | (combined != RESULTS.successful), combined, RESULTS.implausible)
