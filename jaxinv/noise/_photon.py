@@ -176,9 +176,9 @@ class TransmissionPoisson(AbstractNoise):
 
         def part(z: Array, y: Array, measured: Array, photons: Array, step: Array) -> Array:
             _check_real(z, y)
-            # The map is `log(step photons) - u` with `exp(u) + u = level`: increasing and convex in `u`, so that Newton's
-            # method converges downwards from a start that is too large. (It is `z - step y + exp(u)` too, whose terms
-            # cancel for many counts.)
+            # The map is `log(step photons) - u` with `exp(u) + u = level`: increasing and convex in `u`, so that
+            # Newton's method converges downwards from a start that is too large. (It is `z - step y + exp(u)` too,
+            # whose terms cancel for many counts.)
             largest = jnp.log(step * fit_to(photons, y, "photons"))
             level = largest - (z - step * y)
             u = jnp.where(level > 1, jnp.log(jnp.maximum(level, 1)), level)

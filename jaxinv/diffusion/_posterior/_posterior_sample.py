@@ -110,8 +110,8 @@ def posterior_sample(
     `PiGDM` or `LookAhead`, or of the default whatever it is, do not explain the measurement as its noise would; `aux`
     has the `results` of the samples. `stats` has `num_steps`, `network_evaluations` and `vjps`, the vector-Jacobian
     products of the score, for each sample or for a whole cloud, and for those methods `discrepancy`, the mean over the
-    samples of `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`: it is
-    implausible beyond a factor of 3 and eight standard deviations of its law.
+    samples of `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`:
+    it is implausible beyond a factor of 3 and eight standard deviations of its law.
 
     **Raises:** `ValueError` if the method does not support this operator or this noise, for sizes that are not positive
     integers, more samples than particles, and for anything but one typed key.
