@@ -559,6 +559,9 @@ CALLS = {
     "sample_posterior": lambda **t: generative.sample_posterior(
         Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, key=KEY, num_steps=3, **t
     ),
+    "variational_posterior": lambda **t: generative.variational_posterior(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, key=KEY, num_steps=2, **t
+    ),
     "norm": lambda **t: operators.norm(IDENTITY, key=KEY, **t),
 }
 
@@ -583,7 +586,7 @@ def numbers_of_calls():
 
 
 # Functions with arguments of these names that solve no problem: what trains networks, and two with another `norm`.
-OTHERS = {"choose_rank", "fit", "fit_adversarial", "muon", "pca", "pretrain", "train_lista"}
+OTHERS = {"check_range", "choose_rank", "fit", "fit_adversarial", "muon", "pca", "pretrain", "train_lista"}
 NUMBERS = dict(numbers_of_calls())
 
 
