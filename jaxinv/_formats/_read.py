@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,13 +39,18 @@ _READERS: dict[str, Callable[[Path, Request], Measurement]] = {
 # Of these a folder may hold many, which are one array.
 _SLICES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npy")
 
+if TYPE_CHECKING:
+    _Bytes = int
+else:
+    _Bytes = Any  # checked below, with an error that says what to do
+
 
 def read(
     path: str | os.PathLike[str],
     *,
     dataset: str | None = None,
     select: Mapping[str, int] | None = None,
-    max_bytes: int | None = None,
+    max_bytes: _Bytes | None = None,
 ) -> Measurement:
     """Read a measurement or an image from a file of any format that scanners and cameras write.
 
@@ -88,7 +94,7 @@ def read(
         print(measured.values.shape, measured.axes)  # (6, 8) ('angle', 'detector')
         ```
     """
-    return _read(path, Request(dataset, select or {}, max_bytes))
+    return _read(path, Request(dataset, select or {}, _checked(max_bytes)))
 
 
 def peek(
@@ -99,7 +105,11 @@ def peek(
 
 
 def read_image(
-    path: str | os.PathLike[str], *, dataset: str | None = None, index: int | None = None, max_bytes: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    dataset: str | None = None,
+    index: int | None = None,
+    max_bytes: _Bytes | None = None,
 ) -> np.ndarray:
     """Read one image from a file of any format that `read` knows.
 
@@ -124,7 +134,7 @@ def read_image(
         image = io.read_image(path, index=2)  # (8, 9, 1), all ones
         ```
     """
-    request = Request(dataset, {} if index is None else {"slice": index}, max_bytes)
+    request = Request(dataset, {} if index is None else {"slice": index}, _checked(max_bytes))
     return as_image(_read(path, request), path)
 
 
@@ -188,3 +198,9 @@ def _read(path: str | os.PathLike[str], request: Request) -> Measurement:
     if reader is None or not path.is_file():
         raise ValueError(f"{path} is of no format that is read here: {', '.join(_READERS)}, or a folder of slices.")
     return reader(path, request)
+
+
+def _checked(max_bytes: Any) -> int | None:
+    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+        raise ValueError(f"`max_bytes` must be a number of bytes, an integer of at least 1; got {max_bytes!r}.")
+    return max_bytes

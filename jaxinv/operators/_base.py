@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import (
+    as_array,
     as_factor,
     check_state,
     common_dtype,
@@ -387,7 +388,7 @@ def add_states(first: State, second: State) -> State:
 
 def _scale(factor: Array, state: State) -> State:
     # Rounded, so that no program contracts the product and a sum with a neighbour, or two products, into one.
-    return jax.tree.map(lambda leaf: rounded(multiply(rounded(factor), rounded(leaf))), state)
+    return jax.tree.map(lambda leaf: rounded(multiply(rounded(factor), rounded(as_array(leaf)))), state)
 
 
 def _promoted(struct: jax.ShapeDtypeStruct, other: Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
