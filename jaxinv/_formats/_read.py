@@ -40,9 +40,9 @@ _READERS: dict[str, Callable[[Path, Request], Measurement]] = {
 _SLICES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npy")
 
 if TYPE_CHECKING:
-    _Bytes = int
+    _Count = int
 else:
-    _Bytes = Any  # checked below, with an error that says what to do
+    _Count = Any  # checked below, with an error that says what to do
 
 
 def read(
@@ -50,7 +50,7 @@ def read(
     *,
     dataset: str | None = None,
     select: Mapping[str, int] | None = None,
-    max_bytes: _Bytes | None = None,
+    max_bytes: _Count | None = None,
 ) -> Measurement:
     """Read a measurement or an image from a file of any format that scanners and cameras write.
 
@@ -108,8 +108,8 @@ def read_image(
     path: str | os.PathLike[str],
     *,
     dataset: str | None = None,
-    index: int | None = None,
-    max_bytes: _Bytes | None = None,
+    index: _Count | None = None,
+    max_bytes: _Count | None = None,
 ) -> np.ndarray:
     """Read one image from a file of any format that `read` knows.
 
@@ -134,6 +134,8 @@ def read_image(
         image = io.read_image(path, index=2)  # (8, 9, 1), all ones
         ```
     """
+    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+        raise ValueError(f"`index` must be the number of a slice, an integer; got {index!r}.")
     request = Request(dataset, {} if index is None else {"slice": index}, _checked(max_bytes))
     return as_image(_read(path, request), path)
 
