@@ -24,7 +24,7 @@ from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtyp
 from .._optimisers import check_optimiser
 from .._program import program
 from .._solution import RESULTS
-from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar
+from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
@@ -47,7 +47,7 @@ def fit_adversarial(
     generator: Network,
     critic: Network,
     loss: Checked[Callable[..., Any]],
-    data: ArrayLike,
+    data: PyTree,
     *,
     key: Key,
     optimisers: Checked[tuple[optax.GradientTransformation | None, optax.GradientTransformation | None] | None] = None,
