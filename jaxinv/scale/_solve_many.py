@@ -7,14 +7,12 @@ from typing import Any
 import diffrax
 from jax.sharding import Mesh
 
-from .._checks import checked
 from .._types import Checked, PyTree
 from ._job import Job
 from ._processes import Processes, State
 from ._sources import open_source
 
 
-@checked()
 def solve_many(
     solve: Checked[Callable[..., Any]],
     problems: PyTree,
