@@ -112,7 +112,7 @@ class ADMUNet(nnx.Module):
         heads = lambda width: num_heads if head_width is None else width // head_width
         attention = lambda width: Attention(width, heads(width), by_head=bool(by_head), **shared)
 
-        def stage(into: int, width: int, level: int, last: list[Any]) -> nnx.List:
+        def stage(into: int, width: int, level: int, last: list[Any]) -> Any:
             return nnx.List([residual(into, width), *([attention(width)] if level in attention_levels else []), *last])
 
         self.time_embed = nnx.List(
