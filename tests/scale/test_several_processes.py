@@ -119,8 +119,8 @@ def slowly(store):
 
 
 ALONE = """
-import test_processes, sys
-test_processes.slowly(sys.argv[1])
+import test_several_processes, sys
+test_several_processes.slowly(sys.argv[1])
 """
 
 

@@ -294,6 +294,15 @@ class FullDisk:
         raise ValueError("RESOURCE_EXHAUSTED: Error writing local file: No space left on device")
 
 
+@pytest.fixture
+def interruptible():
+    """A shell lets what it starts in the background ignore the signal, and the run then ignores it too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_finishes_the_running_chunk(tmp_path, problems, expected):
     before = signal.getsignal(signal.SIGINT)
     seen = []
