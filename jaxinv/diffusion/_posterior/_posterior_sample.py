@@ -34,7 +34,7 @@ _FROM_MILD_TO_GRAVE = (
 )
 # `TDS` takes a few vector-Jacobian products for each measurement and particle in each step. It can afford them for few
 # measurements, and for more of them where images are so small that the products are cheap.
-FEW_MEASUREMENTS, MAX_TWISTED_MEASUREMENTS, SMALL_IMAGE = 16, 128, 256
+FEW_MEASUREMENTS, MAX_TWISTED_MEASUREMENTS, SMALL_IMAGE = 16, 32, 64
 # `LookAhead` takes a product for each pixel.
 TINY_IMAGE = 16
 # For samples of the posterior, the square of the whitened residual is chi-square distributed, on average over
@@ -97,8 +97,8 @@ def posterior_sample(
     - `score`: the score of the prior, as for `sample`.
     - `y`: one measurement.
     - `key`: a typed key; sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
-    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, and for up to 128 of
-        images of up to 256 pixels, otherwise `MomentMatching()`. For operators that are not linear it is
+    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, and for up to 32 of
+        images of up to 64 pixels, otherwise `MomentMatching()`. For operators that are not linear it is
         `TDS(LookAhead(), particles=1024)` for images of up to 16 pixels, as for photon noise, and otherwise `DPS()`.
         See "Which method for my problem" in the README.
     - `num_samples`: the number of samples, static; for a particle method at most its number of particles.
