@@ -442,6 +442,18 @@ def fitted(**options):
 
 # How a verb comes to see a module of each kind.
 USES = {
+    regularisers.TGV: lambda m: classical.primal_dual(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)), m, ONES, weight=1.0, max_steps=3
+    ),
+    lsvd.ReducedRankRegression: lambda m: lsvd.reconstruct(m, jnp.ones(3)),
+    classical.AbstractCriterion: lambda m: classical.choose_weight(
+        Likelihood(IDENTITY, noise.Gaussian(1.0)),
+        classical.tikhonov,
+        jnp.arange(16.0).reshape(SHAPE),
+        weights=jnp.ones(2),
+        criterion=m,
+        key=KEY,
+    ),
     diffusion.AbstractSampler: sampled,
     diffusion.AbstractPosteriorMethod: posterior,
     diffusion.AbstractProcess: lambda m: sampled(diffusion.DDIM(2), scored(m)),
@@ -557,7 +569,14 @@ CALLS = {
     "robust_pca": lambda **t: subspace.robust_pca(jnp.eye(4), **t),
     "dip.reconstruct": fitted,
     "sample_posterior": lambda **t: generative.sample_posterior(
-        Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, key=KEY, num_steps=3, **t
+        Likelihood(IDENTITY, noise.Gaussian(1.0)),
+        pca(1.0),
+        ONES,
+        key=KEY,
+        num_samples=4,
+        num_warmup=2,
+        num_chains=1,
+        **t,
     ),
     "variational_posterior": lambda **t: generative.variational_posterior(
         Likelihood(IDENTITY, noise.Gaussian(1.0)), pca(1.0), ONES, key=KEY, num_steps=2, **t

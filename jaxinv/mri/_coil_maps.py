@@ -13,10 +13,10 @@ from .._arrays import HIGHEST, as_array, as_leaf, check_count, common_dtype, is_
 from .._checks import check_instance
 from .._jit import compiled_method
 from .._loop import iterate
-from .._solution import RESULTS
+from .._solution import RESULTS, settle
 from .._types import ArrayLike, Checked, IntLike, Scalar
 from ..operators import centred_ifft
-from ..requirements import Parametric, Requirement, share
+from ..requirements import Parametric, Requirement, share, valid
 
 
 class AbstractCoilMaps(Parametric):
@@ -173,7 +173,8 @@ def coil_maps(
 
 @compiled_method
 def _estimate(method: AbstractCoilMaps, kspace: Array) -> Array:
-    return jax.vmap(method, in_axes=-1, out_axes=-1)(kspace)
+    # NaN where a traced parameter of the method is out of its range.
+    return settle(jax.vmap(method, in_axes=-1, out_axes=-1)(kspace), valid(method))
 
 
 def check_kspace(kspace: Any, name: str) -> Complex[Array, "l h w c"]:

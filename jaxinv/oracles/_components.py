@@ -11,7 +11,7 @@ from jaxtyping import Array
 
 from .._arrays import HIGHEST
 from .._types import Checked
-from ..requirements import Parametric, Requirement, requirement
+from ..requirements import Parametric, Requirement, finite, requirement
 from ._low_rank import LowRank
 
 # Half a squared distance beyond which a component has no share, whatever its log-determinant; a finite number, so that
@@ -67,7 +67,7 @@ class Components(Parametric):
         self.offsets, self.separations = _differences(means, covariances)
 
     def requirements(self) -> tuple[Requirement, ...]:
-        return (log_weights(self.log_weights),)
+        return (log_weights(self.log_weights), finite("means", self.means))
 
     def astype(self, dtype: Checked[DTypeLike]) -> "Components":
         return jax.tree.map(lambda leaf: leaf.astype(dtype), self)

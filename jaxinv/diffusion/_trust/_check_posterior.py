@@ -177,7 +177,7 @@ def check_posterior(
         exact = prior.posterior(likelihood, y)
         samples = exact.sample(200, key=jax.random.key(2))
         print(diffusion.check_posterior(likelihood, score, samples, y, key=jax.random.key(3)))
-        narrow = exact.mean + 0.5 * (samples - exact.mean)
+        narrow = 0.5 * samples + 0.5 * exact.mean[None]
         print(diffusion.check_posterior(likelihood, score, narrow, y, key=jax.random.key(3)))
         ```
 
