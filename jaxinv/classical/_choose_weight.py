@@ -140,7 +140,8 @@ class _AbstractDegrees(AbstractCriterion):
             degrees = degrees + sum(jax.tree.leaves(products)) / self.probes
         residual = noise.whiten(kept(jax.tree.map(jnp.subtract, data, operator(solution.value))))
         misfit = jnp.asarray(sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(residual)))
-        return solution, self.of(misfit, degrees, _number(operator.measured, operator.codomain))
+        count = _number(operator.measured, operator.codomain).astype(misfit.dtype)
+        return solution, self.of(misfit, degrees, count)
 
 
 class SURE(_AbstractDegrees):
@@ -174,7 +175,8 @@ class GCV(_AbstractDegrees):
 
     It needs no noise level, as long as that is the same up to one factor for all entries. The rest is as for `SURE`.
 
-    - `probes`: as for `SURE`, static.
+    - `probes`: as for `SURE`, static. It takes more of them, since the score is steeper in the degrees: for some tens
+      of measured values about 30.
 
     **Reference:** Golub, Heath, Wahba, Generalized cross-validation as a method for choosing a good ridge parameter,
     1979; Girard, A fast Monte-Carlo cross-validation procedure for large least squares problems with noisy data, 1989.
@@ -284,7 +286,8 @@ def choose_weight(
     - `key`: for a criterion that draws: all but the discrepancy principle.
 
     **Returns:** the `Solution` with the chosen weight. Its `stats` hold in addition the `weight`, and for all weights
-    the `scores`; `aux` is the batch of all solutions. A weight whose problem failed is not chosen, unless all did.
+    the `scores`; `aux` is the batch of all solutions. A weight whose problem failed is not chosen. If all did, the
+    value is 0, and the code that of the first.
 
     **Raises:** `ValueError` if `weights` are not a list of numbers, or the criterion draws and there is no `key`.
 
@@ -315,13 +318,22 @@ def choose_weight(
         )
     weights = weights.astype(domain_dtype(likelihood.operator))
     used: Any = key  # `None` for a criterion that draws nothing
-    grid, scores = jax.vmap(lambda weight: criterion.score(solve, likelihood, y, weight, key=used))(weights)
+    # A criterion may solve with what `prepare` made of the problem, which is sound whatever the problem was.
+    _, _, prepared = prepare(likelihood, y)
+
+    def scored(weight: Array) -> tuple[Solution, Array]:
+        solution, score = criterion.score(solve, likelihood, y, weight, key=used)
+        result = RESULTS.where(prepared == RESULTS.successful, solution.result, prepared)
+        return Solution(solution.value, result, solution.stats, solution.aux), score
+
+    grid, scores = jax.vmap(scored)(weights)
     usable = (grid.result == RESULTS.successful) | (grid.result == RESULTS.max_steps_reached)
     scores = jnp.where(usable, scores, jnp.nan)
     index = criterion.choose(scores, weights)
     chosen = jax.tree.map(lambda leaf: leaf[index], grid)
     stats = chosen.stats | {"weight": weights[index], "scores": scores}
-    return Solution(chosen.value, chosen.result, stats, grid)
+    value = jax.tree.map(lambda leaf: jnp.where(jnp.any(usable), leaf, jnp.zeros_like(leaf)), chosen.value)
+    return Solution(value, chosen.result, stats, grid)
 
 
 def _number(measured: State, codomain: Struct) -> Array:

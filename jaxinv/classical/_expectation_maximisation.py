@@ -194,7 +194,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
         zeros = jax.tree.map(jnp.zeros_like, data)
         background = noise.expected(zeros)
         gain = jax.tree.map(lambda one, b: one - b, noise.expected(jax.tree.map(jnp.ones_like, data)), background)
-        measured = jax.tree.map(lambda m, z: z + (m > 0), operator.measured, zeros)
+        measured = jax.tree.map(lambda m, z: z + (m > 0).astype(z.dtype), operator.measured, zeros)
         tolerances = jnp.asarray(rtol, real), jnp.asarray(atol, real)
         return CountingProblem(prepared, data, gain, background, measured, *tolerances), result
 

@@ -38,21 +38,27 @@ def exact():
 
 
 def chosen(criterion):
-    # More than enough probes, so that the degrees of freedom are nearly exact.
     return classical.choose_weight(LIKELIHOOD, solve, Y, weights=WEIGHTS, criterion=criterion, key=jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["SURE", pytest.param("GCV", marks=pytest.mark.slow)])
-def test_scores_by_degrees_of_freedom(name):
+SCORES = {
+    "SURE": lambda misfit, degrees, count: misfit / count - 1 + 2 * degrees / count,
+    "GCV": lambda misfit, degrees, count: misfit / count / (1 - degrees / count) ** 2,
+}
+
+
+# GCV is steeper in the degrees. Over draws, by the exact influence matrices, it takes a weight as good as demanded here
+# in 67 % of cases with 1 probe, 86 % with 3, 95 % with 10, and all of 400 with 30; SURE in all with 3.
+@pytest.mark.parametrize(("name", "probes"), [("SURE", 3), pytest.param("GCV", 30, marks=pytest.mark.slow)])
+def test_scores_by_degrees_of_freedom(name, probes):
     misfit, degrees, error = exact()
-    count = len(Y)
-    sure = misfit / count - 1 + 2 * degrees / count
-    expected = sure if name == "SURE" else misfit / count / (1 - degrees / count) ** 2
-    solution = chosen(getattr(classical, name)(probes=3))
-    # The estimate of the degrees has a deviation of sqrt(2 degrees / 3) or less, which here is 5.
-    allowed = 4 * 2 * np.sqrt(2 * degrees / 3) / count
-    np.testing.assert_array_less(abs(solution.stats["scores"] - expected), allowed * max(1, expected.max()) + 1e-6)
-    # The choice is as good as any, up to a tenth.
+    solution = chosen(getattr(classical, name)(probes=probes))
+    # The estimate of the degrees has a deviation of sqrt(2 degrees / probes) or less, and the score grows with it.
+    away = 4 * np.sqrt(2 * degrees / probes)
+    low, high = (SCORES[name](misfit, degrees + shift, len(Y)) for shift in (-away, away))
+    np.testing.assert_array_less(low - 1e-6, solution.stats["scores"])
+    np.testing.assert_array_less(solution.stats["scores"], high + 1e-6)
+    # The choice is nearly as good as any.
     found = np.argmin(abs(WEIGHTS - float(solution.stats["weight"])))
     assert error[found] < 1.3 * error.min()
     np.testing.assert_array_equal(solution.value, solution.aux.value[found])
