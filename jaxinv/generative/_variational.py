@@ -147,9 +147,9 @@ def variational_posterior(
     start_key, fit_key, draw_key = subkeys(key, 3)
     means = start.latents(problem.likelihood, problem.prior, problem.y, restarts, key=start_key)
 
-    def solve(index: Array, z: Array) -> tuple[Any, RESULTS]:
+    def solve(index: Array, z: Array) -> tuple[Any, Array, RESULTS]:
         state = method.init(problem, z)
-        state, _, code = run(
+        return run(
             method,
             problem,
             state,
@@ -158,21 +158,20 @@ def variational_posterior(
             max_steps=num_steps,
             exhausted=RESULTS.successful,
         )
-        return state, code
 
-    states, codes = jax.vmap(solve)(jnp.arange(restarts), means.astype(problem.weight.dtype))
+    states, taken, codes = jax.vmap(solve)(jnp.arange(restarts), means.astype(problem.weight.dtype))
     # All restarts by the same draws.
     images, outcomes = jax.vmap(lambda state: method.finish(problem, state, key=draw_key))(states)
     bounds = jnp.where(jnp.isfinite(outcomes["elbo"]), outcomes["elbo"], -jnp.inf)
     best = jnp.argmax(bounds)
-    images, outcome, code = jax.tree.map(lambda leaf: leaf[best], (images, outcomes, codes))
+    images, outcome, taken, code = jax.tree.map(lambda leaf: leaf[best], (images, outcomes, taken, codes))
     finite = jnp.all(jnp.isfinite(images)) & jnp.isfinite(outcome["elbo"])
     code = RESULTS.where(~finite & (result == RESULTS.successful), RESULTS.nonfinite, code)
     images = jnp.where((result == RESULTS.successful) & finite, images, jnp.zeros_like(images))
     stats = {
         "elbo": outcome["elbo"],
         "elbo_error": outcome["elbo_error"],
-        "num_steps": jnp.where(result == RESULTS.successful, num_steps, 0).astype(jnp.int32),
+        "num_steps": taken,
         "restart": best,
     }
     return Solution(images, code, stats, {name: outcome[name] for name in ("latents", "mean", "std")})

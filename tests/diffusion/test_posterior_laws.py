@@ -22,6 +22,7 @@ from posteriors import (
     mixture,
     names,
     referenced,
+    stepped,
 )
 
 from jaxinv import diffusion
@@ -83,7 +84,7 @@ def test_law_of_the_samples_of_other_processes(name, kind, key):
         np.testing.assert_allclose(covariance, exact()[1], atol=2e-3)
 
 
-@names(lambda row: not row.affine and not row.particles, fast=("DPS",))
+@names(stepped, fast=("DPS",))
 def test_step_by_step(name, key):
     # Its steps divide by a norm: compared on a path.
     row, process = METHODS[name], diffusion.VP()
@@ -102,7 +103,7 @@ def test_step_by_step(name, key):
 
 
 @pytest.mark.slow
-@names(lambda row: not row.affine and not row.particles)
+@names(stepped)
 def test_law_by_a_reference_that_is_drawn_from(name, key):
     row, rng = METHODS[name], np.random.default_rng(0)
     x, times = rng.normal(size=(3, 10 * DRAWS)), row.times(STEPS)

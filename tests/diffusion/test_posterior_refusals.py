@@ -365,7 +365,8 @@ import jax, jax.numpy as jnp, jaxinv
 from jaxinv import diffusion, oracles
 process, prior = diffusion.VP(), oracles.Gaussian(jnp.ones((8, 8, 1)), 0.1 * jnp.eye(64))
 likelihood = jaxinv.Likelihood(jaxinv.operators.Downsample((8, 8, 1), 2), jaxinv.noise.Gaussian(0.1))
-y, key = jnp.zeros((4, 4, 1)), jax.random.key(0)
+# A measurement that the prior explains: with another the answer would be `implausible`.
+y, key = jnp.ones((4, 4, 1)), jax.random.key(0)
 method = diffusion.TDS(diffusion.MomentMatching(10), particles=1024)  # the default, with fewer steps
 diffusion.posterior_sample(likelihood, prior.score(process), y, key=key, num_samples=4, method=method).check()
 """

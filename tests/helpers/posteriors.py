@@ -286,7 +286,7 @@ METHODS = {
         linear=False,
         sites=(1, 1),
     ),
-    # Their laws are in `test_posterior_nonlinear`.
+    # No references: the law of the cloud is in `test_posterior_nonlinear`, and alone the guidance is no sampler.
     "LookAhead": Row(lambda n: diffusion.LookAhead(n, 4), affine=False, linear=False, sites=(1, 1)),
     "TDS-LookAhead": Row(
         twisted(lambda n: diffusion.LookAhead(n, 4)), affine=False, linear=False, twin=True, sites=(1, 1)
@@ -390,6 +390,11 @@ def draw(method, key, num_samples, process=None, prior=None):
 
 def referenced(row):
     return row.step is not None and row.affine
+
+
+def stepped(row):
+    """Whether there is a reference whose steps are not affine, so that it is compared on a path, or drawn from."""
+    return row.step is not None and not row.affine and not row.particles
 
 
 def clouds(method, key, particles):

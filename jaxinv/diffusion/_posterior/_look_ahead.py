@@ -65,6 +65,11 @@ class LookAhead(AbstractGuidance[Problem]):
         check_steps(self.num_steps, self.schedule)
         check_count(self.draws, "draws")
 
+    @property
+    def weighs_the_measurement(self) -> bool:
+        # Its tempered and partly blind choice belongs to no posterior before `TDS` weighs it.
+        return False
+
     def prepare(self, likelihood: Likelihood, score: AbstractScore, y: State) -> tuple[Problem, RESULTS]:
         return any_problem(likelihood, score, y)
 
@@ -74,7 +79,10 @@ class LookAhead(AbstractGuidance[Problem]):
         draw_key, move_key = subkeys(key, 2)
         view = self.twist().evaluate(problem, t, t_next, state.x, key=draw_key)
         moved, _ = self.propose(problem.process, t, t_next, state.x, view, key=move_key)
-        return advance(Guided(moved, state.num_vjps + view.num_vjps), state)
+        # The choice among NaN, or where no draw is possible, is one of them, as if nothing was measured.
+        possible = jnp.isfinite(jnp.max(view.log_likelihoods))
+        code = RESULTS.where(possible, RESULTS.successful, RESULTS.nonfinite)
+        return advance(Guided(moved, state.num_vjps + view.num_vjps), state, code)
 
     def twist(self) -> "DrawnTwist":
         return DrawnTwist(self.draws)

@@ -106,8 +106,8 @@ def posterior_sample(
 
     **Returns:** a `Solution`; the value is always `(num_samples, *shape)`. The result is the gravest code of the
     samples: `nonfinite` if a score became NaN or infinite (that sample is its last finite state), `weight_collapse` if
-    a particle method lost its effective particles, and `implausible` if the samples of `TDS`, `MomentMatching`, `TMPD`,
-    `PiGDM` or `LookAhead`, or of the default whatever it is, do not explain the measurement as its noise would; `aux`
+    a particle method lost its effective particles, and `implausible` if the samples of `TDS`, `MomentMatching`, `TMPD`
+    or `PiGDM`, or of the default whatever it is, do not explain the measurement as its noise would; `aux`
     has the `results` of the samples. `stats` has `num_steps`, `network_evaluations` and `vjps`, the vector-Jacobian
     products of the score, for each sample or for a whole cloud, and for those methods `discrepancy`, the mean over the
     samples of `||S^{-1/2} (y - A x)||^2 / m`, which is about 1 for `m` measurements of noise with the covariance `S`:
