@@ -224,6 +224,7 @@ ROWS = [
     keyword(noise.Poisson, "background", 1.0, NOT_NEGATIVE),
     keyword(noise.TransmissionPoisson, "photons", 1.0, POSITIVE),
     keyword(noise.TransmissionPoisson, "background", 1.0, NOT_NEGATIVE, 10.0),
+    Row(operators.Convolution, "kernel", lambda v: operators.Convolution(v * jnp.ones((2, 2)), SHAPE), 1.0, FINITE),
     Row(operators.Mask, "mask", lambda v: operators.Mask(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(operators.MaskedFourier, "mask", lambda v: operators.MaskedFourier(ONES.at[1, 2].set(v)), 1.0, NOT_NEGATIVE),
     Row(
@@ -305,7 +306,6 @@ ROWS_ = pytest.mark.parametrize("row", ROWS, ids=repr)
 DATA = {
     "generative.AutoencoderPrior": {"mean"},  # made of the latents, as its factor is
     # An operator of the user has such numbers too, which nobody checks: they show in what is computed.
-    "operators.Convolution": {"kernel"},
     "operators.Matrix": {"matrix"},
     "operators.MultiCoilFourier": {"coils"},
 }

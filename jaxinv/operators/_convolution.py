@@ -10,6 +10,7 @@ from jaxtyping import Array
 
 from .._arrays import as_parameter, check_image_shape, check_state, common_dtype, parameter_dtype
 from .._types import ArrayLike, Checked, State
+from ..requirements import Requirement, finite
 from ._base import AbstractLinearOperator
 
 Boundary = Literal["zero", "circular", "reflect"]
@@ -58,6 +59,9 @@ class Convolution(AbstractLinearOperator):
         self.codomain = self.domain
         self.boundary = cast(Boundary, boundary)
         self.kernel_size = (kernel.shape[0], kernel.shape[1])
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (finite("kernel", self.kernel),)
 
     def __call__(self, x: State) -> Array:
         return self._crop(self._filter(self._extend(check_state(x, self.domain, "the image", self)), adjoint=False))
