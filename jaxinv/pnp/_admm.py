@@ -4,16 +4,13 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_count
+from .._arrays import as_leaf
 from .._solution import RESULTS
-from .._types import IntLike, Key, Scalar, State as Measurement
-from ..likelihood import Likelihood
-from ..requirements import Requirement, not_negative, positive
-from ._denoiser import AbstractDenoiser
-from ._method import AbstractPlugAndPlay, Problem, quadratic_problem
+from .._types import IntLike, Key, Scalar
+from ._method import AbstractProximal, Problem
 
 
-class ADMM(AbstractPlugAndPlay[Array]):
+class ADMM(AbstractProximal[Array]):
     """Alternating directions: `x = argmin -log p(y | x) + weight / (2 sigma^2) ||x - z + u||^2`, `z = D(x + u, sigma)`.
 
     Then `u <- u + x - z`, and the image is `z`. It takes linear operators and Gaussian noise, by conjugate gradients;
@@ -39,35 +36,6 @@ class ADMM(AbstractPlugAndPlay[Array]):
     rtol: Scalar = eqx.field(default=1e-4, converter=as_leaf)
     solver_rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
     solver_steps: IntLike = eqx.field(default=100, static=True)
-
-    def __check_init__(self):
-        check_count(self.max_steps, "max_steps")
-        check_count(self.solver_steps, "solver_steps")
-
-    def requirements(self) -> tuple[Requirement, ...]:
-        return (
-            positive("sigma", self.sigma),
-            positive("weight", self.weight),
-            not_negative("rtol", self.rtol),
-            not_negative("solver_rtol", self.solver_rtol),
-        )
-
-    def sigmas(self) -> tuple[Scalar | None, ...]:
-        return (self.sigma,)
-
-    def prepare(
-        self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
-    ) -> tuple[Problem, RESULTS]:
-        return quadratic_problem(
-            likelihood,
-            denoiser,
-            y,
-            start,
-            (self.sigma, self.weight),
-            name="ADMM",
-            solver_rtol=self.solver_rtol,
-            solver_steps=self.solver_steps,
-        )
 
     def begin(self, problem: Problem) -> Array:
         return jnp.zeros_like(problem.start)

@@ -7,13 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_leaf, check_count
+from .._arrays import as_leaf
 from .._solution import RESULTS
-from .._types import IntLike, Key, Scalar, State as Measurement
-from ..likelihood import Likelihood
-from ..requirements import Requirement, not_negative, positive
-from ._denoiser import AbstractDenoiser
-from ._method import AbstractPlugAndPlay, Iterate, Problem, quadratic_problem
+from .._types import IntLike, Key, Scalar
+from ._method import AbstractProximal, Iterate, Problem
 
 # A step that lowers the objective by less than `_DECREASE / step ||x - x_old||^2` is tried again, shorter by `_SHRINK`.
 _DECREASE = 0.1
@@ -34,7 +31,7 @@ class _Memory(NamedTuple):
     accepted: Array
 
 
-class GradientStep(AbstractPlugAndPlay[_Memory]):
+class GradientStep(AbstractProximal[_Memory]):
     """Minimise `-log p(y | x) + weight / sigma^2 g(x, sigma)`, where `D = id - grad g` is a gradient-step denoiser.
 
     `g` is `denoiser.potential`, by default `1/2 ||x - D(x, sigma)||^2`, for which the network is trained in the
@@ -62,35 +59,6 @@ class GradientStep(AbstractPlugAndPlay[_Memory]):
     rtol: Scalar = eqx.field(default=1e-4, converter=as_leaf)
     solver_rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
     solver_steps: IntLike = eqx.field(default=100, static=True)
-
-    def __check_init__(self):
-        check_count(self.max_steps, "max_steps")
-        check_count(self.solver_steps, "solver_steps")
-
-    def requirements(self) -> tuple[Requirement, ...]:
-        return (
-            positive("sigma", self.sigma),
-            positive("weight", self.weight),
-            not_negative("rtol", self.rtol),
-            not_negative("solver_rtol", self.solver_rtol),
-        )
-
-    def sigmas(self) -> tuple[Scalar | None, ...]:
-        return (self.sigma,)
-
-    def prepare(
-        self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
-    ) -> tuple[Problem, RESULTS]:
-        return quadratic_problem(
-            likelihood,
-            denoiser,
-            y,
-            start,
-            (self.sigma, self.weight),
-            name="GradientStep",
-            solver_rtol=self.solver_rtol,
-            solver_steps=self.solver_steps,
-        )
 
     def begin(self, problem: Problem) -> _Memory:
         zero = jnp.zeros_like(problem.start)

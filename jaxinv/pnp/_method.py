@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .._arrays import is_concrete, multiply
+from .._arrays import check_count, is_concrete, multiply
 from .._conjugate_gradients import minimise_quadratic
 from .._method import AbstractMethod, advance
 from .._solution import RESULTS
@@ -18,6 +18,7 @@ from .._sums import dot
 from .._types import Abstract, Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ..operators import AbstractLinearOperator, norm
+from ..requirements import Requirement, not_negative, positive
 from ._denoiser import AbstractDenoiser
 
 # The estimate of a norm, which approaches it from below, times this is its bound.
@@ -266,6 +267,50 @@ class AbstractPlugAndPlay(AbstractMethod[Problem, Iterate], Generic[Memory]):
     def finish(self, problem: Problem, state: Iterate, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
         del key, problem
         return state.image, {"change": state.change}
+
+
+class AbstractProximal(AbstractPlugAndPlay[Memory]):
+    """A method that meets the data by a proximal map: its problem, and what must hold of its numbers."""
+
+    if TYPE_CHECKING:
+        sigma = Abstract[Scalar]()
+        weight = Abstract[Scalar]()
+        solver_rtol = Abstract[Scalar]()
+        solver_steps = Abstract[int]()
+    else:
+        sigma: eqx.AbstractVar[Scalar]
+        weight: eqx.AbstractVar[Scalar]
+        solver_rtol: eqx.AbstractVar[Scalar]
+        solver_steps: eqx.AbstractVar[int]
+
+    def __check_init__(self):
+        check_count(self.max_steps, "max_steps")
+        check_count(self.solver_steps, "solver_steps")
+
+    def requirements(self) -> tuple[Requirement, ...]:
+        return (
+            positive("sigma", self.sigma),
+            positive("weight", self.weight),
+            not_negative("rtol", self.rtol),
+            not_negative("solver_rtol", self.solver_rtol),
+        )
+
+    def sigmas(self) -> tuple[Scalar | None, ...]:
+        return (self.sigma,)
+
+    def prepare(
+        self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
+    ) -> tuple[Problem, RESULTS]:
+        return quadratic_problem(
+            likelihood,
+            denoiser,
+            y,
+            start,
+            (self.sigma, self.weight),
+            name=type(self).__name__,
+            solver_rtol=self.solver_rtol,
+            solver_steps=self.solver_steps,
+        )
 
 
 def smooth_problem(

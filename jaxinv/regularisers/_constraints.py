@@ -12,7 +12,27 @@ from ..requirements import Requirement, finite
 from ._base import AbstractRegulariser, like
 
 
-class NonNegative(AbstractRegulariser):
+class _AbstractBounds(AbstractRegulariser):
+    """A bound of every entry by itself."""
+
+    @property
+    def is_separable(self) -> bool:
+        return True
+
+    @property
+    def is_constraint(self) -> bool:
+        return True
+
+    @property
+    def is_quadratic(self) -> bool:
+        return False
+
+    @property
+    def is_smooth(self) -> bool:
+        return False
+
+
+class NonNegative(_AbstractBounds):
     """No entry may be negative: `R(x) = 0` if `x >= 0`, else infinite. The prox is the projection, `max(x, 0)`.
 
     Solvers take it as `constraint=regularisers.NonNegative()`, and `classical.primal_dual` also as one of a sum; then
@@ -36,24 +56,8 @@ class NonNegative(AbstractRegulariser):
         del step
         return jnp.maximum(_real(x, "NonNegative"), 0)
 
-    @property
-    def is_separable(self) -> bool:
-        return True
 
-    @property
-    def is_constraint(self) -> bool:
-        return True
-
-    @property
-    def is_quadratic(self) -> bool:
-        return False
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
-
-
-class Box(AbstractRegulariser):
+class Box(_AbstractBounds):
     """Every entry must lie in an interval: `R(x) = 0` if `low <= x <= high`, else infinite.
 
     The prox is the projection, `clip(x, low, high)`. Solvers take it as `NonNegative`.
@@ -86,22 +90,6 @@ class Box(AbstractRegulariser):
         del step
         x = _real(x, "Box")
         return jnp.clip(x, like(self.low, x), like(self.high, x))
-
-    @property
-    def is_separable(self) -> bool:
-        return True
-
-    @property
-    def is_constraint(self) -> bool:
-        return True
-
-    @property
-    def is_quadratic(self) -> bool:
-        return False
-
-    @property
-    def is_smooth(self) -> bool:
-        return False
 
 
 def _real(x: State, name: str) -> Array:
