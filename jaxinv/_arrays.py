@@ -90,7 +90,8 @@ def as_array(value: Any) -> Array:
         raise NotNumbers(value)
     value = native(value)
     if isinstance(value, np.ndarray):
-        # Of the dtype that it will have: JAX compiles a program for each shape that it converts, or has no dtype for.
+        # The array has its final dtype here: JAX compiles a program for each shape that it converts, or has no dtype
+        # for.
         dtype = jax.dtypes.canonicalize_dtype(value.dtype)
         with np.errstate(over="ignore"):
             return jnp.asarray(value.astype(dtype, copy=False), dtype)

@@ -50,7 +50,7 @@ def _search(
 ) -> tuple[float, float, bool]:
     """The offset in bins, its standard error, and whether there is a minimum, with `factor` bins joined to one."""
     count = values.shape[1] // factor
-    # What does not fill a bin is left out on the right, so the middle of the detector moves to the left.
+    # Columns that do not fill a bin are left out on the right, so the middle of the detector moves to the left.
     moved = (values.shape[1] - count * factor) / 2
     joined = values[:, : count * factor].reshape(len(values), count, factor).mean(2)
     y = jnp.asarray(joined[..., None])

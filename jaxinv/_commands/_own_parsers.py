@@ -85,7 +85,7 @@ def add_reconstruct(commands) -> None:
         help="the image to write: .npy, .tif, .nii, .nii.gz, .h5 or .png; beside it go NAME_figure.png, and NAME_std "
         "and NAME_samples.npy if there are any",
     )
-    # What this command did before it took measurements of the user.
+    # These options belonged to this command before it took measurements of the user.
     for name in ("--task", "--data", "--images"):
         command.add_argument(name, help=argparse.SUPPRESS)
 

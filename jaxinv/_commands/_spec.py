@@ -15,7 +15,7 @@ import numpy as np
 from .._formats import Measurement, peek, read, read_image
 
 Shape = tuple[int, ...]
-# What each kind of operator may be told; the first entry may follow the name, as in `blur:2.5`.
+# The entries that each kind of operator takes; the first one may follow the name, as in `blur:2.5`.
 KINDS: dict[str, tuple[str, ...]] = {
     "identity": (),
     "mask": ("file",),

@@ -21,7 +21,7 @@ _PIXELS = (
     "measurement/instrument/detector/actual_pixel_size_x",
     "instrument/detector/x_pixel_size",
 )
-# Of each frame of NeXus: whether it shows the object, or is a flat or a dark one.
+# NeXus says of each frame whether it shows the object, or is a flat or a dark one.
 _OBJECT, _FLAT, _DARK = 0, 1, 2
 
 

@@ -34,7 +34,7 @@ def read_nifti(path: Path, request: Request) -> Measurement:
         rescaled = (image.dataobj.slope, image.dataobj.inter) != (1.0, 0.0)
         names = tuple(_NAMES[i] if i < 4 else f"axis{i}" for i in range(len(shape)))
         load = lambda index: _load(image, index)
-        # What is rescaled takes eight bytes a value, of whatever type it was.
+        # Rescaled values take eight bytes each, whatever type they had.
         kind = dtype if not rescaled or dtype.kind in "cV" else np.dtype(np.float64)
         values = request.values(shape[::-1], kind, names[::-1], stored * max(1, kind.itemsize // dtype.itemsize), load)
         length, _ = image.header.get_xyzt_units()

@@ -36,7 +36,7 @@ _READERS: dict[str, Callable[[Path, Request], Measurement]] = {
     ".nxs": read_hdf5,
     ".mat": read_matlab,
 }
-# Of these a folder may hold many, which are one array.
+# A folder may hold many files of these kinds, which are one array.
 _SLICES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npy")
 
 if TYPE_CHECKING:

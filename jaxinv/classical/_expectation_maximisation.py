@@ -212,7 +212,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
     ) -> tuple[CountingState, Array, Any]:
         finding, first = index < self.subsets, index == self.subsets
         operator, (y, gain, background, measured) = problem.part(index, self.subsets)
-        # From the constant image that explains as many counts as there are.
+        # The steps begin at the constant image that explains as many counts as there are.
         explained = _total(jax.tree.map(lambda m, g, p: m * g * p, measured, gain, state.prediction))
         counts = _total(jax.tree.map(jnp.multiply, measured, y))
         scale = jnp.where(first & (explained > 0), counts / jnp.where(explained > 0, explained, 1), 1)

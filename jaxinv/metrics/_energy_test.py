@@ -68,7 +68,7 @@ def energy_test(a: State, b: State, *, key: Key, num_draws: IntLike = 500) -> En
     divided = jax.vmap(lambda key: jax.random.permutation(key, first))(keys)
     members = jnp.concatenate([first[None], divided]).T
     ones = jnp.ones((n + m, num_draws + 1), both.dtype)
-    # Of the sums over pairs within the first set, across, and within the second, the last two follow from these.
+    # The sums across the sets and within the second follow from those within the first, from the first to all, of all.
     left = jnp.concatenate([members, members, ones[:, :1]], axis=1)
     right = jnp.concatenate([members, ones, ones[:, :1]], axis=1)
     sums = quadratic_forms(distances, both, both, left, right, width=both.shape[1])

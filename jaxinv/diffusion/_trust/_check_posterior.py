@@ -204,7 +204,7 @@ def check_posterior(
         return misfit(y), simulated
 
     misfit, replicated = jax.vmap(misfits)(samples, jax.random.split(replicate_key, len(samples)))
-    # Of exact samples the mean varies less, over problems, than one of them: the p-value is an upper bound, almost.
+    # The mean of exact samples varies less, over problems, than one of them: the p-value is almost an upper bound.
     below = jnp.mean(replicated <= jnp.mean(misfit))
     at_least = 1 / replicated.size
     misfit_p = 2 * jnp.clip(jnp.minimum(below, 1 - below), at_least / 2, 0.5)
