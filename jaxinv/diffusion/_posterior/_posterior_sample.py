@@ -103,9 +103,9 @@ def posterior_sample(
     - `key`: a typed key; sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
     - `method`: the sampling method; by default `TDS` for up to 16 measurements, and for up to 48 of images of up to 128
         pixels, otherwise `MomentMatching()`. `TDS` has 1024 particles, for images of more than 128 pixels only 256, or
-        the power of two that holds `num_samples`. For operators that are not linear it is `TDS(LookAhead(),
-        particles=1024)` for images of up to 16 pixels, as for photon noise, and otherwise `DPS()`. See "Which method for
-        my problem" in the README.
+        the power of two that holds `num_samples`. For operators that are not linear it is
+        `TDS(LookAhead(), particles=1024)` for images of up to 16 pixels, as for photon noise, and otherwise `DPS()`.
+        See "Which method for my problem" in the README.
     - `num_samples`: the number of samples, static; for a particle method at most its number of particles.
     - `progress`: a diffrax progress meter.
 
