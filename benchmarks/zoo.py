@@ -2,11 +2,12 @@
 
     python benchmarks/zoo.py NAME [--steps N] [--folder FOLDER] [--quick]
 
-NAME is `photographs-denoiser`, `mnist-denoiser`, `mnist-score` or `mnist-vae`. The weights go to FOLDER, by default that
-of the package, in half precision, with a card of their data, licence, steps and figures. The figures are of the rounded
-weights on images that were not trained on. The photographs are eight of the odd-numbered images of the Kodak suite, whose
-folder is `natural/kodak` of `$JAXINV_DATA`, and two of scikit-image; the suite's images 3, 11, 19 and 23 and
-scikit-image's astronaut are held out. Patches of 40 x 40 are turned and flipped. The network begins as the identity.
+NAME is `photographs-denoiser`, `mnist-denoiser`, `mnist-score` or `mnist-vae`. The weights go to FOLDER, by default
+that of the package, in half precision, with a card of their data, licence, steps and figures. The figures are of the
+rounded weights on images that were not trained on. The photographs are eight of the odd-numbered images of the Kodak
+suite, whose folder is `natural/kodak` of `$JAXINV_DATA`, and two of scikit-image; the suite's images 3, 11, 19 and 23
+and scikit-image's astronaut are held out. Patches of 40 x 40 are turned and flipped. The network begins as the
+identity.
 """
 
 import argparse
