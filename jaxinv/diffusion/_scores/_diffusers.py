@@ -3,17 +3,25 @@
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ..._module import Module
+from ..._networks import as_network
 from ..._score import AbstractProcess
-from ..._types import Checked, Scalar
+from ..._types import Checked, PyTree, Scalar
 from ...models import from_torch
 from .._processes._discrete_vp import DiscreteVP
-from ._parametrisation import AbstractParametrisation, Denoiser, Noise
+from .._processes._edm import EDM
+from .._processes._flow_matching import FlowMatching
+from ._parametrisation import AbstractParametrisation, Denoiser, Noise, Velocity
+from ._preconditioned import Preconditioned
 from ._score import NetworkScore, score_from
 
 # The schedules that say how a network was trained by their betas, whatever steps they take.
@@ -28,6 +36,7 @@ _DISCRETE = (
     "HeunDiscrete",
     "LMSDiscrete",
 )
+_CONTINUOUS = ("EDM", "FlowMatch")
 
 
 class AnglePrediction(AbstractParametrisation):
@@ -66,7 +75,8 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         a `UNet2DModel` with a `scheduler_config.json` beside it. Nothing is downloaded.
     - `options`: keyword arguments of `models.DiffusersUNet`, such as `image_shape`, `dtype` and `checkpoint`.
 
-    **Returns:** a score, whose process is a `diffusion.DiscreteVP`.
+    **Returns:** a score, whose process is a `diffusion.DiscreteVP`; a `diffusion.EDM` for the schedules of EDM, and a
+    `diffusion.FlowMatching` for those of flow matching, whose `shift` concerns the steps of a sampler only.
 
     **Raises:** `ValueError` for files that are missing, for weights in a pickle, and for a schedule or a block that is
     not known here, which it names.
@@ -105,12 +115,55 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         config = json.loads(found.read_text())
     except ValueError as error:
         raise ValueError(f"{found} is no JSON file: {error}") from None
+    if str(config.get("_class_name", "")).startswith(_CONTINUOUS):
+        return _continuous(config, found, lambda count: from_torch(path, num_timesteps=count, **options))
     process = DiscreteVP(_betas(config, found))
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ValueError(f"{found}: the `prediction_type` {prediction!r} is not known; {', '.join(_PREDICTIONS)} are.")
     network = from_torch(path, num_timesteps=int(process.betas.shape[0]), **options)
     return score_from(network, process, _PREDICTIONS[prediction])
+
+
+class _Recast(Module):
+    """A network of `diffusers` that is called with the times of a process of ours.
+
+    - `network`: the network, whose step is `num_timesteps t - 1`.
+    - `std`: of the data, by which the image is scaled and time is transformed, as in EDM; `None` for flow matching,
+        where the step is `num_timesteps t`.
+    - `num_timesteps`, `sign`: static; the sign of the output.
+    """
+
+    network: PyTree
+    std: Array | None
+    num_timesteps: int = eqx.field(static=True)
+    sign: int = eqx.field(static=True)
+
+    def __call__(self, x: Array, t: Array) -> Array:
+        if self.std is None:
+            return self.sign * self.network(x, t + 1 / self.num_timesteps)
+        total = jnp.sqrt(t**2 + self.std.astype(x.dtype) ** 2).reshape((-1,) + (1,) * (x.ndim - 1))
+        return self.sign * self.network(x / total, (0.25 * jnp.log(t) + 1) / self.num_timesteps)
+
+
+def _continuous(config: dict[str, Any], path: Path, read: Callable[[int], Any]) -> NetworkScore:
+    """The score of a network that was trained at all noise levels of an interval."""
+    count = int(config.get("num_train_timesteps", 1000))
+    if str(config["_class_name"]).startswith("FlowMatch"):
+        if config.get("invert_sigmas", False):
+            raise ValueError(f"{path}: `invert_sigmas` counts time from the noise, which is not known here.")
+        process = FlowMatching(1 / count, 1 - 1 / count)
+        return score_from(_Recast(as_network(read(count)), None, count, 1), process, Velocity())
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ValueError(
+            f"{path}: the `prediction_type` {prediction!r} of EDM is not known; epsilon, v_prediction are."
+        )
+    std = float(config.get("sigma_data", 0.5))
+    process = EDM(float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0)))
+    # `Preconditioned` subtracts what the network returns, as "v_prediction" has it.
+    network = _Recast(as_network(read(count)), jnp.asarray(std), count, 1 if prediction == "v_prediction" else -1)
+    return score_from(network, process, Preconditioned(0.0, std))
 
 
 def _betas(config: dict[str, Any], path: Path) -> np.ndarray:
