@@ -36,7 +36,9 @@ def solve_many(
     by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that nobody
     stopped. What is lost is the chunk that each process was computing. Ctrl-C finishes that chunk and writes it;
     twice, it stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or another
-    number of processes; then results are equal up to the rounding of other batch sizes.
+    number of processes. Each device then solves as many problems at once as the devices of the first call did, on
+    which the last bit of a result depends; with a smaller `chunk_size`, or less memory, results are equal up to
+    rounding.
 
     **Several processes.** After `jax.distributed.initialize` all processes make the same call. Of the chunks that are
     missing, process `i` of `n` reads and solves numbers `i`, `i + n`, ..., on its own devices. They meet at the

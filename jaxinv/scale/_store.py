@@ -41,8 +41,9 @@ class Store:
     """An open store.
 
     - `url`: as the user gave it.
-    - `about`: what the store says of itself: `chunk` (the number of problems), `count` (`None` while it is unknown),
-        `leaves`, `tree`, `settings`, `versions`.
+    - `about`: what the store says of itself: `chunk` (its number of problems), `width` (how many of them a device
+        solved at once), `count` (of all problems, `None` while it is unknown), `leaves`, `tree`, `settings` and
+        `versions`.
     """
 
     def __init__(self, url: str | os.PathLike[str]):
