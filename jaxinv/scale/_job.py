@@ -132,7 +132,7 @@ class Job:
                 f"Out of memory with {lanes} problems at once, which were estimated to need "
                 f"{in_words(self.planned.size)}: {advice}."
             ) from error
-        except ValueError as error:
+        except Exception as error:
             if self.store is not None:
                 error.add_note(f"What is done is kept in the store {self.store.url}.")
             raise
@@ -204,7 +204,12 @@ class Job:
         bad = self.processes.share_damage(list(wrong), 1 + max(numbers, default=0))
         if wrong:
             warn_of_damage(self.store, wrong)
-        return sorted(set(numbers) - set(bad))
+        kept = sorted(set(numbers) - set(bad))
+        count = self.source.count
+        missing = None if count is None else count - sum(min(self.chunk, count - n * self.chunk) for n in kept)
+        if missing != 0:
+            self.store.check_room(self.chunk if missing is None else missing)
+        return kept
 
     def _complete(self, store: Store, states: list[State | None]) -> None:
         count = self.source.count

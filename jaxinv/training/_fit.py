@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from .. import io
 from .._arrays import subkeys
 from .._checks import checked
-from .._mesh import is_across, replicated, to_host
+from .._mesh import is_across, leave_in_order, replicated, to_host
 from .._network_state import restored, stateless
 from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
@@ -157,6 +157,8 @@ def fit(
         sizes = sizes._replace(chunk_size=chunk_that_fits(chunk_size, sizes.num_steps, batches))
         # Of the epochs the host keeps account.
         data, count = jax.tree.map(lambda a: jnp.asarray(a[None]), batches.example), 0
+    if is_across(sizes.mesh):
+        leave_in_order()
     accumulate = check_accumulate(accumulate, sizes)
     compute_dtype = check_compute_dtype(compute_dtype)
     if report is not None and not callable(report):

@@ -266,7 +266,7 @@ def test_a_store_of_other_constants_or_versions(tmp_path, monkeypatch):
         scale.solve_many(bound(1.0), x, store=tmp_path / "run")
 
 
-def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, problems):
+def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, problems, store):
     solved = []
     on_chunk = lambda start, results: solved.append(start)
     (tmp_path / "file").write_text("text")
@@ -285,7 +285,16 @@ def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkey
             scale.solve_many(solve, problems, store=path, on_chunk=on_chunk)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: collections.namedtuple("Usage", "free")(1000))
     with pytest.raises(ValueError, match="results of 11 problems take .* kB, and 1 kB are free"):
-        scale.solve_many(solve, problems, store=tmp_path / "run", on_chunk=on_chunk)
+        scale.solve_many(solve, problems, store=tmp_path / "other", on_chunk=on_chunk)
+    # What is done is read all the same; for what is missing there is no room, and then there are no rights.
+    scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
+    for number in range(3):
+        files(store, number).row.unlink()
+    with pytest.raises(ValueError, match="results of 11 problems take .* kB, and 1 kB are free"):
+        scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    with pytest.raises(ValueError, match="Cannot write the store .*permission denied"):
+        scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
     assert solved == []
     for path, match in [(tmp_path / "nothing", "There is no store"), (tmp_path / "full", "There is no store")]:
         with pytest.raises(ValueError, match=match):
