@@ -165,9 +165,9 @@ def test_imports_go_one_way():
 
 # Private files of a room that others use; what everybody uses lives on the ground floor, in `jaxinv/_*.py`.
 SHARED = {
-    "classical._bound": "the bound of a norm, which unrolled networks divide by too",
     "operators._matrix": "the result of `materialise`, which LISTA makes by rows",
-    "operators._norm": "the check that an operator is linear, and the start of an estimate of its norm",
+    "operators._norm": "the check that an operator is linear, a bound of its norm, and the start of an estimate of it",
+    "operators._restricted": "an operator with measurements held out, for a choice of weights and a stopping rule",
     "training._checkpoint": "the file of a run, which `dip.resume` has too",
     "training._chunk": "the weights of a network as arrays, which `dip` trains too",
     "training._data": "the check and the checksum of data",
