@@ -277,6 +277,20 @@ def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
     return x.astype(common_dtype(x.dtype))
 
 
+def as_image(x: Any, name: str) -> Array:
+    """`x` as one array of an inexact dtype, at least single precision; `name` is what takes it, for the error.
+
+    **Raises:** `ValueError` for integers, whose differences and squares wrap round.
+    """
+    x = as_array(x)
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        raise ValueError(
+            f"{name} takes an image of a floating or complex dtype; got {x.dtype}. Convert it: `x.astype(float)`, "
+            "divided by 255 for an 8-bit image."
+        )
+    return x.astype(common_dtype(x.dtype))
+
+
 def check_floating(x: Array, what: str, name: str) -> Array:
     """`x`, which must have a real floating dtype."""
     if not jnp.issubdtype(x.dtype, jnp.floating):

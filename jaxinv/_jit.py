@@ -14,7 +14,7 @@ from ._arrays import native
 from ._checks import check_types
 from ._forward_only import calling
 from ._network_state import state_is_refused
-from ._networks import unbind_linen
+from ._networks import unbind_linen, weights_are_finite
 from ._solution import settle
 from .requirements import Requirement, check, not_negative, valid
 
@@ -41,7 +41,8 @@ def verb(
     `eqx.filter_jit` alone takes a Python number for a constant and compiles again for each new value of a weight.
 
     Here, once for all verbs, the numbers of all modules among the arguments are checked against what these require:
-    where one is out of its range, the solution has the code `invalid_parameter` and its value is zero (`settle`).
+    where one is out of its range, or a weight of a network is not finite, the solution has the code
+    `invalid_parameter` and its value is zero (`settle`).
 
     **Arguments:**
 
@@ -68,7 +69,8 @@ def verb(
     @functools.wraps(function)
     def settled(*args: Any, **kwargs: Any) -> Any:
         usable, good = _usable(kwargs, tolerances)
-        return settle(function(*args, **usable), valid(args, kwargs) & good)
+        good = good & valid(args, kwargs) & weights_are_finite(args, kwargs)
+        return settle(function(*args, **usable), good)
 
     compiled = eqx.filter_jit(settled)
     signature = inspect.signature(function)

@@ -1,6 +1,6 @@
 """Networks of any library as pytrees (Flax linen, equinox, plain objects and functions), and the checks of networks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -15,6 +15,7 @@ from jaxtyping import Array
 from ._arrays import as_array, check_floating, check_shape, standard_promotion
 from ._network_state import ADVICE, stateless
 from ._types import Checked, PyTree
+from ._workarounds import all_of
 
 
 class LinenNetwork(eqx.Module):
@@ -117,6 +118,28 @@ def as_network(model: Any) -> Any:
             "pytree (`equinox.Module`, `flax.nnx.Module`), or give functions."
         ) from error
     return PyTreeNetwork([leaf for leaf in leaves if eqx.is_array(leaf)], rest)
+
+
+def weights_are_finite(*trees: PyTree) -> Array | bool:
+    """Whether the weights of all networks in some pytrees are finite: an infinite one may hide in an activation.
+
+    **Returns:** a boolean scalar; `True` where there is no network.
+    """
+    is_network = lambda node: isinstance(node, nnx.Module | LinenNetwork | PyTreeNetwork)
+    networks = [node for node in jax.tree.leaves(trees, is_leaf=is_network) if is_network(node)]
+    weights = [leaf for leaf in jax.tree.leaves([_weights(n) for n in networks]) if eqx.is_inexact_array(leaf)]
+    return all_of([jnp.all(jnp.isfinite(leaf)) for leaf in weights]) if weights else True
+
+
+def _weights(network: Any) -> PyTree:
+    """What a network learns, as far as its library says so; a mask of a Flax network may hold infinity."""
+    if isinstance(network, LinenNetwork):
+        variables = network.variables
+        return variables["params"] if isinstance(variables, Mapping) and "params" in variables else variables
+    if isinstance(network, nnx.Module):
+        is_variable = lambda node: isinstance(node, nnx.Variable)
+        return [v for v in jax.tree.leaves(network, is_leaf=is_variable) if isinstance(v, nnx.Param)]
+    return network
 
 
 def weights_dtype(model: PyTree) -> Any:

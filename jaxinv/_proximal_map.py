@@ -7,7 +7,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._types import PyTree
+from ._arrays import as_image
+from ._types import ArrayLike, PyTree
 
 
 class AbstractProximalMap(eqx.Module):
@@ -81,7 +82,7 @@ class DualVariation(AbstractProximalMap):
         return v - step * image_gradient_adjoint(state), state
 
 
-def image_gradient(x: Array) -> Array:
+def image_gradient(x: ArrayLike) -> Array:
     """Forward differences of `(h, w, c)` along height and width, `(2, h, w, c)`; zero across the border.
 
     The norm of this map is less than `sqrt(8)`.
@@ -89,20 +90,33 @@ def image_gradient(x: Array) -> Array:
     **Arguments:**
 
     - `x`: an image, `(h, w, c)`.
+
+    **Raises:** `ValueError` for another rank, or integers.
     """
+    x = _of_rank(x, 3, "`image_gradient` takes an image of shape (h, w, c)")
     return jnp.stack(
         [jnp.pad(x[1:] - x[:-1], ((0, 1), (0, 0), (0, 0))), jnp.pad(x[:, 1:] - x[:, :-1], ((0, 0), (0, 1), (0, 0)))]
     )
 
 
-def image_gradient_adjoint(dual: Array) -> Array:
+def image_gradient_adjoint(dual: ArrayLike) -> Array:
     """The adjoint of `image_gradient`: minus the divergence.
 
     **Arguments:**
 
     - `dual`: a field, `(2, h, w, c)`.
+
+    **Raises:** `ValueError` for another rank, or integers.
     """
+    dual = _of_rank(dual, 4, "`image_gradient_adjoint` takes a field of shape (2, h, w, c)")
     down, right = dual[0, :-1], dual[1, :, :-1]
     vertical = jnp.pad(down, ((1, 0), (0, 0), (0, 0))) - jnp.pad(down, ((0, 1), (0, 0), (0, 0)))
     horizontal = jnp.pad(right, ((0, 0), (1, 0), (0, 0))) - jnp.pad(right, ((0, 0), (0, 1), (0, 0)))
     return vertical + horizontal
+
+
+def _of_rank(x: Any, rank: int, what: str) -> Array:
+    x = as_image(x, what.split(" takes")[0])
+    if x.ndim != rank:
+        raise ValueError(f"{what}; got {x.shape}.")
+    return x

@@ -3,9 +3,20 @@
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import numpy as np
+
+# `Checked` of `_types.py`, for files that do not need JAX.
+if TYPE_CHECKING:
+    T = TypeVar("T")
+    Checked = Annotated[T, "checked by the library"]
+else:
+
+    class Checked:
+        def __class_getitem__(cls, kind: Any) -> Any:
+            return Annotated[Any, kind]
+
 
 # No method of compression in use makes more bytes of one.
 _MOST_BYTES_OF_ONE = 1100
@@ -88,15 +99,29 @@ def map_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
+def as_path(path: Any, what: str) -> Path:
+    """`path` as a path, with `~` for the folder of the user.
+
+    **Raises:** `ValueError` for what is no path, an unknown user, or a name that no file system takes.
+    """
+    # A path-like object may return bytes, which `Path` refuses with a TypeError.
+    if not isinstance(path, str | os.PathLike):
+        raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
+    try:
+        found = Path(os.fsdecode(path)).expanduser()
+        found.exists()
+    except (RuntimeError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ValueError(f"`path` must be the path of {what}; got {os.fsdecode(path)!r}: {reason}.") from error
+    return found
+
+
 def check_file(path: Any, what: str) -> Path:
     """`path` as the path of an existing file.
 
     **Raises:** `ValueError` if there is no such file.
     """
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"`path` must be the path of {what}; got {path!r}.")
-    # A path-like object may return bytes, which `Path` refuses with a TypeError.
-    path = Path(os.fsdecode(path)).expanduser()
+    path = as_path(path, what)
     if not path.exists():
         raise ValueError(f"`path` must be the path of {what}; there is no file {path}.")
     if not path.is_file():

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ._arrays import nan_unless
+from ._arrays import common_dtype, nan_unless
 from ._types import PyTree
 from ._workarounds import rounded
 
@@ -22,7 +22,6 @@ from ._workarounds import rounded
 _SPARE = 4
 
 
-@jax.custom_jvp
 def exact_sum(x: Array) -> Array:
     """The sum of all entries of a real array, the same in whatever order they are added.
 
@@ -32,8 +31,12 @@ def exact_sum(x: Array) -> Array:
 
     **Reference:** Demmel, Nguyen, Parallel reproducible summation, 2015.
     """
-    dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.dtype(jnp.float32)
-    info, x = jnp.finfo(dtype), x.astype(dtype)
+    return _exact_sum(x.astype(common_dtype(x.dtype)))
+
+
+@jax.custom_jvp
+def _exact_sum(x: Array) -> Array:
+    dtype, info = x.dtype, jnp.finfo(x.dtype)
     word = jnp.int64 if info.bits == 64 else jnp.int32
     bits = lambda value: jax.lax.bitcast_convert_type(value, word)
     # The bits of a multiple, so that the sum of all stays below the largest integer.
@@ -60,12 +63,12 @@ def exact_sum(x: Array) -> Array:
     counts = jax.lax.reduce(tuple(multiples), (jnp.zeros((), word),) * len(units), add, range(x.ndim))
     total = functools.reduce(jnp.add, [count.astype(dtype) * unit for count, unit in zip(counts, units, strict=True)])
     good = bound < info.max / 2
-    return (jnp.where(good, total, 0) + nan_unless(good, dtype)).astype(x.dtype)
+    return jnp.where(good, total, 0) + nan_unless(good, dtype)
 
 
-@exact_sum.defjvp
+@_exact_sum.defjvp
 def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    return exact_sum(*primals), jnp.sum(tangents[0])
+    return _exact_sum(*primals), jnp.sum(tangents[0])
 
 
 def dot(a: PyTree[Array], b: PyTree[Array]) -> Array:

@@ -4,12 +4,15 @@ import contextlib
 import os
 import secrets
 import stat
+from typing import Any
+
+from ._reading import Checked
 
 # So many characters of the name of a file are in that of its temporary file: the file system allows no long ones.
 _SHOWN = 40
 
 
-def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+def write_bytes(path: Checked[str | os.PathLike[str]], content: bytes) -> None:
     """Write a file atomically: a temporary file in the same folder is flushed to the disk and renamed.
 
     A new file has the permissions of any new file of the process; an existing one keeps its permissions, and its owner
@@ -31,7 +34,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         io.write_bytes(os.path.join(tempfile.mkdtemp(), "results.json"), b"{}")
         ```
     """
-    path = os.fsdecode(path)
+    path = _decoded(path)
     target, found = _look_up(path)
     if found is not None and not stat.S_ISREG(found.st_mode):
         with open(target, "wb") as file:
@@ -54,7 +57,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     _flush_folder(os.path.dirname(target))
 
 
-def check_writable(path: str | os.PathLike[str]) -> None:
+def check_writable(path: Checked[str | os.PathLike[str]]) -> None:
     """Raise unless a file can be written at `path`; call it before the work whose result the file will hold.
 
     **Arguments:**
@@ -63,12 +66,21 @@ def check_writable(path: str | os.PathLike[str]) -> None:
 
     **Raises:** `ValueError` that describes the problem with the path.
     """
-    path = os.fsdecode(path)
+    path = _decoded(path)
     target, found = _look_up(path)
     if found is None or stat.S_ISREG(found.st_mode):
         handle, temporary = _open_beside(path, target, found)
         os.close(handle)
         os.unlink(temporary)
+
+
+def _decoded(path: Any) -> str:
+    if not isinstance(path, str | bytes | os.PathLike):
+        raise ValueError(f"Cannot write {path!r}: give the path of a file.")
+    path = os.path.expanduser(os.fsdecode(path))
+    if "\0" in path:
+        raise ValueError(f"Cannot write {path!r}: no file system takes a null character in a name.")
+    return path
 
 
 def _look_up(path: str) -> tuple[str, os.stat_result | None]:

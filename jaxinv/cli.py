@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import __version__
 from ._commands import _own_parsers
-from ._commands._arguments import above_zero, add_command, angles, distances, not_negative, number, positive
+from ._commands._arguments import above_zero, add_command, angles, distances, not_negative, number, positive, seed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.check(options)
         _compute(options)
     # JAX raises a RuntimeError where a device has too little memory, and so does a `Solution` that failed.
-    except (ValueError, OSError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
+    # A number too large for what takes it is an ArithmeticError.
+    except (ValueError, ArithmeticError, OSError, RuntimeError, MemoryError, ModuleNotFoundError) as error:
         print(f"jaxinv: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -102,7 +103,7 @@ def _add_demo(commands) -> None:
     demo.add_argument(
         "--images", type=positive, default=16, help="the number of images to reconstruct, none of which was trained on"
     )
-    demo.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    demo.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     demo.add_argument(
         "--output", type=Path, default=Path("jaxinv_demo"), help="the folder for the figures and results.json"
     )
@@ -148,7 +149,7 @@ def _add_train(commands) -> None:
         default=argparse.SUPPRESS,
         help="the number of images in each step (default: 128, or 32 for a score)",
     )
-    train.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    train.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     train.add_argument("--output", type=Path, default=Path("prior.safetensors"), help="the file to write the prior to")
 
 
@@ -232,7 +233,7 @@ def _add_evaluate(commands) -> None:
     evaluate.add_argument(
         "--samples", type=positive, default=8, help="the number of samples of each posterior, for a score"
     )
-    evaluate.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    evaluate.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     evaluate.add_argument(
         "--output", type=Path, default=Path("jaxinv_evaluation"), help="the folder for figures, numbers and arrays"
     )
@@ -265,7 +266,7 @@ def _add_sample(commands) -> None:
     sample.add_argument("network", type=Path, metavar="FILE", help="the file that `jaxinv train` wrote")
     sample.add_argument("--images", type=positive, default=64, help="the number of images to draw")
     sample.add_argument("--steps", type=positive, default=50, help="the number of steps of DPM-Solver++, for a score")
-    sample.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    sample.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     sample.add_argument("--output", type=Path, default=Path("samples.png"), help="the picture to write")
 
 
@@ -361,7 +362,7 @@ def _add_dip(commands) -> None:
         default="held-out",
         help="the rule that says when to stop, and which image to keep",
     )
-    command.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     command.add_argument("--output", type=Path, default=Path("reconstruction.png"), help="the picture to write")
 
 

@@ -33,6 +33,13 @@ def folder(tmp_path, monkeypatch):
     )
     np.save("matrix.npy", rng.normal(size=(100, 256)).astype(np.float32))
     (tmp_path / "blur.toml").write_text('kind = "blur"\nwidth = 1.0\nboundary = "zero"\n')
+    (tmp_path / "own.toml").write_text('kind = "blur"\nfile = "kernel.npy"\n')
+    (tmp_path / "endless.toml").write_text(f'kind = "downsample"\nfactor = 1{"0" * 400}\n')
+    np.save("kernel.npy", np.ones((3, 3), np.float32))
+    np.save("angles.npy", np.arange(24) * 7.5)
+    np.save("complex.npy", np.arange(24) * 7.5 + 1j)
+    np.savez("complex.npz", sinogram=np.ones((24, 8)) + 1j, angles=np.arange(24) * 0.1)
+    np.save("row.npy", np.ones((4, 4), np.float32))
     (tmp_path / "wrong.toml").write_text('kind = "blur"\nsigma = 1.0\n')
     (tmp_path / "pictures").mkdir()
     for i in range(30):
@@ -161,6 +168,28 @@ WRONG = {
     "format": (["picture.png", "--operator", "identity", "--output", "x.gif"], "should end in one of"),
     "no folder": (["picture.png", "--operator", "identity", "--output", "none/x.npy"], "Cannot write"),
     "overwriting": (["picture.png", "--operator", "identity", "--output", "picture.png"], "would overwrite"),
+    "overwriting the operator": (
+        ["picture.png", "--operator", "own.toml", "--output", "kernel.npy"],
+        "would overwrite kernel.npy",
+    ),
+    "overwriting the angles": (
+        ["scan.tif", "--operator", "parallel:angles.npy", "--output", "angles.npy"],
+        "would overwrite angles.npy",
+    ),
+    "overwriting a picture of the prior": (
+        ["picture.png", "--operator", "identity", "--prior", "gaussian:pictures", "--output", "pictures/0.png"],
+        "would overwrite pictures/0.png",
+    ),
+    "a number without end": (["picture.png", "--operator", "blur:1e308"], "of at most 1e+09"),
+    "an integer without end": (
+        ["picture.png", "--operator", "endless.toml"],
+        "factor should be a positive whole number",
+    ),
+    "angles without end": (["scan.tif", "--operator", "parallel:0:180:1e18"], "whole number up to"),
+    "an image without end": (["picture.png", "--operator", "downsample:90000"], "are made"),
+    "complex angles": (["scan.tif", "--operator", "parallel:complex.npy"], "real and finite"),
+    "a complex matrix": (["row.npy", "--operator", "matrix:kspace.npy"], "complex entries"),
+    "a complex scan": (["complex.npz"], "holds complex values"),
     "moved": (["prior.safetensors", "--task", "deblurring"], "`jaxinv evaluate`"),
 }
 
@@ -190,12 +219,22 @@ def test_a_wrong_argument_is_said_before_any_work(row, folder, capsys, monkeypat
         (["picture.png", "--operator", "identity", "--output", "y.png"], "should end in one of"),
         (["picture.png", "--operator", "fourier:mask.png", "--output", "y.tif"], "k-space is complex"),
         (["kspace.npy", "--operator", "matrix:mask.png"], "complex values"),
+        (["picture.png", "--operator", "blur.toml", "--output", "blur.npz"], "would overwrite blur.toml"),
+        (["picture.png", "--operator", "parallel:complex.npy"], "real and finite"),
     ],
     ids=str,
 )
 def test_what_cannot_be_simulated_is_said(arguments, fragment, folder, capsys):
     assert cli.main(["simulate", *arguments]) == 1
     assert fragment in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", str(2**63), "a"])
+def test_what_is_no_seed(seed, capsys):
+    for command in (["reconstruct", "x"], ["simulate", "x", "--operator", "identity"], ["demo"], ["train", "vae"]):
+        with pytest.raises(SystemExit):
+            cli.main([*command, "--seed", seed])
+        assert "whole number from 0" in capsys.readouterr().err
 
 
 def test_the_header_of_a_network_is_read_without_its_weights(tmp_path):

@@ -360,12 +360,65 @@ def test_floating_pictures_are_written_in_their_shades(tmp_path):
         ("x.nii", COLOUR, "grey images"),
         ("x.npy", np.array(["a"]), "array of numbers"),
         ("none/x.npy", GREY, "Cannot write"),
+        ("x.npy", np.float32(1), r"array of numbers is expected; got float32 of shape \(\)"),
+        ("x.tif", GREY.astype(np.longdouble), "up to 64 bits"),
+        ("x.tif", GREY[0], "images of up to 64 bits"),
+        ("x.nii", GREY.astype(np.longdouble), "up to 64 bits"),
     ],
 )
 def test_what_cannot_be_written_is_said(name, values, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         io.write(tmp_path / name, values)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["npy", "tif", "nii", "h5"])
+@pytest.mark.parametrize(
+    "spacing", [0, -1.0, np.nan, np.inf, "a", True, (1.0, "a"), (1.0,) * 3, np.ones((2, 2))], ids=repr
+)
+def test_what_is_no_spacing(suffix, spacing, tmp_path):
+    with pytest.raises(ValueError, match="`spacing` must be a positive number of mm, or 2 of them"):
+        io.write(tmp_path / f"x.{suffix}", GREY, spacing=spacing)
+    assert not list(tmp_path.iterdir())
+
+
+def test_spacings_and_dtypes_of_numpy(tmp_path):
+    for spacing in (np.float32(0.5), np.array([0.5, 0.5]), [0.5, 0.5]):
+        io.write(tmp_path / "x.tif", GREY, spacing=spacing)
+        assert io.read(tmp_path / "x.tif").spacing == pytest.approx((0.5, 0.5))
+    io.write(tmp_path / "x.nii", np.float16(GREY))
+    io.write(tmp_path / "x.h5", GREY + 1j)
+    np.testing.assert_array_equal(io.read(tmp_path / "x.nii").values, np.float16(GREY))
+    np.testing.assert_array_equal(io.read(tmp_path / "x.h5").values, GREY + 1j)
+
+
+@pytest.mark.parametrize("path", [None, 3, "~nobody-of-this-name/x.npy", "a" * 300 + ".npy"], ids=str)
+def test_what_is_no_path(path):
+    from jaxinv.io import read_metadata
+
+    for call in (
+        io.read,
+        io.read_image,
+        read_metadata,
+        lambda path: io.write(path, GREY),
+        lambda path: io.load(path, {}),
+    ):
+        with pytest.raises(ValueError, match="`path` must be the path of"):
+            call(path)
+    if not isinstance(path, str):
+        with pytest.raises(ValueError, match="give the path of a file"):
+            io.save(path, {"a": GREY})
+
+
+@pytest.mark.parametrize("select", [{"slice": 1.0}, {"slice": "1"}, {"slice": True}, [1], "slice", 5], ids=repr)
+def test_what_selects_nothing(select, tmp_path):
+    # The file is sound, and no error says otherwise.
+    io.write(tmp_path / "x.npy", STACK)
+    with pytest.raises(ValueError, match="`select` must name the number of one entry"):
+        io.read(tmp_path / "x.npy", select=select)
+    with pytest.raises(ValueError, match="`dataset` must be the name"):
+        io.read(tmp_path / "x.npy", dataset=3)
+    np.testing.assert_array_equal(io.read(tmp_path / "x.npy", select={"slice": np.int64(1)}).values, STACK[1:2])
 
 
 def test_line_integrals():

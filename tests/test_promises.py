@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import re
 
 import equinox as eqx
 import jax
@@ -119,7 +120,9 @@ def test_a_spoilt_input_is_flagged_and_alone(row):
                 continue
             assert np.all(codes(bad.result)[1] != "successful"), name
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(bad.value)), name
-            if "num_steps" in bad.stats:
+            # An infinite weight may saturate an activation, and all is finite until the end.
+            saturated = re.search(r"(network|generator|model).*=inf", name)
+            if "num_steps" in bad.stats and not saturated:
                 # A solver with adaptive steps shortens its first step until it is lost in rounding.
                 most = 30 if row.name.startswith(("diffusion-", "sample-flow")) else _AT_ONCE
                 assert np.all(np.asarray(bad.stats["num_steps"])[1] <= most), name

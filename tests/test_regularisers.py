@@ -272,3 +272,54 @@ def test_the_gaussian_factor_has_the_energy():
         u = mean + (factor @ w[: factor.shape[1]]).reshape(SHAPE)
         np.testing.assert_allclose(0.5 * regulariser(u), 0.5 * jnp.sum(w[: factor.shape[1]] ** 2), rtol=1e-8)
         assert regularisers.L1().gaussian_factor(jnp.asarray(1.0)) is None
+
+
+EVERY = PROXIMAL | {
+    "Box": lambda: regularisers.Box(0.0, 0.5),
+    "NonNegative": lambda: regularisers.NonNegative(),
+    "Wavelets": lambda: regularisers.Wavelets(1, 1),
+    "TV": TV,
+    "TGV": lambda: regularisers.TGV(),
+}
+
+
+def shape_for(name):
+    return (2, 4, 1) if name == "Wavelets" else SHAPE
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_the_dtype_of_an_image(name):
+    penalty, shape = EVERY[name](), shape_for(name)
+    closed = name not in ("TV", "TGV")
+    for dtype in (jnp.float16, jnp.bfloat16):
+        struct, step = jax.ShapeDtypeStruct(shape, dtype), jax.ShapeDtypeStruct((), dtype)
+        answers = [jax.eval_shape(lambda x: (penalty(x), penalty.gradient(x)), struct)]
+        if closed:
+            answers.append(jax.eval_shape(lambda x, s: penalty.prox(x, s), struct, step))
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(answers)} == {"float32"}
+    # Differences and squares of 8-bit images wrap round.
+    pixels = np.full(shape, 200, np.uint8)
+    calls = [lambda: penalty(pixels), lambda: penalty.gradient(pixels)] + [lambda: penalty.prox(pixels, 1.0)] * closed
+    for call in calls:
+        with pytest.raises(ValueError, match="takes an image of a floating or complex dtype; got uint8"):
+            call()
+
+
+@pytest.mark.parametrize("name", [name for name in EVERY if name not in ("Box", "NonNegative", "TV", "TGV")])
+def test_the_step_of_a_prox(name):
+    penalty, x = EVERY[name](), np.ones(shape_for(name), np.float32)
+    for step, message in ((-1.0, "must not be negative; got -1"), (np.nan, "got nan"), (np.ones(2), r"shape \(2,\)")):
+        with pytest.raises(ValueError, match=message):
+            penalty.prox(x, step)
+    with pytest.raises(ValueError, match="Numbers are expected"):
+        penalty.prox(x, "a")
+    assert np.isnan(jax.jit(lambda s: penalty.prox(x, s))(-1.0)).all()
+
+
+def test_what_has_no_such_axis():
+    for penalty in (regularisers.GroupL1(3), regularisers.NuclearNorm(-4)):
+        with pytest.raises(ValueError, match=r"the axis .* is none of those of an image of shape \(2, 3, 1\)"):
+            penalty(np.ones(SHAPE))
+    for call in (image_gradient, image_gradient_adjoint):
+        with pytest.raises(ValueError, match=r"got \(2, 3\)"):
+            call(np.ones((2, 3)))

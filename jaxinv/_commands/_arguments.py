@@ -23,8 +23,16 @@ def add_command(commands, name: str, *, run, check=None, **texts: str) -> argpar
 
 def positive(text: str) -> int:
     value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer")
+    if not 1 <= value < 2**31:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive integer below 2^31")
+    return value
+
+
+def seed(text: str) -> int:
+    """A seed that both JAX and NumPy take."""
+    value = int(text) if text.isdecimal() else -1
+    if not 0 <= value < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to below 2^63")
     return value
 
 

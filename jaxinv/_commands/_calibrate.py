@@ -25,6 +25,8 @@ def run(*, spec: Spec, choice: Choice, fitted: Fitted, width: float | None) -> N
     values, angles, _ = sinogram(spec, choice, fitted)
     bins = values.shape[1]
     width = bins / 10 if width is None else width
+    if width > bins:
+        raise ValueError(f"--width {width:g}: the detector has only {bins} bins.")
     first = spec.get("offset", 0.0)
     print(f"{len(values)} angles and {bins} detectors. {fitted.note}".rstrip())
     print(f"The search is within {width:g} bins of {first:g}.")

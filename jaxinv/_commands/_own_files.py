@@ -29,7 +29,9 @@ def check_output(output: Path, formats: tuple[str, ...], read: list[Path | None]
     if suffix_of(output) not in formats:
         raise ValueError(f"--output {output}: the name should end in one of {', '.join(formats)}.")
     used = {path.resolve() for path in read if path is not None}
+    folders = [path for path in used if path.is_dir()]
     for path in outputs_of(output, deviation=True, samples=True).values():
-        if path.resolve() in used:
+        within = path.exists() and any(folder in path.resolve().parents for folder in folders)
+        if path.resolve() in used or within:
             raise ValueError(f"--output would overwrite {path}, which is read; choose another name.")
         check_writable(path)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ._arguments import above_zero, add_command, not_negative, number, positive
+from ._arguments import above_zero, add_command, not_negative, number, positive, seed
 
 _OPERATORS = (
     "the operator: identity (denoise), mask:FILE (white where the picture is known), blur:WIDTH (a Gaussian of this "
@@ -77,7 +77,7 @@ def add_reconstruct(commands) -> None:
     )
     command.add_argument("--steps", type=positive, help="for dip, the most steps of the optimiser (default: 2500)")
     command.add_argument("--reference", type=Path, help="the true image, to print the PSNR")
-    command.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     command.add_argument(
         "--output",
         type=Path,
@@ -119,7 +119,7 @@ def add_simulate(commands) -> None:
     )
     command.add_argument("--dataset", metavar="NAME", help="the name of the array, in a file that holds several")
     command.add_argument("--slice", type=_index, help="the slice of a stack, from 0 (default: the middle one)")
-    command.add_argument("--seed", type=int, default=0, help="the seed of all random numbers")
+    command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     command.add_argument(
         "--output",
         type=Path,
@@ -206,7 +206,7 @@ def _check_reconstruct(options: argparse.Namespace) -> None:
         )
     from . import _chosen_prior
     from ._own_files import IMAGES, check_output
-    from ._spec import Choice, fit, parse, with_options
+    from ._spec import Choice, files_of, fit, parse, with_options
 
     for path in (options.file, options.flat, options.dark, options.reference):
         if path is not None and not path.exists():
@@ -223,7 +223,7 @@ def _check_reconstruct(options: argparse.Namespace) -> None:
         raise ValueError(f"--weight is for tv and tikhonov; the prior is {chosen.kind}.")
     if options.steps is not None and chosen.kind != "dip":
         raise ValueError(f"--steps is for dip; the prior is {chosen.kind}.")
-    read = [options.file, options.flat, options.dark, options.reference, chosen.path, spec.get("file")]
+    read = [options.file, options.flat, options.dark, options.reference, chosen.path, *files_of(text, spec)]
     check_output(options.output, IMAGES, read)
     options.checked = spec, choice, fitted, chosen, samples
 
@@ -258,7 +258,7 @@ def _run_reconstruct(options: argparse.Namespace) -> None:
 def _check_simulate(options: argparse.Namespace) -> None:
     from .._formats import peek
     from ._own_files import MEASUREMENTS, check_output
-    from ._spec import SCANS, Choice, fit, parse
+    from ._spec import SCANS, Choice, degrees, files_of, fit, parse
 
     if not options.file.exists():
         raise ValueError(f"There is no file {options.file}.")
@@ -267,6 +267,8 @@ def _check_simulate(options: argparse.Namespace) -> None:
     # The image itself has the shape that the measurement of these operators has.
     as_measured = parse("identity") if spec.kind in (*SCANS, "downsample", "matrix", "fourier") else spec
     fitted = fit(as_measured, choice)
+    if isinstance(spec.get("angles"), Path):
+        degrees(spec, 0)
     h, w, c = fitted.domain
     if spec.kind in SCANS and (spec.get("angles") is None or h != w or c != 1):
         raise ValueError(
@@ -281,7 +283,7 @@ def _check_simulate(options: argparse.Namespace) -> None:
         raise ValueError(f"The mask {spec.values['file']} should have {h} x {w} values.")
     if spec.kind == "fourier" and options.output.suffix not in (".npy", ".npz"):
         raise ValueError(f"--output {options.output}: k-space is complex, and goes into an .npy or .npz file.")
-    read = [options.file, spec.get("file")]
+    read = [options.file, *files_of(options.operator, spec)]
     check_output(options.output, MEASUREMENTS, read)
     check_output(options.output.with_suffix(".toml"), (".toml",), read)
     options.checked = spec, choice, fitted

@@ -38,7 +38,8 @@ def run(*, spec: Spec, choice: Choice, fitted: Fitted, level: float, seed: int, 
     toml = output.with_suffix(".toml")
     io.write_bytes(toml, _toml(described, toml.parent).encode())
     print(f"Measured {choice.file}: an array of shape {y.shape}, noise of standard deviation {level:g}. {fitted.note}")
-    print(f"Wrote {output} and {toml}. Use them: jaxinv reconstruct {output} --operator {toml} --noise {level:g}")
+    noisy = f" --noise {level:g}" if level > 0 else ""
+    print(f"Wrote {output} and {toml}. Use them: jaxinv reconstruct {output} --operator {toml}{noisy}")
 
 
 def _measurement(spec: Spec, y: np.ndarray, described: dict[str, Any]) -> io.Measurement:

@@ -31,6 +31,8 @@ _NUMBERS = ("width", "source", "detector", "offset")
 _COUNTS = ("factor", "every", "size")
 # Without --size no image of a scan has more pixels on a side.
 _SIZE = 256
+# No length in pixels is larger, and no number of angles, of pixels on a side, or factor; nor has an image more pixels.
+_LARGEST, _MOST, _MOST_PIXELS = 1e9, 100_000, 2**27
 # A blur of this many deviations to each side leaves out .3 % of its light.
 _REACH = 3.0
 
@@ -120,15 +122,16 @@ def _checked(kind: str, values: dict[str, Any], folder: Path, source: str) -> Sp
             raise ValueError(f"{source}: {kind} knows {', '.join(KINDS[kind]) or 'no values'}, and not {name!r}.")
         if name in _NUMBERS:
             number = _number(value)
-            if number is None or (name != "offset" and number <= 0):
+            if number is None or abs(number) > _LARGEST or (name != "offset" and number <= 0):
                 raise ValueError(
-                    f"{source}: {name} should be a {'' if name == 'offset' else 'positive '}number; got {value!r}."
+                    f"{source}: {name} should be a {'' if name == 'offset' else 'positive '}number of at most "
+                    f"{_LARGEST:g}; got {value!r}."
                 )
             found[name] = number
         elif name in _COUNTS:
             number = _number(value)
-            if number is None or number != int(number) or number < 1:
-                raise ValueError(f"{source}: {name} should be a positive whole number; got {value!r}.")
+            if number is None or number != int(number) or not 1 <= number <= _MOST:
+                raise ValueError(f"{source}: {name} should be a positive whole number up to {_MOST}; got {value!r}.")
             found[name] = int(number)
         elif name == "angles":
             found[name] = _angles(value, folder, source)
@@ -175,8 +178,10 @@ def _angles(value: Any, folder: Path, source: str) -> Any:
         return tuple(float(entry) for entry in value)
     parts: list[Any] = [_number(part) for part in value.split(":")] if isinstance(value, str) else []
     if len(parts) in (2, 3) and None not in parts:
-        if len(parts) == 3 and (parts[2] != int(parts[2]) or parts[2] < 1):
-            raise ValueError(f"{source}: the number of angles should be a positive whole number; got {parts[2]:g}.")
+        if len(parts) == 3 and (parts[2] != int(parts[2]) or not 1 <= parts[2] <= _MOST):
+            raise ValueError(
+                f"{source}: the number of angles should be a positive whole number up to {_MOST}; got {parts[2]:g}."
+            )
         return (parts[0], parts[1], int(parts[2]) if len(parts) == 3 else None)
     if isinstance(value, str) and len(parts) == 1 and parts[0] is None:
         return _file(value, folder, source)
@@ -186,7 +191,7 @@ def _angles(value: Any, folder: Path, source: str) -> Any:
 def _number(value: Any) -> float | None:
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else math.nan
-    except ValueError:
+    except (ValueError, OverflowError):  # an integer of hundreds of digits
         return None
     return number if math.isfinite(number) else None
 
@@ -240,7 +245,7 @@ def fit(spec: Spec, choice: Choice) -> Fitted:
         if size[0] > h or size[1] > w:
             raise ValueError(f"The kernel has {size[0]} x {size[1]} pixels, and {choice.file} only {h} x {w}.")
     if spec.kind == "downsample":
-        return Fitted((h * spec.values["factor"], w * spec.values["factor"], c), select, note)
+        return Fitted(_sized((h * spec.values["factor"], w * spec.values["factor"], c)), select, note)
     return Fitted(shape, select, note)
 
 
@@ -263,6 +268,8 @@ def gaussian_kernel(width: float) -> np.ndarray:
 
 def _fit_scan(spec: Spec, choice: Choice, header: Measurement) -> Fitted:
     views = projections(header, choice.file)
+    if views.values.dtype.kind == "c":
+        raise ValueError(f"{choice.file} holds complex values, which only the operator fourier measures.")
     count, bins = views.values.shape[0], views.values.shape[-1]
     slices = views.size("slice") or 1
     note = ""
@@ -294,7 +301,16 @@ def _fit_scan(spec: Spec, choice: Choice, header: Measurement) -> Fitted:
     if spec.get("every", 1) > count:
         raise ValueError(f"--every {spec.get('every')}: {choice.file} has only {count} projections.")
     size = spec.get("size") or min(bins, _SIZE)
-    return Fitted((size, size, 1), select, note)
+    return Fitted(_sized((size, size, 1)), select, note)
+
+
+def _sized(shape: Shape) -> Shape:
+    """The shape of an image, before memory is taken for it."""
+    if math.prod(shape) > _MOST_PIXELS:
+        raise ValueError(
+            f"An image of shape {shape} has {math.prod(shape):.3g} values; at most {_MOST_PIXELS} are made."
+        )
+    return shape
 
 
 def projections(header: Measurement, file: Path) -> Measurement:
@@ -318,15 +334,27 @@ def degrees(spec: Spec, count: int) -> np.ndarray:
     """The angles that the user gave, in degrees; a range without a number of angles has `count` of them."""
     angles = spec.values["angles"]
     if isinstance(angles, Path):
-        return np.asarray(read(angles).values, np.float64).reshape(-1)
+        found = read(angles).values
+        if found.dtype.kind == "c" or not np.isfinite(found).all():
+            raise ValueError(f"{angles} should hold angles in degrees, real and finite; it has {found.dtype}.")
+        return np.asarray(found, np.float64).reshape(-1)
     if len(angles) == 3 and (angles[2] is None or isinstance(angles[2], int)):
         start, stop, number = angles
         return np.linspace(start, stop, number or count, endpoint=False)
     return np.asarray(angles, np.float64)
 
 
+def files_of(text: str, spec: Spec) -> list[Path]:
+    """All files that describe an operator, which no output may replace."""
+    described = [Path(text)] if text.lower().endswith(".toml") else []
+    return described + [value for value in spec.values.values() if isinstance(value, Path)]
+
+
 def _fit_matrix(spec: Spec, header: Measurement, file: Path) -> Shape:
-    matrix = peek(spec.values["file"]).values.shape
+    entries = peek(spec.values["file"]).values
+    if entries.dtype.kind == "c":
+        raise ValueError(f"The matrix {spec.values['file']} has complex entries; images and their sums are real here.")
+    matrix = entries.shape
     if len(matrix) != 2 or matrix[0] != header.values.size:
         raise ValueError(
             f"The matrix {spec.values['file']} has the shape {matrix}; it needs a row for each of the "

@@ -60,7 +60,7 @@ def _entries(file: Any, h5py: Any, matlab: bool) -> tuple[dict[str, Entry], dict
     file.visititems(visit)
     entries = {}
     for name, found in sets.items():
-        if found.dtype.kind not in "biuf" or not found.shape or name.startswith("#"):
+        if found.dtype.kind not in "biufc" or not found.shape or name.startswith("#"):
             continue
         stored = found.id.get_storage_size()
         if found.external or found.is_virtual:

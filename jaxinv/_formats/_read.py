@@ -3,10 +3,11 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from .._reading import Checked, as_path
 from ._dicom import read_dicom
 from ._folder import natural_order, read_folder
 from ._hdf5 import read_hdf5
@@ -39,18 +40,13 @@ _READERS: dict[str, Callable[[Path, Request], Measurement]] = {
 # A folder may hold many files of these kinds, which are one array.
 _SLICES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".npy")
 
-if TYPE_CHECKING:
-    _Count = int
-else:
-    _Count = Any  # checked below, with an error that says what to do
-
 
 def read(
-    path: str | os.PathLike[str],
+    path: Checked[str | os.PathLike[str]],
     *,
-    dataset: str | None = None,
-    select: Mapping[str, int] | None = None,
-    max_bytes: _Count | None = None,
+    dataset: Checked[str | None] = None,
+    select: Checked[Mapping[str, int] | None] = None,
+    max_bytes: Checked[int | None] = None,
 ) -> Measurement:
     """Read a measurement or an image from a file of any format that scanners and cameras write.
 
@@ -94,22 +90,25 @@ def read(
         print(measured.values.shape, measured.axes)  # (6, 8) ('angle', 'detector')
         ```
     """
-    return _read(path, Request(dataset, select or {}, _checked(max_bytes)))
+    return _read(path, Request(_named(dataset), _entries(select), _checked(max_bytes)))
 
 
 def peek(
-    path: str | os.PathLike[str], *, dataset: str | None = None, select: Mapping[str, int] | None = None
+    path: Checked[str | os.PathLike[str]],
+    *,
+    dataset: Checked[str | None] = None,
+    select: Checked[Mapping[str, int] | None] = None,
 ) -> Measurement:
     """What `read` would return, with zeros that take no memory for its values: only the header is read."""
-    return _read(path, Request(dataset, select or {}, headers=True))
+    return _read(path, Request(_named(dataset), _entries(select), headers=True))
 
 
 def read_image(
-    path: str | os.PathLike[str],
+    path: Checked[str | os.PathLike[str]],
     *,
-    dataset: str | None = None,
-    index: _Count | None = None,
-    max_bytes: _Count | None = None,
+    dataset: Checked[str | None] = None,
+    index: Checked[int | None] = None,
+    max_bytes: Checked[int | None] = None,
 ) -> np.ndarray:
     """Read one image from a file of any format that `read` knows.
 
@@ -134,13 +133,13 @@ def read_image(
         image = io.read_image(path, index=2)  # (8, 9, 1), all ones
         ```
     """
-    if index is not None and (isinstance(index, bool) or not isinstance(index, int)):
+    if index is not None and not _is_integer(index):
         raise ValueError(f"`index` must be the number of a slice, an integer; got {index!r}.")
-    request = Request(dataset, {} if index is None else {"slice": index}, _checked(max_bytes))
+    request = Request(_named(dataset), {} if index is None else {"slice": int(index)}, _checked(max_bytes))
     return as_image(_read(path, request), path)
 
 
-def as_image(measured: Measurement, path: str | os.PathLike[str]) -> np.ndarray:
+def as_image(measured: Measurement, path: Checked[str | os.PathLike[str]]) -> np.ndarray:
     """The values of a measurement as one image, `(h, w, c)`, in [0, 1] if they have 8 or 16 bits and no unit."""
     values, axes = measured.values, list(measured.axes)
     for name in [name for name in axes if name not in ("row", "column", "channel", "angle", "detector")]:
@@ -185,10 +184,8 @@ def slices_of(path: Path) -> list[Path]:
     return sorted(files, key=natural_order)
 
 
-def _read(path: str | os.PathLike[str], request: Request) -> Measurement:
-    if not isinstance(path, str | os.PathLike):
-        raise ValueError(f"`path` must be the path of a file or a folder; got {path!r}.")
-    path = Path(os.fsdecode(path)).expanduser()
+def _read(path: Any, request: Request) -> Measurement:
+    path = as_path(path, "a file or a folder")
     if not path.exists():
         raise ValueError(f"There is no file {path}.")
     if path.is_dir():
@@ -203,6 +200,26 @@ def _read(path: str | os.PathLike[str], request: Request) -> Measurement:
 
 
 def _checked(max_bytes: Any) -> int | None:
-    if max_bytes is not None and (isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1):
+    if max_bytes is not None and (not _is_integer(max_bytes) or max_bytes < 1):
         raise ValueError(f"`max_bytes` must be a number of bytes, an integer of at least 1; got {max_bytes!r}.")
-    return max_bytes
+    return None if max_bytes is None else int(max_bytes)
+
+
+def _named(dataset: Any) -> str | None:
+    if not (dataset is None or isinstance(dataset, str)):
+        raise ValueError(f"`dataset` must be the name of an array in the file; got {dataset!r}.")
+    return dataset
+
+
+def _entries(select: Any) -> dict[str, int]:
+    if select is None:
+        return {}
+    if not isinstance(select, Mapping) or not all(_is_integer(entry) for entry in select.values()):
+        raise ValueError(
+            f"`select` must name the number of one entry for some axes, such as {{'slice': 12}}; got {select!r}."
+        )
+    return {name: int(entry) for name, entry in select.items()}
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)

@@ -1,14 +1,15 @@
 """The writer of images and measurements, in the format that the name of the file says."""
 
 import gzip
+import math
 import os
 from collections.abc import Callable
 from io import BytesIO
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .._reading import needing
+from .._reading import Checked, as_path, needing
 from .._writing import write_bytes
 from ._measurement import Measurement
 from ._read import suffix_of
@@ -16,10 +17,10 @@ from ._request import image_axes
 
 
 def write(
-    path: str | os.PathLike[str],
-    image: "np.ndarray | Measurement",
+    path: Checked[str | os.PathLike[str]],
+    image: Checked[np.ndarray | Measurement],
     *,
-    spacing: float | tuple[float, ...] | None = None,
+    spacing: Checked[float | tuple[float, ...] | None] = None,
 ) -> None:
     """Write an image, a stack of images or a measurement to a file, whole or not at all.
 
@@ -47,19 +48,32 @@ def write(
         io.write(path, np.ones((8, 8, 1), np.float32))
         ```
     """
-    suffix = suffix_of(Path(path))
+    path = as_path(path, "the file to write")
+    suffix = suffix_of(path)
     if suffix not in _WRITERS:
         raise ValueError(f"{path} names no format that is written here: {', '.join(_WRITERS)}.")
-    measured = image if isinstance(image, Measurement) else _as_measurement(np.asarray(image))
-    if measured.values.dtype.kind not in "biufc" or not measured.values.size:
-        raise ValueError(f"An array of numbers is expected; got {measured.values.dtype} of {measured.values.shape}.")
-    sizes = measured.spacing
-    if spacing is not None:
-        sizes = spacing if isinstance(spacing, tuple) else (spacing,) * measured.values.ndim
-        if len(sizes) != measured.values.ndim:
-            raise ValueError(f"`spacing` should be one number, or {measured.values.ndim}; got {spacing}.")
+    values = np.asarray(image.values if isinstance(image, Measurement) else image)
+    if values.dtype.kind not in "biufc" or not values.size or not values.ndim:
+        raise ValueError(f"An array of numbers is expected; got {values.dtype} of shape {values.shape}.")
+    measured = image if isinstance(image, Measurement) else _as_measurement(values)
+    sizes = measured.spacing if spacing is None else _sizes(spacing, values.ndim)
     by_name = {name: size for name, size in zip(measured.axes, sizes or (), strict=False) if size}
     write_bytes(path, _WRITERS[suffix](measured, by_name))
+
+
+def _sizes(spacing: Any, ndim: int) -> tuple[float | None, ...]:
+    """The size of a pixel along each axis.
+
+    **Raises:** `ValueError` for what is no length.
+    """
+    several = isinstance(spacing, tuple | list | np.ndarray) and np.ndim(spacing) > 0
+    sizes = tuple(spacing) if several else (spacing,) * ndim
+    is_length = lambda size: isinstance(size, int | float | np.number) and not isinstance(size, bool)
+    if len(sizes) != ndim or not all(size is None or (is_length(size) and 0 < size < math.inf) for size in sizes):
+        raise ValueError(
+            f"`spacing` must be a positive number of mm, or {ndim} of them, one for each axis; got {spacing!r}."
+        )
+    return tuple(None if size is None else float(size) for size in sizes)
 
 
 def _as_measurement(values: np.ndarray) -> Measurement:
@@ -93,6 +107,8 @@ def _tiff(measured: Measurement, sizes: dict[str, float]) -> bytes:
     values, axes = _without_channel(measured)
     if values.dtype.kind == "c":
         raise ValueError("A TIFF is read by few programs if its values are complex: write an .npy, or real arrays.")
+    if values.ndim < 2 or values.dtype.itemsize > 8:
+        raise ValueError(f"A TIFF holds images of up to 64 bits; got {values.dtype} of {values.shape}: write an .npy.")
     values = values.astype(np.float32) if values.dtype == np.float64 else values
     colour = axes[-1] == "channel" and values.shape[-1] == 3
     options = {}
@@ -109,7 +125,9 @@ def _nifti(measured: Measurement, sizes: dict[str, float]) -> bytes:
     values, axes = _without_channel(measured)
     if values.ndim > 4 or "channel" in axes:
         raise ValueError(f"A NIfTI file holds grey images and volumes; got an array of shape {measured.values.shape}.")
-    values = values.astype(np.uint8) if values.dtype == bool else values
+    if values.dtype in (np.longdouble, np.clongdouble):
+        raise ValueError(f"A NIfTI file holds numbers of up to 64 bits; got {values.dtype}: write an .npy.")
+    values = values.astype({"bool": np.uint8, "float16": np.float32}.get(values.dtype.name, values.dtype))
     affine = measured.affine
     if affine is None or measured.format != "NIfTI":
         affine = np.diag([*(sizes.get(name, 1.0) for name in ("column", "row", "slice")), 1.0])

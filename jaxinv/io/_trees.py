@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from .._reading import as_path
 from .._types import Checked, PyTree
 from .._writing import check_writable as check_writable, write_bytes as write_bytes
 
@@ -44,7 +45,9 @@ _RESERVED = (_KINDS, _CHECKSUM, _OLD_KINDS)
 _SHOWN = 5
 
 
-def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mapping[str, str] | None] = None) -> None:
+def save(
+    path: Checked[str | os.PathLike[str]], tree: PyTree, *, metadata: Checked[Mapping[str, str] | None] = None
+) -> None:
     """Write the arrays of a pytree to a safetensors file.
 
     The write is atomic: a temporary file in the same folder is flushed to the disk and renamed. The permissions of an
@@ -70,7 +73,6 @@ def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mappin
         weights = io.load(path, {"w": jnp.zeros((2, 3))})
         ```
     """
-    path = os.fspath(path)
     stored, kinds = {}, {}
     for name, leaf in _named_leaves(tree):
         kind, array = _encode(leaf)
@@ -94,7 +96,7 @@ def save(path: str | os.PathLike[str], tree: PyTree, *, metadata: Checked[Mappin
     write_bytes(path, safetensors.numpy.save(stored, metadata=metadata))
 
 
-def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
+def load(path: Checked[str | os.PathLike[str]], like: PyTree) -> PyTree:
     """Read a pytree that `save` wrote.
 
     **Arguments:**
@@ -120,7 +122,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
         model = jaxinv.io.load(path, jaxinv.models.Autoencoder((8, 8, 1), 2, rngs=nnx.Rngs(1)))
         ```
     """
-    path = os.fspath(path)
+    path = str(as_path(path, "a safetensors file"))
     stored, metadata = _read(path)
     kinds = read_json(metadata.get(_KINDS, metadata.get(_OLD_KINDS, "{}")), path)
     expected = {}
@@ -142,7 +144,7 @@ def load(path: str | os.PathLike[str], like: PyTree) -> PyTree:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+def read_metadata(path: Checked[str | os.PathLike[str]]) -> dict[str, str]:
     """The `metadata` that `save` stored in a file.
 
     **Arguments:**
@@ -151,7 +153,9 @@ def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
     **Raises:** `ValueError` that names the file if it is missing, corrupt or truncated.
     """
-    return {key: value for key, value in _read(os.fspath(path))[1].items() if key not in _RESERVED}
+    return {
+        key: value for key, value in _read(str(as_path(path, "a safetensors file")))[1].items() if key not in _RESERVED
+    }
 
 
 def read_json(text: str, path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -9,7 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .._arrays import HIGHEST, as_array, check_count, check_floating, common_dtype, is_complex, is_concrete
+from .._arrays import (
+    HIGHEST,
+    as_array,
+    as_parameter,
+    check_count,
+    check_floating,
+    common_dtype,
+    is_complex,
+    is_concrete,
+)
 from .._checks import check_examples, checked
 from .._jit import compiled_method
 from .._solution import RESULTS
@@ -35,11 +44,11 @@ class ReducedRankRegression(Parametric):
     - `rank`, `image_shape`, `measurement_shape`: static.
     """
 
-    image_mean: Array
-    measurement_mean: Array
-    encoder: Array
-    spectrum: Float[Array, " rank"]
-    decoder: Array
+    image_mean: Array = eqx.field(converter=as_parameter)
+    measurement_mean: Array = eqx.field(converter=as_parameter)
+    encoder: Array = eqx.field(converter=as_parameter)
+    spectrum: Float[Array, " rank"] = eqx.field(converter=as_parameter)
+    decoder: Array = eqx.field(converter=as_parameter)
     rank: int = eqx.field(static=True)
     image_shape: tuple[int, ...] = eqx.field(static=True)
     measurement_shape: tuple[int, ...] = eqx.field(static=True)
@@ -269,7 +278,8 @@ def _check(x: Any, shape: tuple[int, ...], what: str) -> Array:
     if x.shape != shape and x.shape[1:] != shape:
         advice = "Add the channel axis: `y[..., None]`." if (*x.shape, 1) == shape else "Check the sizes."
         raise ValueError(f"The regression takes {what} of shape {shape}, or a batch of them; got {x.shape}. {advice}")
-    return check_floating(x, what, "ReducedRankRegression")
+    x = check_floating(x, what, "ReducedRankRegression")
+    return x.astype(common_dtype(x.dtype))
 
 
 def _lead(y: Array, model: ReducedRankRegression) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_array, as_factor
+from .._arrays import as_array, as_factor, as_image, is_concrete, name_of
 from .._module import Module
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._types import State
@@ -116,7 +116,7 @@ class AbstractRegulariser(Module):
 
     def gradient(self, x: State) -> Array:
         """The gradient of `R` for the real inner product `Re sum(conj(a) b)`."""
-        return jnp.conj(jax.grad(lambda u: self(u))(as_array(x)))
+        return jnp.conj(jax.grad(lambda u: self(u))(as_image(x, name_of(self))))
 
     def __add__(self, other: "AbstractRegulariser") -> "Sum":
         if not isinstance(other, AbstractRegulariser):
@@ -181,12 +181,12 @@ class Scaled(AbstractRegulariser):
         return (not_negative("factor", self.factor, "The factor of a regulariser must not be negative"),)
 
     def __call__(self, x: State) -> Array:
-        x = as_array(x)
+        x = as_image(x, "A regulariser")
         return like(self.factor, x) * self.regulariser(x)
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
-        return self.regulariser.prox(x, like(self.factor, x) * like(step, x))
+        x = as_image(x, "A regulariser")
+        return self.regulariser.prox(x, like(self.factor, x) * step_like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
         return self.regulariser.proximal_map(weight * self.factor.astype(weight.dtype))
@@ -222,6 +222,23 @@ def square(z: Array) -> Array:
 def like(value: Any, x: Array) -> Array:
     """A number in the real dtype of an image."""
     return jnp.asarray(value).astype(jnp.finfo(x.dtype).dtype)
+
+
+def step_like(step: Any, x: Array) -> Array:
+    """The step of a prox in the real dtype of an image: NaN, as the prox is then, where it is traced and negative.
+
+    **Raises:** `ValueError` for what is no real scalar, and for a number that is known, and negative or NaN.
+    """
+    step = as_array(step)
+    if step.ndim != 0 or jnp.iscomplexobj(step):
+        raise ValueError(
+            f"prox(x, step): `step` must be a real scalar; got shape {step.shape} and dtype {step.dtype}. Map over "
+            "several with `jax.vmap`."
+        )
+    if is_concrete(step) and not bool(step >= 0):
+        raise ValueError(f"prox(x, step): `step` must not be negative; got {float(step)}.")
+    step = like(step, x)
+    return jnp.where(step >= 0, step, jnp.nan)
 
 
 def no_prox(name: str, instead: str) -> ValueError:

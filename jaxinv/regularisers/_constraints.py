@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_array, as_factor
+from .._arrays import as_factor, as_image
 from .._types import State
 from ..requirements import Requirement, finite
 from ._base import AbstractRegulariser, like
@@ -93,7 +93,7 @@ class Box(_AbstractBounds):
 
 
 def _real(x: State, name: str) -> Array:
-    x = as_array(x)
+    x = as_image(x, name)
     if jnp.iscomplexobj(x):
         raise ValueError(
             f"{name} is for real images; got dtype {x.dtype}. Where the image is real and the measurement complex, "

@@ -5,13 +5,13 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_array
+from .._arrays import as_image
 from .._kernels import matrix_product
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._types import State
 from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
-from ._base import AbstractRegulariser, like, square
+from ._base import AbstractRegulariser, square, step_like
 
 
 class Gaussian(AbstractRegulariser):
@@ -50,10 +50,10 @@ class Gaussian(AbstractRegulariser):
         return 0.5 * jnp.sum(square(scaled))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
+        x = as_image(x, "Gaussian")
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2
-        shrunk = coefficients * variance / (variance + like(step, x))
+        shrunk = coefficients * variance / (variance + step_like(step, x))
         image = matrix_product(self.basis.astype(shrunk.dtype), shrunk)
         return self.mean.astype(x.dtype) + image.reshape(x.shape)
 
@@ -65,7 +65,7 @@ class Gaussian(AbstractRegulariser):
         return self.mean, self.basis * (self.std / root)[None, :]
 
     def _analyse(self, x: State) -> Array:
-        x = as_array(x)
+        x = as_image(x, "Gaussian")
         if x.shape != self.mean.shape:
             raise ValueError(f"This Gaussian prior is on images of shape {self.mean.shape}; got {x.shape}.")
         deviation = (x - self.mean.astype(x.dtype)).ravel()

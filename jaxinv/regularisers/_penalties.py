@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import HIGHEST, as_array, as_factor, multiply, safe_sqrt, standard_promotion
+from .._arrays import HIGHEST, as_factor, as_image, multiply, safe_sqrt, standard_promotion
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._sums import exact_sum
 from .._types import Checked, State
 from ..operators import AbstractLinearOperator
 from ..operators._norm import norm_bound
 from ..requirements import Requirement, positive
-from ._base import AbstractRegulariser, like, no_prox, square
-from ._split import AbstractSplit, OnImage
+from ._base import AbstractRegulariser, like, no_prox, square, step_like
+from ._split import AbstractSplit, OnImage, norm_bound
 
 
 class Tikhonov(AbstractRegulariser):
@@ -40,14 +40,15 @@ class Tikhonov(AbstractRegulariser):
 
     def __call__(self, x: State) -> Array:
         image = x if self.operator is None else self.operator(x)
+        image = jax.tree.map(lambda leaf: as_image(leaf, "Tikhonov"), image)
         return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: 0.5 * jnp.sum(square(leaf)), image))
 
     def prox(self, x: State, step: Any) -> Array:
         if self.operator is not None:
             raise no_prox("Tikhonov with an operator", "classical.tikhonov")
-        x = as_array(x)
+        x = as_image(x, "Tikhonov")
         with standard_promotion():
-            return x / (1 + like(step, x))
+            return x / (1 + step_like(step, x))
 
     def proximal_map(self, weight: Array) -> AbstractProximalMap | None:
         return ClosedForm(self, weight) if self.operator is None else None
@@ -101,14 +102,15 @@ class L1(AbstractRegulariser):
     """
 
     def __call__(self, x: State) -> Array:
-        return exact_sum(safe_sqrt(square(x))) if jnp.iscomplexobj(x) else exact_sum(jnp.abs(as_array(x)))
+        x = as_image(x, "L1")
+        return exact_sum(safe_sqrt(square(x)) if jnp.iscomplexobj(x) else jnp.abs(x))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
+        x = as_image(x, "L1")
         if not jnp.iscomplexobj(x):
-            return jnp.sign(x) * jnp.maximum(jnp.abs(x) - like(step, x), 0)
+            return jnp.sign(x) * jnp.maximum(jnp.abs(x) - step_like(step, x), 0)
         modulus = safe_sqrt(square(x))
-        keep = jnp.maximum(modulus - like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
+        keep = jnp.maximum(modulus - step_like(step, x), 0) / jnp.where(modulus > 0, modulus, 1)
         return multiply(keep, x)
 
     @property
@@ -146,14 +148,14 @@ class Huber(AbstractRegulariser):
         return (positive("width", self.width),)
 
     def __call__(self, x: State) -> Array:
-        x = as_array(x)
+        x = as_image(x, "Huber")
         width, squares = like(self.width, x), square(x)
         inside = squares < width**2
         return jnp.sum(jnp.where(inside, 0.5 * squares, width * (safe_sqrt(squares) - 0.5 * width)))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
-        width, step = like(self.width, x), like(step, x)
+        x = as_image(x, "Huber")
+        width, step = like(self.width, x), step_like(step, x)
         modulus = safe_sqrt(square(x))
         # A quotient whose numerator is no more than its denominator.
         beyond = step * width / jnp.maximum(modulus, width * (1 + step))
@@ -190,12 +192,13 @@ class GroupL1(AbstractRegulariser):
     axis: int = eqx.field(default=-1, static=True)
 
     def __call__(self, x: State) -> Array:
-        return jnp.sum(safe_sqrt(jnp.sum(square(as_array(x)), axis=self.axis)))
+        x = _along(x, self.axis, "GroupL1")
+        return jnp.sum(safe_sqrt(jnp.sum(square(x), axis=self.axis)))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
+        x = _along(x, self.axis, "GroupL1")
         norm = safe_sqrt(jnp.sum(square(x), axis=self.axis, keepdims=True))
-        keep = jnp.maximum(norm - like(step, x), 0) / jnp.where(norm > 0, norm, 1)
+        keep = jnp.maximum(norm - step_like(step, x), 0) / jnp.where(norm > 0, norm, 1)
         return multiply(keep, x)
 
     @property
@@ -231,13 +234,13 @@ class NuclearNorm(AbstractRegulariser):
     axis: int = eqx.field(default=-1, static=True)
 
     def __call__(self, x: State) -> Array:
-        return _nuclear_norm(self._matrix(as_array(x)))
+        return _nuclear_norm(self._matrix(_along(x, self.axis, "NuclearNorm")))
 
     def prox(self, x: State, step: Any) -> Array:
-        x = as_array(x)
+        x = _along(x, self.axis, "NuclearNorm")
         matrix = self._matrix(x)
         values, vectors = _gram(matrix)
-        keep = jnp.maximum(values - like(step, x), 0) / jnp.where(values > 0, values, 1)
+        keep = jnp.maximum(values - step_like(step, x), 0) / jnp.where(values > 0, values, 1)
         shrunk = _product(matrix, _product(vectors * keep[None], jnp.conj(vectors.T)))
         return self._image(shrunk, x.shape)
 
@@ -258,6 +261,14 @@ class NuclearNorm(AbstractRegulariser):
     @property
     def is_smooth(self) -> bool:
         return False
+
+
+def _along(x: State, axis: int, name: str) -> Array:
+    """An image, which must have the axis."""
+    x = as_image(x, name)
+    if not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"{name}(axis): the axis {axis} is none of those of an image of shape {x.shape}.")
+    return x
 
 
 def _product(a: Array, b: Array) -> Array:

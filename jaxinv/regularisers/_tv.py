@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import as_array, as_factor, as_parameter, multiply, safe_sqrt
+from .._arrays import as_factor, as_image, as_parameter, multiply, safe_sqrt
 from .._loop import iterate
 from .._proximal_map import AbstractProximalMap, DualVariation, image_gradient, image_gradient_adjoint
 from .._solution import RESULTS
@@ -171,7 +171,7 @@ def _square_at(field: Array) -> Array:
 
 
 def _check_image(x: State, name: str) -> Array:
-    x = as_array(x)
+    x = as_image(x, name)
     if x.ndim != 3:
         raise ValueError(f"{name} is for an image of shape (h, w, c); got {x.shape}.")
     return x

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array
 
-from .._arrays import as_array
+from .._arrays import as_image
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._types import Checked, State
 from ..operators import Wavelets as Transform
@@ -40,14 +40,14 @@ class Wavelets(AbstractRegulariser):
     undecimated: bool = eqx.field(default=False, static=True)
 
     def __call__(self, x: State) -> Array:
-        x = as_array(x)
+        x = as_image(x, "Wavelets")
         transform = transform_like(self, x.shape)
         return L1()(transform.without_approximation(transform(x)))
 
     def prox(self, x: State, step: Any) -> Array:
         if self.undecimated:
             raise no_prox("undecimated Wavelets", "classical.primal_dual")
-        x = as_array(x)
+        x = as_image(x, "Wavelets")
         transform = transform_like(self, x.shape)
         coefficients = transform(x)
         # What soft thresholding takes away, so that the approximation stays as it is.
