@@ -16,7 +16,7 @@ from ..operators import AbstractLinearOperator
 from ..operators._norm import norm_bound
 from ..requirements import Requirement, positive
 from ._base import AbstractRegulariser, like, no_prox, square, step_like
-from ._split import AbstractSplit, OnImage, norm_bound
+from ._split import AbstractSplit, OnImage
 
 
 class Tikhonov(AbstractRegulariser):
