@@ -15,13 +15,17 @@ import jaxinv
 from jaxinv import classical, diffusion, generative, models, noise, operators, oracles, regularisers, subspace
 
 SHAPE = (6, 5, 1)
-IMAGE = jax.random.normal(jax.random.key(0), SHAPE)
-MASK = (jax.random.uniform(jax.random.key(1), SHAPE) > 0.3).astype(float)
-PRIOR = oracles.Gaussian.from_factor(jnp.ones(SHAPE), jnp.ones((30, 2)) / 5, 0.3)
-BEAM = operators.ParallelBeam(SHAPE, jnp.linspace(0, 3, 4))
+RANDOM = np.random.default_rng(0)
+IMAGE = jnp.asarray(RANDOM.normal(size=SHAPE).astype(np.float32))
+MASK = jnp.asarray((RANDOM.uniform(size=SHAPE) > 0.3).astype(np.float32))
+# Compiled whole: operation by operation they take seconds to compile.
+PRIOR = jax.jit(lambda: oracles.Gaussian.from_factor(jnp.ones(SHAPE), jnp.ones((30, 2)) / 5, 0.3))()
+BEAM = operators.ParallelBeam(SHAPE, np.linspace(0, 3, 4, dtype=np.float32))
 LIKELIHOOD = jaxinv.Likelihood(operators.Mask(MASK), noise.Gaussian(0.1))
-PCA = subspace.pca(jax.random.normal(jax.random.key(2), (7, *SHAPE)), rank=2)
-MIXTURE = oracles.GaussianMixture(jnp.ones(2) / 2, jnp.stack([IMAGE, -IMAGE]), jnp.stack([jnp.eye(30)] * 2))
+PCA = jax.jit(lambda images: subspace.pca(images, rank=2))(RANDOM.normal(size=(7, *SHAPE)).astype(np.float32))
+MIXTURE = jax.jit(
+    lambda: oracles.GaussianMixture(jnp.ones(2) / 2, jnp.stack([IMAGE, -IMAGE]), jnp.stack([jnp.eye(30)] * 2))
+)()
 
 
 def decode(z):

@@ -148,8 +148,21 @@ def test_parameters_do_not_promote(row):
     assert {leaf.dtype for leaf in floats} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("way", [pytest.param("jit", marks=pytest.mark.slow), "shard_map"])
-@rows(lambda row: row.sharded)
+# A program each: of the others all but four with the slow tests.
+ON_TWO_DEVICES = {"tikhonov", "primal-dual", "mixture", "reconstruct-adam"}
+
+
+def _device_cases():
+    for row in TABLE:
+        if row.sharded:
+            few = row.name in ON_TWO_DEVICES
+            yield pytest.param(row, "shard_map", id=f"{row!r}-shard_map", marks=_marks(not few))
+            # The partitioner of `jax.jit` takes the mapped program apart without knowing which verb it is.
+            if few:
+                yield pytest.param(row, "jit", id=f"{row!r}-jit", marks=_marks(True))
+
+
+@pytest.mark.parametrize(("row", "way"), list(_device_cases()))
 def test_two_devices(row, way):
     batch, expected, _, _ = outcome(row, "float64")
     mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Auto,))
