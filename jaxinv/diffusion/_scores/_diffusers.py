@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array
 
+from ..._reading import as_path
 from ..._score import AbstractProcess
 from ..._types import Checked, Scalar
 from ...models import from_torch
@@ -28,6 +29,8 @@ _DISCRETE = (
     "HeunDiscrete",
     "LMSDiscrete",
 )
+# More steps are no schedule, and would take memory before anything says so.
+_MOST_STEPS = 1_000_000
 
 
 class AnglePrediction(AbstractParametrisation):
@@ -94,7 +97,7 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         score = diffusion.from_diffusers(folder)
         ```
     """
-    path = Path(folder)
+    path = as_path(folder, "a folder that `diffusers` saved")
     if not path.is_dir():
         raise ValueError(f"`folder` must be a folder that `diffusers` saved; {path} is none.")
     places = [path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"]
@@ -103,11 +106,17 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         raise ValueError(f"There is no {places[0]} and no {places[1]}: the schedule says how the network was trained.")
     try:
         config = json.loads(found.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{found} is no JSON file: {error}") from None
-    process = DiscreteVP(_betas(config, found))
+    if not isinstance(config, dict):
+        raise ValueError(f"{found} must hold a JSON object; it holds a {type(config).__name__}.")
+    try:
+        betas = _betas(config, found)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{found} describes no schedule: {error}") from None
+    process = DiscreteVP(betas)
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS:
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
         raise ValueError(f"{found}: the `prediction_type` {prediction!r} is not known; {', '.join(_PREDICTIONS)} are.")
     network = from_torch(path, num_timesteps=int(process.betas.shape[0]), **options)
     return score_from(network, process, _PREDICTIONS[prediction])
@@ -120,7 +129,9 @@ def _betas(config: dict[str, Any], path: Path) -> np.ndarray:
         raise ValueError(f"{path}: the schedule {kind} is not known; those with discrete betas are, such as DDPM's.")
     if config.get("rescale_betas_zero_snr", False):
         raise ValueError(f"{path}: `rescale_betas_zero_snr` makes a last step without any signal, which has no score.")
-    count = int(config.get("num_train_timesteps", 1000))
+    count = config.get("num_train_timesteps", 1000)
+    if not isinstance(count, int) or not 1 < count <= _MOST_STEPS:
+        raise ValueError(f"{path}: `num_train_timesteps` must be an integer from 2 to {_MOST_STEPS}; got {count!r}.")
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     schedule = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
