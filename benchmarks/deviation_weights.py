@@ -5,9 +5,9 @@
 A VAE with 8 latents and one layer of 160 units, and the weight from the residuals of 500 training images that it has
 not seen. Test images from number 100 on; `Soft` with half the squared distance, and `Relaxed` with `L1()`; denoising,
 half of the pixels, and 150 random measurements, each at noise of .05 and .2. Clipped PSNR, the mean over images.
-`below_best`: by how many dB the weight falls short of the best of the grid; `met`: by at most .5 dB. For `L1()` a second
-line has the smaller of the weight and 1 / noise: soft thresholding by `weight noise^2` then takes no more than the
-noise from an entry.
+`below_best`: by how many dB the weight falls short of the best of the grid; `met`: by at most .5 dB. For `L1()` a
+second line has the smaller of the weight and 1 / noise: soft thresholding by `weight noise^2` then takes no more than
+the noise from an entry.
 """
 
 import argparse
