@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from . import classical
 from ._arrays import HIGHEST, as_factor, check_count, is_concrete
+from ._checks import checked
 from ._module import Module
 from ._solution import RESULTS, Solution, reject
 from ._types import Checked, PyTree, Scalar, State
@@ -24,6 +25,9 @@ from .regularisers import AbstractRegulariser, Tikhonov, image_gradient
 from .requirements import Requirement, not_negative, valid
 
 __all__ = ["AbstractCriterion", "Evidence", "PenalisedMisfit", "calibrate"]
+
+# A grid of more points is a mistake: it would take hours and all memory.
+_MOST_POINTS = 1_000_000
 
 
 class AbstractCriterion(Module):
@@ -118,8 +122,9 @@ class Evidence(AbstractCriterion):
         return -self.prior.evidence(likelihood, y)
 
 
+@checked()
 def calibrate(
-    build: Callable[[Any], Likelihood],
+    build: Checked[Callable[[Any], Likelihood]],
     parameters: PyTree,
     y: State,
     *,
@@ -181,14 +186,25 @@ def calibrate(
     """
     if not isinstance(criterion, AbstractCriterion):
         raise ValueError(f"`criterion` must be one of `jaxinv.calibration`; got {criterion!r}.")
+    if not callable(build):
+        raise ValueError(f"`build` must be a function of the parameters that returns a likelihood; got {build!r}.")
     if check_count(grid, "grid") < 3:
         raise ValueError(f"`grid` must be at least 3, so that a minimum has neighbours; got {grid}.")
     check_count(max_steps, "max_steps")
     first, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(_as_real, parameters))
+    if first.size == 0 or grid**first.size > _MOST_POINTS:
+        raise ValueError(
+            f"`grid={grid}` for {first.size} parameters makes {grid**first.size:.3g} points; one to {_MOST_POINTS} are "
+            "evaluated. Take a smaller grid, or one parameter after the other."
+        )
+    if is_concrete(first) and not bool(jnp.all(jnp.isfinite(first))):
+        raise ValueError(f"`parameters` must be finite; got {parameters}.")
     half = _like(widths, parameters, "widths", first)
     least = jnp.zeros_like(first) if resolution is None else _like(resolution, parameters, "resolution", first)
-    if is_concrete(half) and not bool(jnp.all(half > 0)):
-        raise ValueError(f"`widths` must be positive; got {widths}.")
+    if is_concrete(half) and not bool(jnp.all((half > 0) & (half < jnp.inf))):
+        raise ValueError(f"`widths` must be positive and finite; got {widths}.")
+    if is_concrete(least) and not bool(jnp.all((least >= 0) & (least < jnp.inf))):
+        raise ValueError(f"`resolution` must be finite and not negative; got {resolution}.")
     lattice = np.array(list(itertools.product(np.linspace(-1, 1, grid), repeat=first.size)))
     points = first[None] + jnp.asarray(lattice, first.dtype) * half[None]
     values = _evaluate(build, unravel, criterion, points, y)
@@ -202,12 +218,14 @@ def calibrate(
     good = positive & inside & jnp.isfinite(value)
     covariance = jnp.where(good, covariance, jnp.nan)
     errors = jnp.sqrt(jnp.diagonal(covariance))
-    result = reject(RESULTS.successful, valid(criterion))
+    numbers = jnp.stack([first, half, least])
+    known = jnp.all(jnp.isfinite(numbers)) & jnp.all(half > 0) & jnp.all(least >= 0)
+    result = reject(RESULTS.successful, valid(criterion) & known)
     result = RESULTS.where((result == RESULTS.successful) & ~good, RESULTS.breakdown, result)
     finite = jax.tree.reduce(jnp.logical_and, jax.tree.map(lambda leaf: jnp.all(jnp.isfinite(leaf)), y))
     result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
     aux = {"standard_error": unravel(errors), "covariance": covariance}
-    return Solution(unravel(centre), result, {"criterion": value}, aux)
+    return Solution(unravel(jnp.where(known, centre, 0)), result, {"criterion": value}, aux)
 
 
 @eqx.filter_jit

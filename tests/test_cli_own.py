@@ -9,6 +9,7 @@ from PIL import Image
 
 from jaxinv import cli, data, io, operators
 from jaxinv._commands import _chosen_prior, _operator, _spec
+from jaxinv._commands._solvers import SOLVERS
 
 tifffile = pytest.importorskip("tifffile")
 TRUE = np.asarray(data.shepp_logan(16))
@@ -242,6 +243,12 @@ def test_the_header_of_a_network_is_read_without_its_weights(tmp_path):
     entry = {"kind": "vae", "image_shape": [4, 4, 1]}
     io.save(path, {"a": np.ones(3)}, metadata={"jaxinv.network": json.dumps(entry)})
     assert _chosen_prior.describe(path) == entry
+    # A kind of a later version, and one that is no network.
+    for kind in ("transformer", "tv"):
+        io.save(path, {"a": np.ones(3)}, metadata={"jaxinv.network": json.dumps(entry | {"kind": kind})})
+        with pytest.raises(ValueError, match=f"of the kind '{kind}', and this version knows"):
+            _chosen_prior.choose(str(path))
+    assert {*_chosen_prior.TRAINED, *_chosen_prior.NAMES, _chosen_prior.FOLDER} == set(SOLVERS)
 
 
 def test_noise_is_estimated(folder):

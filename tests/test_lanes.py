@@ -142,6 +142,13 @@ def score(dtype):
     return diffusion.Score(function, process)
 
 
+def gaussian_score(dtype):
+    """The score of a Gaussian of low rank, whose matrices a batch multiplies by another routine than one image."""
+    factor = jnp.asarray(np.random.default_rng(9).normal(size=(WEIGHTS.shape[1], 20)) / 3, dtype)
+    mean, diagonal = jnp.asarray(WEIGHTS[0], dtype).reshape(LARGE), jnp.asarray(0.05, dtype)
+    return oracles.Gaussian.from_factor(mean, factor, diagonal).score(diffusion.VP())
+
+
 # What solves a problem, given its likelihood, measurement, weight, key and dtype; the images have so many pixels that
 # their sums have other orders in a batch.
 VERBS = {
@@ -157,6 +164,10 @@ VERBS = {
     "DPS": lambda likelihood, y, weight, key, dtype: diffusion.posterior_sample(
         likelihood, score(dtype), y, key=key, method=diffusion.DPS(20)
     ),
+    # Conjugate gradients amplify a difference in the last place of the denoiser to a hundredth of the image.
+    "PiGDM": lambda likelihood, y, weight, key, dtype: diffusion.posterior_sample(
+        likelihood, gaussian_score(dtype), y, key=key, method=diffusion.PiGDM(20)
+    ),
 }
 
 
@@ -171,6 +182,7 @@ VERBS = {
         ("reconstruct", "float64", 37),
         ("DDIM", "float32", 128),
         ("DPS", "float64", 37),
+        ("PiGDM", "float32", 37),
     ],
 )
 def test_other_verbs_in_a_large_batch(name, dtype, lanes):

@@ -20,7 +20,20 @@ import jaxinv
 from jaxinv._checks import _kinds
 
 PACKAGE = Path(jaxinv.__file__).parent
-ROOMS = ("data", "io", "lsvd", "metrics", "plotting", "scale", "subspace", "training", "unrolled")
+ROOMS = (
+    "calibration",
+    "data",
+    "io",
+    "lsvd",
+    "metrics",
+    "mri",
+    "plotting",
+    "pnp",
+    "scale",
+    "subspace",
+    "training",
+    "unrolled",
+)
 # What is wrong for every number and every array, and what is an array, of the wrong shape for most.
 TYPES = {"None": None, "str": "text", "object": object(), "key": jax.random.key(0), "bool": True}
 ARRAYS = {
@@ -32,8 +45,8 @@ ARRAYS = {
 ANY = {"heading", "key", "learning_rate", "adam_learning_rate"}
 # Functions whose example needs files, or which take anything, or hand it to functions of the user.
 LEFT_OUT = {"data.htc2022", "data.tooth", "data.picture", "data.mnist", "io.load", "io.save", "plotting.save"}
-LEFT_OUT |= {"unrolled.adjoint_states"}
-SLOW = ("lsvd", "scale", "training", "unrolled", "plotting")
+LEFT_OUT |= {"unrolled.adjoint_states", "pnp.quadratic_problem", "pnp.smooth_problem"}
+SLOW = ("calibration", "lsvd", "mri", "pnp", "scale", "training", "unrolled", "plotting")
 
 
 class Stop(Exception):

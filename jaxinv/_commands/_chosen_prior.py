@@ -11,6 +11,8 @@ from ._spec import Shape
 # The priors that need no file, and what follows the name of those that do.
 NAMES = ("tv", "tikhonov", "fbp", "dip")
 FOLDER = "gaussian"
+# The kinds that `jaxinv train` writes.
+TRAINED = ("autoencoder", "vae", "gan", "flow", "score")
 # The priors of which there are error bars.
 WITH_SAMPLES = ("gaussian", "score")
 # The entry of a file's metadata that describes a trained network; `_networks.py` writes it.
@@ -40,7 +42,12 @@ def choose(text: str) -> Chosen:
         return Chosen(FOLDER, path)
     path = Path(text).expanduser()
     if path.is_file():
-        return Chosen(str(describe(path).get("kind")), path)
+        kind = describe(path)["kind"]
+        if kind not in TRAINED:
+            raise ValueError(
+                f"--prior {text}: it holds a prior of the kind {kind!r}, and this version knows {', '.join(TRAINED)}."
+            )
+        return Chosen(kind, path)
     raise ValueError(
         f"--prior {text} is none of {', '.join(NAMES)}, gaussian:FOLDER, nor a file that `jaxinv train` wrote."
     )

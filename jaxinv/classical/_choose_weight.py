@@ -284,6 +284,8 @@ def choose_weight(
         raise ValueError(
             f"`criterion` must be DiscrepancyPrinciple(), SURE(), GCV() or HeldOutMeasurements(); got {criterion!r}."
         )
+    if not callable(solve):
+        raise ValueError(f"`solve` must be a function such as `classical.tv`; got {solve!r}.")
     if criterion.is_random:
         check_key(key)  # pyright: ignore[reportArgumentType]  # which says that a key is missing
     weights = jnp.asarray(weights)
@@ -297,8 +299,17 @@ def choose_weight(
     # A criterion may solve with what `prepare` made of the problem, which is sound whatever the problem was.
     _, _, prepared = prepare(likelihood, y)
 
+    def solved(likelihood: Likelihood, y: State, *, weight: Array) -> Solution:
+        solution = solve(likelihood, y, weight=weight)
+        if not isinstance(solution, Solution):
+            raise ValueError(
+                "`solve(likelihood, y, weight=weight)` must return a `Solution`, as `classical.tv` does; it returned "
+                f"{type(solution).__name__}."
+            )
+        return solution
+
     def scored(weight: Array) -> tuple[Solution, Array]:
-        solution, score = criterion.score(solve, likelihood, y, weight, key=used)
+        solution, score = criterion.score(solved, likelihood, y, weight, key=used)
         result = RESULTS.where(prepared == RESULTS.successful, solution.result, prepared)
         return Solution(solution.value, result, solution.stats, solution.aux), score
 

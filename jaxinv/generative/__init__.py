@@ -14,7 +14,7 @@ from ._gan import (
     nonsaturating_loss as nonsaturating_loss,
     wasserstein_loss as wasserstein_loss,
 )
-from ._gaussian_deviation import residual_gaussian as residual_gaussian
+from ._gaussian_deviation import deviation_weight as deviation_weight, residual_gaussian as residual_gaussian
 from ._images import (
     AbstractPath as AbstractPath,
     Linear as Linear,
@@ -50,6 +50,7 @@ __all__ = [
     "AutoencoderPrior",
     "check_range",
     "choose_weight",
+    "deviation_weight",
     "encode",
     "flow_loss",
     "FlowPrior",

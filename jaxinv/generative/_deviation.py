@@ -31,7 +31,7 @@ class Relaxed(AbstractLatentMethod):
     - `weight`: a positive scalar; a wrong value sets the code of the problem. It has the scale of the deviations: for
       `L1()` the inverse of their mean size, for `Tikhonov()` the inverse of their variance, as they are in the images,
       not in the noise. So it has no default but for `Gaussian(...)`, whose covariance is that scale and whose weight
-      is 1. `choose_weight` finds one by the discrepancy principle.
+      is 1. `deviation_weight` finds it from images, and `choose_weight` by the discrepancy principle.
 
     Without an `optimiser`, Adam minimises a smooth objective and `Alternating()` any other.
 
@@ -113,7 +113,8 @@ class Soft(AbstractLatentMethod):
       `Gaussian(residual_gaussian(prior, images, rank=50))` the distance by the covariance of what the generator is
       known to miss, which is eliminated as in `Relaxed`.
     - `weight`: a positive scalar. The `l` of `l ||G(z) - x||^2` is `weight = 2 l`. It has no default but for
-      `Gaussian(...)`, as in `Relaxed`: for `Tikhonov()` it is the inverse of the variance of the deviations.
+      `Gaussian(...)`, as in `Relaxed`: for `Tikhonov()` it is the inverse of the variance of the deviations, which
+      `deviation_weight` finds from images.
 
     **Raises:** `ValueError` if `deviation` is not a smooth regulariser, or has no scale and there is no `weight`.
 
@@ -206,7 +207,8 @@ def _check_weight(weight: Scalar | None, deviation: AbstractRegulariser, name: s
             f"{name}(deviation, weight): give a `weight`. {type(deviation).__name__} does not know how far images "
             "deviate from the range of the generator, and no number fits all: for L1() it is about the inverse of "
             "their mean absolute deviation, for Tikhonov() the inverse of its variance. "
-            "Gaussian(residual_gaussian(prior, images, rank=50)) needs none, and `choose_weight` finds one."
+            "`deviation_weight(prior, images, deviation)` finds it, and Gaussian(residual_gaussian(prior, images, "
+            "rank=50)) needs none."
         )
     return 1.0
 

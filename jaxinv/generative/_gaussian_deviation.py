@@ -1,4 +1,6 @@
-"""Gaussian deviations from the range of a generator: fitted to images, and eliminated from a reconstruction."""
+"""Deviations from the range of a generator, fitted to images: their weight, or a Gaussian, which is eliminated."""
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +13,7 @@ from .._linear_gaussian import Observation, observe, real_rows
 from .._prior import AbstractGenerativePrior, check_prior
 from .._types import ArrayLike, Checked, IntLike, State
 from ..likelihood import Likelihood, Whitened, whiten
-from ..regularisers import AbstractRegulariser
+from ..regularisers import L1, AbstractRegulariser
 from ._method import AbstractLatentOnly
 
 # A pixel that never deviates in the data gets this part of the largest pixel variance.
@@ -104,6 +106,70 @@ def residual_gaussian(
         method = jaxinv.generative.Relaxed(jaxinv.regularisers.Gaussian(missed))
         ```
     """
+    prior, images, latents = _checked(prior, images, latents)
+    count, size = images.shape[0], images[0].size
+    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(count - 1, size):
+        raise ValueError(
+            f"`rank` must be a static integer from 1 to {min(count - 1, size)}, for {count} images of {size} pixels; "
+            f"got {rank!r}."
+        )
+    mean, factor, diagonal = _fit(prior, images, latents, rank)
+    return oracles.Gaussian.from_factor(mean, factor, diagonal)
+
+
+def deviation_weight(
+    prior: Checked[AbstractGenerativePrior],
+    images: ArrayLike,
+    deviation: Checked[AbstractRegulariser] = L1(),  # noqa: B008
+    *,
+    latents: ArrayLike | None = None,
+) -> Array:
+    """The weight of a deviation at which it has the size that images have: `d / mean <u, grad R(u)>`.
+
+    The residuals `u = x - G(E(x))`, with `d` entries, are taken for draws of the density that is proportional to
+    `exp(-weight R(u))`, for which Stein's identity is `weight E <u, grad R(u)> = d`. For `Tikhonov()` it is the inverse
+    of their variance, and for `L1()` that of their mean modulus, the estimates of the largest likelihood. The noise has
+    no part in it: `-log p(y | x)` is in nats, and so is the penalty with this weight.
+
+    **Arguments:**
+
+    - `prior`, `images`, `latents`: as for `residual_gaussian`.
+    - `deviation`: the regulariser of `Relaxed` or `Soft`.
+
+    **Returns:** the weight, a scalar: NaN, and so a problem with the code `invalid_parameter`, if the images do not
+    deviate.
+
+    **Raises:** `ValueError` as `residual_gaussian`, and for what is no regulariser.
+
+    **Reference:** Stein, Estimation of the mean of a multivariate normal distribution, 1981.
+
+    !!! example
+        ```python
+        import jax, jaxinv
+        images = jax.random.normal(jax.random.key(0), (100, 8, 8, 1))
+        prior = jaxinv.generative.PCAPrior(jaxinv.subspace.pca(images, rank=4))
+        deviation = jaxinv.regularisers.Tikhonov()
+        weight = jaxinv.generative.deviation_weight(prior, images, deviation)  # a little more than 1
+        method = jaxinv.generative.Soft(deviation, weight)
+        ```
+    """
+    prior, images, latents = _checked(prior, images, latents)
+    if not isinstance(deviation, AbstractRegulariser):
+        raise ValueError(f"`deviation` must be one of `jaxinv.regularisers`; got {deviation!r}.")
+    return _stein(prior, images, latents, deviation)
+
+
+@eqx.filter_jit
+def _stein(
+    prior: AbstractGenerativePrior, images: Array, latents: Array | None, deviation: AbstractRegulariser
+) -> Array:
+    products = jax.lax.map(lambda u: jnp.sum(u * deviation.gradient(u)), _missed(prior, images, latents))
+    mean = jnp.mean(products)
+    return jnp.where((mean > 0) & (mean < jnp.inf), images[0].size / jnp.where(mean > 0, mean, 1), jnp.nan)
+
+
+def _checked(prior: Any, images: Any, latents: Any) -> tuple[AbstractGenerativePrior, Array, Array | None]:
+    """Images, and their latents where these are given, which fit the prior."""
     prior, images = check_prior(prior), as_parameter(images)
     shape = tuple(prior.image_shape)
     if images.ndim != len(shape) + 1 or images.shape[1:] != shape or images.shape[0] < 2:
@@ -111,12 +177,7 @@ def residual_gaussian(
             f"`images` must be at least two images of the prior, of shape (n, {', '.join(map(str, shape))}); got "
             f"{images.shape}."
         )
-    count, size = images.shape[0], images[0].size
-    if isinstance(rank, bool) or not isinstance(rank, int) or not 1 <= rank <= min(count - 1, size):
-        raise ValueError(
-            f"`rank` must be a static integer from 1 to {min(count - 1, size)}, for {count} images of {size} pixels; "
-            f"got {rank!r}."
-        )
+    count = images.shape[0]
     if latents is not None:
         latents = as_parameter(latents)
         if latents.shape != (count, *prior.latent_shape):
@@ -126,16 +187,19 @@ def residual_gaussian(
     if is_concrete(images) and not bool(jnp.all(jnp.isfinite(images))):
         first = int(jnp.argmin(jnp.all(jnp.isfinite(images.reshape(count, -1)), axis=1)))
         raise ValueError(f"`images` must be finite; image {first} is not.")
-    mean, factor, diagonal = _fit(prior, images, latents, rank)
-    return oracles.Gaussian.from_factor(mean, factor, diagonal)
+    return prior, images, latents
+
+
+def _missed(prior: AbstractGenerativePrior, images: Array, latents: Array | None) -> Array:
+    """What is left of each image."""
+    if latents is None:
+        return jax.lax.map(lambda x: x - prior.decode(prior.encode(x)), images, batch_size=500)
+    return jax.lax.map(lambda pair: pair[0] - prior.decode(pair[1]), (images, latents), batch_size=500)
 
 
 @eqx.filter_jit
 def _fit(prior: AbstractGenerativePrior, images: Array, latents: Array | None, rank: int) -> tuple[Array, Array, Array]:
-    if latents is None:
-        missed = jax.lax.map(lambda x: x - prior.decode(prior.encode(x)), images, batch_size=500)
-    else:
-        missed = jax.lax.map(lambda pair: pair[0] - prior.decode(pair[1]), (images, latents), batch_size=500)
+    missed = _missed(prior, images, latents)
     mean = missed.mean(0)
     centred = (missed - mean[None]).reshape(images.shape[0], -1) / jnp.sqrt(images.shape[0] - 1).astype(images.dtype)
     # The decomposition costs as much as the smaller Gram matrix would, and forms none.

@@ -13,6 +13,7 @@ import safetensors
 from flax import nnx
 from safetensors.numpy import load_file
 
+from .._reading import as_path
 from .._types import Checked
 from ._adm_unet import ADMUNet
 from ._diffusers_unet import DiffusersUNet
@@ -75,9 +76,17 @@ def from_torch(
         raise ValueError(
             f"These are not the weights of a {kind.__name__}: it has {error.args[0]!r}; they are named {_few(weights)}."
         ) from None
+    except (IndexError, ZeroDivisionError) as error:
+        raise ValueError(
+            f"These are not the weights of a {kind.__name__}: their shapes or numbers do not fit ({error})."
+        ) from None
+    _check_sizes(settings, len(weights))
     # Without values: to draw random weights for a large network takes longer than to read it.
     build: Any = kind
-    network = nnx.eval_shape(lambda: build(**settings, rngs=nnx.Rngs(0)))
+    try:
+        network = nnx.eval_shape(lambda: build(**settings, rngs=nnx.Rngs(0)))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"No {kind.__name__} has {_described(settings)}: {str(error).splitlines()[0]}") from error
     places = {name: place for _, _, place in _places(network) for name in place.keys}
     missing, unknown = (
         [name for name in places if name not in weights],
@@ -88,6 +97,11 @@ def from_torch(
         for place in {id(p): p for p in places.values()}.values()
         for i, name in enumerate(place.keys)
         if name in weights and not place.fits(weights[name], i)
+    ]
+    wrong += [
+        f"{name} holds {array.dtype}, expected floating numbers"
+        for name, array in weights.items()
+        if name in places and not np.issubdtype(array.dtype, np.floating)
     ]
     complaints = [f"{name} is missing" for name in missing] + [f"{name} is not expected" for name in unknown] + wrong
     if complaints:
@@ -194,7 +208,7 @@ def _read(source: Any) -> tuple[Weights, dict[str, Any] | None]:
             f"`source` must be the path of a .safetensors file or of a folder, or a mapping from names to arrays; got "
             f"{type(source).__name__}. Of a torch module it is `module.state_dict()`."
         )
-    path, config = Path(source), None
+    path, config = as_path(source, "a .safetensors file or a folder"), None
     if path.is_dir():
         path = path / "unet" if (path / "unet").is_dir() else path
         config = _read_config(path / "config.json")
@@ -236,7 +250,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"There is no {path}: a folder of diffusers has one beside the weights.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON file: {error}") from None
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a JSON object; it holds a {type(config).__name__}.")
@@ -255,6 +269,19 @@ def _refuse_pickle(path: str) -> None:
         f"    weights = torch.load({path!r}, map_location='cpu', weights_only=True)\n"
         f"    safetensors.torch.save_file({{k: v.contiguous() for k, v in weights.items()}}, {new!r})"
     )
+
+
+def _check_sizes(settings: Mapping[str, Any], count: int) -> None:
+    """Raise for a network of more parts than there are weights, before a file of a few bytes makes it."""
+    for name in ("num_blocks", "layers_per_block"):
+        value = settings.get(name, 1)
+        for number in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(number, int) and number > count:
+                raise ValueError(f"The weights are {count}, too few for a network with {name}={number}.")
+    for name in ("widths", "block_out_channels", "down_block_types", "up_block_types"):
+        value = settings.get(name, ())
+        if isinstance(value, list | tuple) and len(value) > count:
+            raise ValueError(f"The weights are {count}, too few for a network with {len(value)} levels.")
 
 
 def _recognise(weights: Weights) -> type[nnx.Module]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Complex, Float
 
 from .._arrays import HIGHEST, as_array, as_leaf, check_count, common_dtype, is_concrete
-from .._checks import check_instance
+from .._checks import check_instance, checked
 from .._jit import compiled_method
 from .._loop import iterate
 from .._solution import RESULTS, settle
@@ -129,6 +129,7 @@ class LowResolution(AbstractCoilMaps):
         return jnp.where(inside[None], images / jnp.where(inside, root, 1)[None], 0)
 
 
+@checked()
 def coil_maps(
     kspace: ArrayLike,
     *,
@@ -142,7 +143,7 @@ def coil_maps(
       is measured, and fully sampled in the middle. Channels (slices, echoes) are independent.
     - `method`: `ESPIRiT()`, or `LowResolution()`, which is faster and needs no middle without noise.
 
-    **Returns:** the maps, `(num_coils, h, w, c)`.
+    **Returns:** the maps, `(num_coils, h, w, c)`; NaN for k-space that arrives traced and is not finite.
 
     **Raises:** `ValueError` for another shape, a measurement that is real or not finite, and a middle larger than
     k-space.
@@ -173,8 +174,10 @@ def coil_maps(
 
 @compiled_method
 def _estimate(method: AbstractCoilMaps, kspace: Array) -> Array:
-    # NaN where a traced parameter of the method is out of its range.
-    return settle(jax.vmap(method, in_axes=-1, out_axes=-1)(kspace), valid(method))
+    # NaN where a traced parameter of the method is out of its range, or traced k-space is not finite, whose maps a
+    # comparison with the largest entry would make 0.
+    good = valid(method) & jnp.all(jnp.isfinite(kspace))
+    return settle(jax.vmap(method, in_axes=-1, out_axes=-1)(kspace), good)
 
 
 def check_kspace(kspace: Any, name: str) -> Complex[Array, "l h w c"]:

@@ -22,7 +22,7 @@ def noise_covariance(kspace: ArrayLike, *, outside: Checked[float] = 0.8) -> Com
     - `outside`: static, between 0 and 1. Raise it where the signal reaches far out. A scan of noise alone takes 0.
 
     **Returns:** the covariance, `(num_coils, num_coils)`, for `prewhiten`. With fewer measured frequencies than coils
-    it is singular.
+    it is singular, and with none NaN.
 
     **Raises:** `ValueError` for another shape, a real measurement, and an `outside` out of range.
 
@@ -44,7 +44,7 @@ def noise_covariance(kspace: ArrayLike, *, outside: Checked[float] = 0.8) -> Com
     samples = jnp.where(measured, kspace, 0).reshape(coils, -1)
     count = jnp.sum(measured).astype(kspace.real.dtype)
     products = jnp.matmul(samples, jnp.conj(samples.T), precision=HIGHEST)
-    return products / jnp.maximum(count, 1)
+    return jnp.where(count > 0, products / jnp.maximum(count, 1), jnp.nan)
 
 
 @compiled_method
@@ -60,7 +60,7 @@ def prewhiten(kspace: ArrayLike, covariance: ArrayLike) -> Complex[Array, "l h w
     - `covariance`: the covariance of its noise, `(num_coils, num_coils)`, positive definite, as `noise_covariance`
       estimates it.
 
-    **Returns:** k-space of the same shape; NaN for a covariance that is not positive definite.
+    **Returns:** k-space of the same shape; NaN for a covariance that is not Hermitian and positive definite.
 
     **Raises:** `ValueError` for shapes that do not fit.
 
@@ -83,7 +83,10 @@ def prewhiten(kspace: ArrayLike, covariance: ArrayLike) -> Complex[Array, "l h w
             f"`covariance` must have shape ({coils}, {coils}), one row for each coil; got {covariance.shape}."
         )
     covariance = covariance.astype(common_dtype(kspace, covariance))
-    factor = jnp.linalg.cholesky(covariance)
+    # The decomposition reads half of the matrix, and makes up the rest.
+    skew, rounding = jnp.abs(covariance - jnp.conj(covariance.T)), 100 * jnp.finfo(kspace.real.dtype).eps
+    hermitian = jnp.max(skew) <= rounding * jnp.max(jnp.abs(covariance))
+    factor = jnp.linalg.cholesky(jnp.where(hermitian, covariance, jnp.nan))
     inverse = jnp.linalg.solve(factor, jnp.eye(coils, dtype=factor.dtype))
     return jnp.sqrt(2.0).astype(kspace.real.dtype) * _mixed(inverse.astype(kspace.dtype), kspace)
 

@@ -7,8 +7,10 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from .._arrays import HIGHEST, as_array, is_concrete
+from .._kernels import matrix_product
 from .._score import AbstractGradientScore, AbstractProcess
 from .._types import Checked, Scalar, State
+from .._workarounds import rounded
 from ..requirements import Parametric, Requirement, not_negative
 
 
@@ -54,8 +56,8 @@ class GaussianDenoiser(Parametric):
         """`Cov[x_0 | x_t = x] v`, of the shape of `v`, without the matrix."""
         v = jnp.asarray(v)
         basis, variances = self._spectrum(t, x)
-        coefficients = variances * jnp.matmul(basis.T, v.ravel(), precision=HIGHEST)
-        return jnp.matmul(basis, coefficients, precision=HIGHEST).reshape(v.shape)
+        coefficients = variances * matrix_product(basis, v.ravel(), transposed=True)
+        return matrix_product(basis, coefficients).reshape(v.shape)
 
     def _spectrum(self, t: Scalar, x: State) -> tuple[Array, Array]:
         dtype = jnp.asarray(x).dtype
@@ -65,7 +67,7 @@ class GaussianDenoiser(Parametric):
 
 def remaining(variances: Array, scale: Array, std: Array) -> Array:
     """The variance of `x_0` given `x_t`, in directions in which `x_0` has `variances`."""
-    total = scale**2 * variances + std**2
+    total = rounded(scale**2 * variances) + rounded(std**2)
     return jnp.where(total > 0, variances * (std**2 / jnp.where(total > 0, total, 1)), 0)
 
 
@@ -84,13 +86,13 @@ class GaussianScore(AbstractGradientScore):
         x = as_array(x)
         scale, std = marginal(self.process, t, x.dtype)
         mean, basis, deviations = (v.astype(x.dtype) for v in (self.mean, self.basis, self.deviations))
-        deviation = (x - scale * mean).ravel()
-        coefficients = jnp.matmul(basis.T, deviation, precision=HIGHEST)
-        inside = coefficients / (scale**2 * deviations**2 + std**2)
-        score = -jnp.matmul(basis, inside, precision=HIGHEST)
+        deviation = (x - rounded(scale * mean)).ravel()
+        coefficients = matrix_product(basis, deviation, transposed=True)
+        inside = coefficients * _inverse(rounded(scale**2 * deviations**2) + rounded(std**2))
+        score = -matrix_product(basis, inside)
         if basis.shape[0] > basis.shape[1]:
-            outside = deviation - jnp.matmul(basis, coefficients, precision=HIGHEST)
-            score = score - outside / std**2
+            outside = deviation - matrix_product(basis, coefficients)
+            score = score - rounded(outside * _inverse(std**2))
         return score.reshape(x.shape)
 
     def predict(self, t: Scalar, x: State) -> tuple[Array, Array]:
@@ -101,11 +103,17 @@ class GaussianScore(AbstractGradientScore):
         return _denoise(self, t, x)
 
 
+def _inverse(variance: Array) -> Array:
+    """One over a variance: rounded, as a division rounds otherwise in a batch, and infinite for 0."""
+    return jnp.where(variance > 0, rounded(1 / jnp.where(variance > 0, variance, 1)), jnp.inf)
+
+
 def _denoise(oracle: GaussianDenoiser | GaussianScore, t: Scalar, x: State) -> Array:
     x = as_array(x)
     scale, std = marginal(oracle.process, t, x.dtype)
     mean, basis, deviations = (v.astype(x.dtype) for v in (oracle.mean, oracle.basis, oracle.deviations))
-    coefficients = jnp.matmul(basis.T, (x - scale * mean).ravel(), precision=HIGHEST)
-    total = scale**2 * deviations**2 + std**2
+    coefficients = matrix_product(basis, (x - rounded(scale * mean)).ravel(), transposed=True)
+    # Rounded, so that a denoiser in a batch gives what it gives alone: conjugate gradients amplify the difference.
+    total = rounded(scale**2 * deviations**2) + rounded(std**2)
     gain = jnp.where(total > 0, scale * deviations**2 / jnp.where(total > 0, total, 1), 1 / scale)
-    return mean + jnp.matmul(basis, gain * coefficients, precision=HIGHEST).reshape(x.shape)
+    return mean + matrix_product(basis, rounded(gain) * coefficients).reshape(x.shape)

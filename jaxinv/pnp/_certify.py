@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from .._arrays import check_key, safe_sqrt
+from .._arrays import check_key, is_concrete, safe_sqrt
 from .._jit import compiled_method
 from .._loop import iterate
 from .._module import Module
@@ -71,7 +71,7 @@ def certify(
 
     - `denoiser`: any denoiser.
     - `image`: a clean image of the kind that it is made for.
-    - `sigma`: the noise level.
+    - `sigma`: the noise level, positive; a traced one that is not makes the figures NaN.
     - `key`: a typed key, for the noise and the starts.
     - `max_steps`: the number of power iterations, static.
 
@@ -96,7 +96,10 @@ def certify(
     check_denoiser(denoiser)
     clean = jnp.asarray(image)
     clean = clean.astype(jnp.result_type(float, clean.dtype))
+    if jnp.ndim(sigma) != 0 or (is_concrete(sigma) and not 0 < float(sigma) < float("inf")):
+        raise ValueError(f"`sigma` must be a finite and positive number; got {sigma}.")
     sigma = jnp.asarray(sigma).astype(clean.dtype)
+    sigma = jnp.where((sigma > 0) & (sigma < jnp.inf), sigma, jnp.nan)
     draw = lambda i: jax.random.normal(jax.random.fold_in(key, i), clean.shape, clean.dtype)
     noise, u, v = draw(0), draw(1), draw(2)
     noisy = clean + sigma * noise

@@ -12,6 +12,7 @@ from flax import linen, nnx
 from jaxtyping import Array
 
 from .._arrays import as_array, check_floating
+from .._checks import checked
 from .._differentiation import Unrolled
 from .._loop import iterate
 from .._module import Module
@@ -130,6 +131,7 @@ class NetworkDenoiser(AbstractDenoiser):
         return output[0].astype(x.dtype)
 
 
+@checked()
 def Denoiser(
     function: Checked[Callable[[Array, Array], Array]], *, sigma_range: tuple[Scalar, Scalar] = (0.0, float("inf"))
 ) -> FunctionDenoiser:
@@ -161,6 +163,7 @@ def Denoiser(
     return FunctionDenoiser(as_network(function), *_range(sigma_range))
 
 
+@checked()
 def denoiser_from(network: Network, *, sigma_range: tuple[Scalar, Scalar] = (0.0, float("inf"))) -> NetworkDenoiser:
     """The denoiser of a network, `network(x, sigma) -> x`, of a batch.
 
@@ -349,7 +352,9 @@ def _same_shape(output: Any, x: Array) -> Array:
 def _range(sigma_range: Any) -> tuple[Array, Array]:
     if not isinstance(sigma_range, tuple | list) or len(sigma_range) != 2:
         raise ValueError(f"`sigma_range` must be a pair (least, largest); got {sigma_range!r}.")
-    low, high = (jnp.asarray(value, jnp.result_type(float)) for value in sigma_range)
+    low, high = (as_array(value).astype(jnp.result_type(float)) for value in sigma_range)
+    if low.ndim or high.ndim:
+        raise ValueError(f"`sigma_range` must be a pair of scalars; got shapes {low.shape} and {high.shape}.")
     return low, high
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_count, is_concrete, multiply
+from .._checks import checked
 from .._conjugate_gradients import minimise_quadratic
 from .._method import AbstractMethod, advance
 from .._solution import RESULTS
@@ -313,6 +314,7 @@ class AbstractProximal(AbstractPlugAndPlay[Memory]):
         )
 
 
+@checked()
 def smooth_problem(
     likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None, options: PyTree[Scalar]
 ) -> tuple[Problem, RESULTS]:
@@ -339,6 +341,7 @@ def smooth_problem(
     return Problem(data, denoiser, at, _cast(options, image.dtype)), code
 
 
+@checked()
 def quadratic_problem(
     likelihood: Likelihood,
     denoiser: AbstractDenoiser,

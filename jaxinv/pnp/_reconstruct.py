@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import check_key, check_one, is_concrete
-from .._checks import check_instance
+from .._checks import check_instance, checked
 from .._differentiation import Unrolled
 from .._jit import verb
 from .._loop import run
@@ -25,6 +25,7 @@ from ._method import AbstractPlugAndPlay, warn_of_range
 _LARGEST = 10.0
 
 
+@checked()
 def reconstruct(
     likelihood: Likelihood,
     denoiser: Checked[AbstractDenoiser],

@@ -90,3 +90,7 @@ def test_refusals():
         classical.choose_weight(LIKELIHOOD, solve, Y, weights=WEIGHTS, criterion=solve)
     with pytest.raises(ValueError, match="`probes`"):
         classical.SURE(0)
+    with pytest.raises(ValueError, match="`solve`"):
+        classical.choose_weight(LIKELIHOOD, 3, Y, weights=WEIGHTS)
+    with pytest.raises(ValueError, match="must return a `Solution`"):
+        classical.choose_weight(LIKELIHOOD, lambda likelihood, y, weight: y, Y, weights=WEIGHTS)

@@ -54,6 +54,20 @@ def test_the_marginal_is_that_of_the_sde(name):
     np.testing.assert_allclose(2 * std * std_slope, 2 * f * std**2 + g**2, **EXACT)
 
 
+def test_a_time_that_is_no_number_has_no_noise():
+    discrete = diffusion.DiscreteVP.linear(20)
+    for process in [PROCESSES[name].make() for name in NAMES] + [discrete]:
+        (_, std, _, g), *_ = tell(process, np.full(9, np.nan))
+        assert np.isnan(std).all(), process
+        assert np.isnan(g).all(), process
+    for count in ("a", 2.5, 0, None):
+        for make in (diffusion.DiscreteVP.linear, diffusion.DiscreteVP.cosine):
+            with pytest.raises(ValueError, match="`num_timesteps` must be a static integer"):
+                make(count)
+    with pytest.raises(ValueError, match="real numbers"):
+        diffusion.DiscreteVP(np.array([0.1, 0.2j]))
+
+
 def test_sampling_stops_where_the_noise_of_ve_is_sigma_min():
     process = diffusion.VE(sigma_min=0.02, sigma_max=3.0)
     np.testing.assert_allclose(process.marginal(process.t_min)[1], 0.02, **EXACT)

@@ -5,7 +5,15 @@ import pytest
 from verbs import SHAPE, SIZE, codes, rng_of
 
 from jaxinv import Likelihood, noise, operators, oracles, regularisers
-from jaxinv.generative import Alternating, Relaxed, Soft, choose_weight, reconstruct, residual_gaussian
+from jaxinv.generative import (
+    Alternating,
+    Relaxed,
+    Soft,
+    choose_weight,
+    deviation_weight,
+    reconstruct,
+    residual_gaussian,
+)
 
 RNG = rng_of(0)
 FACTOR = RNG.normal(size=(SIZE, 4)).astype(np.float32)
@@ -108,6 +116,27 @@ def test_residual_gaussian():
     latents = flat @ np.linalg.pinv(FACTOR).T
     given = residual_gaussian(prior, images, rank=3, latents=latents)
     np.testing.assert_allclose(given.variance, few.variance, rtol=1e-3)
+
+
+def test_the_weight_of_a_deviation():
+    _, prior, _ = problem()
+    images = rng_of(3).normal(size=(20, *SHAPE)).astype(np.float32)
+    latents = rng_of(4).normal(size=(20, 4)).astype(np.float32)
+    missed = images.reshape(20, -1) - latents @ FACTOR.T
+    # The estimates of the largest likelihood of a Gaussian and of a Laplacian; and Stein's identity.
+    for deviation, size in (
+        (regularisers.Tikhonov(), np.mean(missed**2)),
+        (2 * regularisers.L1(), 2 * np.mean(np.abs(missed))),
+        (regularisers.Huber(0.7), np.mean(np.minimum(missed**2, 0.7 * np.abs(missed)))),
+    ):
+        weight = deviation_weight(prior, images, deviation, latents=latents)
+        np.testing.assert_allclose(weight, 1 / size, rtol=1e-4)
+    nothing = np.zeros((2, *SHAPE), np.float32)
+    assert np.isnan(deviation_weight(prior, nothing, latents=np.zeros((2, 4), np.float32)))
+    with pytest.raises(ValueError, match="one of `jaxinv.regularisers`; got 'l1'"):
+        deviation_weight(prior, images, "l1")
+    with pytest.raises(ValueError, match="at least two images"):
+        deviation_weight(prior, images[:1])
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,12 @@ def spoilt(name, weights):
         del weights["m_tail.weight"]
     elif name == "left over":
         weights["m_tail.bias"] = np.zeros(1)
+    elif name == "blocks without end":
+        weights["m_down1.99999999.weight"] = np.zeros((6, 4, 2, 2))
+    elif name == "a scalar":
+        weights["m_head.weight"] = np.zeros(())
+    elif name == "integers":
+        weights["m_up1.0.weight"] = weights["m_up1.0.weight"].astype(int)
     elif name == "another shape":
         weights["m_up1.0.weight"] = np.zeros((5, 4, 2, 2))
     else:
@@ -132,6 +138,9 @@ def spoilt(name, weights):
         ("missing", "m_tail.weight"),
         ("left over", r"m_tail\.bias is not expected"),
         ("another shape", r"m_up1\.0\.weight has the shape \(5, 4, 2, 2\), expected \(6, 4, 2, 2\)"),
+        ("blocks without end", "too few for a network with num_blocks=99999999"),
+        ("a scalar", "their shapes or numbers do not fit"),
+        ("integers", r"m_up1\.0\.weight holds int64, expected floating numbers"),
         ("another network", r"no network that is known here.*encoder\.weight"),
     ],
 )
@@ -179,11 +188,17 @@ def test_a_folder_of_diffusers_is_a_score(tmp_path):
     ("scheduler", "changes", "message"),
     [
         ({"beta_schedule": "linear"}, {"down_block_types": ["SkipDownBlock2D"] * 3}, "no block 'SkipDownBlock2D'"),
+        ({"num_train_timesteps": 10**12}, {}, "`num_train_timesteps` must be an integer from 2"),
+        ({"num_train_timesteps": "a"}, {}, "`num_train_timesteps` must be an integer from 2"),
+        ({"beta_start": None}, {}, "describes no schedule"),
+        ({"prediction_type": ["epsilon"]}, {}, "is not known"),
+        ([1, 2], {}, "must hold a JSON object"),
         ({"beta_schedule": "wave"}, {}, "`beta_schedule` 'wave' is not known"),
         ({"prediction_type": "flow"}, {}, "`prediction_type` 'flow' is not known"),
         ({"_class_name": "VQDiffusionScheduler"}, {}, "VQDiffusionScheduler is not known"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, {}, "epsilon, v_prediction"),
         ({}, {"time_embedding_type": "fourier"}, "no `time_embedding_type` 'fourier'"),
+        ({}, {"layers_per_block": 10**9}, "too few for a network with layers_per_block"),
         ({}, {"_class_name": "UNet2DConditionModel"}, "describes a UNet2DConditionModel"),
     ],
 )

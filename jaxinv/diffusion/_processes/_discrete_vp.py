@@ -6,7 +6,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from ..._arrays import as_parameter
+from ..._arrays import as_parameter, check_count
 from ..._types import Checked, Scalar
 from ...requirements import Requirement, requirement
 from ._process import AbstractProcess
@@ -39,9 +39,10 @@ class DiscreteVP(AbstractProcess):
     betas: Array = eqx.field(converter=as_parameter)
 
     def __check_init__(self):
-        if self.betas.ndim != 1 or self.betas.shape[0] < 2:
+        if self.betas.ndim != 1 or self.betas.shape[0] < 2 or jnp.iscomplexobj(self.betas):
             raise ValueError(
-                f"`betas` must be a vector of at least 2 numbers, one for each step; got shape {self.betas.shape}."
+                "`betas` must be a vector of at least 2 real numbers, one for each step; got shape "
+                f"{self.betas.shape} and dtype {self.betas.dtype}."
             )
 
     def requirements(self) -> tuple[Requirement, ...]:
@@ -59,6 +60,7 @@ class DiscreteVP(AbstractProcess):
 
         **Returns:** a `DiscreteVP`.
         """
+        check_count(num_timesteps, "num_timesteps")
         return DiscreteVP(jnp.linspace(beta_start, beta_end, num_timesteps))
 
     @staticmethod
@@ -72,6 +74,7 @@ class DiscreteVP(AbstractProcess):
 
         **Returns:** a `DiscreteVP`.
         """
+        check_count(num_timesteps, "num_timesteps")
         ends = jnp.cos((jnp.arange(num_timesteps + 1) / num_timesteps + 0.008) / 1.008 * jnp.pi / 2) ** 2
         return DiscreteVP(jnp.minimum(1 - ends[1:] / ends[:-1], largest))
 
@@ -93,7 +96,9 @@ class DiscreteVP(AbstractProcess):
         return jnp.clip(jnp.ceil(jnp.asarray(t) * n) - 1, 0, n - 1).astype(jnp.int32)
 
     def _rate(self, t: Scalar) -> Array:
-        return -self.betas.shape[-1] * jnp.log1p(-self.betas[self._step(t)])
+        rate = -self.betas.shape[-1] * jnp.log1p(-self.betas[self._step(t)])
+        # A time that is no number has a step, as an integer, and no rate.
+        return jnp.where(jnp.isnan(t), jnp.nan, rate)
 
     def _log_squares(self) -> Array:
         """`log scale^2` at the times `0, 1/N ... 1`."""

@@ -5,7 +5,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from ..._module import Module
 from ..._networks import as_network
+from ..._reading import as_path
 from ..._score import AbstractProcess
 from ..._types import Checked, PyTree, Scalar
 from ...models import from_torch
@@ -37,6 +38,8 @@ _DISCRETE = (
     "LMSDiscrete",
 )
 _CONTINUOUS = ("EDM", "FlowMatch")
+# More steps are no schedule, and would take memory before anything says so.
+_MOST_STEPS = 1_000_000
 
 
 class AnglePrediction(AbstractParametrisation):
@@ -104,7 +107,7 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         score = diffusion.from_diffusers(folder)
         ```
     """
-    path = Path(folder)
+    path = as_path(folder, "a folder that `diffusers` saved")
     if not path.is_dir():
         raise ValueError(f"`folder` must be a folder that `diffusers` saved; {path} is none.")
     places = [path / "scheduler" / "scheduler_config.json", path / "scheduler_config.json"]
@@ -113,16 +116,35 @@ def from_diffusers(folder: Checked[str | os.PathLike[str]], **options: Any) -> N
         raise ValueError(f"There is no {places[0]} and no {places[1]}: the schedule says how the network was trained.")
     try:
         config = json.loads(found.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{found} is no JSON file: {error}") from None
-    if str(config.get("_class_name", "")).startswith(_CONTINUOUS):
-        return _continuous(config, found, lambda count: from_torch(path, num_timesteps=count, **options))
-    process = DiscreteVP(_betas(config, found))
+    if not isinstance(config, dict):
+        raise ValueError(f"{found} must hold a JSON object; it holds a {type(config).__name__}.")
+    read = _continuous if str(config.get("_class_name", "")).startswith(_CONTINUOUS) else _discrete
+    try:
+        training = read(config, found)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{found} describes no schedule: {error}") from None
+    network = training.recast(from_torch(path, num_timesteps=training.num_timesteps, **options))
+    return score_from(network, training.process, training.parametrisation)
+
+
+class _Training(NamedTuple):
+    """How a network was trained, as a configuration says it."""
+
+    process: AbstractProcess
+    parametrisation: AbstractParametrisation
+    num_timesteps: int
+    recast: Callable[[PyTree], PyTree]
+
+
+def _discrete(config: dict[str, Any], path: Path) -> _Training:
+    """The training of a network at the noise levels of a list of betas."""
+    process = DiscreteVP(_betas(config, path))
     prediction = config.get("prediction_type", "epsilon")
-    if prediction not in _PREDICTIONS:
-        raise ValueError(f"{found}: the `prediction_type` {prediction!r} is not known; {', '.join(_PREDICTIONS)} are.")
-    network = from_torch(path, num_timesteps=int(process.betas.shape[0]), **options)
-    return score_from(network, process, _PREDICTIONS[prediction])
+    if not isinstance(prediction, str) or prediction not in _PREDICTIONS:
+        raise ValueError(f"{path}: the `prediction_type` {prediction!r} is not known; {', '.join(_PREDICTIONS)} are.")
+    return _Training(process, _PREDICTIONS[prediction], int(process.betas.shape[0]), lambda network: network)
 
 
 class _Recast(Module):
@@ -146,14 +168,14 @@ class _Recast(Module):
         return self.sign * self.network(x / total, (0.25 * jnp.log(t) + 1) / self.num_timesteps)
 
 
-def _continuous(config: dict[str, Any], path: Path, read: Callable[[int], Any]) -> NetworkScore:
-    """The score of a network that was trained at all noise levels of an interval."""
-    count = int(config.get("num_train_timesteps", 1000))
+def _continuous(config: dict[str, Any], path: Path) -> _Training:
+    """The training of a network at all noise levels of an interval."""
+    count = _num_timesteps(config, path)
     if str(config["_class_name"]).startswith("FlowMatch"):
         if config.get("invert_sigmas", False):
             raise ValueError(f"{path}: `invert_sigmas` counts time from the noise, which is not known here.")
-        process = FlowMatching(1 / count, 1 - 1 / count)
-        return score_from(_Recast(as_network(read(count)), None, count, 1), process, Velocity())
+        recast = lambda network: _Recast(as_network(network), None, count, 1)
+        return _Training(FlowMatching(1 / count, 1 - 1 / count), Velocity(), count, recast)
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
         raise ValueError(
@@ -162,8 +184,20 @@ def _continuous(config: dict[str, Any], path: Path, read: Callable[[int], Any]) 
     std = float(config.get("sigma_data", 0.5))
     process = EDM(float(config.get("sigma_min", 0.002)), float(config.get("sigma_max", 80.0)))
     # `Preconditioned` subtracts what the network returns, as "v_prediction" has it.
-    network = _Recast(as_network(read(count)), jnp.asarray(std), count, 1 if prediction == "v_prediction" else -1)
-    return score_from(network, process, Preconditioned(0.0, std))
+    sign = 1 if prediction == "v_prediction" else -1
+    return _Training(
+        process,
+        Preconditioned(0.0, std),
+        count,
+        lambda network: _Recast(as_network(network), jnp.asarray(std), count, sign),
+    )
+
+
+def _num_timesteps(config: dict[str, Any], path: Path) -> int:
+    count = config.get("num_train_timesteps", 1000)
+    if not isinstance(count, int) or not 1 < count <= _MOST_STEPS:
+        raise ValueError(f"{path}: `num_train_timesteps` must be an integer from 2 to {_MOST_STEPS}; got {count!r}.")
+    return count
 
 
 def _betas(config: dict[str, Any], path: Path) -> np.ndarray:
@@ -173,7 +207,7 @@ def _betas(config: dict[str, Any], path: Path) -> np.ndarray:
         raise ValueError(f"{path}: the schedule {kind} is not known; those with discrete betas are, such as DDPM's.")
     if config.get("rescale_betas_zero_snr", False):
         raise ValueError(f"{path}: `rescale_betas_zero_snr` makes a last step without any signal, which has no score.")
-    count = int(config.get("num_train_timesteps", 1000))
+    count = _num_timesteps(config, path)
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     schedule = config.get("beta_schedule", "linear")
     if config.get("trained_betas") is not None:
