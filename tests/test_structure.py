@@ -166,6 +166,7 @@ def test_imports_go_one_way():
 # Private files of a room that others use; what everybody uses lives on the ground floor, in `jaxinv/_*.py`.
 SHARED = {
     "classical._bound": "the bound of a norm, which unrolled networks divide by too",
+    "regularisers._constraints": "the check of a constraint, and the projection that ends a network",
     "operators._matrix": "the result of `materialise`, which LISTA makes by rows",
     "operators._norm": "the check that an operator is linear, and the start of an estimate of its norm",
     "training._checkpoint": "the file of a run, which `dip.resume` has too",
