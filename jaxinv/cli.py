@@ -290,8 +290,9 @@ def _add_dip(commands) -> None:
         check=_check_dip,
         help="reconstruct a picture or a sinogram of your own by a deep image prior, which needs no training",
         description=(
-            "This command fits a network to one measurement, with a total-variation penalty if --tv is given. A "
-            "picture is denoised, or inpainted with --mask, or enlarged with --factor. A sinogram (.mat of the "
+            "This command fits a network to one measurement: of a scan with a total-variation penalty, of a picture "
+            "with one if --tv is given. A picture is denoised, or inpainted with --mask, or enlarged with --factor. "
+            "A sinogram (.mat of the "
             "Helsinki Tomography Challenge 2022, .h5 of the Data Exchange layout, or .npy with --angles) is "
             "reconstructed. It writes the picture and, beside it, the array in the unit of FILE as .npy. If it is "
             "interrupted, the same command continues where it stopped."
@@ -351,16 +352,20 @@ def _add_dip(commands) -> None:
     command.add_argument(
         "--tv",
         type=not_negative,
-        default=0.0,
-        help="the weight of total variation, divided by the variance of the noise",
+        help="the weight of total variation, divided by the variance of the noise (default: none for pictures, and "
+        ".001 times the square of half the width of the image for scans)",
     )
-    command.add_argument("--steps", type=positive, default=3000, help="the most steps of the optimiser")
-    command.add_argument("--rate", type=above_zero, default=0.01, help="the learning rate")
+    command.add_argument(
+        "--steps", type=positive, help="the most steps of the optimiser (default: 2500 for pictures, 2000 for scans)"
+    )
+    command.add_argument(
+        "--rate", type=above_zero, help="the learning rate (default: .01 of Adam for pictures, .03 of Muon for scans)"
+    )
     command.add_argument(
         "--stopping",
         choices=("fixed", "variance", "discrepancy", "held-out"),
-        default="held-out",
-        help="the rule that says when to stop, and which image to keep",
+        help="the rule that says when to stop, and which image to keep (default: held-out for pictures, and fixed, "
+        "all steps, for scans)",
     )
     command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     command.add_argument("--output", type=Path, default=Path("reconstruction.png"), help="the picture to write")

@@ -163,6 +163,7 @@ def test_imports_go_one_way():
 
 # Private files of a room that others use; what everybody uses lives on the ground floor, in `jaxinv/_*.py`.
 SHARED = {
+    "regularisers._constraints": "the check of a constraint, and the projection that ends a network",
     "operators._matrix": "the result of `materialise`, which LISTA makes by rows",
     "operators._norm": "the check that an operator is linear, a bound of its norm, and the start of an estimate of it",
     "operators._restricted": "an operator with measurements held out, for a choice of weights and a stopping rule",

@@ -1,5 +1,6 @@
 """The command `jaxinv dip`, which fits a deep image prior to a measurement in the user's file (`_user_file.py`)."""
 
+import dataclasses
 import math
 import time
 from functools import partial
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import data, dip, io, metrics, models, noise, regularisers
+from .. import data, dip, io, metrics, models, noise
 from .._solution import RESULTS
 from ..likelihood import Likelihood
 from ._files import check_outputs, discard, keeping, scratch_file
@@ -19,9 +20,11 @@ from ._networks import rngs_of
 from ._progress import Bar
 from ._user_file import Measured, Request, Scale, measure
 
-NETWORKS = {"skip": models.SkipUNet, "conv": models.ConvDecoder, "deep": models.DeepDecoder}
+NETWORKS = {"conv": models.ConvDecoder, "deep": models.DeepDecoder}
 # Images with more values than this are too large for the rule of windowed variance, which keeps a hundred images.
 _LARGE = 2**19
+# The weight of total variation for scans, in lengths of half the image's width; `benchmarks/dip_real.py` has the scale.
+_TV_OF_SCANS = 1e-3
 STOPPING = {
     "fixed": dip.FixedSteps,
     "variance": dip.WindowedVariance,
@@ -36,10 +39,10 @@ def run(
     level: float | None,
     reference: Path | None,
     network: str,
-    tv: float,
-    steps: int,
-    rate: float,
-    stopping: str,
+    tv: float | None,
+    steps: int | None,
+    rate: float | None,
+    stopping: str | None,
     seed: int,
     output: Path,
 ) -> None:
@@ -65,22 +68,19 @@ def run(
             f"--stopping variance keeps the last hundred images, too large of {shape[0]} x {shape[1]} pixels: "
             "take --crop, --size, or another rule, such as --stopping fixed with fewer --steps."
         )
+    recipe = recipe_for(measured.operator, measured.y, std, scale.peak, tv=tv, steps=steps, rate=rate)
+    rngs = rngs_of(keys[0])
     began = time.perf_counter()
     solution = dip.resume(
         likelihood,
-        NETWORKS[network](shape, rngs=rngs_of(keys[0])),
+        recipe.network(shape, rngs=rngs) if network == "skip" else NETWORKS[network](shape, rngs=rngs),
         measured.y,
         checkpoint=checkpoint,
         key=keys[1],
-        num_steps=steps,
-        regulariser=regularisers.TV(),
-        weight=tv * scale.peak / std**2,
-        learning_rate=rate,
-        stopping=STOPPING[stopping](),
-        ema=0.99,
-        jitter=1 / 30,
+        recipe=recipe,
+        stopping=None if stopping is None else STOPPING[stopping](),
         reference=truth,
-        stride=max(steps // 200, 1),
+        stride=max(recipe.num_steps // 200, 1),
         progress=Bar("Fitting the network"),
         report=None if truth is None else partial(_tell, scale),
     )
@@ -101,6 +101,30 @@ def run(
     print(f"Wrote {output}, and {arrays} in the unit of {request.file}.{shades}")
     if solution.result not in (RESULTS.successful, RESULTS.max_steps_reached):
         raise ValueError(f"the run failed: {RESULTS[solution.result]} A smaller --rate may help.")
+
+
+def recipe_for(
+    operator: Any,
+    y: Any,
+    std: float,
+    peak: float,
+    *,
+    tv: float | None = None,
+    steps: int | None = None,
+    rate: float | None = None,
+) -> dip.Recipe:
+    """The recipe for an image in [0, 1], with values in a range `peak`, from its measurement and the user's options."""
+    if operator.is_tomograph:
+        # Line integrals are as long as the image is wide, so the weight is the same in every unit of length; it was
+        # chosen for noise of this level, and total variation goes with the inverse of the noise.
+        half, level = operator.pixel_size * operator.domain.shape[1] / 2, 0.025 * float(jnp.mean(jnp.abs(y)))
+        weight = peak * (_TV_OF_SCANS * half**2 / (std * level) if tv is None else tv / std**2)
+        given = {"num_steps": steps, "learning_rate": rate}
+        return dip.tomography(weight, **{name: v for name, v in given.items() if v is not None})
+    recipe = dip.photograph() if steps is None else dip.photograph(num_steps=steps)
+    if rate is not None:
+        recipe = dataclasses.replace(recipe, learning_rate=rate)
+    return recipe if tv is None else dataclasses.replace(recipe, weight=tv * peak / std**2, weight_by_noise=0.0)
 
 
 def _reference(path: Path, measured: Measured) -> Any:

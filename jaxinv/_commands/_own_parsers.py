@@ -75,7 +75,9 @@ def add_reconstruct(commands) -> None:
     command.add_argument(
         "--restarts", type=positive, default=8, help="for priors with latent variables, the number of starts"
     )
-    command.add_argument("--steps", type=positive, help="for dip, the most steps of the optimiser (default: 2500)")
+    command.add_argument(
+        "--steps", type=positive, help="for dip, the most steps of the optimiser (default: 2500, and 2000 for scans)"
+    )
     command.add_argument("--reference", type=Path, help="the true image, to print the PSNR")
     command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     command.add_argument(

@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from .. import classical, diffusion, dip, generative, models, noise, operators, oracles, regularisers
+from .. import classical, diffusion, dip, generative, noise, operators, oracles, regularisers
 from .._solution import RESULTS
 from .._types import Key
 from ..likelihood import Likelihood
 from ..regularisers import image_gradient
 from . import _networks, _score
+from ._dip import recipe_for
 from ._files import discard, scratch_file
 from ._images import pictures_in
 from ._operator import Own
@@ -25,7 +26,6 @@ from ._user_file import Scale, brightest, scale_of
 
 # The search for a weight starts where the prior balances the noise, and goes so many times up or down by this factor.
 _FACTOR, _MOST_TRIALS, _HALVINGS = 4.0, 8, 3
-_DIP_STEPS = 2500
 
 
 class Settings(NamedTuple):
@@ -190,20 +190,17 @@ def _dip(likelihood: Likelihood, own: Own, settings: Settings, key: Key) -> Foun
     operator, y = own.operator, own.y
     constant = operator(jnp.full(operator.domain.shape, scale.black, jnp.float32))
     noisy = Likelihood(operator, noise.Gaussian(own.std / scale.unit))
-    network = models.SkipUNet(operator.domain.shape, rngs=_networks.rngs_of(jax.random.fold_in(key, 0)))
+    recipe = recipe_for(operator, y / scale.unit, own.std / scale.unit, scale.peak, steps=settings.steps)
+    network = recipe.network(operator.domain.shape, rngs=_networks.rngs_of(jax.random.fold_in(key, 0)))
     checkpoint = scratch_file(settings.output)
-    steps = settings.steps or _DIP_STEPS
     solution = dip.resume(
         noisy,
         network,
         (y - constant) / scale.unit,
         checkpoint=checkpoint,
         key=jax.random.fold_in(key, 1),
-        num_steps=steps,
-        stride=max(steps // 200, 1),
-        stopping=dip.HeldOut(),
-        ema=0.99,
-        jitter=1 / 30,
+        recipe=recipe,
+        stride=max(recipe.num_steps // 200, 1),
         progress=Bar("Fitting the network"),
     )
     discard(checkpoint)

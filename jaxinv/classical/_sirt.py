@@ -16,7 +16,8 @@ from .._types import Checked, Key, Scalar, State
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, prepare_parameter
 from ..operators import AbstractLinearOperator
 from ..regularisers import AbstractRegulariser
-from ._solver import cast_to, check_constraint, square_of
+from ..regularisers._constraints import check_constraint
+from ._solver import cast_to, square_of
 
 
 @verb(traced=("relaxation",), tolerances=("rtol", "atol"))

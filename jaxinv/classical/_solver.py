@@ -18,6 +18,7 @@ from .._sums import dot
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser
+from ..regularisers._constraints import check_constraint
 
 
 class Problem(eqx.Module):
@@ -339,19 +340,6 @@ def prepare_problem(
         at_zero=0.5 * square_of(b),
     )
     return problem, result
-
-
-def check_constraint(constraint: Any) -> AbstractRegulariser:
-    """`constraint`, which must be a regulariser that is a constraint.
-
-    **Raises:** `ValueError` if it is not.
-    """
-    if not (isinstance(constraint, AbstractRegulariser) and constraint.is_constraint):
-        raise ValueError(
-            "`constraint` must be `regularisers.NonNegative()`, `regularisers.Box(low, high)`, or another regulariser "
-            f"that says `is_constraint`; got {constraint!r}."
-        )
-    return constraint
 
 
 def cast_to(tree: PyTree, real: Any) -> Any:

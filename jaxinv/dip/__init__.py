@@ -10,6 +10,7 @@ from ._method import (
     Problem as Problem,
 )
 from ._pretrain import pretrain as pretrain
+from ._recipe import Recipe as Recipe, photograph as photograph, tomography as tomography
 from ._reconstruct import reconstruct as reconstruct
 from ._reconstruct_many import reconstruct_many as reconstruct_many
 from ._resume import resume as resume
@@ -45,13 +46,16 @@ __all__ = [
     "FromNoise",
     "HeldOut",
     "linearised_posterior",
+    "photograph",
     "Plain",
     "pretrain",
     "Problem",
+    "Recipe",
     "reconstruct",
     "reconstruct_many",
     "resume",
     "SelfGuided",
     "StoppingProblem",
+    "tomography",
     "WindowedVariance",
 ]

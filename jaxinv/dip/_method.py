@@ -1,6 +1,7 @@
 """The methods of the deep image prior: the interface of a loss and its variables, and the plain one."""
 
 import abc
+import dataclasses
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from .._solution import RESULTS
 from .._types import Key, PyTree, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
+from ..regularisers._constraints import projected
 from ..requirements import Parametric
 from ..training._chunk import Split
 
@@ -23,6 +25,7 @@ class Problem(eqx.Module):
     - `network`: the network without its weights; `frozen`: those of its weights that stay as they are.
     - `z0`: the input of the network, without a batch axis.
     - `parameters`: what the method's `prepare` adds for its own use.
+    - `constraint`: a regulariser whose `prox` is the projection that ends the network, or `None`.
     """
 
     likelihood: Likelihood
@@ -33,12 +36,11 @@ class Problem(eqx.Module):
     frozen: dict[str, Array]
     z0: Array
     parameters: PyTree = None
+    constraint: AbstractRegulariser | None = None
 
     def with_parameters(self, parameters: PyTree) -> "Problem":
         """The problem with the parameters of a method."""
-        return Problem(
-            self.likelihood, self.y, self.regulariser, self.weight, self.network, self.frozen, self.z0, parameters
-        )
+        return dataclasses.replace(self, parameters=parameters)
 
     def merge(self, weights: dict[str, Array]) -> Any:
         """The network with these weights."""
@@ -49,8 +51,8 @@ class Problem(eqx.Module):
         return self.images(weights, z[None])[0]
 
     def images(self, weights: dict[str, Array], z: Array) -> Array:
-        """The images that the network makes of a batch of inputs."""
-        return self.merge(weights)(z).astype(self.likelihood.operator.domain.dtype)
+        """The images that the network makes of a batch of inputs, within the constraint."""
+        return projected(self.constraint, self.merge(weights)(z).astype(self.likelihood.operator.domain.dtype))
 
     def fit(self, image: Array) -> Array:
         """`-log p(y | image)`."""

@@ -12,9 +12,10 @@ from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ._method import AbstractMethod, Plain
+from ._recipe import Recipe, filled
 from ._run import advance, prepare_run, solution
-from ._start import AbstractStart, FromNoise
-from ._stopping import AbstractStopping, FixedSteps
+from ._start import AbstractStart
+from ._stopping import AbstractStopping
 
 
 @verb(traced=("weight", "jitter", "ema", "learning_rate"))
@@ -24,16 +25,18 @@ def reconstruct(
     y: State,
     *,
     key: Key,
-    num_steps: IntLike,
+    recipe: Checked[Recipe | None] = None,
+    num_steps: IntLike | None = None,
     method: Checked[AbstractMethod] = Plain(),  # noqa: B008
     regulariser: Checked[AbstractRegulariser | None] = None,
-    weight: Scalar = 0.0,
+    weight: Scalar | None = None,
     optimiser: Checked[optax.GradientTransformation | None] = None,
-    learning_rate: Scalar = 1e-2,
-    start: Checked[AbstractStart] = FromNoise(),  # noqa: B008
-    stopping: Checked[AbstractStopping] = FixedSteps(),  # noqa: B008
-    jitter: Scalar = 0.0,
-    ema: Scalar = 0.0,
+    learning_rate: Scalar | None = None,
+    start: Checked[AbstractStart | None] = None,
+    stopping: Checked[AbstractStopping | None] = None,
+    jitter: Scalar | None = None,
+    ema: Scalar | None = None,
+    constraint: Checked[AbstractRegulariser | None] = None,
     frozen: Checked[tuple[str, ...]] = (),
     reference: ArrayLike | None = None,
     stride: IntLike = 1,
@@ -53,22 +56,30 @@ def reconstruct(
         with the call `network(z0)`, `z0` of shape `(n, *input_shape)`. Not changed.
     - `y`: one measurement.
     - `key`: a typed key, for the input, its jitter and what is held out. The weights are the network's own.
-    - `num_steps`: static.
+    - `recipe`: `photograph()`, `tomography(weight)`, or a `Recipe` of your own, of which every option is taken that is
+        not given here, `num_steps` too. Its network is `recipe.network(image_shape, rngs=rngs)`. The defaults below are
+        those without a recipe.
+    - `num_steps`: static; needed without a recipe.
     - `method`: `Plain()`, `ADMM(penalty)` for a regulariser that is not smooth, or `SelfGuided(weight)`.
     - `regulariser`, `weight`: any of `jaxinv.regularisers`, and its weight, not negative. Default: none. A regulariser
         that is not smooth enters by a subgradient; `TV(Smoothed(eps))` is differentiable.
     - `optimiser`: one of optax, on a dict of the weights by name; default Adam. `training.muon()`
         is many times faster in tomography, with a regulariser; without one it fits noise as soon as the image. Create
         it once: each new one compiles again, which another `learning_rate` does not.
-    - `learning_rate`: the rate of Adam, positive; lower it where the objective in the history jumps up and down.
-    - `start`: the input: `FromNoise()`, `FromAdjoint()`, `FromFBP()` or `From(image)`.
-    - `stopping`: when to stop, and which image to keep: `FixedSteps()`, `WindowedVariance()`, `Discrepancy()` or
-        `HeldOut(fraction)`.
-    - `jitter`: the standard deviation of fresh noise on the input in every step, which delays the fit of noise. The
-        first reference has 1/30, as much as the input itself: `start=FromNoise(std=0.03)`. An image that is returned
-        without an average is made of the input without noise.
+    - `learning_rate`: the rate of Adam, positive, .01 by default; lower it where the objective in the history jumps up
+        and down.
+    - `start`: the input: `FromNoise()`, the default, `FromAdjoint()`, `FromFBP()` or `From(image)`.
+    - `stopping`: when to stop, and which image to keep: `FixedSteps()`, the default, `WindowedVariance()`,
+        `Discrepancy()` or `HeldOut(fraction)`.
+    - `jitter`: the standard deviation of fresh noise on the input in every step, which delays the fit of noise; 0 by
+        default. The first reference, and `photograph()`, have 1/30, as much as the input itself:
+        `start=FromNoise(std=0.03)`. An image that is returned without an average is made of the input without noise.
     - `ema`: the decay `d` of an average of the images, `average <- d average + (1 - d) image` from the first one on,
-        and 0 for none; the first reference has 0.99. The stopping rule then looks at the average, which is returned.
+        and 0, the default, for none; the first reference has 0.99. The stopping rule then looks at the average, which
+        is returned.
+    - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`: the image is the projection
+        of what the network makes. Where this lies outside and the objective falls towards the inside, descent brings it
+        back. Not needed where the last layer of the network keeps its values in a range, as that of `SkipUNet` does.
     - `frozen`: beginnings of names: the weights that are named so stay as they are. `("down",)` is the encoder of a
         `SkipUNet`.
     - `reference`: the true image, for the history; finite.
@@ -116,24 +127,28 @@ def reconstruct(
         raise ValueError(
             "`dip.reconstruct` stops before a minimum, which `Implicit()` would need; take `differentiate=Unrolled()`."
         )
+    options = {
+        "num_steps": num_steps,
+        "regulariser": regulariser,
+        "weight": weight,
+        "optimiser": optimiser,
+        "learning_rate": learning_rate,
+        "start": start,
+        "stopping": stopping,
+        "jitter": jitter,
+        "ema": ema,
+    }
     run, problem = prepare_run(
         likelihood,
         network,
         y,
         key=key,
-        num_steps=num_steps,
         method=method,
-        regulariser=regulariser,
-        weight=weight,
-        optimiser=optimiser,
-        learning_rate=learning_rate,
-        start=start,
-        stopping=stopping,
-        jitter=jitter,
-        ema=ema,
+        constraint=constraint,
         frozen=frozen,
         reference=reference,
         stride=stride,
+        **filled(recipe, options),
     )
     state = advance(run, problem, run.init(problem), key=key, differentiate=differentiate, progress=progress)
     return solution(run, problem, state)

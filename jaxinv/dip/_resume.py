@@ -22,6 +22,7 @@ from ..likelihood import Likelihood
 from ..training._checkpoint import PROGRAM, RunFile
 from ..training._data import fingerprint, name_of
 from ..training._options import check_chunk, check_host, check_progress
+from ._recipe import Recipe, filled
 from ._reconstruct import reconstruct
 from ._run import Run, RunProblem, State as RunState, advance, prepare_run, solution
 
@@ -33,7 +34,8 @@ def resume(
     *,
     checkpoint: str | os.PathLike[str],
     key: Key,
-    num_steps: IntLike,
+    recipe: Checked[Recipe | None] = None,
+    num_steps: IntLike | None = None,
     chunk_size: Checked[int | None] = None,
     progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
     report: Callable[[dict[str, float]], None] | None = None,
@@ -74,9 +76,9 @@ def resume(
     check_host(key, (likelihood, y), "dip.resume")
     check_progress(progress)
     io.check_writable(checkpoint)
-    num_steps = check_count(num_steps, "num_steps")
+    options = filled(recipe, _defaults() | options | {"num_steps": num_steps})
+    num_steps = check_count(options.pop("num_steps"), "num_steps")
     chunk_size = check_chunk(chunk_size, num_steps)
-    options = _defaults() | options
     # As the verb takes them: a number is the same run as an array.
     given = jax.tree.map(_as_array, unbind_linen((likelihood, network, y, options)))
     settings = {
@@ -119,7 +121,7 @@ def resume(
 def _defaults() -> dict[str, Any]:
     """The options that `reconstruct` and `resume` share, with their defaults."""
     parameters = inspect.signature(reconstruct).parameters.values()
-    excluded = ("differentiate", "progress")
+    excluded = ("differentiate", "progress", "recipe", "num_steps")
     return {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in excluded}
 
 

@@ -20,6 +20,7 @@ from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
+from ..regularisers._constraints import check_constraint
 from ._method import AbstractMethod, Plain, Problem
 from ._monitor import Monitor, MonitorState
 from ._network import prepare_network
@@ -97,11 +98,16 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         learning_rate: Scalar,
         jitter: Scalar,
         ema: Scalar,
+        constraint: AbstractRegulariser | None,
         reference: Any,
+        weight_by_noise: Scalar | None,
     ) -> tuple[RunProblem, RESULTS]:
         likelihood, y, result = prepare(likelihood, y)
         operator = likelihood.operator
         weight, result = prepare_parameter(weight, operator, result)
+        if weight_by_noise is not None:
+            share, result = prepare_parameter(weight_by_noise, operator, result, name="weight_by_noise")
+            weight = weight + share / _typical_std(likelihood, y)
         learning_rate, result = prepare_parameter(learning_rate, operator, result, positive=True, name="learning_rate")
         jitter, result = prepare_parameter(jitter, operator, result, name="jitter")
         ema, result = prepare_parameter(ema, operator, result, name="ema")
@@ -114,7 +120,8 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         parts.check_image(z0, operator.domain)
         stopping, result = self.stopping.prepare(likelihood, y, result, key=stopping_key)
         regulariser = _prepare_regulariser(regulariser, weight)
-        fit = Problem(stopping.likelihood, y, regulariser, weight, parts.rest, parts.frozen, z0)
+        constraint = None if constraint is None else _cast(check_constraint(constraint), weight)
+        fit = Problem(stopping.likelihood, y, regulariser, weight, parts.rest, parts.frozen, z0, constraint=constraint)
         fit, result = self.method.prepare(fit, result)
         reference = _check_reference(reference, operator)
         known = reference is None or _loop.all_finite(reference)
@@ -184,6 +191,9 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         monitor, code = state.monitor, state.code
         failed = (code == RESULTS.nonfinite) | (code == RESULTS.diverged)
         kept = jax.tree.map(lambda low, best: jnp.where(failed, low, best), monitor.lowest, monitor.best)
+        if problem.fit.constraint is not None:
+            # An average of images at a bound can be beyond it by rounding.
+            kept = kept._replace(image=problem.fit.constraint.prox(kept.image, 1.0))
         value = jnp.where(problem.result == RESULTS.successful, kept.image, jnp.zeros_like(kept.image))
         objective = problem.fit.fit(value) + problem.fit.penalty(value)
         history = problem.monitor.history(monitor)
@@ -210,9 +220,11 @@ def prepare_run(
     stopping: Any,
     jitter: Scalar,
     ema: Scalar,
+    constraint: Any,
     frozen: Any,
     reference: Any,
     stride: Any,
+    weight_by_noise: Any = None,
     pause_every: int | None = None,
 ) -> tuple[Run, RunProblem]:
     """The run with the options of `reconstruct`, once these are checked, and its problem."""
@@ -239,7 +251,9 @@ def prepare_run(
         learning_rate=learning_rate,
         jitter=jitter,
         ema=ema,
+        constraint=constraint,
         reference=reference,
+        weight_by_noise=weight_by_noise,
     )
     return run, problem
 
@@ -285,6 +299,17 @@ def _jittered(problem: RunProblem, still: Array, *, key: Key) -> Array:
     return jnp.where(still, z0, noisy)
 
 
+def _typical_std(likelihood: Likelihood, y: Measurement) -> Array:
+    """The root of the mean variance of the measured entries; 1 where nothing is measured."""
+    operator = likelihood.operator
+    _, stds = likelihood.noise.linearise(y)
+    full = jax.tree.map(lambda m, s: jnp.broadcast_to(m, s.shape) > 0, operator.measured, stds)
+    square = sum(jnp.sum(jnp.where(m, s, 0) ** 2) for m, s in zip(*map(jax.tree.leaves, (full, stds)), strict=True))
+    count = sum(jnp.sum(m) for m in jax.tree.leaves(full))
+    mean = square / jnp.maximum(count, 1)
+    return jnp.sqrt(jnp.where(mean > 0, mean, 1)).astype(domain_dtype(operator))
+
+
 def _prepare_regulariser(regulariser: Any, weight: Array) -> AbstractRegulariser | None:
     if regulariser is None:
         return None
@@ -292,6 +317,11 @@ def _prepare_regulariser(regulariser: Any, weight: Array) -> AbstractRegulariser
         raise ValueError(
             f"`regulariser` must be one of `jaxinv.regularisers`, such as TV(); got {type(regulariser).__name__}."
         )
+    return _cast(regulariser, weight)
+
+
+def _cast(regulariser: AbstractRegulariser, weight: Array) -> AbstractRegulariser:
+    """The regulariser in the dtype of its weight."""
     is_real = lambda leaf: eqx.is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
     return jax.tree.map(lambda leaf: leaf.astype(weight.dtype) if is_real(leaf) else leaf, regulariser)
 

@@ -14,7 +14,9 @@ from .._solution import RESULTS
 from .._types import Checked, Scalar, State
 from ..likelihood import Likelihood, domain_dtype, prepare_parameter
 from ..regularisers import L1, AbstractRegulariser, Tikhonov
+from ..regularisers._constraints import check_constraint
 from ..requirements import Requirement, positive
+from ._constrained import Constrained
 from ._gaussian_deviation import eliminate
 from ._method import AbstractLatentMethod
 
@@ -32,6 +34,8 @@ class Relaxed(AbstractLatentMethod):
       `L1()` the inverse of their mean size, for `Tikhonov()` the inverse of their variance, as they are in the images,
       not in the noise. So it has no default but for `Gaussian(...)`, whose covariance is that scale and whose weight
       is 1. `deviation_weight` finds it from images, and `choose_weight` by the discrepancy principle.
+    - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`, for the image. It takes a
+      smooth deviation, or an `optimiser` of optax; without one, `Alternating()` minimises.
 
     Without an `optimiser`, Adam minimises a smooth objective and `Alternating()` any other.
 
@@ -54,22 +58,31 @@ class Relaxed(AbstractLatentMethod):
 
     deviation: AbstractRegulariser
     weight: Array
+    constraint: AbstractRegulariser | None
 
-    def __init__(self, deviation: Checked[AbstractRegulariser] = L1(), weight: Checked[Scalar | None] = None):  # noqa: B008
+    def __init__(
+        self,
+        deviation: Checked[AbstractRegulariser] = L1(),  # noqa: B008
+        weight: Checked[Scalar | None] = None,
+        constraint: Checked[AbstractRegulariser | None] = None,
+    ):
         self.deviation = _check_deviation(L1() if deviation is None else deviation, "Relaxed")
         self.weight = as_factor(_check_weight(weight, self.deviation, "Relaxed"))
+        self.constraint = None if constraint is None else check_constraint(constraint)
 
     def requirements(self) -> tuple[Requirement, ...]:
         return (positive("weight", self.weight),)
 
     @property
     def is_smooth(self) -> bool:
-        return self.deviation.is_smooth
+        return self.constraint is None and self.deviation.is_smooth
 
     def prepare(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: RESULTS
     ) -> tuple[AbstractLatentMethod, RESULTS]:
         deviation, weight, result = _prepare_deviation(self, likelihood, prior, result)
+        if self.constraint is not None:
+            return Constrained(deviation, weight, self.constraint).prepare(likelihood, prior, y, result)
         eliminated = eliminate(likelihood, y, deviation, weight)
         return (Relaxed(deviation, weight) if eliminated is None else eliminated), result
 
@@ -89,6 +102,8 @@ class Relaxed(AbstractLatentMethod):
         return (smooth + penalty, 0.0) if self.proximal_map() is None else (smooth, penalty)
 
     def proximal_map(self) -> AbstractProximalMap | None:
+        if self.constraint is not None:
+            return Constrained(self.deviation, self.weight, self.constraint).proximal_map()
         return self.deviation.proximal_map(self.weight)
 
     def image(self, prior: AbstractGenerativePrior, variables: tuple[Array, Array]) -> Array:
@@ -98,7 +113,7 @@ class Relaxed(AbstractLatentMethod):
         return variables[0]
 
     def scaled(self, factor: Array) -> "Relaxed":
-        return Relaxed(self.deviation, self.weight * factor.astype(self.weight.dtype))
+        return Relaxed(self.deviation, self.weight * factor.astype(self.weight.dtype), self.constraint)
 
 
 class Soft(AbstractLatentMethod):
@@ -115,6 +130,7 @@ class Soft(AbstractLatentMethod):
     - `weight`: a positive scalar. The `l` of `l ||G(z) - x||^2` is `weight = 2 l`. It has no default but for
       `Gaussian(...)`, as in `Relaxed`: for `Tikhonov()` it is the inverse of the variance of the deviations, which
       `deviation_weight` finds from images.
+    - `constraint`: as in `Relaxed`.
 
     **Raises:** `ValueError` if `deviation` is not a smooth regulariser, or has no scale and there is no `weight`.
 
@@ -134,8 +150,14 @@ class Soft(AbstractLatentMethod):
 
     deviation: AbstractRegulariser
     weight: Array
+    constraint: AbstractRegulariser | None
 
-    def __init__(self, deviation: Checked[AbstractRegulariser] = Tikhonov(), weight: Checked[Scalar | None] = None):  # noqa: B008
+    def __init__(
+        self,
+        deviation: Checked[AbstractRegulariser] = Tikhonov(),  # noqa: B008
+        weight: Checked[Scalar | None] = None,
+        constraint: Checked[AbstractRegulariser | None] = None,
+    ):
         self.deviation = _check_deviation(Tikhonov() if deviation is None else deviation, "Soft")
         if not self.deviation.is_smooth:
             raise ValueError(
@@ -144,18 +166,21 @@ class Soft(AbstractLatentMethod):
                 "Gaussian(prior) or TV(Smoothed(eps))."
             )
         self.weight = as_factor(_check_weight(weight, self.deviation, "Soft"))
+        self.constraint = None if constraint is None else check_constraint(constraint)
 
     def requirements(self) -> tuple[Requirement, ...]:
         return (positive("weight", self.weight),)
 
     @property
     def is_smooth(self) -> bool:
-        return True
+        return self.constraint is None
 
     def prepare(
         self, likelihood: Likelihood, prior: AbstractGenerativePrior, y: State, result: RESULTS
     ) -> tuple[AbstractLatentMethod, RESULTS]:
         deviation, weight, result = _prepare_deviation(self, likelihood, prior, result)
+        if self.constraint is not None:
+            return Constrained(deviation, weight, self.constraint).prepare(likelihood, prior, y, result)
         eliminated = eliminate(likelihood, y, deviation, weight)
         return (Soft(deviation, weight) if eliminated is None else eliminated), result
 
@@ -174,7 +199,9 @@ class Soft(AbstractLatentMethod):
         distance = self.deviation(x - prior.decode(z))
         return likelihood.negative_log_likelihood(x, y) + weight * prior.energy(z) + self.weight * distance, 0.0
 
-    def proximal_map(self) -> None:
+    def proximal_map(self) -> AbstractProximalMap | None:
+        if self.constraint is not None:
+            return Constrained(self.deviation, self.weight, self.constraint).proximal_map()
         return None
 
     def image(self, prior: AbstractGenerativePrior, variables: tuple[Array, Array]) -> Array:
@@ -185,7 +212,7 @@ class Soft(AbstractLatentMethod):
         return variables[0]
 
     def scaled(self, factor: Array) -> "Soft":
-        return Soft(self.deviation, self.weight * factor.astype(self.weight.dtype))
+        return Soft(self.deviation, self.weight * factor.astype(self.weight.dtype), self.constraint)
 
 
 def _check_deviation(deviation: Any, name: str) -> AbstractRegulariser:

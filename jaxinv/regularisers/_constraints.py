@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -100,3 +101,45 @@ def _real(x: State, name: str) -> Array:
             "`operator @ operators.Real(shape)` has a real domain."
         )
     return x
+
+
+def check_constraint(constraint: Any) -> AbstractRegulariser:
+    """`constraint`, which must be a regulariser that is a constraint.
+
+    **Raises:** `ValueError` if it is not.
+    """
+    if not (isinstance(constraint, AbstractRegulariser) and constraint.is_constraint):
+        raise ValueError(
+            "`constraint` must be `regularisers.NonNegative()`, `regularisers.Box(low, high)`, or another regulariser "
+            f"that says `is_constraint`; got {constraint!r}."
+        )
+    return constraint
+
+
+def projected(constraint: AbstractRegulariser | None, x: Array) -> Array:
+    """The projection of `x`, for descent on a function of it: an entry that is outside can come back.
+
+    The derivative of a projection is 0 at an entry outside, which would stay there for good. Here it is 1 where descent
+    then leads back: `min_x f(projected(x))` has the stationary points of `min f(x)` under the constraint.
+    """
+    return x if constraint is None else _projected(constraint, x)
+
+
+@jax.custom_vjp
+def _projected(constraint: AbstractRegulariser, x: Array) -> Array:
+    return constraint.prox(x, 1.0)
+
+
+def _projected_forward(constraint: AbstractRegulariser, x: Array) -> Any:
+    inside = constraint.prox(x, 1.0)
+    return inside, (constraint, x, x - inside)
+
+
+def _projected_backward(residuals: Any, gradient: Array) -> Any:
+    constraint, x, outside = residuals
+    _, transpose = jax.vjp(lambda c, x: c.prox(x, 1.0), constraint, x)
+    of_constraint, of_x = transpose(gradient)
+    return of_constraint, jnp.where(outside * gradient >= 0, gradient, of_x)
+
+
+_projected.defvjp(_projected_forward, _projected_backward)

@@ -203,6 +203,9 @@ BAD = {
     "a start that is none": ({"start": "noise"}, r"FromNoise\(\)"),
     "a rule that is none": ({"stopping": 100}, r"FixedSteps\(\)"),
     "a method that is none": ({"method": "admm"}, r"Plain\(\)"),
+    "a constraint that is none": ({"constraint": regularisers.L1()}, "`constraint` must be"),
+    "a recipe that is none": ({"recipe": {"jitter": 0.1}}, r"dip\.photograph\(\)"),
+    "no number of steps": ({"num_steps": None}, "recipe"),
     "implicit": ({"differentiate": Implicit()}, "before a minimum"),
     "a way to differentiate that is none": ({"differentiate": "implicit"}, "`differentiate`"),
     "held out, and seen": ({"stopping": dip.HeldOut(), "start": dip.FromAdjoint()}, "FromNoise"),
@@ -243,6 +246,38 @@ def test_networks_of_other_libraries_and_frozen_weights():
     squashed = Squashed(jnp.tanh, jnp.ones(SHAPE))
     solution = dip.reconstruct(pixels(), squashed, np.ones(SHAPE, np.float32), key=KEY, num_steps=3).check()
     assert solution.aux["network"](solution.aux["input"][None]).shape == (1, *SHAPE)
+
+
+def test_a_recipe_is_its_options():
+    given = {"num_steps": 3, "start": dip.From(jnp.ones(SHAPE)), "jitter": 0.2, "ema": 0.5, "learning_rate": 0.1}
+    recipe = dip.Recipe(**given, input_channels=2, channels=4, skip_channels=1, scales=1)
+    run = lambda **options: dip.reconstruct(pixels(), Wave(jnp.ones(SHAPE)), PIXELS, key=KEY, **options)
+    by_recipe = run(recipe=recipe)
+    np.testing.assert_array_equal(by_recipe.value, run(**given).value)
+    # An option beside the recipe goes before it.
+    assert int(run(recipe=recipe, num_steps=2).stats["num_steps"]) == 2
+    # A weight by the noise is divided by its standard deviation, but where a weight is given.
+    by_noise = dip.Recipe(**given, regulariser=regularisers.TV(), weight_by_noise=0.6)
+    run = lambda **options: dip.reconstruct(pixels(2.0), Wave(jnp.ones(SHAPE)), PIXELS, key=KEY, **options).value
+    np.testing.assert_array_equal(run(recipe=by_noise), run(**given, regulariser=regularisers.TV(), weight=0.3))
+    np.testing.assert_array_equal(run(recipe=by_noise, weight=0.0), run(**given))
+    network = recipe.network((8, 6, 3), rngs=nnx.Rngs(0))
+    assert (network.input_shape, network.image_shape) == ((8, 6, 2), (8, 6, 3))
+    same = lambda make: jax.tree.structure(make()) == jax.tree.structure(make())
+    # The optimiser of each call must be the same, or each would compile again.
+    assert same(dip.photograph)
+    assert same(lambda: dip.tomography(1.0))
+
+
+def test_a_constraint_lets_what_is_outside_come_back():
+    # The first image is -1 everywhere, where the derivative of a projection onto [0, .7] is 0.
+    options = {"start": dip.From(jnp.full(SHAPE, jnp.pi / 2)), "optimiser": optax.sgd(0.3), "num_steps": 80}
+    network = Wave(-jnp.ones(SHAPE))
+    box = regularisers.Box(0.0, 0.7)
+    solution = dip.reconstruct(pixels(), network, PIXELS, key=KEY, constraint=box, ema=0.9, **options).check()
+    np.testing.assert_allclose(solution.aux["last"], np.clip(PIXELS, 0, 0.7), atol=1e-6)
+    assert float(solution.value.min()) == 0
+    assert float(solution.value.max()) <= np.float32(0.7)
 
 
 class Scaling(nn.Module):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scipy.optimize
 from verbs import SHAPE, SIZE, codes, rng_of, square, tanh_decode
 
 from jaxinv import Implicit, Likelihood, Unrolled, classical, generative, noise, operators, oracles, regularisers
@@ -94,6 +95,31 @@ def test_a_linear_generator_has_a_closed_form(method, deviation, optimiser):
     np.testing.assert_allclose(solution.stats["objective"], value, rtol=1e-10)
     decoded = MEAN + (FACTOR @ z).reshape(SHAPE)
     np.testing.assert_allclose(solution.aux["deviation"], image - decoded, atol=1e-6)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(
+    ("method", "optimiser"), [(Soft, None), pytest.param(Relaxed, optax.adam(0.01), marks=slow)], ids=["soft", "adam"]
+)
+def test_an_image_within_bounds(method, optimiser):
+    likelihood, prior = linear()
+    low, high = -0.2, 0.5
+    own = method(tikhonov(), LAMBDA, regularisers.Box(low, high))
+    solution = reconstruct(
+        likelihood, prior, Y, key=KEY, method=own, weight=WEIGHT, optimiser=optimiser, max_steps=4000, rtol=1e-11
+    ).check()
+    # The joint problem in latent and image is one of least squares with bounds.
+    rows = [
+        np.concatenate([np.zeros((20, 4)), MATRIX / STD], axis=1),
+        WEIGHT**0.5 * np.eye(4, 4 + SIZE),
+        LAMBDA**0.5 * np.concatenate([-FACTOR, np.eye(SIZE)], axis=1),
+    ]
+    right = np.concatenate([Y / STD, np.zeros(4), LAMBDA**0.5 * MEAN.ravel()])
+    bounds = np.repeat([[-np.inf, low], [np.inf, high]], [4, SIZE], axis=1)
+    best = scipy.optimize.lsq_linear(np.concatenate(rows), right, bounds, method="bvls", tol=1e-14).x
+    np.testing.assert_allclose(solution.aux["latent"], best[:4], atol=1e-6)
+    np.testing.assert_allclose(solution.value.ravel(), best[4:], atol=1e-6)
+    assert (float(solution.value.min()), float(solution.value.max())) == (low, high)
 
 
 @slow
@@ -262,6 +288,10 @@ def test_bad_input():
     both = regularisers.L1() + regularisers.TV()
     with pytest.raises(ValueError, match=r"neither smooth nor has it a proximal map.*`optimiser` of optax"):
         solve(Relaxed(both, 1.0))
+    with pytest.raises(ValueError, match=r"neither smooth nor has it a proximal map.*`optimiser` of optax"):
+        solve(Relaxed(regularisers.L1(), 1.0, regularisers.NonNegative()))
+    with pytest.raises(ValueError, match=r"`constraint` must be `regularisers.NonNegative\(\)`"):
+        Soft(weight=1.0, constraint=regularisers.L1())
     with pytest.raises(ValueError, match=r"Soft\(deviation\): L1 is not smooth.*Relaxed"):
         Soft(regularisers.L1())
     with pytest.raises(ValueError, match=r"Relaxed\(deviation, weight\).*L1\(\).*got str"):

@@ -664,7 +664,12 @@ TABLE = [
     Row(
         "dip",
         _fitted,
-        _fit(regulariser=regularisers.TV(), num_steps=12, stopping=dip.WindowedVariance(3, 5), stride=5),
+        _fit(
+            recipe=dip.Recipe(7, stopping=dip.WindowedVariance(3, 5), regulariser=regularisers.TV()),
+            constraint=regularisers.Box(0.2, 0.7),
+            num_steps=12,
+            stride=5,
+        ),
         precision=False,
         sharded=True,
         slow=True,
