@@ -106,8 +106,8 @@ def _add_demo(commands) -> None:
     demo.add_argument(
         "--pretrained",
         action="store_true",
-        help="use the autoencoder and the score of MNIST that come with the package, in place of training; with "
-        "--data mnist only",
+        help="use the priors of MNIST that come with the package, and train only those that it lacks; with --data "
+        "mnist only",
     )
     demo.add_argument(
         "--output", type=Path, default=Path("jaxinv_demo"), help="the folder for the figures and results.json"

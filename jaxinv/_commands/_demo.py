@@ -109,7 +109,7 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path, pretrai
     - `images`: the number of images to reconstruct.
     - `seed`: the seed of all random numbers.
     - `output`: the folder of the results.
-    - `pretrained`: whether to take the priors of `zoo`, which are of MNIST, in place of training.
+    - `pretrained`: whether to take the priors of `zoo`, which are of MNIST, in place of training as far as there are.
     """
     if pretrained and data != "mnist":
         raise ValueError("The weights of the package are of MNIST: `--pretrained` needs `--data mnist`.")
@@ -123,17 +123,23 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path, pretrai
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
 
     seconds = [0.0, 0.0]
+    ready = zoo.names() if pretrained else ()
     prior: Any
     score: Any
-    if pretrained:
-        prior, score = zoo.load("mnist-vae"), zoo.load("mnist-score")
-        print("VAE and score network: those of the package.")
+    if "mnist-vae" in ready:
+        prior = zoo.load("mnist-vae")
+        print("VAE: that of the package.")
     else:
         prior, history = _train(train, tuning, keys[0], chosen.vae_steps, full=full)
         print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
+        seconds[0] = history["seconds"]
+    if "mnist-score" in ready:
+        score = zoo.load("mnist-score")
+        print("Score network: that of the package.")
+    else:
         learned, scored = _demo_samples.fit(train, tuning, key=keys[3], num_steps=chosen.score_steps, full=full)
         print(f"Score network: {len(scored['loss'])} steps in {scored['seconds']:.0f} s.")
-        score, seconds = learned.prior(), [history["seconds"], scored["seconds"]]
+        score, seconds[1] = learned.prior(), scored["seconds"]
     gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
