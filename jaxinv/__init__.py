@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         testing as testing,
         training as training,
         unrolled as unrolled,
+        zoo as zoo,
     )
     from ._differentiation import Implicit as Implicit, Unrolled as Unrolled
     from ._solution import RESULTS as RESULTS, Solution as Solution
@@ -67,6 +68,7 @@ __all__ = [
     "testing",
     "training",
     "unrolled",
+    "zoo",
 ]
 
 # Where the names live that are not sub-packages.

@@ -105,6 +105,12 @@ def _add_demo(commands) -> None:
     )
     demo.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
     demo.add_argument(
+        "--pretrained",
+        action="store_true",
+        help="use the priors of MNIST that come with the package, and train only those that it lacks; with --data "
+        "mnist only",
+    )
+    demo.add_argument(
         "--output", type=Path, default=Path("jaxinv_demo"), help="the folder for the figures and results.json"
     )
 
@@ -113,7 +119,14 @@ def _run_demo(options: argparse.Namespace) -> None:
     from ._commands._demo import run
 
     effort = "quick" if options.quick else "full" if options.full else "default"
-    run(data=options.data, effort=effort, images=options.images, seed=options.seed, output=options.output)
+    run(
+        data=options.data,
+        effort=effort,
+        images=options.images,
+        seed=options.seed,
+        output=options.output,
+        pretrained=options.pretrained,
+    )
 
 
 def _add_train(commands) -> None:

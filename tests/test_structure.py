@@ -60,7 +60,7 @@ ORDER = [
     *ASIDE,
     *["operators", "noise", "regularisers", "likelihood"],
     *["_linear_gaussian", "oracles", "classical", "calibration", "mri", "models", "training", "subspace"],
-    *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp"],
+    *["generative", "lsvd", "diffusion", "unrolled", "dip", "pnp", "zoo"],
     *["testing", "scale", "plotting", "_commands", "cli"],
 ]
 

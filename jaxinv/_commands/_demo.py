@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from .. import classical, diffusion, generative, io, metrics, operators, oracles, plotting
+from .. import classical, diffusion, generative, io, metrics, operators, oracles, plotting, zoo
 from .._types import Key
 from .._version import __version__
 from ..likelihood import Likelihood
@@ -23,7 +23,6 @@ from . import _demo_samples
 from ._images import load
 from ._networks import KINDS, rngs_of
 from ._progress import Bar, in_pieces, progress
-from ._score import Score
 from ._tasks import TASKS, measured_by
 
 NOISE = 0.1
@@ -100,7 +99,7 @@ class _Row(NamedTuple):
     problems_per_second: float
 
 
-def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None:
+def run(*, data: str, effort: str, images: int, seed: int, output: Path, pretrained: bool = False) -> None:
     """Train, reconstruct, print the table and write `output`/{deblurring,tomography,samples}.png and results.json.
 
     **Arguments:**
@@ -110,7 +109,10 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None
     - `images`: the number of images to reconstruct.
     - `seed`: the seed of all random numbers.
     - `output`: the folder of the results.
+    - `pretrained`: whether to take the priors of `zoo`, which are of MNIST, in place of training as far as there are.
     """
+    if pretrained and data != "mnist":
+        raise ValueError("The weights of the package are of MNIST: `--pretrained` needs `--data mnist`.")
     plotting_folder(output)
     began = time.perf_counter()
     key = jax.random.key(seed)
@@ -120,10 +122,24 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None
     train, tuning, test = load(data, count, quick)
     print(f"{data}: {len(train)} training images, {len(test)} held-out ones to reconstruct; no pairs are used.")
 
-    prior, history = _train(train, tuning, keys[0], chosen.vae_steps, full=full)
-    print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
-    score, score_history = _demo_samples.fit(train, tuning, key=keys[3], num_steps=chosen.score_steps, full=full)
-    print(f"Score network: {len(score_history['loss'])} steps in {score_history['seconds']:.0f} s.")
+    seconds = [0.0, 0.0]
+    ready = zoo.names() if pretrained else ()
+    prior: Any
+    score: Any
+    if "mnist-vae" in ready:
+        prior = zoo.load("mnist-vae")
+        print("VAE: that of the package.")
+    else:
+        prior, history = _train(train, tuning, keys[0], chosen.vae_steps, full=full)
+        print(f"VAE: {len(history['loss'])} steps in {history['seconds']:.0f} s.")
+        seconds[0] = history["seconds"]
+    if "mnist-score" in ready:
+        score = zoo.load("mnist-score")
+        print("Score network: that of the package.")
+    else:
+        learned, scored = _demo_samples.fit(train, tuning, key=keys[3], num_steps=chosen.score_steps, full=full)
+        print(f"Score network: {len(scored['loss'])} steps in {scored['seconds']:.0f} s.")
+        score, seconds[1] = learned.prior(), scored["seconds"]
     gaussian = oracles.Gaussian.from_samples(train)
 
     rows = []
@@ -150,10 +166,11 @@ def run(*, data: str, effort: str, images: int, seed: int, output: Path) -> None
     result = {
         "data": data,
         "effort": effort,
+        "pretrained": pretrained,
         "seed": seed,
         "total_seconds": round(time.perf_counter() - began, 1),
-        "training_seconds": round(history["seconds"], 1),
-        "score_training_seconds": round(score_history["seconds"], 1),
+        "training_seconds": round(seconds[0], 1),
+        "score_training_seconds": round(seconds[1], 1),
         "machine": {"platform": platform.platform(), "device": str(jax.devices()[0])},
         "versions": {"jaxinv": __version__, "jax": jax.__version__, "flax": flax.__version__},
         "rows": [row._asdict() for row in rows],
@@ -210,7 +227,12 @@ def _tasks(tuning: Array, test: Array, key: Key) -> list[_Task]:
 
 
 def _methods(
-    task: _Task, prior: generative.VAEPrior, gaussian: oracles.Gaussian, score: Score, key: Key, effort: _Effort
+    task: _Task,
+    prior: generative.VAEPrior,
+    gaussian: oracles.Gaussian,
+    score: diffusion.AbstractScore,
+    key: Key,
+    effort: _Effort,
 ) -> Iterator[_Method]:
     likelihood = task.likelihood
     if isinstance(task.operator, operators.ParallelBeam):
@@ -221,7 +243,7 @@ def _methods(
     yield _tuned(task, "TV", _tv, jnp.geomspace(1, 30, 7))
     yield _compile(task, "Gaussian", _gaussian, (likelihood, gaussian))
     yield _compile(task, "VAE", _latent, (likelihood, prior, key, effort.restarts), piece=16)
-    drawing = (score.prior(), key, effort.posterior, effort.samples)
+    drawing = (score, key, effort.posterior, effort.samples)
     yield _compile(task, "score, mean", _posterior_mean, (likelihood, *drawing), piece=2)
 
 

@@ -63,7 +63,7 @@ def _leading(parametrisation: Preconditioned) -> Preconditioned:
 def run(
     train: Array,
     tuning: Array,
-    priors: tuple[oracles.Gaussian, generative.VAEPrior, _score.Score],
+    priors: tuple[oracles.Gaussian, generative.VAEPrior, diffusion.AbstractScore],
     *,
     num_steps: int,
     key: Key,
@@ -72,16 +72,15 @@ def run(
     """Draw from the priors, and write `output`/samples.png."""
     print("\nSamples: images from the priors alone, and how far they are from the training images")
     gaussian, vae, score = priors
-    learned = score.prior()
     diffuse = lambda score: (
         diffusion.sample(
             score, train.shape[1:], key=key, num_samples=_COUNT, method=diffusion.DPMSolver(num_steps)
         ).value
     )
     draws = {
-        "Gaussian, exact score": lambda: diffuse(gaussian.score(learned.process)),
+        "Gaussian, exact score": lambda: diffuse(gaussian.score(score.process)),
         "VAE": lambda: generative.sample(vae, _COUNT, key=key),
-        "score network": lambda: diffuse(learned),
+        "score network": lambda: diffuse(score),
         "held-out images": lambda: tuning[:_COUNT],
     }
     rows, shown = [], []

@@ -16,7 +16,7 @@ from .._jit import verb
 from .._loop import run
 from .._solution import RESULTS, Solution
 from .._types import ArrayLike, Checked, Key, State
-from ..likelihood import Likelihood, domain_dtype
+from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ._denoiser import AbstractDenoiser, check_denoiser
 from ._hqs import HQS
 from ._method import AbstractPlugAndPlay, warn_of_range
@@ -141,15 +141,25 @@ def _reconstruct(
 
 
 def _warn_of_unit(likelihood: Any, y: Any) -> None:
-    """Warn of a measurement that is an image in another unit than denoisers are made for."""
-    operator = getattr(likelihood, "operator", None)
-    shape = getattr(getattr(operator, "domain", None), "shape", None)
-    if shape is None or jnp.shape(y) != shape or not isinstance(y, jax.Array) or not is_concrete(y):
+    """Warn of a measurement of images in another unit than denoisers are made for, where both are known."""
+    if not isinstance(likelihood, Likelihood) or isinstance(likelihood.operator.domain, tuple):
         return
-    largest = float(np.max(np.abs(np.asarray(y)))) if y.size else 0.0
-    if largest > _LARGEST:
+    expected, leaves = jax.tree.leaves(likelihood.operator.codomain), jax.tree.leaves(y)
+    fits = [jnp.shape(leaf) for leaf in leaves] == [struct.shape for struct in expected]
+    if not fits or not is_concrete(*leaves, *jax.tree.leaves(likelihood)) or _largest(leaves) <= _LARGEST:
+        return
+    # Counts of photons are no measurements of the operator yet.
+    largest = _largest(jax.tree.leaves(gaussian_approximation(likelihood, y)[1]))
+    domain: Any = likelihood.operator.domain
+    unit = _largest(jax.tree.leaves(likelihood.operator(jnp.ones(domain.shape, domain.dtype))))
+    if largest > _LARGEST * max(unit, 1e-30):
         warnings.warn(
-            f"The measurement has values up to {largest:.4g}. Denoisers are made for images in [0, 1]: divide the "
-            "measurement and its noise, by 255 for instance.",
+            f"The measurement has values up to {largest:.4g}; of an image of ones the operator makes values up to "
+            f"{unit:.4g}. Denoisers are made for images in [0, 1]: divide the measurement and its noise, by 255 for "
+            "instance.",
             stacklevel=3,
         )
+
+
+def _largest(leaves: list[Any]) -> float:
+    return max((float(np.max(np.abs(np.asarray(leaf)))) for leaf in leaves if np.size(leaf)), default=0.0)

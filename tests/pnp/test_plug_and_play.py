@@ -186,3 +186,8 @@ def test_warnings():
         pnp.reconstruct(identity, limited, jnp.ones(SHAPE), method=pnp.HQS(1))
     with pytest.warns(UserWarning, match="values up to 200"):
         pnp.reconstruct(identity, denoiser(), jnp.full(SHAPE, 200.0), method=pnp.HQS(1))
+    # A sum of many pixels may be large.
+    total = Likelihood(operators.Matrix(jnp.ones((2, SIZE)), SHAPE), noise.Gaussian(1.0))
+    pnp.reconstruct(total, denoiser(), np.full(2, 25.0), method=pnp.HQS(1))
+    with pytest.warns(UserWarning, match="values up to 5000; of an image of ones the operator makes values up to 30"):
+        pnp.reconstruct(total, denoiser(), np.full(2, 5000.0), method=pnp.HQS(1))
