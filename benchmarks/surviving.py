@@ -1,6 +1,6 @@
 """Does a run survive, and what does that cost: `scale.solve_many` with a store, killed and started again.
 
-    python benchmarks/surviving.py [--streamed 1000000] [--problems 40000] [--kills 20] [--quick]
+    python benchmarks/surviving.py [--streamed 1000000] [--problems 40000] [--kills 20] [--store] [--quick]
 
 Every problem is a blurred image of 28 x 28 pixels, deblurred by `tikhonov` in five steps; it is made of its number, so
 that no file of problems is needed. A device solves 250 of them at once, in all cases but `store`.
@@ -15,7 +15,8 @@ memory; `again_seconds` is the time of the same call when all is done, in which 
 the same cores, by turns, once they have compiled; `ratio` is the median of the ratios of their times, pair by pair, and
 `cpu_ratio` that of their processor times.
 
-`store`: the same problems in chunks of about a second, with results in memory and in a store, by turns.
+`store`: the same problems in chunks of about a second of processor time, with results in memory and in a store, by
+turns.
 
 `killed`: the same on 8 simulated devices of one process, and on 4 processes of 2 devices each. Processes are ended by
 `kill -9` at random moments, one, several or all of them, and the same call is made again, until all is solved; if kills
@@ -187,9 +188,13 @@ def one_and_four_processes(count, pairs, folder):
 
 
 def cost_of_store(repeats, folder, seconds):
-    """Results in a store beside those in memory, in chunks of about a second."""
-    plan = scale.plan(solve, problems(0, 4 * EACH), chunk_size=4 * EACH)
-    chunk = max(1, int(seconds / plan.problem_seconds))
+    """Results in a store beside those in memory, in chunks of about a second of a processor that has nothing else."""
+    few = problems(0, 8 * EACH)
+    for _ in range(2):
+        processor = time.process_time()
+        scale.solve_many(solve, few, chunk_size=EACH)
+        each = (time.process_time() - processor) / len(few)
+    chunk = max(1, int(seconds / each))
     count = 4 * chunk
     given = problems(0, count)
     memory = lambda turn: scale.solve_many(solve, given, chunk_size=chunk)
@@ -206,7 +211,7 @@ def cost_of_store(repeats, folder, seconds):
     return {
         "problems": count,
         "chunk": chunk,
-        "chunk_seconds": float(np.median(ratios[:, 0, 0]) / 4),
+        "chunk_cpu_seconds": float(np.median(ratios[:, 0, 1]) / 4),
         "ratio": float(np.median(ratios[:, 1, 0] / ratios[:, 0, 0])),
         "cpu_ratio": float(np.median(ratios[:, 1, 1] / ratios[:, 0, 1])),
     }
@@ -307,16 +312,24 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="kills of four processes, and a quarter as many of one")
     parser.add_argument("--folder", help="where the stores go; a temporary folder by default")
     parser.add_argument("--quick", action="store_true", help="few problems: does it run?")
+    parser.add_argument("--store", action="store_true", help="only what the store costs, in a file of its own")
     options = parser.parse_args()
     many, count, kills = options.streamed, options.problems, options.kills
     if options.quick:
         many, count, kills = 20_000, 10_000, 4
-    recorder = Recorder("surviving_quick" if options.quick else "surviving", also=("tensorstore",))
+    name = "surviving_store" if options.store else "surviving"
+    recorder = Recorder(f"{name}_quick" if options.quick else name, also=("tensorstore",))
+    turns = 1 if options.quick else 3
+    if options.store:
+        with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+            recorder.add(case="store", **cost_of_store(turns, Path(folder), 0.1 if options.quick else 1.0))
+        recorder.write()
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         recorder.add(case="streamed", devices=8, **streamed(many, folder / "streamed"))
         recorder.add(case="processes", **one_and_four_processes(count, 1 if options.quick else 5, folder))
-        recorder.add(case="store", **cost_of_store(1 if options.quick else 5, folder, 0.1 if options.quick else 1.0))
+        recorder.add(case="store", **cost_of_store(turns, folder, 0.1 if options.quick else 1.0))
         reference = scale.open_results(folder / "streamed")
         for devices, processes, share in ((8, 1, -(-kills // 4)), (2, 4, kills)):
             began = time.perf_counter()

@@ -14,8 +14,9 @@ from programs import equations
 
 import jaxinv
 from jaxinv import cli, data, io, models, operators
-from jaxinv._commands import _cache, _score, _tasks
+from jaxinv._commands import _cache, _many, _score, _tasks
 from jaxinv._commands._images import load
+from jaxinv._commands._many import solve_all
 from jaxinv._commands._progress import Bar, in_pieces
 from jaxinv._commands._tasks import TASKS, measured_by
 
@@ -160,6 +161,15 @@ def test_work_in_pieces():
     np.testing.assert_array_equal(in_pieces(double, jnp.arange(5.0), 2, told.append), 2 * jnp.arange(5.0))
     assert sizes == [2, 2, 2]
     assert told == [0.4, 0.8, 1.0]
+
+
+def test_many_problems_begin_with_a_plan(monkeypatch, capsys):
+    monkeypatch.setattr(_many, "_MANY", 5)
+    monkeypatch.setattr(_many, "_CHUNK", 2)
+    for count, planned in [(4, False), (5, True)]:
+        np.testing.assert_array_equal(solve_all(jnp.square, jnp.arange(float(count)), "Squares"), np.arange(count) ** 2)
+        said = capsys.readouterr().out
+        assert ("memory of two chunks" in said and "all, on 1 device(s)" in said) is planned
 
 
 @pytest.mark.slow

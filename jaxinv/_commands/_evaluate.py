@@ -6,7 +6,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,6 +18,7 @@ from ..likelihood import Likelihood
 from . import _networks, _posterior, _score
 from ._demo import plotting_folder
 from ._images import load
+from ._many import solve_all
 from ._tasks import TASKS, Shape, measured_by
 
 
@@ -103,12 +103,11 @@ def _open(network: Path, restarts: int, samples: int) -> _Trained:
 def _latent(
     kind: str, prior: Any, restarts: int, likelihood: Likelihood, y: Array, keys: Key
 ) -> tuple[dict[str, Array], Array, Array]:
-    @eqx.filter_jit
-    def solve(likelihood, prior, y, keys):
-        one = lambda y, key: generative.reconstruct(likelihood, prior, y, key=key, restarts=restarts)
-        return jax.vmap(one)(y, keys)
+    def solve(likelihood, prior, problem):
+        y, key = problem
+        return generative.reconstruct(likelihood, prior, y, key=key, restarts=restarts)
 
-    solution = solve(likelihood, prior, y, keys)
+    solution = solve_all(jax.tree_util.Partial(solve, likelihood, prior), (y, keys), f"Reconstructing: {kind}")
     finished = (solution.result == RESULTS.successful) | (solution.result == RESULTS.max_steps_reached)
     return {kind: solution.value}, solution.value, ~finished
 

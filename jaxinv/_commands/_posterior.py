@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array
@@ -12,6 +11,7 @@ from .. import diffusion, metrics, plotting
 from .._solution import RESULTS
 from .._types import Key
 from ..likelihood import Likelihood
+from ._many import solve_all
 from ._score import Score
 
 _LEVEL = 0.9
@@ -23,12 +23,11 @@ def solve(
 ) -> tuple[dict[str, Array], Array, Array]:
     """Means and one sample of each posterior, all samples, `(n, count, *shape)`, and the mask of failures."""
 
-    @eqx.filter_jit
-    def draw(likelihood, learned, y, keys):
-        one = lambda y, key: diffusion.posterior_sample(likelihood, learned, y, key=key, num_samples=count)
-        return jax.vmap(one)(y, keys)
+    def draw(likelihood, learned, problem):
+        y, key = problem
+        return diffusion.posterior_sample(likelihood, learned, y, key=key, num_samples=count)
 
-    solution = draw(likelihood, score.prior(), y, keys)
+    solution = solve_all(jax.tree_util.Partial(draw, likelihood, score.prior()), (y, keys), "Sampling the posterior")
     samples = solution.value
     return (
         {"score, mean": samples.mean(1), "score, sample": samples[:, 0]},

@@ -104,8 +104,9 @@ class Processes:
             return bad
         mask = np.zeros(size, np.uint8)
         mask[bad] = 1
-        (found,) = self._exchange((mask,), "while the store was checked")
-        return np.flatnonzero(found.max(axis=0)).tolist()
+        # A bit for each chunk: each process receives this of all others.
+        (found,) = self._exchange((np.packbits(mask),), "while the store was checked")
+        return np.flatnonzero(np.unpackbits(np.bitwise_or.reduce(found, axis=0), count=size)).tolist()
 
     def meet(self, state: State, tell: bool) -> list[State | None]:
         """Wait for all processes: how each ended, `None` for one that died.

@@ -19,7 +19,7 @@ _log = logging.getLogger("jaxinv.scale")
 
 
 class Share:
-    """The chunks of one process: of those that are missing every so manieth, so that all have as many.
+    """The chunks of one process: of `count` processes each has every `count`-th of those that are missing.
 
     - `kept`: the numbers of the chunks that are there.
     - `index`, `count`: the number of this process, and of all.

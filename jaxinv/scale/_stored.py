@@ -26,14 +26,9 @@ class StoredArray:
     **Arguments:** `open_results` and `solve_many` make such arrays.
 
     - `array`: the array of tensorstore, which may have more rows.
-    - `count`: the number of rows.
+    - `count`: the number of rows, one for each problem.
     - `store`: the path of the store, for messages.
     - `key`: the generator of random keys, if the array holds keys.
-
-    `open_results` and `solve_many` make it:
-
-    - `array`: the array of tensorstore; `count`: the number of problems.
-    - `store`, `key`: the path of the store, for errors, and the kind of random key that the numbers are, or `None`.
 
     **Raises:** a read raises a `ValueError` if a chunk is damaged.
 
