@@ -1,5 +1,6 @@
 """Gaussian priors, and their exact posteriors under linear-Gaussian measurements."""
 
+import functools
 import math
 from typing import Any
 
@@ -326,22 +327,31 @@ def _eigenvectors(covariance: Array) -> tuple[Array, Array]:
 
 def _clipped_factor(covariance: Array) -> Array:
     values, vectors = _eigenvectors(covariance)
-    largest = values[-1]
-    if is_concrete(values) and bool(values[0] < -NEGATIVE * jnp.abs(largest)):
-        raise ValueError(
-            f"`covariance` is not positive semi-definite: its eigenvalues reach from {float(values[0]):.3g} to "
-            f"{float(largest):.3g}."
-        )
+    if is_concrete(values):
+        least, largest = np.asarray(values)[[0, -1]]
+        if least < -NEGATIVE * abs(largest):
+            raise ValueError(
+                f"`covariance` is not positive semi-definite: its eigenvalues reach from {least:.3g} to {largest:.3g}."
+            )
     return _clipped_columns(values, vectors)
 
 
 def _clipped_columns(values: Array, vectors: Array) -> Array:
     """`F` with `F F^T = V diag(values) V^T`, from increasing eigenvalues, of which those that are rounding become 0."""
-    largest = values[-1]
-    good = (values[0] >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
-    kept = values > 10 * jnp.finfo(values.dtype).eps * largest
+    count = len(values)
     if is_concrete(values):
         # Drop the columns that are 0, so that a covariance of low rank is cheap; inside a trace the rank is unknown.
-        count = max(int(kept.sum()), 1)
-        kept, values, vectors = kept[-count:], values[-count:], vectors[:, -count:]
+        count = max(int(np.sum(_kept(np.asarray(values)))), 1)
+    return _last_columns(values, vectors, count)
+
+
+def _kept(values: Any) -> Any:
+    return values > 10 * jnp.finfo(values.dtype).eps * values[-1]
+
+
+@functools.partial(jax.jit, static_argnames="count")
+def _last_columns(values: Array, vectors: Array, count: int) -> Array:
+    largest = values[-1]
+    good = (values[0] >= -NEGATIVE * jnp.abs(largest)) & jnp.isfinite(largest)
+    kept, values, vectors = _kept(values)[-count:], values[-count:], vectors[:, -count:]
     return vectors * jnp.where(kept & good, jnp.sqrt(jnp.where(kept, values, 1)), jnp.where(good, 0, jnp.nan))[None, :]

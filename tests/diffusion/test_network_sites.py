@@ -6,6 +6,8 @@ network is one `asinh`, and a vector-Jacobian product, whose evaluation that is 
 program evaluates in a loop it holds once.
 """
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -54,8 +56,8 @@ def test_methods_of_a_score(method):
         assert sites(lambda x, score=score: getattr(score, method)(0.5, x), jnp.ones(SHAPE)) == (1, 0)
 
 
-@pytest.mark.parametrize("denoise", [True, False])
-@pytest.mark.parametrize("name", SAMPLERS)
+# The last step is the driver's: each sampler with one of the two.
+@pytest.mark.parametrize(("name", "denoise"), list(zip(SAMPLERS, itertools.cycle([True, False]), strict=False)))
 def test_samplers(name, denoise):
     method = SAMPLERS[name].make(4)
     draw = lambda key: diffusion.sample(

@@ -18,7 +18,8 @@ close = functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-12)
 
 
 def _normal(seed, shape, dtype=float):
-    return jax.random.normal(jax.random.key(seed), shape, dtype)
+    draw = np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(draw.astype(jax.dtypes.canonicalize_dtype(dtype)))
 
 
 def _both(options, function):
@@ -159,12 +160,18 @@ def test_linear_transpose():
     options = {"window_strides": (2, 1), "padding": "SAME", "dimension_numbers": NHWC}
     with jax.enable_x64(True):
         x, w = _normal(0, SHAPES["x"]), _normal(1, SHAPES["w"])
-        y = conv_general_dilated(x, w, **options)
-        cotangent = _normal(2, y.shape)
-        (back,) = jax.linear_transpose(lambda x: conv_general_dilated(x, w, **options), x)(cotangent)
-        close(jnp.vdot(back, x), jnp.vdot(cotangent, y))
-        (back,) = jax.linear_transpose(lambda w: conv_general_dilated(x, w, **options), w)(cotangent)
-        close(jnp.vdot(back, w), jnp.vdot(cotangent, y))
+        convolve = lambda x, w: conv_general_dilated(x, w, **options)
+        cotangent = _normal(2, jax.eval_shape(convolve, x, w).shape)
+
+        @jax.jit
+        def transposed(x, w, cotangent):
+            (in_x,) = jax.linear_transpose(lambda x: convolve(x, w), x)(cotangent)
+            (in_w,) = jax.linear_transpose(lambda w: convolve(x, w), w)(cotangent)
+            return convolve(x, w), in_x, in_w
+
+        y, in_x, in_w = transposed(x, w, cotangent)
+        close(np.vdot(in_x, x), np.vdot(cotangent, y))
+        close(np.vdot(in_w, w), np.vdot(cotangent, y))
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
