@@ -27,7 +27,8 @@ from jaxinv import Likelihood, diffusion, metrics, noise, operators, oracles
 SAMPLES, MODES = 1000, 25
 NOISE = {"low": 0.05, "middle": 0.5, "high": 3.0}
 METHODS = {"default": None, "moment matching": diffusion.MomentMatching()}
-SIZES = [(8, 1), (8, 4), (32, 1), (32, 4), (32, 16), (32, 20), (32, 32), (80, 4), (80, 20)]
+SIZES = [(80, 20), (80, 32), (80, 40), (32, 32), (32, 20), (32, 16), (32, 4), (8, 1), (8, 4), (32, 1), (80, 1), (80, 4)]
+SIZES += [(80, 16)]
 CELLS = [f"{d},{m},{level},{modes}" for d, m in SIZES for level in NOISE for modes in (1, 2, MODES)]
 
 

@@ -1,24 +1,30 @@
 """Does a run survive, and what does that cost: `scale.solve_many` with a store, killed and started again.
 
-    python benchmarks/surviving.py [--problems 20000] [--streamed 200000] [--kills 20] [--quick]
+    python benchmarks/surviving.py [--streamed 1000000] [--problems 40000] [--kills 20] [--quick]
 
 Every problem is a blurred image of 28 x 28 pixels, deblurred by `tikhonov` in five steps; it is made of its number, so
-that no file of problems is needed.
+that no file of problems is needed. A device solves 250 of them at once, in all cases but `store`.
 
-`killed`: the same run on 8 simulated devices of one process, and on 4 processes of 2 devices each, in both of which a
-device solves chunks of the same size. Processes are ended by `kill -9` at random moments, one or all of them, and the
-same call is made again, until all is solved. `equal` says whether every byte of the results is that of a run that
-nobody stopped; `sample_difference` is the largest difference of a sample from problems solved alone, relative to the
-largest value; `solved_again` the chunks that were written and solved again all the same.
+`streamed`: problems from an iterator into a store, on 8 simulated devices. `megabytes` is the most memory that the
+process held above what it held after importing the libraries, `megabytes_running` that above what it held after the
+first chunk; `cpu_ratio` is the processor time of a problem over that of the same call without a store, of arrays in
+memory; `again_seconds` is the time of the same call when all is done, in which every chunk is read and checked.
+`sample_difference` is the largest difference of a sample from problems solved alone, relative to the largest value.
 
-`store`: the same problems in chunks of about a second, with results in memory and in a store, by turns; `ratio` is the
-median of the ratios round by round, `cpu_ratio` that of processor time.
+`processes`: the same problems in one process with 8 simulated devices, and in four processes of two devices each, on
+the same cores, by turns, once they have compiled; `ratio` is the median of the ratios of their times, pair by pair, and
+`cpu_ratio` that of their processor times.
 
-`streamed`: problems from an iterator into a store; `megabytes` is the most memory that the process held above what it
-held after its first chunk.
+`store`: the same problems in chunks of about a second, with results in memory and in a store, by turns.
+
+`killed`: the same on 8 simulated devices of one process, and on 4 processes of 2 devices each. Processes are ended by
+`kill -9` at random moments, one, several or all of them, and the same call is made again, until all is solved; if kills
+are left, another run begins. `equal` says whether every byte of the results is that of the streamed run, which nobody
+stopped; `solved_again` counts the chunks that were written and solved again all the same.
 """
 
 import argparse
+import json
 import os
 import random
 import resource
@@ -42,44 +48,56 @@ from jax.sharding import AxisType
 import jaxinv
 from jaxinv import classical, noise, operators, scale
 
+if __name__ == "__main__" and sys.argv[1:2] == ["worker"] and int(sys.argv[7]) > 1:
+    # Before the first array is made.
+    jax.config.update("jax_enable_recoverability", True)
+    jax.distributed.initialize(
+        f"127.0.0.1:{sys.argv[8]}", int(sys.argv[7]), int(sys.argv[6]), heartbeat_timeout_seconds=5
+    )
+
 SHAPE = (28, 28, 1)
 LIKELIHOOD = jaxinv.Likelihood(
     operators.Convolution(jnp.ones((3, 3)) / 9, SHAPE, boundary="circular"), noise.Gaussian(0.1)
 )
 EACH = 250  # problems of a device at once
+TABLE = np.random.default_rng(0).uniform(size=(1009, *SHAPE)).astype(np.float32)
 
 
-def solve(problem):
-    number = problem["number"]
-    y = jax.random.uniform(jax.random.fold_in(jax.random.key(0), number), SHAPE) + problem["offset"]
+def solve(y):
     solution = classical.tikhonov(LIKELIHOOD, y, weight=1.0, max_steps=5)
     return jaxinv.Solution(solution.value, solution.result, {"num_steps": solution.stats["num_steps"]})
 
 
-def problems(count):
-    return {"number": np.arange(count, dtype=np.int32), "offset": np.linspace(0, 1, count, dtype=np.float32)}
+def problems(start, stop):
+    """Problems by number, no two of which are equal."""
+    numbers = np.arange(start, stop)
+    return TABLE[numbers % len(TABLE)] + np.float32(1e-6) * numbers.astype(np.float32)[:, None, None, None]
 
 
-def worker(devices, store, count, index, processes, port):
-    """One process of a killed run; it prints the first problem of every chunk that it has written."""
-    if processes > 1:
-        jax.config.update("jax_enable_recoverability", True)
-        jax.distributed.initialize(f"127.0.0.1:{port}", processes, index, heartbeat_timeout_seconds=5)
-    mesh = None if processes > 1 else jax.make_mesh((devices,), ("a",), axis_types=(AxisType.Auto,))
-    said = lambda start, results: print(start, flush=True)
-    try:
-        scale.solve_many(solve, problems(count), mesh=mesh, chunk_size=EACH * devices, store=store, on_chunk=said)
-    except scale.ProcessError as error:
-        print(error, file=sys.stderr)
+class Measured:
+    """Problems as an array on a disk has them: slices are read as they are asked for."""
+
+    dtype = TABLE.dtype
+
+    def __init__(self, count):
+        self.shape = (count, *SHAPE)
+
+    def __getitem__(self, rows):
+        return problems(*rows.indices(self.shape[0])[:2])
 
 
-def launch(devices, store, count, processes):
+def all_devices():
+    return jax.make_mesh((jax.device_count(),), ("a",), axis_types=(AxisType.Auto,))
+
+
+def launch(what, devices, count, store, processes=1):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     return [
         subprocess.Popen(
-            [sys.executable, __file__, "worker", *map(str, (devices, store, count, index, processes, port))],
+            [sys.executable, __file__, "worker", *map(str, (devices, what, count, store, index, processes, port))],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
@@ -88,66 +106,92 @@ def launch(devices, store, count, processes):
     ]
 
 
-def killed(count, kills, devices, processes, folder, seed):
-    """Run, kill and start again until the kills are used up; the chunks that each process wrote."""
-    store, draws = folder / f"killed-{processes}", random.Random(seed)
-    written, launches, used = [], 0, 0
-    chunks = -(-count // (EACH * devices))
-    while True:
-        launches += 1
-        running = launch(devices, store, count, processes)
-        # One process, several, or all; the first only together with all others, since it serves them.
-        others = list(range(1, processes))
-        victims = sorted(draws.sample(others, draws.randint(1, len(others)))) if processes > 1 else [0]
-        if processes > 1 and draws.random() < 0.3:
-            victims = list(range(processes))
-        victims = victims[: kills - used]
-        begun = rows(store)
-        # Wait until a few more chunks are there, and a random while.
-        aim = begun + draws.randint(1, max(1, (chunks - begun) // max(1, kills - used) // 2))
-        while victims and rows(store) < aim and all(process.poll() is None for process in running):
-            time.sleep(0.01)
-        for victim in victims:
-            time.sleep(draws.uniform(0, 0.2))
-            if running[victim].poll() is None:
-                os.kill(running[victim].pid, signal.SIGKILL)
-                used += 1
-        for process in running:
-            text, _ = process.communicate()
-            written += [int(line) for line in text.splitlines() if line.isdigit()]
-        if rows(store) == chunks and not any(process.returncode for process in running):
-            return store, {"kills": used, "launches": launches, "solved_again": len(written) - len(set(written))}
+def stream(devices, count, store):
+    """Problems from an iterator into a store; print the figures."""
+    imported = resident()
+    size, running = EACH * devices, []
+    chunks = lambda: (problems(start, min(start + size, count)) for start in range(0, count, size))
+    options = {"mesh": all_devices(), "num_problems": count, "store": store}
+
+    def note(start, results):
+        if start == 0:
+            running.append(resident())
+
+    began, processor = time.perf_counter(), time.process_time()
+    scale.solve_many(solve, chunks(), on_chunk=note, **options)
+    figures = {
+        "problems": count,
+        "seconds": time.perf_counter() - began,
+        "cpu_seconds": time.process_time() - processor,
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    figures["megabytes"], figures["megabytes_running"] = peak - imported, peak - running[0]
+    began = time.perf_counter()
+    scale.solve_many(solve, chunks(), **options)
+    figures["again_seconds"] = time.perf_counter() - began
+    few = problems(0, min(count, 20 * size))
+    processor = time.process_time()
+    scale.solve_many(solve, few, mesh=all_devices(), chunk_size=size)
+    alone = (time.process_time() - processor) / len(few)
+    print(json.dumps({**figures, "cpu_ratio": figures["cpu_seconds"] / count / alone}))
 
 
-def rows(store):
-    folder = store / "commits" / "c"
-    return len(list(folder.iterdir())) if folder.is_dir() else 0
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def equal(store, reference):
-    """Whether all results are equal to the bit, read a piece at a time."""
-    got = scale.open_results(store)
-    pieces = [slice(start, start + 10_000) for start in range(0, len(reference.value), 10_000)]
-    same = all(got.value[piece].tobytes() == reference.value[piece].tobytes() for piece in pieces)
-    steps = np.array_equal(got.stats["num_steps"], reference.stats["num_steps"])
-    return same and steps and bool(jnp.all(got.result == reference.result))
+def streamed(count, store):
+    figures = json.loads(run(launch("streamed", 8, count, store))[0].splitlines()[-1])
+    size = sum(file.stat().st_size for file in store.rglob("*") if file.is_file())
+    return {**figures, "stored_megabytes": size / 1e6, "sample_difference": sample_difference(store, count)}
 
 
-def sample_difference(store, count):
-    alone, given, got = jax.jit(solve), problems(count), scale.open_results(store)
-    worst = 0.0
-    for number in np.random.default_rng(0).choice(count, 50, replace=False):
-        value = alone({name: array[number] for name, array in given.items()}).value
-        worst = max(worst, float(np.abs(got.value[int(number)] - value).max() / np.abs(value).max()))
-    return worst
+def solve_when_told(devices, count, store):
+    """Solve all problems whenever the parent says so; print the processor time of each turn."""
+    mesh = None if jax.process_count() > 1 else all_devices()
+    given = problems(0, count)
+    for turn, _ in enumerate(sys.stdin):
+        processor = time.process_time()
+        scale.solve_many(solve, given, mesh=mesh, chunk_size=EACH * devices, store=f"{store}-{turn}")
+        print(time.process_time() - processor, flush=True)
+
+
+def one_and_four_processes(count, pairs, folder):
+    groups = [launch("processes", 8, count, folder / "one"), launch("processes", 2, count, folder / "four", 4)]
+
+    def turn(group):
+        began = time.perf_counter()
+        for process in group:
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        processor = sum(float(next(line for line in process.stdout if line[0].isdigit())) for process in group)
+        return time.perf_counter() - began, processor
+
+    for group in groups:
+        turn(group)
+    times = np.asarray([[turn(group) for group in groups] for _ in range(pairs)])
+    for group in groups:
+        for process in group:
+            process.stdin.close()
+        for process in group:
+            process.wait()
+    ratios = times[:, 1] / times[:, 0]
+    return {
+        "problems": count,
+        "pairs": pairs,
+        "seconds_one": float(np.median(times[:, 0, 0])),
+        "seconds_four": float(np.median(times[:, 1, 0])),
+        "ratio": float(np.median(ratios[:, 0])),
+        "cpu_ratio": float(np.median(ratios[:, 1])),
+    }
 
 
 def cost_of_store(repeats, folder, seconds):
     """Results in a store beside those in memory, in chunks of about a second."""
-    plan = scale.plan(solve, problems(4 * EACH), chunk_size=4 * EACH)
+    plan = scale.plan(solve, problems(0, 4 * EACH), chunk_size=4 * EACH)
     chunk = max(1, int(seconds / plan.problem_seconds))
     count = 4 * chunk
-    given = problems(count)
+    given = problems(0, count)
     memory = lambda turn: scale.solve_many(solve, given, chunk_size=chunk)
     stored = lambda turn: scale.solve_many(solve, given, chunk_size=chunk, store=folder / f"cost-{turn}")
     times = []
@@ -168,80 +212,130 @@ def cost_of_store(repeats, folder, seconds):
     }
 
 
-def streamed(count, folder):
-    """The memory of the host while problems go from an iterator into a store."""
-    size, first = 2000, []
+def solve_and_say(devices, count, store):
+    """One process of a killed run; it prints the first problem of every chunk that it has written."""
+    mesh = None if jax.process_count() > 1 else all_devices()
+    said = lambda start, results: print(start, flush=True)
+    try:
+        scale.solve_many(solve, Measured(count), mesh=mesh, chunk_size=EACH * devices, store=store, on_chunk=said)
+    except scale.ProcessError as error:
+        print(error, file=sys.stderr)
 
-    def stream():
-        for start in range(0, count, size):
-            yield np.full((min(size, count - start), *SHAPE), start / count, np.float32)
 
-    def note(start, results):
-        if start == 0:
-            first.append(resident())
+def killed(count, kills, devices, processes, folder, reference):
+    """Run, kill and start again, until all is solved and the kills are used up."""
+    draws = random.Random(processes)
+    figures = {"kills": 0, "runs": 0, "launches": 0, "solved_again": 0, "equal": True}
+    while figures["kills"] < kills:
+        store = folder / f"killed-{processes}-{figures['runs']}"
+        written = one_run(count, kills, devices, processes, store, draws, figures)
+        figures["runs"] += 1
+        figures["solved_again"] += len(written) - len(set(written))
+        figures["equal"] = figures["equal"] and equal(store, reference, count)
+        shutil.rmtree(store)
+    return figures
 
-    def resident():
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
-    began, processor = time.perf_counter(), time.process_time()
-    scale.solve_many(lambda x: x - jnp.mean(x), stream(), store=folder / "streamed", on_chunk=note, num_problems=count)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    return {
-        "problems": count,
-        "seconds": time.perf_counter() - began,
-        "cpu_seconds": time.process_time() - processor,
-        "megabytes": peak - first[0],
-        "stored_megabytes": sum(f.stat().st_size for f in (folder / "streamed").rglob("*") if f.is_file()) / 1e6,
-    }
+def one_run(count, kills, devices, processes, store, draws, figures):
+    """The first problems of all chunks that any process has written, in one run."""
+    written = []
+    chunks = -(-count // (EACH * devices))
+    while True:
+        figures["launches"] += 1
+        running = launch("killed", devices, count, store, processes)
+        # One process, several, or all; the first only together with all others, since it serves them.
+        others = list(range(1, processes))
+        victims = draws.sample(others, draws.randint(1, len(others))) if processes > 1 else [0]
+        if processes > 1 and draws.random() < 0.4:
+            victims = [*others, 0]
+        victims = victims[: kills - figures["kills"]]
+        # Wait until a few more chunks are there, and a random while.
+        begun = rows(store)
+        aim = begun + draws.randint(1, max(1, (chunks - begun) // 4))
+        while victims and rows(store) < aim and all(process.poll() is None for process in running):
+            time.sleep(0.01)
+        for victim in victims:
+            time.sleep(draws.uniform(0, 0.2))
+            if running[victim].poll() is None:
+                os.kill(running[victim].pid, signal.SIGKILL)
+                figures["kills"] += 1
+        for process in running:
+            text, _ = process.communicate()
+            written += [int(line) for line in text.splitlines() if line.isdigit()]
+        if rows(store) == chunks and not any(process.returncode for process in running):
+            return written
+
+
+def rows(store):
+    folder = store / "commits" / "c"
+    return len(list(folder.iterdir())) if folder.is_dir() else 0
+
+
+def equal(store, reference, count):
+    """Whether all results are equal to the bit, read a piece at a time."""
+    got = scale.open_results(store)
+    pieces = [slice(start, min(start + 10_000, count)) for start in range(0, count, 10_000)]
+    same = all(got.value[piece].tobytes() == reference.value[piece].tobytes() for piece in pieces)
+    steps = np.array_equal(got.stats["num_steps"], reference.stats["num_steps"][:count])
+    return same and steps and bool(jnp.all(got.result._value == reference.result._value[:count]))
+
+
+def sample_difference(store, count):
+    alone, got = jax.jit(solve), scale.open_results(store)
+    worst = 0.0
+    for number in np.random.default_rng(0).choice(count, 50, replace=False).tolist():
+        value = alone(problems(number, number + 1)[0]).value
+        worst = max(worst, float(np.abs(got.value[number] - value).max() / np.abs(value).max()))
+    return worst
+
+
+def run(processes):
+    texts = []
+    for process in processes:
+        texts.append(process.communicate()[0])
+        if process.returncode:
+            raise RuntimeError(f"A process ended with status {process.returncode}.")
+    return texts
 
 
 def main() -> None:
     from harness import Recorder
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--problems", type=int, default=20_000, help="problems of the killed runs")
-    parser.add_argument("--streamed", type=int, default=200_000, help="problems of the stream")
-    parser.add_argument("--kills", type=int, default=20, help="kills, half of them of one process, half of several")
+    parser.add_argument("--streamed", type=int, default=1_000_000, help="problems of the stream")
+    parser.add_argument("--problems", type=int, default=40_000, help="problems of the other runs, the stream's first")
+    parser.add_argument("--kills", type=int, default=20, help="kills of four processes, and a quarter as many of one")
     parser.add_argument("--folder", help="where the stores go; a temporary folder by default")
     parser.add_argument("--quick", action="store_true", help="few problems: does it run?")
     options = parser.parse_args()
-    count, kills, many = options.problems, options.kills, options.streamed
+    many, count, kills = options.streamed, options.problems, options.kills
     if options.quick:
-        count, kills, many = 8000, 4, 10_000
+        many, count, kills = 20_000, 10_000, 4
     recorder = Recorder("surviving_quick" if options.quick else "surviving", also=("tensorstore",))
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
-        # First, since the most memory of a process never falls.
-        recorder.add(case="streamed", **streamed(many, folder))
-        shutil.rmtree(folder / "streamed")
-        recorder.add(case="store", **cost_of_store(1 if options.quick else 3, folder, 0.1 if options.quick else 1.0))
-        run(launch(8, folder / "reference", count, 1))
-        reference = scale.open_results(folder / "reference")
-        for devices, processes, share in ((8, 1, kills // 2), (2, 4, kills - kills // 2)):
+        recorder.add(case="streamed", devices=8, **streamed(many, folder / "streamed"))
+        recorder.add(case="processes", **one_and_four_processes(count, 1 if options.quick else 5, folder))
+        recorder.add(case="store", **cost_of_store(1 if options.quick else 5, folder, 0.1 if options.quick else 1.0))
+        reference = scale.open_results(folder / "streamed")
+        for devices, processes, share in ((8, 1, -(-kills // 4)), (2, 4, kills)):
             began = time.perf_counter()
-            store, figures = killed(count, share, devices, processes, folder, seed=processes)
+            figures = killed(count, share, devices, processes, folder, reference)
             recorder.add(
                 case="killed",
                 problems=count,
                 processes=processes,
                 devices=devices * processes,
                 **figures,
-                equal=equal(store, reference),
-                sample_difference=sample_difference(store, count),
                 seconds=time.perf_counter() - began,
             )
     recorder.write()
 
 
-def run(processes):
-    for process in processes:
-        process.communicate()
-        assert process.returncode == 0
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["worker"]:
-        devices, store, count, index, processes, port = sys.argv[2:8]
-        worker(int(devices), store, int(count), int(index), int(processes), port)
+        devices, what, count, store = sys.argv[2:6]
+        workers = {"killed": solve_and_say, "streamed": stream, "processes": solve_when_told}
+        workers[what](int(devices), int(count), store)
     else:
         main()

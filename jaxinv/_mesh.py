@@ -1,5 +1,8 @@
-"""Meshes and shardings for the devices that share the work of training and of `scale.solve_many`."""
+"""Meshes, shardings and processes that share the work of training and of `scale.solve_many`."""
 
+import atexit
+import contextlib
+import functools
 from typing import Any
 
 import jax
@@ -40,6 +43,35 @@ def check_mesh(mesh: Any, across: bool = False) -> Mesh | None:
 def is_across(mesh: Mesh | None) -> bool:
     """Whether a mesh holds devices of other processes."""
     return mesh is not None and any(device.process_index != jax.process_index() for device in mesh.devices.flat)
+
+
+def leave_in_order() -> bool:
+    """See that process 0 ends last, if a process may die without ending all others; whether that is so.
+
+    Such a process (`jax_enable_recoverability`) does not wait for others when it ends. The first one holds the service
+    by which they know of each other; if it ended before the others had left, JAX would abort them.
+    """
+    recoverable = bool(getattr(jax.config, "jax_enable_recoverability", False))
+    if recoverable:
+        _leave_at_exit()
+    return recoverable
+
+
+@functools.cache
+def _leave_at_exit() -> None:
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    from jax.experimental import multihost_utils
+
+    with contextlib.suppress(Exception):
+        if jax.process_index() > 0:
+            jax.distributed.shutdown()
+        else:
+            # Returns once all others have left, or died.
+            with multihost_utils.live_devices(jax.devices()):
+                pass
 
 
 def sharded(mesh: Mesh) -> NamedSharding:

@@ -1,6 +1,8 @@
 """What operators, noise models, regularisers, priors, scores and solutions have in common as Python objects."""
 
-from typing import Any
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -31,6 +33,14 @@ class Module(Parametric):
     def __eq__(self, other: object) -> bool:
         return self is other
 
+    if not TYPE_CHECKING:
+
+        def __getattribute__(self, name: str) -> Any:
+            out = object.__getattribute__(self, name)
+            if isinstance(out, types.MethodType) and out.__self__ is self and not name.startswith("__"):
+                return BoundMethod(out.__func__, self)
+            return out
+
     def __repr__(self) -> str:
         return eqx.tree_pformat(jax.tree.map(self._printed, self, is_leaf=self._is_printed_whole))
 
@@ -46,6 +56,40 @@ class Module(Parametric):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return leaf
         return Text(np.array2string(np.asarray(leaf), precision=4, separator=", ").replace("\n", ""))
+
+
+# A method of a `Module`, bound to it: a pytree and, like the module, a function that every transformation of JAX
+# takes. Two bound methods of Equinox are equal if their modules have equal leaves; JAX cannot look such a function up
+# where its leaves are traced. The name and the documentation are those of the method, so the class has no docstring.
+class BoundMethod(eqx.Module):
+    __func__: Callable[..., Any] = eqx.field(static=True)
+    __self__: Module
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__func__(self.__self__, *args, **kwargs)
+
+    @property
+    def __wrapped__(self) -> Callable[..., Any]:
+        return types.MethodType(self.__func__, self.__self__)
+
+    if not TYPE_CHECKING:  # Each instance has its own, which checkers do not expect.
+
+        @property
+        def __name__(self) -> str:
+            return self.__func__.__name__
+
+        @property
+        def __doc__(self) -> str | None:
+            return self.__func__.__doc__
+
+    def __hash__(self) -> int:
+        return hash((self.__func__, self.__self__))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundMethod) and self.__self__ is other.__self__ and self.__func__ is other.__func__
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Module, str]]:
+        return getattr, (self.__self__, self.__name__)
 
 
 class Text:

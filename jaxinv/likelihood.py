@@ -13,7 +13,8 @@ from ._solution import RESULTS, reject, settle
 from ._types import Checked, Key, PyTree, Scalar, State, Struct
 from ._workarounds import rounded
 from .noise import AbstractGaussianNoise, AbstractNoise, Gaussian
-from .operators import AbstractLinearOperator, AbstractOperator
+from .operators import AbstractLinearOperator, AbstractOperator, Identity
+from .operators._norm import norm_bound, positive
 from .requirements import valid
 
 __all__ = ["Likelihood"]
@@ -195,8 +196,24 @@ class Whitened(AbstractLinearOperator):
         """`W` applied to the prediction `A x`, or to a difference of predictions."""
         return self.noise.whiten(_measured_only(self.operator.measured, prediction))
 
+    def norm_bound(self, norm: Scalar | None) -> Array:
+        """A bound of the norm of `B`; `norm` is that of `A`, where the user knows it."""
+        dtype = domain_dtype(self)
+        if norm is None:
+            return norm_bound(self).astype(dtype)
+        bound = jnp.asarray(norm).astype(dtype) * _whitening_norm(jax.lax.stop_gradient(self))
+        return positive(bound).astype(dtype)
+
     def adjoint(self, y: State) -> State:
         return self.operator.adjoint(_measured_only(self.operator.measured, self.noise.whiten_adjoint(y)))
+
+
+def _whitening_norm(whitened: Whitened) -> Array:
+    noise = whitened.noise
+    if isinstance(noise, Gaussian):
+        return jax.tree.reduce(jnp.maximum, jax.tree.map(lambda s: jnp.max(rounded(1 / s)), noise.std))
+    identity: AbstractLinearOperator = Identity(whitened.codomain.shape)
+    return norm_bound(Whitened(identity, noise))
 
 
 def whiten(likelihood: Likelihood, y: State, name: str) -> tuple[Whitened, State]:

@@ -75,9 +75,10 @@ def pytest_collection_modifyitems(items):
         row = params and (params.get("row") or params.get("name"))
         places[item] = first.setdefault((item.path, repr(row)), place) if row else place
     items.sort(key=places.__getitem__)
-    # What lives until the end need not be looked through by every collection of garbage.
+    # What lives until the end need not be looked through by every collection of garbage; tracing makes many objects.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,8 +8,8 @@ import pytest
 import jaxinv
 from jaxinv import RESULTS, calibration, data, noise, operators, oracles
 
-PRIOR = oracles.Gaussian(jnp.ones((4, 4, 1)), 0.02 * jnp.eye(16))
-IMAGES = PRIOR.sample(3, key=jax.random.key(1))
+PRIOR = jax.jit(lambda: oracles.Gaussian(jnp.ones((4, 4, 1)), 0.02 * jnp.eye(16)))()
+IMAGES = jax.jit(lambda: PRIOR.sample(3, key=jax.random.key(1)))()
 
 
 class Parabola(calibration.AbstractCriterion):

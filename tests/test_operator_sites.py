@@ -14,7 +14,7 @@ SHAPE = (6, 5, 1)
 OPERATOR = operators.ParallelBeam(SHAPE, jnp.linspace(0, jnp.pi, 4, endpoint=False))
 NOISES = {"gaussian": noise.Gaussian(0.1), "photons": noise.TransmissionPoisson(1e3)}
 SMOOTHED = regularisers.Smoothed(0.1)
-PRIOR = oracles.Gaussian(jnp.zeros(SHAPE), jnp.eye(30))
+PRIOR = jax.jit(lambda: oracles.Gaussian(jnp.zeros(SHAPE), jnp.eye(30)))()
 Y = jnp.ones(OPERATOR.codomain.shape)
 
 # The norm is found in the loop, and the objective at the end is that of the last prediction. Conjugate gradients find

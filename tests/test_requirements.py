@@ -118,6 +118,8 @@ ROWS = [
     keyword(diffusion.DiffPIR, "weight", 1.0, POSITIVE, 2),
     keyword(diffusion.DiffPIR, "zeta", 0.5, SHARE, 2),
     keyword(diffusion.DiffPIR, "rtol", 1e-4, NOT_NEGATIVE, 2),
+    keyword(diffusion.EDM, "sigma_min", 0.1, (0.0, 80.0, NAN)),
+    keyword(diffusion.EDM, "sigma_max", 10.0, (0.002, np.inf, NAN)),
     keyword(diffusion.Exact, "rtol", 1e-4, NOT_NEGATIVE),
     keyword(diffusion.FlowMatching, "t_min", 0.1, (-0.1, 0.9995, NAN)),
     keyword(diffusion.FlowMatching, "t_max", 0.9, (0.0, 1.0, NAN)),

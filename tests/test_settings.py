@@ -5,6 +5,7 @@ calls of each kind. `rank promotion "raise"` is the setting of the whole suite (
 """
 
 import contextlib
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from calls import CALLS, Call
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from programs import answers, assert_same
+from programs import answers, assert_same, equations
 
 from jaxinv import Implicit, Likelihood, classical, diffusion, generative, metrics, noise, operators, oracles, subspace
 
@@ -56,6 +57,7 @@ def precision(dtype):
 
 # What shows in a trace: all settings at once, in one trace, and each alone only to name the one that is to blame.
 # Strict promotion where the default float is not single precision: a weak number and a default integer promote too.
+HIGHEST = jax.lax.Precision.HIGHEST
 STRICT, EXPLICIT = "strict promotion", "a batch on a mesh with explicit axes"  # which `jax.make_mesh` makes by default
 
 
@@ -63,17 +65,23 @@ def trace_under(call, settings):
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.enable_x64(True))
         arguments = call.arguments(jnp.float64) if call.host else jax.eval_shape(lambda: call.arguments(jnp.float64))
-        function = call.function if call.host else lambda p: jax.eval_shape(call.function, p)
+        function = call.function if call.host else jax.make_jaxpr(call.function)
         if EXPLICIT in settings:
             mesh = jax.make_mesh((2,), ("problems",), axis_types=(AxisType.Explicit,))
             sharding = NamedSharding(mesh, PartitionSpec("problems"))
             stack.enter_context(jax.set_mesh(mesh))
             lift = lambda s: jax.ShapeDtypeStruct((2, *s.shape), s.dtype, sharding=sharding)
             arguments = jax.tree.map(lift, arguments)
-            function = lambda p: jax.eval_shape(jax.vmap(call.function), p)
+            function = jax.make_jaxpr(jax.vmap(call.function))
         if STRICT in settings:
             stack.enter_context(jax.numpy_dtype_promotion("strict"))
-        function(arguments)
+        program = function(arguments)
+    if call.precision and not call.host:
+        # The default would be bfloat16 on a TPU and TF32 on a GPU, with a CPU suite that stays green.
+        products = ("dot_general", "conv_general_dilated")
+        for equation in equations(program.jaxpr):
+            if equation.primitive.name in products and equation.params["precision"] not in (HIGHEST, (HIGHEST,) * 2):
+                raise ValueError(f"The precision of a product is not explicit: {equation}")
 
 
 def traced_under(call, settings):
@@ -92,7 +100,7 @@ def traced_under(call, settings):
 
 
 @table(fast=KINDS | {"fbp-parallel", "operator Downsample blurred"})
-def test_traced_under_every_setting(call):
+def test_traced_under_every_setting_with_explicit_precision(call):
     one_alone = call.host or call.name.startswith("network")
     assert traced_under(call, [STRICT] if one_alone else [STRICT, EXPLICIT]) == {}
 
@@ -108,6 +116,9 @@ def test_the_setting_that_is_to_blame_is_named():
         return x
 
     assert list(traced_under(Call("against meshes", pair, against_meshes), [STRICT, EXPLICIT])) == [EXPLICIT]
+    product = Call("product", pair, lambda x: x @ x)
+    assert "is not explicit" in str(traced_under(product, [STRICT, EXPLICIT])[STRICT])
+    assert traced_under(dataclasses.replace(product, precision=False), [STRICT, EXPLICIT]) == {}
 
 
 def test_strict_promotion_of_what_users_write():

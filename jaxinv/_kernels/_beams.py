@@ -12,6 +12,7 @@ positions are sums and quotients of numbers that are in memory or `rounded`, whi
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -64,6 +65,24 @@ class ParallelRays:
         """The positions of the pixels on the detector in all views."""
         return _shadows(self, angles, offsets, magnification=1.0)
 
+    def reach(self, angles: Array, offsets: Array) -> Array:
+        """By what the hats of the rays of all views are multiplied, broadcasting to `(angles, detectors)`."""
+        del offsets
+        return jnp.ones((1, 1), angles.dtype)
+
+    def hats(self, bins: Array, t: Array, offset: Array) -> Callable[[int], Array]:
+        """The hat functions of one view: `hats(k)` is that of ray `bins + k` at each pixel, times `reach`, `(h, w)`."""
+        h, w = self.shape
+        row = (jnp.arange(h, dtype=bins.dtype) - (h - 1) / 2)[:, None]
+        column = (jnp.arange(w, dtype=bins.dtype) - (w - 1) / 2)[None, :]
+
+        def hat(k: int) -> Array:
+            rays = self.rays(bins + k, t, offset)
+            distance = rays.crossing(jnp.where(rays.steep, row, column)) - jnp.where(rays.steep, column, row)
+            return jnp.maximum(0, 1 - jnp.abs(distance))
+
+        return hat
+
     @property
     def half_width(self) -> float:
         """The largest distance on the detector, in bins, of a pixel and a ray that passes within one pixel of it."""
@@ -83,9 +102,8 @@ class FanRays:
 
     def rays(self, bins: Array, t: Array, offset: Array) -> Rays:
         """The rays to `bins`, counted from number `num_detectors // 2`."""
-        s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
         # The ray has direction s (cos, sin) + (-sin, cos), and its distance from the origin is source_origin * s.
-        s = s / self._source_detector
+        s = self._slope(bins, offset)
         cos, sin = jnp.cos(t), jnp.sin(t)
         distance = (self.source_origin / self.pixel_size) * s
         return _make_rays((cos + s * sin, sin - s * cos), jnp.sqrt(1 + s**2), distance, self.pixel_size)
@@ -96,6 +114,33 @@ class FanRays:
         cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
         depth = 1 - rounded(x * sin), rounded(y * cos)
         return _shadows(self, angles, offsets, magnification=self._source_detector / self.source_origin, depth=depth)
+
+    def reach(self, angles: Array, offsets: Array) -> Array:
+        """By what the hats of the rays of all views are multiplied, `(angles, detectors)`: see `hats`."""
+        slope = self._slope(all_bins(self.num_detectors, angles.dtype)[None], offsets[:, None])
+        cos, sin = jnp.cos(angles)[:, None], jnp.sin(angles)[:, None]
+        return _dominant(cos + slope * sin, sin - slope * cos)
+
+    def hats(self, bins: Array, t: Array, offset: Array) -> Callable[[int], Array]:
+        """The hat functions of one view: `hats(k)` is that of ray `bins + k` at each pixel, times `reach`, `(h, w)`.
+
+        Along its dominant axis, the ray of slope `s` passes a pixel at the distance `|s depth - across| / reach`, where
+        `depth` and `across` are the position of the pixel along the central ray, from the source, and across it, and
+        `reach` is the larger component of the normal. So there is no division for each ray and pixel, as `rays` has.
+        """
+        x, y = _pixel_positions(self.shape, 1.0, bins.dtype)
+        x, y = x, y[0][:, None]
+        cos, sin = jnp.cos(t), jnp.sin(t)
+        depth = (self.source_origin / self.pixel_size - x * sin) + y * cos
+        across = x * cos + y * sin
+        slope, step = self._slope(bins, offset), self.detector_spacing / self._source_detector
+
+        def hat(k: int) -> Array:
+            s = slope + k * step
+            reach = _dominant(cos + s * sin, sin - s * cos)
+            return jnp.maximum(0, reach - jnp.abs(s * depth - across))
+
+        return hat
 
     @property
     def half_width(self) -> float:
@@ -114,6 +159,11 @@ class FanRays:
     @property
     def _source_detector(self) -> float:
         return self.source_origin + self.origin_detector
+
+    def _slope(self, bins: Array, offset: Array) -> Array:
+        """The tangents of the angles of the rays to `bins` with the central one."""
+        s = detector_positions(bins, self.num_detectors, self.detector_spacing) + offset
+        return s / self._source_detector
 
 
 Beam = ParallelRays | FanRays
@@ -203,10 +253,19 @@ def half_step(count: int) -> float:
     return (count - 1) / 2 - count // 2
 
 
+def _is_steep(normal_x: Array, normal_y: Array) -> Array:
+    return jnp.abs(normal_x) >= _STEEP * jnp.abs(normal_y)
+
+
+def _dominant(normal_x: Array, normal_y: Array) -> Array:
+    """The component of a normal along the axis on which its ray crosses lines of pixels."""
+    return jnp.abs(jnp.where(_is_steep(normal_x, normal_y), normal_x, normal_y))
+
+
 def _make_rays(normal: tuple[Array, Array], length: Array, distance: Array, pixel_size: float) -> Rays:
     """The rays `x normal_x + y normal_y = distance`, in pixels, where `length` is that of the normal."""
     normal_x, normal_y = normal
-    steep = jnp.abs(normal_x) >= _STEEP * jnp.abs(normal_y)
+    steep = _is_steep(normal_x, normal_y)
     inverse = 1 / jnp.where(steep, normal_x, normal_y)
     # Rows count downwards, opposite to y.
     start = jnp.where(steep, distance, -distance)

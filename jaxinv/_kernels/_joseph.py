@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from .._workarounds import rounded
 from . import _joseph_reference
-from ._beams import Beam, ParallelRays, Shadows, all_rays, half_step, num_taps
+from ._beams import Beam, Shadows, all_rays, half_step, num_taps
 from ._linear_map import UNROLL, accumulate, apply, gather
 
 # Forward, one term in a pass is as fast as `UNROLL` terms from the large batch on; for the adjoint this also holds up
@@ -80,27 +80,20 @@ class _Joseph:
     def transpose(self, y: Array, angles: Array, offsets: Array, *, wide: bool) -> Array:
         beam, taps = self.beam, num_taps(self.beam)
         middle = beam.num_detectors // 2
-        h, w = beam.shape
-        row = (jnp.arange(h, dtype=y.dtype) - (h - 1) / 2)[:, None]
-        column = (jnp.arange(w, dtype=y.dtype) - (w - 1) / 2)[None, :]
-        views = jnp.pad(y * all_rays(beam, angles, offsets).weight[..., None], ((0, 0), (taps, taps), (0, 0)))
+        weight = all_rays(beam, angles, offsets).weight / beam.reach(angles, offsets)
+        views = jnp.pad(y * weight[..., None], ((0, 0), (taps, taps), (0, 0)))
 
         def gather_view(item: tuple[Array, Shadows, Array, Array]) -> Array:
             view, shadows, t, offset = item
             first = jnp.ceil(shadows.place() - beam.half_width).astype(jnp.int32)
             index = taps + jnp.clip(middle + first, -taps, beam.num_detectors)
             bins = (index - (taps + middle)).astype(y.dtype)
-            total = jnp.zeros((), y.dtype)
-            for tap in range(taps):
-                rays = beam.rays(bins + tap, t, offset)
-                distance = rays.crossing(jnp.where(rays.steep, row, column)) - jnp.where(rays.steep, column, row)
-                hat = jnp.maximum(0, 1 - jnp.abs(distance))
-                total = total + hat[..., None] * gather(view, index + tap)
-            return total
+            hats = beam.hats(bins, t, offset)
+            return sum(hats(tap)[..., None] * gather(view, index + tap) for tap in range(taps))
 
         init = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
         some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
-        unroll = UNROLL if some and isinstance(beam, ParallelRays) else 1
+        unroll = UNROLL if some else 1
         items = (views, beam.shadows(angles, offsets), angles, offsets)
         return accumulate(gather_view, init, items, unroll=unroll, wide=wide)
 

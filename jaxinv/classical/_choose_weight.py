@@ -12,10 +12,11 @@ from jaxtyping import Array
 from .._arrays import as_leaf, check_count, check_key, is_complex
 from .._jit import verb
 from .._solution import RESULTS, Solution
-from .._types import Abstract, ArrayLike, Checked, Key, PyTree, State, Struct
+from .._types import Abstract, ArrayLike, Checked, Key, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, gaussian_approximation, prepare
 from ..noise import AbstractGaussianNoise
 from ..operators import AbstractLinearOperator
+from ..operators._restricted import LinearRestricted
 from ..requirements import Parametric, Requirement, positive, requirement
 
 # `solve(likelihood, y, weight=...)`, such as `classical.tv`.
@@ -231,36 +232,11 @@ class HeldOutMeasurements(AbstractCriterion):
             weights = jax.tree.map(
                 lambda w, m: w.astype(m.dtype) * (m > 0), treedef.unflatten(which), operator.measured
             )
-            return Likelihood(Kept(operator, weights), likelihood.noise)
+            return Likelihood(LinearRestricted(operator, weights), likelihood.noise)
 
         solution = solve(part([~h for h in held]), y, weight=weight)
         prepared, data, _ = prepare(part(held), y)
         return solution, discrepancy(prepared, data, solution.value)
-
-
-class Kept(AbstractLinearOperator):
-    """An operator of which other entries are measured."""
-
-    operator: AbstractLinearOperator
-    weights: PyTree[Array]
-
-    @property
-    def domain(self) -> Struct:
-        return self.operator.domain
-
-    @property
-    def codomain(self) -> Struct:
-        return self.operator.codomain
-
-    @property
-    def measured(self) -> PyTree[Array]:
-        return self.weights
-
-    def __call__(self, x: State) -> State:
-        return self.operator(x)
-
-    def adjoint(self, y: State) -> State:
-        return self.operator.adjoint(y)
 
 
 @verb

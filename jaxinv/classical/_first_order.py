@@ -16,9 +16,8 @@ from jaxtyping import Array
 from .._arrays import safe_sqrt, standard_promotion
 from .._types import Key, PyTree, Scalar, State
 from ..likelihood import Likelihood, domain_dtype
-from ..operators._norm import scattered
+from ..operators._norm import SAFETY, positive, scattered
 from ..regularisers import AbstractRegulariser
-from ._bound import SAFETY, positive
 from ._solver import AbstractSolver, prepare_problem, square_of
 
 # The rounds of the estimate of the norm. From a random start its relative error is on average at most

@@ -18,7 +18,6 @@ from .._sums import dot
 from .._types import Checked, Key, PyTree, Scalar, State
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser
-from ._bound import norm_bound
 
 
 class Problem(eqx.Module):
@@ -187,7 +186,7 @@ class AbstractSolver(AbstractMethod[Any, Any]):
         problem, result = prepare_problem(
             likelihood, regulariser, y, type(self).__name__, weight, constraint, norm, rtol, atol
         )
-        return problem if norm is not None else problem.with_norm(norm_bound(problem.operator, None)), result
+        return problem if norm is not None else problem.with_norm(problem.operator.norm_bound(None)), result
 
     @abc.abstractmethod
     def init(self, problem: Any, /, *, key: Key | None = None) -> Any:
@@ -286,7 +285,7 @@ def drive(
     # Gradients through the loop would keep the rounds of the estimate.
     unrolled = isinstance(differentiate, Unrolled)
     if problem.norm is None and unrolled:
-        problem = problem.with_norm(norm_bound(problem.operator, None))
+        problem = problem.with_norm(problem.operator.norm_bound(None))
     if problem.norm is None:
         method, problem = method.without_norm(problem)
     before = method.preliminary_steps
@@ -332,7 +331,7 @@ def prepare_problem(
         regulariser=cast_to(regulariser, real),
         weight=weight,
         constraint=cast_to(constraint, real),
-        norm=norm if norm is None else norm_bound(whitened, norm),
+        norm=norm if norm is None else whitened.norm_bound(norm),
         likelihood=prepared,
         y=data,
         rtol=jnp.asarray(rtol, real),

@@ -37,6 +37,7 @@ from ._posterior import (
     posterior_sample as posterior_sample,
 )
 from ._processes._discrete_vp import DiscreteVP as DiscreteVP
+from ._processes._edm import EDM as EDM
 from ._processes._flow_matching import FlowMatching as FlowMatching
 from ._processes._forward import forward as forward, trajectory as trajectory
 from ._processes._schedule import (
@@ -99,6 +100,7 @@ __all__ = [
     "VE",
     "FlowMatching",
     "DiscreteVP",
+    "EDM",
     # Scores, what a network may predict, and the weights of its loss.
     "Score",
     "Noise",

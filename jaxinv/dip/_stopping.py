@@ -12,7 +12,7 @@ from .._arrays import as_parameter, check_count, is_concrete
 from .._solution import RESULTS
 from .._types import IntLike, Key, PyTree, State, Struct
 from ..likelihood import Likelihood, discrepancy, domain_dtype, prepare_parameter
-from ..operators import AbstractLinearOperator, AbstractOperator
+from ..operators._restricted import Restricted
 from ..requirements import Parametric, Requirement, positive, requirement
 
 
@@ -251,9 +251,9 @@ class HeldOut(AbstractStopping):
         result = RESULTS.where(
             (result == RESULTS.successful) & ((count == 0) | (remaining == 0)), RESULTS.invalid_parameter, result
         )
-        held_out = Likelihood(_Restricted(operator, held), likelihood.noise)
+        held_out = Likelihood(Restricted(operator, held), likelihood.noise)
         parameters = (held_out, y, jnp.maximum(count, 1).astype(domain_dtype(operator)))
-        return StoppingProblem(Likelihood(_Restricted(operator, fitted), likelihood.noise), parameters), result
+        return StoppingProblem(Likelihood(Restricted(operator, fitted), likelihood.noise), parameters), result
 
     def init(self, problem: StoppingProblem, image: jax.ShapeDtypeStruct) -> None:
         del problem, image
@@ -272,31 +272,6 @@ def check_one_number(name: str, value: Array) -> None:
     """Raise unless an option is one number."""
     if value.ndim != 0 and is_concrete(value):
         raise ValueError(f"`{name}` must be one number; got shape {value.shape}. Map over several with `jax.vmap`.")
-
-
-class _Restricted(AbstractOperator):
-    """An operator with other weights of its measured entries."""
-
-    operator: AbstractOperator
-    weights: PyTree[Array]
-
-    @property
-    def domain(self) -> Struct:
-        return self.operator.domain
-
-    @property
-    def codomain(self) -> Struct:
-        return self.operator.codomain
-
-    @property
-    def measured(self) -> PyTree[Array]:
-        return self.weights
-
-    def __call__(self, x: State) -> State:
-        return self.operator(x)
-
-    def linearise(self, x: State) -> AbstractLinearOperator:
-        return self.operator.linearise(x)
 
 
 def _split(measured: PyTree[Array], codomain: Struct, fraction: Array, key: Key) -> tuple[PyTree, PyTree]:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 
 from .._arrays import is_complex, is_concrete
 from .._types import Checked, PyTree, Scalar, Struct
-from ..classical._bound import norm_bound
 from ..likelihood import Whitened, domain_dtype
 from ..noise import Gaussian
 from ..operators import AbstractLinearOperator, AbstractOperator
@@ -37,7 +36,7 @@ def normalised(operator: Checked[AbstractOperator], norm: Checked[Scalar | None]
         # Use NumPy: inside a trace, jax.numpy makes tracers even of concrete numbers.
         if is_concrete(norm) and not 0 < float(np.asarray(norm)) < math.inf:
             raise ValueError(f"`norm` must be positive and finite; got {norm}.")
-    return measured / norm_bound(measured, norm)
+    return measured / measured.norm_bound(norm)
 
 
 def check_scalar(value: Any, name: str) -> None:

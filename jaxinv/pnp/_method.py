@@ -18,12 +18,12 @@ from .._solution import RESULTS
 from .._sums import dot
 from .._types import Abstract, Key, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
-from ..operators import AbstractLinearOperator, norm
+from ..operators import AbstractLinearOperator
+from ..operators._norm import norm_bound
 from ..requirements import Requirement, not_negative, positive
 from ._denoiser import AbstractDenoiser
 
-# The estimate of a norm, which approaches it from below, times this is its bound.
-_SAFETY = 1.05
+# The tolerance of the estimate of the norm, whose bound is then larger than the norm by a part in twenty.
 _NORM_RTOL = 1e-2
 
 
@@ -334,9 +334,7 @@ def smooth_problem(
     at = zero if start is None else start
     operator = likelihood.operator.linearise(at)
     whitened, b = whiten(*gaussian_approximation(Likelihood(operator, likelihood.noise), y), "the curvature")
-    # A fixed start of the power iteration is the documented exception to "keys are never defaulted".
-    size = _SAFETY * norm(whitened, key=jax.random.key(0, impl="threefry2x32"), rtol=_NORM_RTOL)
-    curvature = jax.lax.stop_gradient(jnp.where(size > 0, size, 1).astype(image.dtype)) ** 2
+    curvature = norm_bound(whitened, _NORM_RTOL).astype(image.dtype) ** 2
     if start is None:
         at = whitened.adjoint(b) / curvature if isinstance(likelihood.operator, AbstractLinearOperator) else zero
     data = SmoothData(likelihood=likelihood, y=y, curvature=curvature, image=image)

@@ -13,9 +13,10 @@ from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._sums import exact_sum
 from .._types import Checked, State
 from ..operators import AbstractLinearOperator
+from ..operators._norm import norm_bound
 from ..requirements import Requirement, positive
 from ._base import AbstractRegulariser, like, no_prox, square, step_like
-from ._split import AbstractSplit, OnImage, norm_bound
+from ._split import AbstractSplit, OnImage
 
 
 class Tikhonov(AbstractRegulariser):

@@ -10,10 +10,6 @@ from jaxtyping import Array
 
 from .._arrays import multiply
 from .._types import Abstract, PyTree
-from ..operators import AbstractLinearOperator, norm
-
-# A power iteration approaches the norm from below.
-_SAFETY = 1.05
 
 
 class AbstractSplit(eqx.Module):
@@ -153,10 +149,3 @@ class OnImage(AbstractSplit):
     @property
     def regulariser(self) -> Any:
         return self.of
-
-
-def norm_bound(operator: AbstractLinearOperator) -> Array:
-    """An upper bound of the norm of an operator, from a power iteration with a fixed start."""
-    # Step sizes have no derivative.
-    bound = _SAFETY * norm(jax.lax.stop_gradient(operator), key=jax.random.key(0, impl="threefry2x32"))
-    return jnp.where(bound <= 0, 1, bound)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Checked
-from ._chunk_size import check_chunk_size, choose, first_choice
+from ._chunk_size import Planned, check_chunk_size, choose, first_choice
 from ._fingerprint import run_versions, settings
 from ._interrupts import Interrupts
 from ._memory import in_words, is_out_of_memory
@@ -62,9 +62,12 @@ class Job:
                 f"The store {store} has chunks of {given} problems, and the iterator `problems` gives "
                 f"{source.chunk_size}; they must be as many."
             )
-        kept = self.store is not None or on_chunk is not None
-        first = first_choice(source, chunk_size, given, kept, processes.count)
-        self.planned = self._plan(first, is_fixed=chunk_size is not None)
+        if self.store is not None and self.existed and not _is_less(chunk_size, self.store):
+            self.planned = self._plan_as_before(self.store.about["width"])
+        else:
+            kept = self.store is not None or on_chunk is not None
+            first = first_choice(source, chunk_size, given, kept, processes.count)
+            self.planned = choose(source, first, chunk_size is not None, source.count)
         self.chunk = self.planned.lanes if given is None else given
         self.outcome = outcome_of_one(self.planned.program)
         self.identity: dict[str, str] = {}
@@ -84,11 +87,10 @@ class Job:
 
         **Raises:** `ValueError` if other processes have other problems or versions.
         """
-        said = self.processes.agree({**self.identity, **self.versions}, [self.chunk, int(self.existed)])
-        self.chunk, existed = said[0][0], bool(said[0][1])
-        spread = len(self.source.spec.devices)
-        if self.planned.lanes > spread * math.ceil(self.chunk / spread):
-            self.planned = self._plan(self.chunk, is_fixed=False)
+        said = self.processes.agree({**self.identity, **self.versions}, [self.chunk, self._width, int(self.existed)])
+        self.chunk, width, existed = said[0][0], said[0][1], bool(said[0][2])
+        if width != self._width:
+            self.planned = self._plan_as_before(width)
         kept = self._open_store(existed) if self.store is not None else []
         self.share = Share(kept, self.processes.index, self.processes.count)
         if self.store is None and self.on_chunk is None:
@@ -130,7 +132,7 @@ class Job:
                 f"Out of memory with {lanes} problems at once, which were estimated to need "
                 f"{in_words(self.planned.size)}: {advice}."
             ) from error
-        except ValueError as error:
+        except Exception as error:
             if self.store is not None:
                 error.add_note(f"What is done is kept in the store {self.store.url}.")
             raise
@@ -158,12 +160,30 @@ class Job:
             return self.results.gathered(self.processes, self.chunk)
         return self.results.addressable()
 
-    def _plan(self, first: int, is_fixed: bool) -> Any:
-        return choose(self.source, first, is_fixed, self.source.count)
+    @property
+    def _width(self) -> int:
+        """The number of problems that a device solves at once, on which the last bit of a result depends."""
+        return self.planned.lanes // len(self.source.spec.devices)
+
+    def _plan_as_before(self, width: int) -> Planned:
+        """The program for devices that solve `width` problems at once, as others do, or did."""
+        source = self.source
+        first = width * len(source.spec.devices)
+        try:
+            return choose(source, first, True, source.count)
+        except MemoryError:
+            fewer = choose(source, first, False, source.count)
+            _log.warning(
+                "%d problems at once, as in the other chunks of this run, do not fit the memory; with %d, results are "
+                "equal up to rounding.",
+                *(first, fewer.lanes),
+            )
+            return fewer
 
     def _create(self, store: Store) -> None:
         about = {
             "chunk": self.chunk,
+            "width": self._width,
             "count": self.source.count,
             "settings": self.identity,
             "versions": self.versions,
@@ -184,7 +204,12 @@ class Job:
         bad = self.processes.share_damage(list(wrong), 1 + max(numbers, default=0))
         if wrong:
             warn_of_damage(self.store, wrong)
-        return sorted(set(numbers) - set(bad))
+        kept = sorted(set(numbers) - set(bad))
+        count = self.source.count
+        missing = None if count is None else count - sum(min(self.chunk, count - n * self.chunk) for n in kept)
+        if missing != 0:
+            self.store.check_room(self.chunk if missing is None else missing)
+        return kept
 
     def _complete(self, store: Store, states: list[State | None]) -> None:
         count = self.source.count
@@ -222,6 +247,15 @@ class Job:
                 "off.",
                 *(count, chunks, lanes, padding),
             )
+
+
+def _is_less(chunk_size: int | None, store: Store) -> bool:
+    """Whether the user asks for fewer problems at once than when the store began, to limit the memory."""
+    if chunk_size is None:
+        return False
+    chunk = store.about["chunk"]
+    devices = chunk // store.about["width"]
+    return math.ceil(chunk_size / devices) * devices < chunk
 
 
 def _names(states: list[State | None]) -> str:

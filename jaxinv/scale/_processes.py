@@ -1,9 +1,7 @@
 """The processes that share a run. They meet before the work and after it; no solve waits for another process."""
 
-import atexit
 import contextlib
 import enum
-import functools
 import logging
 from typing import Any
 
@@ -11,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from .._mesh import check_mesh
+from .._mesh import check_mesh, leave_in_order
 from ._fingerprint import digests
 
 _log = logging.getLogger("jaxinv.scale")
@@ -62,9 +60,7 @@ class Processes:
         if self.devices:
             self.index, self.count = jax.process_index(), jax.process_count()
             self.mesh = Mesh(np.asarray(own), ("problems",), axis_types=(AxisType.Auto,))
-            if _is_recoverable():
-                _leave_at_exit()
-            else:
+            if not leave_in_order():
                 _log.warning(
                     "If a process dies, JAX ends all others after its heartbeat. Set "
                     "`jax.config.update('jax_enable_recoverability', True)` before `jax.distributed.initialize`, and "
@@ -159,29 +155,6 @@ class _Died(ProcessError):
     def __init__(self, processes: set[int], when: str):
         self.processes = processes
         super().__init__(f"Process(es) {', '.join(map(str, sorted(processes)))} died, as was seen {when}.")
-
-
-def _is_recoverable() -> bool:
-    return bool(getattr(jax.config, "jax_enable_recoverability", False))
-
-
-@functools.cache
-def _leave_at_exit() -> None:
-    atexit.register(_leave)
-
-
-def _leave() -> None:
-    # A recoverable process does not wait for others when it ends. The first one holds the service by which they know of
-    # each other; if it ended before the others had left, JAX would abort them.
-    from jax.experimental import multihost_utils
-
-    with contextlib.suppress(Exception):
-        if jax.process_index() > 0:
-            jax.distributed.shutdown()
-        else:
-            # Returns once all others have left, or died.
-            with multihost_utils.live_devices(jax.devices()):
-                pass
 
 
 def _row(numbers: list[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -46,9 +46,9 @@ class Share:
 
 
 class _Running(NamedTuple):
-    """A chunk, or a piece of one, that is being computed."""
+    """What is being computed: a chunk, a piece of one, or several together."""
 
-    chunk: Chunk
+    chunks: list[Chunk]
     size: int
     is_last: bool
     leaves: list[jax.Array]
@@ -64,6 +64,9 @@ def solve_chunks(
 ) -> bool:
     """Solve chunks one after the other, reading each back while the next is computed.
 
+    A program for more problems than a chunk has, on more devices than those of the run that began a store, takes
+    several chunks at once.
+
     **Arguments:**
 
     - `spec`, `planned`, `shared`: the compiled program, and the arrays that all problems share.
@@ -78,10 +81,14 @@ def solve_chunks(
 
     def read_back(ended: _Running) -> None:
         pieces.append([to_host(leaf)[: ended.size] for leaf in ended.leaves])
-        if ended.is_last:
-            arrays = pieces[0] if len(pieces) == 1 else [np.concatenate(c) for c in zip(*pieces, strict=True)]
-            pieces.clear()
-            accept(ended.chunk, arrays)
+        if not ended.is_last:
+            return
+        arrays = pieces[0] if len(pieces) == 1 else [np.concatenate(c) for c in zip(*pieces, strict=True)]
+        pieces.clear()
+        start = 0
+        for chunk in ended.chunks:
+            accept(chunk, [array[start : start + chunk.size] for array in arrays])
+            start += chunk.size
 
     def flush() -> None:
         nonlocal running
@@ -89,21 +96,26 @@ def solve_chunks(
         if ended is not None:
             read_back(ended)
 
+    groups = _grouped(chunks, planned.lanes)
     while not should_stop():
         try:
-            chunk = next(chunks, None)
+            group = next(groups, None)
         except Exception:
             flush()
             raise
-        if chunk is None:
+        if group is None:
             flush()
             return True
-        for start in range(0, chunk.size, planned.lanes):
-            size = min(planned.lanes, chunk.size - start)
+        arrays = group[0].arrays
+        if len(group) > 1:
+            arrays = [np.concatenate(column) for column in zip(*(chunk.arrays for chunk in group), strict=True)]
+        whole = len(arrays[0])
+        for start in range(0, whole, planned.lanes):
+            size = min(planned.lanes, whole - start)
             # The dispatch is asynchronous, so the previous chunk is read back meanwhile.
-            outcome = planned.program(shared, put(spec, take(chunk.arrays, start, planned.lanes)))
+            outcome = planned.program(shared, put(spec, take(arrays, start, planned.lanes)))
             before = running
-            running = _Running(chunk, size, start + size == chunk.size, jax.tree.leaves(outcome))
+            running = _Running(group, size, start + size == whole, jax.tree.leaves(outcome))
             for leaf in running.leaves:
                 leaf.copy_to_host_async()
             del outcome
@@ -111,6 +123,29 @@ def solve_chunks(
                 read_back(before)
     flush()
     return False
+
+
+def _grouped(chunks: Iterator[Chunk], most: int) -> Iterator[list[Chunk]]:
+    """Chunks alone, or as many together as one program for `most` problems solves.
+
+    Those that were read before an exception come first.
+    """
+    group: list[Chunk] = []
+    while True:
+        try:
+            chunk = next(chunks, None)
+        except Exception:
+            if group:
+                yield group
+            raise
+        if chunk is not None:
+            group.append(chunk)
+        # All chunks but the last have as many problems.
+        if group and (chunk is None or (len(group) + 1) * group[0].size > most):
+            yield group
+            group = []
+        if chunk is None:
+            return
 
 
 def passing(source: AbstractSource, size: int, share: Share, store: Store | None) -> Iterator[Chunk]:

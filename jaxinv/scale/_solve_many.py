@@ -1,5 +1,6 @@
 """The function `solve_many`, which plans the chunks, runs them, and collects or stores the results."""
 
+import inspect
 import os
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,9 @@ def solve_many(
     by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that nobody
     stopped. What is lost is the chunk that each process was computing. Ctrl-C finishes that chunk and writes it;
     twice, it stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or another
-    number of processes; then results are equal up to the rounding of other batch sizes.
+    number of processes. Each device then solves as many problems at once as the devices of the first call did, on
+    which the last bit of a result depends; with a smaller `chunk_size`, or less memory, results are equal up to
+    rounding.
 
     **Several processes.** After `jax.distributed.initialize` all processes make the same call. Of the chunks that are
     missing, process `i` of `n` reads and solves numbers `i`, `i + n`, ..., on its own devices. They meet at the
@@ -139,7 +142,19 @@ def solve_many(
 def _check_options(store: Any, on_chunk: Any, gather: Any) -> None:
     if store is not None and not (isinstance(store, str | os.PathLike) and os.fspath(store)):
         raise ValueError(f"`store` must be a path or a URL; got {store!r}.")
-    if on_chunk is not None and not callable(on_chunk):
-        raise ValueError(f"`on_chunk` must be a function `on_chunk(start, results)`; got {type(on_chunk).__name__}.")
+    if on_chunk is not None and not _takes_two(on_chunk):
+        raise ValueError(f"`on_chunk` must be a function `on_chunk(start, results)`; got {on_chunk!r}.")
     if not isinstance(gather, bool):
         raise ValueError(f"`gather` must be True or False; got {gather!r}.")
+
+
+def _takes_two(function: Any) -> bool:
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(0, None)
+    except TypeError:
+        return False
+    except ValueError:
+        pass  # Some functions written in C have no signature.
+    return True

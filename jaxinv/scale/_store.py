@@ -41,8 +41,9 @@ class Store:
     """An open store.
 
     - `url`: as the user gave it.
-    - `about`: what the store says of itself: `chunk` (the number of problems), `count` (`None` while it is unknown),
-        `leaves`, `tree`, `settings`, `versions`.
+    - `about`: what the store says of itself: `chunk` (its number of problems), `width` (how many of them a device
+        solved at once), `count` (of all problems, `None` while it is unknown), `leaves`, `tree`, `settings` and
+        `versions`.
     """
 
     def __init__(self, url: str | os.PathLike[str]):
@@ -79,9 +80,8 @@ class Store:
 
         **Raises:** `ValueError` if it cannot be written, or the results do not fit the disk.
         """
-        count = about["count"]
-        self._check_room(leaves, count)
         self.leaves = leaves
+        self.check_room(about["count"] or about["chunk"])
         self.about = {**about, "format": FORMAT, "leaves": [leaf._asdict() for leaf in leaves]}
         try:
             self._open_arrays(create=True)
@@ -124,6 +124,29 @@ class Store:
         if differing:
             said = "; ".join(f"{name} was {found.get(name)}, and is {now[name]}" for name in differing[:4])
             raise ValueError(f"The store {self.url} is of another run: {said}. Give another path, or delete the store.")
+
+    def check_room(self, count: int) -> None:
+        """Raise a `ValueError` if the results of `count` further problems cannot be written here.
+
+        It sees what a disk says; of a bucket it knows nothing.
+        """
+        if not self.files.url.startswith("file:"):
+            return
+        folder = os.path.abspath(self.files.path)
+        while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
+            folder = os.path.dirname(folder)
+        if not os.access(folder, os.W_OK):
+            raise ValueError(
+                f"Cannot write the store {self.url}: permission denied in {folder}. Choose another path, or change its "
+                "permissions."
+            )
+        size = count * sum(int(np.prod(leaf.shape)) * _itemsize(leaf.dtype) for leaf in self.leaves)
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            raise ValueError(
+                f"The results of {count} problems take {in_words(size)}, and {in_words(free)} are free on the disk of "
+                f"the store {self.url}. Make room, choose another disk, or let `solve` return less."
+            )
 
     def chunk_numbers(self) -> list[int]:
         """The numbers of the chunks that have a row, in order; whether it is sound is not known yet."""
@@ -176,7 +199,10 @@ class Store:
             row = np.asarray([size, problems, *(checksum([part]) for part in arrays)], np.uint32)
             self.commits[number].write(row).result()
         except (ValueError, OSError) as error:
-            raise OSError(f"Cannot write chunk {number} to the store {self.url}: {first_line(error)}") from error
+            raise OSError(
+                f"Cannot write chunk {number} to the store {self.url}: {first_line(error)}. Once it can be written, "
+                "the same call of `solve_many` goes on."
+            ) from error
 
     def close(self, count: int) -> None:
         """Record the number of problems, once it is known."""
@@ -245,20 +271,6 @@ class Store:
             return False
         return bool(self.files.list().result())
 
-    def _check_room(self, leaves: list[Leaf], count: int | None) -> None:
-        if count is None or not self.files.url.startswith("file:"):
-            return
-        size = count * sum(int(np.prod(leaf.shape)) * _itemsize(leaf.dtype) for leaf in leaves)
-        folder = os.path.abspath(self.files.path)
-        while not os.path.isdir(folder) and os.path.dirname(folder) != folder:
-            folder = os.path.dirname(folder)
-        free = shutil.disk_usage(folder).free
-        if size > free:
-            raise ValueError(
-                f"The results of {count} problems take {in_words(size)}, and {in_words(free)} are free on the disk of "
-                f"the store {self.url}. Choose another disk, or let `solve` return less."
-            )
-
 
 def named(names: Iterable[str]) -> list[str]:
     """Names of Zarr arrays for names of leaves."""
@@ -293,7 +305,8 @@ def _itemsize(dtype: str) -> int:
 
 def first_line(error: Exception) -> str:
     # Tensorstore puts the whole specification of an array into its messages.
-    return str(error).splitlines()[0].split(" [tensorstore_spec")[0].split(" [source locations")[0]
+    line = str(error).splitlines()[0]
+    return re.split(r" \[(?:tensorstore_spec|source locations|os_error_code)", line)[0].rstrip(".")
 
 
 def _groups(items: Iterable[int], size: int) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""k-means clustering, by the steps of `_lloyd.py` from the centres of `_seeding.py`."""
+"""k-means clustering, by the algorithm of `_lloyd.py` from the centres of `_seeding.py`."""
 
 import math
 from typing import Any
@@ -6,17 +6,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from .._arrays import as_array, check_count, check_floating, check_key, common_dtype, is_concrete
 from .._checks import check_examples, checked
 from .._jit import compiled_method
-from .._loop import iterate
+from .._loop import run
 from .._module import Module
 from .._solution import RESULTS, reject
 from .._types import ArrayLike, Checked, Key
 from ..requirements import valid
-from ._lloyd import Cloud, lloyd_step, nearest, residuals
+from ._lloyd import Cloud, Lloyd, nearest
 from ._seeding import AbstractSeeding, Greedy
 
 
@@ -135,13 +135,16 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     starts = start.centres(*cloud.flat, k, shape, restarts, key=key)
     good = valid(start)
     result, starts = reject(result, good), jnp.where(good, starts, 0)
+    method = Lloyd()
 
-    def run(centres):
-        state = (jnp.zeros(cloud.exists.shape, jnp.int32), centres)
-        (labels, centres), num_steps, code = iterate(lloyd_step, state, cloud, result=result, max_steps=max_steps)
-        return labels, centres, num_steps, code, _inertia(cloud, labels, centres)
+    def restart(centres):
+        problem, _ = method.prepare(cloud, centres)
+        state = method.init(problem)
+        state, num_steps, code = run(method, problem, state, result=result, max_steps=max_steps)
+        clustering, stats = method.finish(problem, state)
+        return *clustering, num_steps, code, stats["inertia"]
 
-    labels, centres, num_steps, results, inertias = jax.vmap(run)(starts)
+    labels, centres, num_steps, results, inertias = jax.vmap(restart)(starts)
     best = jnp.argmin(jnp.where(jnp.isfinite(inertias), inertias, jnp.inf))
     labels, centres, inertia = labels[best].reshape(-1)[:n], centres[best], inertias[best]
     code = jax.tree.map(lambda leaf: leaf[best], results)
@@ -155,13 +158,6 @@ def _cluster(data: Array, k: int, key: Key, restarts: int, start: AbstractSeedin
     total = jnp.sum((points - mean[None]) ** 2)
     centres = centres.reshape(k, *shape)
     return KMeans(centres, labels, inertia, between, total, inertias, code, num_steps[best])
-
-
-def _inertia(cloud: Cloud, labels: Array, centres: Array) -> Float[Array, ""]:
-    def square(points, exists, labels):
-        return jnp.sum(exists * jnp.sum(residuals(points, labels, centres)[0] ** 2, axis=1))
-
-    return jnp.sum(cloud.map(square, labels))
 
 
 def _distinct(data: Array, enough: int) -> int:

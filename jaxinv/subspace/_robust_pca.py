@@ -1,18 +1,19 @@
 """Robust principal component analysis, which separates gross errors from a matrix of low rank."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Bool
 
 from .._arrays import HIGHEST
 from .._checks import check_examples, checked
 from .._jit import verb
-from .._loop import iterate
+from .._loop import run
+from .._method import AbstractMethod
 from .._solution import RESULTS, AbstractOutcome, reject
-from .._types import ArrayLike, Scalar
+from .._types import ArrayLike, Key, Scalar
 
 
 class RobustPCA(AbstractOutcome):
@@ -86,51 +87,73 @@ def robust_pca(
 
 @verb(traced=("weight",), tolerances=("rtol",))
 def _pursue(matrix: Array, *, weight: Scalar | None, max_steps: int, rtol: Scalar | None) -> RobustPCA:
-    shape, matrix = matrix.shape, matrix.reshape(matrix.shape[0], -1)
-    rows, columns = matrix.shape
-    real = jnp.finfo(matrix.dtype).dtype
-    weight = jnp.asarray(1 / math.sqrt(max(rows, columns)) if weight is None else weight).astype(real)
-    default = 1e-7 if real == jnp.float64 else 1e-6
-    rtol = jnp.asarray(default if rtol is None else rtol).astype(real)
-
-    result = RESULTS.where(jnp.isfinite(weight) & (weight > 0), RESULTS.successful, RESULTS.invalid_parameter)
-    finite = jnp.all(jnp.isfinite(matrix))
-    result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
-    matrix = jnp.where(finite, matrix, 0)
-    # In units of the mean modulus no square overflows; mu is then n1 n2 / (4 n1 n2).
-    unit = jnp.mean(jnp.abs(matrix))
-    unit = jnp.where(unit > 0, unit, 1)
-    problem = _Problem(matrix / unit, weight, jnp.asarray(0.25, real), rtol)
-    zeros = jnp.zeros_like(matrix)
-    state = (zeros, zeros, zeros, jnp.zeros((), jnp.int32))
-    state, num_steps, result = iterate(_alternate, state, problem, result=result, max_steps=max_steps)
-    low_rank, sparse, _, rank = state
-    return RobustPCA((unit * low_rank).reshape(shape), (unit * sparse).reshape(shape), rank, result, num_steps)
+    method = _Pursuit()
+    problem, result = method.prepare(matrix.reshape(matrix.shape[0], -1), weight, rtol)
+    state, num_steps, result = run(method, problem, method.init(problem), result=result, max_steps=max_steps)
+    (low_rank, sparse), stats = method.finish(problem, state)
+    return RobustPCA(low_rank.reshape(matrix.shape), sparse.reshape(matrix.shape), stats["rank"], result, num_steps)
 
 
 class _Problem(eqx.Module):
-    matrix: Array
+    matrix: Array  # in units of `unit`
+    unit: Array
     weight: Array
     mu: Array
     rtol: Array
 
 
-def _alternate(index: Array, state: Any, problem: _Problem) -> Any:
-    del index
-    _, sparse, dual, _ = state
-    matrix, mu = problem.matrix, problem.mu
-    left, singular, right = jnp.linalg.svd(matrix - sparse + dual / mu, full_matrices=False)
-    shrunk = jnp.maximum(singular - 1 / mu, 0)
-    low_rank = jnp.matmul(left * shrunk[None, :], right, precision=HIGHEST)
-    reach = matrix - low_rank + dual / mu
-    modulus = jnp.abs(reach)
-    kept = modulus > problem.weight / mu
-    sparse = jnp.where(kept, reach * (1 - problem.weight / mu / jnp.where(kept, modulus, 1)), 0)
-    residual = matrix - low_rank - sparse
-    dual = dual + mu * residual
-    solved = _norm(residual) <= problem.rtol * _norm(matrix)
-    rank = jnp.sum(shrunk > 0).astype(jnp.int32)
-    return (low_rank, sparse, dual, rank), solved, RESULTS.successful
+class _State(NamedTuple):
+    low_rank: Array
+    sparse: Array
+    dual: Array
+    rank: Array
+
+
+class _Pursuit(AbstractMethod[_Problem, _State]):
+    """Principal component pursuit, by alternating directions."""
+
+    def prepare(self, matrix: Array, weight: Scalar | None, rtol: Scalar | None) -> tuple[_Problem, RESULTS]:
+        rows, columns = matrix.shape
+        real = jnp.finfo(matrix.dtype).dtype
+        weight = jnp.asarray(1 / math.sqrt(max(rows, columns)) if weight is None else weight).astype(real)
+        default = 1e-7 if real == jnp.float64 else 1e-6
+        rtol = jnp.asarray(default if rtol is None else rtol).astype(real)
+        result = RESULTS.where(jnp.isfinite(weight) & (weight > 0), RESULTS.successful, RESULTS.invalid_parameter)
+        finite = jnp.all(jnp.isfinite(matrix))
+        result = RESULTS.where(finite, result, RESULTS.nonfinite_measurement)
+        matrix = jnp.where(finite, matrix, 0)
+        # In units of the mean modulus no square overflows; mu is then n1 n2 / (4 n1 n2).
+        unit = jnp.mean(jnp.abs(matrix))
+        unit = jnp.where(unit > 0, unit, 1)
+        return _Problem(matrix / unit, unit, weight, jnp.asarray(0.25, real), rtol), result
+
+    def init(self, problem: _Problem, *, key: Key | None = None) -> _State:
+        del key
+        zeros = jnp.zeros_like(problem.matrix)
+        return _State(zeros, zeros, zeros, jnp.zeros((), jnp.int32))
+
+    def step(
+        self, problem: _Problem, state: _State, index: Array, *, key: Key | None = None
+    ) -> tuple[_State, Bool[Array, ""], RESULTS]:
+        del index, key
+        matrix, mu = problem.matrix, problem.mu
+        left, singular, right = jnp.linalg.svd(matrix - state.sparse + state.dual / mu, full_matrices=False)
+        shrunk = jnp.maximum(singular - 1 / mu, 0)
+        low_rank = jnp.matmul(left * shrunk[None, :], right, precision=HIGHEST)
+        difference = matrix - low_rank + state.dual / mu
+        modulus = jnp.abs(difference)
+        kept = modulus > problem.weight / mu
+        sparse = jnp.where(kept, difference * (1 - problem.weight / mu / jnp.where(kept, modulus, 1)), 0)
+        residual = matrix - low_rank - sparse
+        solved = _norm(residual) <= problem.rtol * _norm(matrix)
+        rank = jnp.sum(shrunk > 0).astype(jnp.int32)
+        return _State(low_rank, sparse, state.dual + mu * residual, rank), solved, RESULTS.successful
+
+    def finish(
+        self, problem: _Problem, state: _State, *, key: Key | None = None
+    ) -> tuple[tuple[Array, Array], dict[str, Array]]:
+        del key
+        return (problem.unit * state.low_rank, problem.unit * state.sparse), {"rank": state.rank}
 
 
 def _norm(matrix: Array) -> Array:

@@ -46,6 +46,14 @@ class AdversarialSpec(AbstractTrainingSpec):
     mesh: Mesh | None = eqx.field(static=True)
     loss_shape: ClassVar[tuple[int, ...]] = (2,)
 
+    def init(self, weights: dict[str, Array], average: bool) -> Carry:
+        """The carry before the first step; the average is that of the generator's weights."""
+        generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
+        pairs = zip(self.optimisers, (generator, critic), strict=True)
+        states = tuple(init_optimiser(make_optimiser(optimiser), own) for optimiser, own in pairs)
+        order = jnp.arange(self.count, dtype=jnp.int32)
+        return Carry(weights, states, generator if average else {}, order, jnp.zeros((), jnp.int32))
+
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         """`critic_steps` steps of the critic, each on a batch of its own, and one of the generator."""
         generator, critic = part(carry.weights, GENERATOR), part(carry.weights, CRITIC)
@@ -103,22 +111,13 @@ def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.Gr
     return optax.adam(optimiser, b1=_MOMENTUM, b2=_SQUARES)
 
 
-def start(spec: AdversarialSpec, weights: dict[str, Array], average: bool) -> Carry:
-    """The carry before the first step; the average is that of the generator's weights."""
-    generator, critic = part(weights, GENERATOR), part(weights, CRITIC)
-    pairs = zip(spec.optimisers, (generator, critic), strict=True)
-    states = tuple(init_optimiser(make_optimiser(optimiser), own) for optimiser, own in pairs)
-    order = jnp.arange(spec.count, dtype=jnp.int32)
-    return Carry(weights, states, generator if average else {}, order, jnp.zeros((), jnp.int32))
-
-
 def part(weights: dict[str, Array], name: str) -> dict[str, Array]:
     """The weights of one of the two networks."""
     return {path: weight for path, weight in weights.items() if path.split(".")[0] == name}
 
 
 @eqx.filter_jit
-def observe(model: Split, weights: dict[str, Array], monitor: Any, key: Key) -> dict[str, Array]:
+def evaluate_monitor(model: Split, weights: dict[str, Array], monitor: Any, key: Key) -> dict[str, Array]:
     """The scalars that the monitor returns for the generator."""
     values: PyTree = monitor(model.merge(weights)[GENERATOR], key=key)
     values = {name: jnp.asarray(value) for name, value in values.items()} if isinstance(values, dict) else {}

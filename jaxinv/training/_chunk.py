@@ -1,4 +1,9 @@
-"""The compiled part of training: many steps in one call, on a carry of arrays. `_run_chunks.py` is the host's part."""
+"""The compiled part of training: many steps in one call, on a carry of arrays. `_run_chunks.py` is the host's part.
+
+The words are those of the grammar: a spec, which is method and problem in one, has `init` and `step`, and `finish` of
+`_run_chunks.py` makes the model of the last weights. The loop is not `_loop.run`: no batch of trainings has problems to
+freeze, and a chunk ends early only where a loss is not finite.
+"""
 
 import abc
 from collections.abc import Callable
@@ -77,7 +82,7 @@ class Carry(NamedTuple):
 
 
 class AbstractTrainingSpec(eqx.Module):
-    """The parts of a training that no step changes, and the step itself."""
+    """The parts of a training that no step changes, with its first state and its step."""
 
     data: eqx.AbstractVar[PyTree[Array]]
     order_key: eqx.AbstractVar[Key]
@@ -85,6 +90,16 @@ class AbstractTrainingSpec(eqx.Module):
     count: eqx.AbstractVar[int]
     mesh: eqx.AbstractVar[Mesh | None]
     loss_shape: ClassVar[tuple[int, ...]] = ()
+
+    @abc.abstractmethod
+    def init(self, weights: dict[str, Array], average: bool) -> Carry:
+        """The carry before the first step.
+
+        **Arguments:**
+
+        - `weights`: the initial weights.
+        - `average`: whether the training keeps their moving average.
+        """
 
     @abc.abstractmethod
     def step(self, carry: Carry) -> tuple[Carry, Array]:
@@ -115,6 +130,11 @@ class TrainingSpec(AbstractTrainingSpec):
     first: Array | None = None
     accumulate: int = eqx.field(static=True, default=1)
     compute_dtype: Any = eqx.field(static=True, default=None)
+
+    def init(self, weights: dict[str, Array], average: bool) -> Carry:
+        state = init_optimiser(make_optimiser(self.optimiser), weights)
+        order = jnp.arange(self.count, dtype=jnp.int32)
+        return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
     def step(self, carry: Carry) -> tuple[Carry, Array]:
         order, batch = self._batch(carry)
@@ -181,13 +201,6 @@ def make_optimiser(optimiser: Checked[optax.GradientTransformation]) -> optax.Gr
     Adam is built inside the trace, so that another rate does not compile again.
     """
     return optimiser if isinstance(optimiser, optax.GradientTransformation) else optax.adam(optimiser)
-
-
-def init_carry(spec: TrainingSpec, weights: dict[str, Array], average: bool) -> Carry:
-    """The carry before the first step."""
-    state = init_optimiser(make_optimiser(spec.optimiser), weights)
-    order = jnp.arange(spec.count, dtype=jnp.int32)
-    return Carry(weights, state, weights if average else {}, order, jnp.zeros((), jnp.int32))
 
 
 # The carry is not donated, since `last_good` starts from the one before the chunk. Guarding every step instead, by a

@@ -16,17 +16,16 @@ from jax.sharding import Mesh
 from .. import io
 from .._arrays import subkeys
 from .._checks import checked
-from .._mesh import is_across, replicated, to_host
-from .._network_state import restored, stateless
+from .._mesh import is_across, leave_in_order, replicated
+from .._network_state import stateless
 from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
 from .._program import program
-from .._solution import RESULTS
 from .._sources import is_source
 from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
 from ._batches import chunk_that_fits, open_batches
 from ._checkpoint import PROGRAM, Checkpoint, Run
-from ._chunk import TrainingSpec, evaluate, init_carry, split
+from ._chunk import TrainingSpec, evaluate, split
 from ._data import check_data, fingerprint, name_of
 from ._options import (
     check_accumulate,
@@ -39,7 +38,7 @@ from ._options import (
     check_weights,
     describe_rate,
 )
-from ._run_chunks import resume, run_chunks
+from ._run_chunks import finish, resume, run_chunks
 
 
 @checked()
@@ -157,6 +156,8 @@ def fit(
         sizes = sizes._replace(chunk_size=chunk_that_fits(chunk_size, sizes.num_steps, batches))
         # Of the epochs the host keeps account.
         data, count = jax.tree.map(lambda a: jnp.asarray(a[None]), batches.example), 0
+    if is_across(sizes.mesh):
+        leave_in_order()
     accumulate = check_accumulate(accumulate, sizes)
     compute_dtype = check_compute_dtype(compute_dtype)
     if report is not None and not callable(report):
@@ -185,7 +186,7 @@ def fit(
         accumulate=accumulate,
         compute_dtype=compute_dtype,
     )
-    run = Run(init_carry(spec, weights, ema is not None))
+    run = Run(spec.init(weights, ema is not None))
     file = None
     if checkpoint is not None:
         settings = {
@@ -227,14 +228,11 @@ def fit(
     run_chunks(
         spec, run, sizes, began=began, file=file, progress=progress, callback=callback, report=report, fill=filling
     )
-    history = {
+    trained, history = finish(run, rest, sizes.mesh)
+    history |= {
         "loss": run.losses,
         "validation": run.validation,
         "validation_steps": run.validation_steps,
-        "seconds": run.seconds,
         "resumed_from": resumed_from,
-        "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
-    weights = run.best or run.weights()
-    trained = rest.merge(weights if sizes.mesh is None else to_host(weights))
-    return rebind_like(restored(trained), given), history
+    return rebind_like(trained, given), history

@@ -18,14 +18,13 @@ from jaxtyping import Array
 from .. import io
 from .._arrays import subkeys
 from .._checks import checked
-from .._mesh import replicated, to_host
-from .._network_state import restored, stateless
+from .._mesh import replicated
+from .._network_state import stateless
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
 from .._optimisers import check_optimiser
 from .._program import program
-from .._solution import RESULTS
 from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
-from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, observe, part, start
+from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, evaluate_monitor, part
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
 from ._data import check_data, fingerprint, name_of
@@ -39,7 +38,7 @@ from ._options import (
     check_weights,
     describe_rate,
 )
-from ._run_chunks import resume, run_chunks
+from ._run_chunks import finish, resume, run_chunks
 
 
 @checked()
@@ -165,8 +164,8 @@ def fit_adversarial(
     )
     names: list[str] = []
     if monitor is not None:
-        names = sorted(eqx.filter_eval_shape(observe, rest, weights, monitor, monitor_key))
-    run = Run(start(spec, weights, ema is not None), spec.loss_shape, len(names))
+        names = sorted(eqx.filter_eval_shape(evaluate_monitor, rest, weights, monitor, monitor_key))
+    run = Run(spec.init(weights, ema is not None), spec.loss_shape, len(names))
     file = None
     if checkpoint is not None:
         settings = {
@@ -184,7 +183,7 @@ def fit_adversarial(
         }
         described = {"generator": given[0], "critic": given[1], "loss": loss, "monitor": monitor}
         if monitor is not None:
-            settings["program of the monitor"] = program(observe, rest, weights, monitor, monitor_key)
+            settings["program of the monitor"] = program(evaluate_monitor, rest, weights, monitor, monitor_key)
         file = Checkpoint(checkpoint, settings, {name: name_of(value) for name, value in described.items()})
         resume(file, run, sizes.num_steps)
     resumed_from = run.step
@@ -192,22 +191,19 @@ def fit_adversarial(
         spec, run.carry = eqx.filter_shard((spec, run.carry), replicated(sizes.mesh))
 
     def validate():
-        values = observe(rest, run.weights(), monitor, monitor_key)
+        values = evaluate_monitor(rest, run.weights(), monitor, monitor_key)
         run.record_validation(float(values.get("loss", np.nan)), [float(values[name]) for name in names])
 
     callback = None if monitor is None else validate
     run_chunks(spec, run, sizes, began=began, file=file, progress=progress, callback=callback)
-    history = {
+    trained, history = finish(run, rest, sizes.mesh)
+    history |= {
         "generator_loss": run.losses[:, 0],
         "critic_loss": run.losses[:, 1],
         "monitor": {name: run.observed[:, i] for i, name in enumerate(names)},
         "monitor_steps": run.validation_steps,
-        "seconds": run.seconds,
         "resumed_from": resumed_from,
-        "result": RESULTS.successful if run.good else RESULTS.nonfinite,
     }
-    weights = run.best or run.weights()
-    trained = restored(rest.merge(weights if sizes.mesh is None else to_host(weights)))
     return (rebind_like(trained[GENERATOR], given[0]), rebind_like(trained[CRITIC], given[1])), history
 
 

@@ -7,9 +7,13 @@ from typing import Any
 import diffrax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from .._mesh import to_host
+from .._network_state import restored
+from .._solution import RESULTS
 from ._checkpoint import Checkpoint, Run
-from ._chunk import AbstractTrainingSpec, all_finite, last_good, run_chunk
+from ._chunk import AbstractTrainingSpec, Split, all_finite, last_good, run_chunk
 from ._options import Sizes
 
 
@@ -79,6 +83,13 @@ def _figures(run: Run, done: int) -> dict[str, float]:
     if len(run.validation) and run.validation_steps[-1] == run.step:
         figures["validation"] = float(run.validation[-1])
     return figures
+
+
+def finish(run: Run, model: Split, mesh: Mesh | None) -> tuple[Any, dict[str, Any]]:
+    """The model with the best weights, or the last ones, and what every history says of the run."""
+    weights = run.best or run.weights()
+    trained = restored(model.merge(weights if mesh is None else to_host(weights)))
+    return trained, {"seconds": run.seconds, "result": RESULTS.successful if run.good else RESULTS.nonfinite}
 
 
 def resume(file: Checkpoint, run: Run, num_steps: int) -> None:

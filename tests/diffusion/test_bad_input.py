@@ -12,8 +12,9 @@ from jaxinv import RESULTS, diffusion, models, oracles
 KEY = jax.random.key(0)
 X = jnp.ones((2, 2, 1))
 PROCESS = diffusion.VP()
-ORACLE = oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4))
-MIXTURE = oracles.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2, 2, 1)), 1.0)
+# Compiled whole: operation by operation they take a second to compile.
+ORACLE = jax.jit(lambda: oracles.Gaussian(jnp.zeros((2, 2, 1)), jnp.eye(4)))()
+MIXTURE = jax.jit(lambda: oracles.GaussianMixture(jnp.ones(1), jnp.zeros((1, 2, 2, 1)), 1.0))()
 NETWORK = jax.eval_shape(lambda: models.UNet((2, 2, 1), widths=(4,), rngs=nnx.Rngs(0)))
 LOSS = diffusion.score_matching_loss(PROCESS)
 

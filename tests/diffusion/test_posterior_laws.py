@@ -159,7 +159,7 @@ def evidences(method, keys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["TDS-MomentMatching", "TDS-TMPD", "TDS-PiGDM"])
+@pytest.mark.parametrize("name", ["TDS-MomentMatching", "TDS-TMPD"])
 def test_evidence_of_a_mixture(name, key):
     errors = evidences(METHODS[name].make(100, 512), jax.random.split(key, CLOUDS))
     assert_mean(np.exp(errors), 1.0, 3.0)

@@ -134,9 +134,8 @@ EQUIVALENT = {"complex": complex_problem, "stack": stacked_problem}
         ("TMPD", "stack"),
         ("PiGDM", "complex"),
         ("DPS", "stack"),
+        # The cloud moves by these methods; its own weights are of moments, or of the likelihood.
         ("TDS-MomentMatching", "complex"),
-        ("TDS-TMPD", "complex"),
-        ("TDS-PiGDM", "stack"),
         ("TDS-DPS", "complex"),
     ],
 )

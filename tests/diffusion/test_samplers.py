@@ -314,9 +314,10 @@ def test_derivatives_in_the_parameters(name, key):
         return jnp.sum(solution.value)
 
     at = (jnp.asarray(0.1), jnp.asarray(10.0))
-    got = (jax.jacfwd if forwards else jax.grad)(total, argnums=(0, 1))(*at)
+    got = jax.jit((jax.jacfwd if forwards else jax.grad)(total, argnums=(0, 1)))(*at)
+    value = jax.jit(total)
     for i, derivative in enumerate(got):
-        ends = [total(*(v + sign * 1e-3 * (j == i) for j, v in enumerate(at))) for sign in (1, -1)]
+        ends = [value(*(v + sign * 1e-3 * (j == i) for j, v in enumerate(at))) for sign in (1, -1)]
         numeric = (ends[0] - ends[1]) / 2e-3
         # The error of the differences is of their step squared; adaptive steps move by their tolerance.
         np.testing.assert_allclose(derivative, numeric, rtol=1e-2 if name == "ProbabilityFlow" else 1e-5, atol=1e-6)

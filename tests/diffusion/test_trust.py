@@ -13,10 +13,9 @@ from jaxinv._solution import RESULTS
 
 SHAPE = (2, 2, 1)
 VP = diffusion.VP()
-MIXTURE = oracles.GaussianMixture(
-    jnp.array([0.5, 0.5]), jnp.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).reshape(2, *SHAPE), 0.15
-)
-GAUSSIAN = oracles.Gaussian(jnp.ones(SHAPE), 0.2 * jnp.eye(4) + 0.1)
+HALVES = np.array([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]).reshape(2, *SHAPE)
+MIXTURE = jax.jit(lambda: oracles.GaussianMixture(np.array([0.5, 0.5]), HALVES, 0.15))()
+GAUSSIAN = jax.jit(lambda: oracles.Gaussian(jnp.ones(SHAPE), 0.2 * jnp.eye(4) + 0.1))()
 LIKELIHOOD = Likelihood(operators.Downsample(SHAPE, 2), noise.Gaussian(0.2))
 # Of how many problems a check is made at once.
 PROBLEMS = 100

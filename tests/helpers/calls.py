@@ -42,12 +42,14 @@ class Call:
     """`function(arguments(dtype))`, a pytree of arrays in and out.
 
     - `host`: whether it runs on the host, in compiled chunks, and cannot be traced.
+    - `precision`: false where a network, or another library, multiplies matrices, whose precision is their own affair.
     """
 
     name: str
     arguments: Callable[[Any], Any]
     function: Callable[[Any], Any]
     host: bool = False
+    precision: bool = True
 
     def __repr__(self):
         return self.name
@@ -238,12 +240,13 @@ EXTRA = [
     ),
     Call("gaussian implicit", lambda d: verbs._oracle(0, d), lambda p: classical.gaussian(**p).value),
     Call("adjoint_states", _layers, _adjoint),
-    Call("score_matching_loss", _scoring, jax.value_and_grad(_score_loss, allow_int=True)),
+    Call("score_matching_loss", _scoring, jax.value_and_grad(_score_loss, allow_int=True), precision=False),
     *(
         Call(
             f"network {name}",
             _networks(make),
             lambda p: p[0](p[1]) if not hasattr(p[0], "decode") else p[0].decode(p[0].encode(p[1])),
+            precision=False,
         )
         for name, make in {
             "Autoencoder": lambda: models.Autoencoder(SHAPE, 2, widths=(4,), rngs=nnx.Rngs(0)),
@@ -259,7 +262,10 @@ EXTRA = [
     ),
 ]
 CALLS = [
-    *(Call(row.name, lambda dtype, row=row: row.problem(0, dtype), row.solve) for row in verbs.TABLE),
+    *(
+        Call(row.name, lambda dtype, row=row: row.problem(0, dtype), row.solve, precision=row.precision)
+        for row in verbs.TABLE
+    ),
     *(
         Call(f"posterior {name}", lambda dtype, row=row: posteriors.problem(row, 0, dtype), posteriors.solve(row))
         for name, row in posteriors.METHODS.items()

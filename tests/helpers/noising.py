@@ -59,6 +59,19 @@ def _ve(t):
     return np.ones_like(t), np.sqrt(sigma**2 - 0.01**2), 0 * t, sigma * np.sqrt(2 * np.log(5000))
 
 
+def _discrete_vp(t):
+    # The betas of DDPM; between two steps the logarithm of the scale is linear.
+    depth = -np.log1p(-np.linspace(1e-4, 0.02, 1000))
+    step = np.clip(np.ceil(t * 1000) - 1, 0, 999).astype(int)
+    square = np.exp(-np.concatenate([[0], np.cumsum(depth)])[step] - (t * 1000 - step) * depth[step])
+    rate = 1000 * depth[step]
+    return np.sqrt(square), np.sqrt(1 - square), -rate / 2, np.sqrt(rate)
+
+
+def _edm(t):
+    return np.ones_like(t), t, 0 * t, np.sqrt(2 * t)
+
+
 def _flow_matching(t):
     return 1 - t, t, -1 / (1 - t), np.sqrt(2 * t / (1 - t))
 
@@ -88,6 +101,20 @@ PROCESSES = {
         (1e-3, 1 - 1e-3),
         1.0,
         {"t_min": [1e-3, 2e-3, 5e-3, 1e-2], "t_max": [0.999, 0.99, 0.98, 0.95]},
+    ),
+    "DiscreteVP": Process(
+        lambda beta_start=1e-4, beta_end=0.02: diffusion.DiscreteVP.linear(1000, beta_start, beta_end),
+        _discrete_vp,
+        (1e-3, 1.0),
+        1.0,
+        {"beta_start": [1e-4, 2e-4, 5e-4, 1e-3], "beta_end": [0.02, 0.01, 0.03, 0.05]},
+    ),
+    "EDM": Process(
+        diffusion.EDM,
+        _edm,
+        (0.002, 80.0),
+        80.0,
+        {"sigma_min": [0.002, 0.01, 0.05, 0.1], "sigma_max": [80.0, 50.0, 20.0, 5.0]},
     ),
 }
 

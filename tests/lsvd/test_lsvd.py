@@ -1,3 +1,5 @@
+import functools
+
 import diffrax
 import equinox as eqx
 import jax
@@ -12,7 +14,8 @@ from jaxinv.lsvd import LSVD, Full, Joint, Linear, Nonlinear, Separate, Spectrum
 SHAPE = (5, 4, 1)
 KEY = jax.random.key(3)
 # As a matrix it compiles faster.
-OPERATOR = operators.materialise(operators.ParallelBeam(SHAPE, np.linspace(0, np.pi, 4, endpoint=False)))
+ANGLES = np.linspace(0, np.pi, 4, endpoint=False)
+OPERATOR = jax.jit(lambda: operators.materialise(operators.ParallelBeam(SHAPE, ANGLES)))()
 LIKELIHOOD = Likelihood(OPERATOR, noise.Gaussian(0.2))
 SINOGRAM = OPERATOR.codomain.shape
 
@@ -20,9 +23,10 @@ SINOGRAM = OPERATOR.codomain.shape
 def images(n=200, seed=0):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(n, 6)) @ rng.normal(size=(6, 20)) / 2 + 0.1 * rng.normal(size=(n, 20)) + 0.5
-    return jnp.asarray(x.reshape(n, *SHAPE), jnp.float32)
+    return jnp.asarray(x.reshape(n, *SHAPE).astype(np.float32))
 
 
+@functools.partial(jax.jit, static_argnames="seed")
 def measured(x, seed=0):
     return jax.vmap(lambda x, k: LIKELIHOOD.simulate(x, key=k))(x, jax.random.split(jax.random.key(seed), len(x)))
 

@@ -16,7 +16,8 @@ def pairs(n=60, seed=0, std=0.3):
     x = rng.normal(size=(n, 12)) @ rng.normal(size=(12, 12)) + 1
     matrix = rng.normal(size=(ROWS, 12)) / 3
     y = x @ matrix.T + std * rng.normal(size=(n, ROWS))
-    return jnp.asarray(x.reshape(n, *SHAPE)), jnp.asarray(y), jnp.asarray(matrix)
+    dtype = jnp.result_type(float)
+    return tuple(jnp.asarray(a.astype(dtype)) for a in (x.reshape(n, *SHAPE), y, matrix))
 
 
 def by_brute_force(x, y, rank):
@@ -124,7 +125,7 @@ def test_transforms():
 
 X, Y, MATRIX = (np.asarray(leaf, np.float32) for leaf in pairs())
 LIKELIHOOD = Likelihood(operators.Matrix(MATRIX, SHAPE), noise.Gaussian(0.1))
-PRIOR = oracles.Gaussian.from_samples(X)
+PRIOR = jax.jit(oracles.Gaussian.from_samples)(X)
 
 
 @pytest.mark.parametrize(

@@ -33,23 +33,29 @@ def test_skimage(shape, data_range, dtype, tolerance):
     theirs = functools.partial(
         structural_similarity, reference.astype(float), x.astype(float), data_range=data_range, channel_axis=-1
     )
+    small = metrics.UniformWindow(5, sample_covariance=False)
+    windows = [None, small] + ([metrics.GaussianWindow()] if min(shape[:2]) >= 11 else [])
+    ssim = lambda x, reference, window: metrics.ssim(
+        x, reference, data_range, **({} if window is None else {"window": window})
+    )
+
+    @jax.jit
+    def all_of_them(x, reference):
+        ssims = [ssim(x, reference, window) for window in windows]
+        return ssims, metrics.psnr(x, reference, data_range), metrics.nrmse(x, reference)
+
     with jax.enable_x64(dtype is np.float64):
-        ours = metrics.ssim(x, reference, data_range)
-        assert ours.dtype == dtype
-        assert ours.shape == ()
-        np.testing.assert_allclose(ours, theirs(), rtol=0, atol=tolerance)
-        population = metrics.ssim(x, reference, data_range, window=metrics.UniformWindow(5, sample_covariance=False))
-        np.testing.assert_allclose(population, theirs(win_size=5, use_sample_covariance=False), rtol=0, atol=tolerance)
-        if min(shape[:2]) >= 11:
-            gaussian = metrics.ssim(x, reference, data_range, window=metrics.GaussianWindow())
-            wang = theirs(gaussian_weights=True, use_sample_covariance=False)
-            np.testing.assert_allclose(gaussian, wang, rtol=0, atol=tolerance)
-            assert abs(wang - theirs()) > 1e-4, "the two windows must be told apart"
-        psnr = metrics.psnr(x, reference, data_range)
-        np.testing.assert_allclose(
-            psnr, peak_signal_noise_ratio(reference, x, data_range=data_range), rtol=10 * tolerance
-        )
-        np.testing.assert_allclose(metrics.nrmse(x, reference), normalized_root_mse(reference, x), rtol=10 * tolerance)
+        (ours, population, *gaussian), psnr, nrmse = all_of_them(x, reference)
+    assert ours.dtype == dtype
+    assert ours.shape == ()
+    np.testing.assert_allclose(ours, theirs(), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(population, theirs(win_size=5, use_sample_covariance=False), rtol=0, atol=tolerance)
+    if gaussian:
+        wang = theirs(gaussian_weights=True, use_sample_covariance=False)
+        np.testing.assert_allclose(gaussian[0], wang, rtol=0, atol=tolerance)
+        assert abs(wang - theirs()) > 1e-4, "the two windows must be told apart"
+    np.testing.assert_allclose(psnr, peak_signal_noise_ratio(reference, x, data_range=data_range), rtol=10 * tolerance)
+    np.testing.assert_allclose(nrmse, normalized_root_mse(reference, x), rtol=10 * tolerance)
 
 
 def test_ssim_does_not_cancel():
@@ -61,10 +67,10 @@ def test_ssim_does_not_cancel():
 
 def test_ssim_without_unit():
     x, reference = pair((16, 16, 1), dtype=np.float32)
-    ssim, psnr = metrics.ssim(x, reference), metrics.psnr(x, reference)
-    for unit in (np.float32(1e-12), np.float32(1e12)):
-        np.testing.assert_allclose(metrics.ssim(unit * x, unit * reference, unit), ssim, rtol=1e-5)
-        np.testing.assert_allclose(metrics.psnr(unit * x, unit * reference, unit), psnr, rtol=1e-5)
+    both = jax.jit(lambda unit, x, y: (metrics.ssim(unit * x, unit * y, unit), metrics.psnr(unit * x, unit * y, unit)))
+    one, *others = (both(np.float32(unit), x, reference) for unit in (1, 1e-12, 1e12))
+    for other in others:
+        np.testing.assert_allclose(other, one, rtol=1e-5)
 
 
 def test_closed_forms():
@@ -77,9 +83,10 @@ def test_closed_forms():
     np.testing.assert_allclose(metrics.nrmse(rotated, reference.astype(complex)), 0.1, rtol=1e-5)
     assert metrics.psnr(rotated, reference).dtype == jnp.float32
     for metric, best in ((metrics.psnr, jnp.inf), (metrics.nrmse, 0), (metrics.ssim, 1)):
-        image = jnp.asarray(pair((9, 9, 1))[0])
-        assert metric(image, image) == best
-        assert jnp.isfinite(jax.grad(metric)(image, image)).all()
+        image = pair((9, 9, 1), dtype=np.float32)[0]
+        value, slope = jax.jit(jax.value_and_grad(metric))(image, image)
+        assert value == best
+        assert np.isfinite(slope).all()
     zero = 0 * reference
     assert metrics.nrmse(zero, zero) == 0
     assert metrics.nrmse(reference, zero) == jnp.inf
@@ -102,20 +109,27 @@ def test_dtype(metric):
 def test_vmap_equals_loop(metric):
     x, reference = pair((5, 12, 9, 3))
     with jax.enable_x64(True), jax.numpy_rank_promotion("raise"):
-        loop = [metric(a, b) for a, b in zip(x, reference, strict=True)]
-        np.testing.assert_allclose(jax.jit(jax.vmap(metric))(x, reference), loop, rtol=1e-12)
-        one = [metric(a, reference[0]) for a in x]
-        np.testing.assert_allclose(jax.vmap(metric, in_axes=(0, None))(x, reference[0]), one, rtol=1e-12)
+        alone = jax.jit(metric)
+        loop = [alone(a, b) for a, b in zip(x, reference, strict=True)]
+        one = [alone(a, reference[0]) for a in x]
+        pairs, against_one = jax.vmap(metric), jax.vmap(metric, in_axes=(0, None))
+        together = jax.jit(lambda x, y: (pairs(x, y), against_one(x, y[0])))(x, reference)
+        np.testing.assert_allclose(together, [loop, one], rtol=1e-12)
 
 
 def test_vmap_over_parameters():
     x, reference = pair((15, 15, 1))
     sigmas, ranges = np.array([0.8, 1.5]), np.array([1.0, 2.0])
     with jax.enable_x64(True):
-        score = lambda sigma, span: metrics.ssim(x, reference, span, window=metrics.GaussianWindow(sigma))
-        together = jax.vmap(score)(sigmas, ranges)
-        stacked = jax.vmap(metrics.GaussianWindow)(sigmas)
-        mapped = jax.jit(jax.vmap(lambda w, span: metrics.ssim(x, reference, span, window=w)))(stacked, ranges)
+        score = jax.jit(lambda sigma, span: metrics.ssim(x, reference, span, window=metrics.GaussianWindow(sigma)))
+        windowed = lambda w, span: metrics.ssim(x, reference, span, window=w)
+
+        @jax.jit
+        def both(sigmas, ranges):
+            stacked = jax.vmap(metrics.GaussianWindow)(sigmas)
+            return jax.vmap(score)(sigmas, ranges), jax.vmap(windowed)(stacked, ranges)
+
+        together, mapped = both(sigmas, ranges)
         single = [score(*pair) for pair in zip(sigmas, ranges, strict=True)]
         np.testing.assert_allclose(together, single, rtol=1e-12)
         np.testing.assert_allclose(mapped, single, rtol=1e-12)
@@ -125,14 +139,15 @@ def test_vmap_over_parameters():
 def test_grad_against_finite_differences(metric):
     with jax.enable_x64(True):
         x, reference = (jnp.asarray(image) for image in pair((9, 8, 1)))
-        check_grads(metric, (x, reference), order=1, modes=["fwd", "rev"], eps=1e-6)
+        check_grads(jax.jit(metric), (x, reference), order=1, modes=["fwd", "rev"], eps=1e-6)
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.nrmse])
 def test_grad_of_complex(metric):
     with jax.enable_x64(True):
         x, reference = pair((6, 5, 1))
-        check_grads(metric, (jnp.asarray(x + 0.3j * reference), jnp.asarray(1j * x)), order=1, modes=["rev"], eps=1e-6)
+        images = jnp.asarray(x + 0.3j * reference), jnp.asarray(1j * x)
+        check_grads(jax.jit(metric), images, order=1, modes=["rev"], eps=1e-6)
 
 
 def test_ssim_precision_is_explicit():

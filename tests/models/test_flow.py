@@ -25,7 +25,7 @@ def _make(shape, kind, seed=0, dtype=jnp.float32, **options):
     flow = jax.eval_shape(lambda: Flow(shape, rngs=nnx.Rngs(0), **options))
     draw = np.random.default_rng(seed).normal
     scale = lambda leaf: 0.4 / np.sqrt(np.prod(leaf.shape[:-1]))
-    return jax.tree.map(lambda leaf: jnp.asarray(draw(scale=scale(leaf), size=leaf.shape), dtype), flow)
+    return jax.tree.map(lambda leaf: jnp.asarray(draw(scale=scale(leaf), size=leaf.shape).astype(dtype)), flow)
 
 
 _forward = jax.jit(lambda flow, x: flow.forward(x))

@@ -4,6 +4,7 @@
 `benchmarks/torch_networks.py --references` with weights that are drawn from their names, as here.
 """
 
+import functools
 import json
 import zlib
 from pathlib import Path
@@ -47,14 +48,24 @@ def draw(name, shape):
     return (size * np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)).astype(np.float32)
 
 
+def weights_of(make):
+    """Weights in PyTorch's layout, drawn from their names."""
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(make))
+    return {key: draw(key, array.shape) for key, array in models.to_torch(zeros).items()}
+
+
+@functools.cache
 def drawn(name):
     kind, options, _, shape = CASES[name]
-    names = models.to_torch(kind((None, None, shape[-1]), rngs=nnx.Rngs(0), **options))
-    return {key: draw(key, array.shape) for key, array in names.items()}
+    return weights_of(lambda: kind((None, None, shape[-1]), rngs=nnx.Rngs(0), **options))
 
 
+@functools.cache
 def small():
-    return models.to_torch(models.DRUNet((None, None, 1), widths=(4, 6), num_blocks=2, rngs=nnx.Rngs(0)))
+    return weights_of(lambda: models.DRUNet((None, None, 1), widths=(4, 6), num_blocks=2, rngs=nnx.Rngs(0)))
+
+
+_call = jax.jit(lambda network, x, sigma: network(x, sigma))
 
 
 @pytest.mark.slow
@@ -84,8 +95,9 @@ def test_outputs_are_those_of_torch(name):
 
 def test_drunet_is_homogeneous_at_any_size():
     network = models.from_torch(small())
-    x, sigma = jax.random.normal(jax.random.key(0), (2, 9, 7, 1)), jnp.asarray([0.1, 0.4])
-    once, twice = network(x, sigma), network(2 * x, 2 * sigma)
+    x = np.random.default_rng(0).normal(size=(2, 9, 7, 1)).astype(np.float32)
+    sigma = np.asarray([0.1, 0.4], np.float32)
+    once, twice = _call(network, x, sigma), _call(network, 2 * x, 2 * sigma)
     assert once.shape == x.shape
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-5, atol=1e-6)
 
@@ -166,12 +178,6 @@ def folder(tmp_path, scheduler, **changes):
 def test_a_folder_of_diffusers_is_a_score(tmp_path):
     scheduler = {"_class_name": "DDPMScheduler", "beta_schedule": "linear", "prediction_type": "epsilon"}
     score = diffusion.from_diffusers(folder(tmp_path, scheduler))
-    betas = np.linspace(1e-4, 0.02, 1000)
-    for step in (0, 17, 999):
-        scale, std = score.process.marginal((step + 1) / 1000)
-        # float32; where there is little noise its deviation is a difference of nearly equal numbers.
-        np.testing.assert_allclose(scale, np.sqrt(np.prod(1 - betas[: step + 1])), rtol=1e-5)
-        np.testing.assert_allclose(std, np.sqrt(1 - np.prod(1 - betas[: step + 1])), rtol=1e-3)
     x = jax.random.normal(jax.random.key(0), (16, 24, 3))
     image, noise = score.predict(0.5, x)
     scale, std = score.process.marginal(0.5)
@@ -189,7 +195,8 @@ def test_a_folder_of_diffusers_is_a_score(tmp_path):
         ([1, 2], {}, "must hold a JSON object"),
         ({"beta_schedule": "wave"}, {}, "`beta_schedule` 'wave' is not known"),
         ({"prediction_type": "flow"}, {}, "`prediction_type` 'flow' is not known"),
-        ({"_class_name": "EDMEulerScheduler"}, {}, "EDMEulerScheduler is not known"),
+        ({"_class_name": "VQDiffusionScheduler"}, {}, "VQDiffusionScheduler is not known"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"}, {}, "epsilon, v_prediction"),
         ({}, {"time_embedding_type": "fourier"}, "no `time_embedding_type` 'fourier'"),
         ({}, {"layers_per_block": 10**9}, "too few for a network with layers_per_block"),
         ({}, {"_class_name": "UNet2DConditionModel"}, "describes a UNet2DConditionModel"),
@@ -201,7 +208,8 @@ def test_folders_that_are_refused(tmp_path, scheduler, changes, message):
 
 
 def test_images_that_a_network_cannot_take():
-    network = models.ADMUNet((None, None, 1), widths=(32, 32), attention_levels=(), head_width=None, rngs=nnx.Rngs(0))
+    options = {"widths": (32, 32), "attention_levels": (), "head_width": None}
+    network = jax.eval_shape(lambda: models.ADMUNet((None, None, 1), rngs=nnx.Rngs(0), **options))
     with pytest.raises(ValueError, match="multiples of 2; got 7 x 8"):
         network(jnp.ones((1, 7, 8, 1)), jnp.ones(1))
     with pytest.raises(ValueError, match=r"\(n, any, any, 1\); got \(1, 8, 8, 3\)"):
@@ -211,10 +219,17 @@ def test_images_that_a_network_cannot_take():
 
 
 def test_the_memory_of_a_checkpointed_network_gives_the_same():
-    weights, x = small(), jax.random.normal(jax.random.key(0), (1, 8, 8, 1))
-    gradient = lambda network: jax.grad(lambda x: jnp.sum(network(x, jnp.full(1, 0.1)) ** 2))(x)
-    expected = gradient(models.from_torch(weights))
-    np.testing.assert_allclose(gradient(models.from_torch(weights, checkpoint=True)), expected, rtol=1e-5, atol=1e-6)
-    half = models.from_torch(weights, dtype=jnp.bfloat16)(x, jnp.full(1, 0.1))
+    x, sigma = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32), np.full(1, 0.1, np.float32)
+
+    @jax.jit
+    def both(network):
+        value, pull = jax.vjp(lambda x: network(x, sigma), x)
+        return value, pull(2 * value)[0]
+
+    value, gradient = both(models.from_torch(small()))
+    again, same = both(models.from_torch(small(), checkpoint=True))
+    np.testing.assert_allclose(again, value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(same, gradient, rtol=1e-5, atol=1e-5 * np.abs(gradient).max())
+    half = _call(models.from_torch(small(), dtype=jnp.bfloat16), x, sigma)
     assert half.dtype == jnp.float32
-    np.testing.assert_allclose(half, models.from_torch(weights)(x, jnp.full(1, 0.1)), atol=0.1)
+    np.testing.assert_allclose(half, value, atol=0.1 * np.abs(value).max())

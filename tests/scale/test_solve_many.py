@@ -354,7 +354,8 @@ BAD = {"x": np.ones((5, 3)), "y": np.ones((5,))}
         (jnp.sum, np.ones(5), {"progress": "tqdm"}, "`progress` must be a diffrax progress meter"),
         (jnp.sum, np.ones(5), {"store": 3}, "`store` must be a path or a URL; got 3"),
         (jnp.sum, np.ones(5), {"store": ""}, "`store` must be a path or a URL; got ''"),
-        (jnp.sum, np.ones(5), {"on_chunk": 3}, "`on_chunk` must be a function .*got int"),
+        (jnp.sum, np.ones(5), {"on_chunk": 3}, "`on_chunk` must be a function .*got 3"),
+        (jnp.sum, np.ones(5), {"on_chunk": lambda start: None}, r"`on_chunk\(start, results\)`; got <function"),
         (jnp.sum, np.ones(5), {"gather": "yes"}, "`gather` must be True or False; got 'yes'"),
     ],
 )

@@ -14,7 +14,7 @@ import pytest
 from verbs import codes
 
 from jaxinv import RESULTS, Solution, scale
-from jaxinv.scale import _store
+from jaxinv.scale import _chunk_size, _store
 
 COUNT, CHUNK = 11, 4
 # The files of a chunk, by what they hold.
@@ -200,13 +200,39 @@ def test_a_sound_file_of_another_chunk_is_found(problems, expected, store):
     assert_same(got, expected)
 
 
-def test_another_mesh_and_chunk_size_finish_a_run(problems, expected, store):
+def test_a_smaller_chunk_size_finishes_a_run(problems, expected, store):
     files(store, 1).row.unlink()
-    mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
     # Calls of two problems make the chunk of four; rounding may depend on their number.
-    got = scale.solve_many(solve, problems, mesh=mesh, chunk_size=2, store=store)
+    got = scale.solve_many(solve, problems, chunk_size=2, store=store)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(as_numpy(a).astype(float), as_numpy(b).astype(float), rtol=1e-6)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="there is one device; XLA_FLAGS can simulate two")
+@pytest.mark.parametrize("first", [1, 2])
+def test_another_mesh_finishes_a_run(first, problems, tmp_path, monkeypatch):
+    meshes = {
+        n: jax.make_mesh((n,), ("a",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:n])
+        for n in (1, 2)
+    }
+    # Each device solves two at once, so that the program of two devices takes two chunks of one, and that of one half
+    # a chunk of two.
+    chunk, solved = 2 * first, []
+    on_chunk = lambda start, results: solved.append(start)
+    expected = scale.solve_many(solve, problems, mesh=meshes[first], chunk_size=chunk)
+    store = tmp_path / "run"
+    scale.solve_many(solve, problems, mesh=meshes[first], chunk_size=chunk, store=store)
+    for number in (1, 2):
+        Path(store / f"commits/c/{number}/0").unlink()
+    lanes, compile_chunk = [], _chunk_size.compile_chunk
+    record = lambda spec, shared, mapped, number, *rest: (
+        lanes.append(number) or compile_chunk(spec, shared, mapped, number, *rest)
+    )
+    monkeypatch.setattr(_chunk_size, "compile_chunk", record)
+    scale.solve_many(solve, problems, mesh=meshes[3 - first], chunk_size=chunk, store=store, on_chunk=on_chunk)
+    assert set(lanes) == {2 * (3 - first)}
+    assert solved == [chunk, 2 * chunk]
+    assert_same(scale.open_results(store), expected)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +266,7 @@ def test_a_store_of_other_constants_or_versions(tmp_path, monkeypatch):
         scale.solve_many(bound(1.0), x, store=tmp_path / "run")
 
 
-def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, problems):
+def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, problems, store):
     solved = []
     on_chunk = lambda start, results: solved.append(start)
     (tmp_path / "file").write_text("text")
@@ -259,7 +285,16 @@ def test_a_store_that_cannot_be_written_is_said_before_the_work(tmp_path, monkey
             scale.solve_many(solve, problems, store=path, on_chunk=on_chunk)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: collections.namedtuple("Usage", "free")(1000))
     with pytest.raises(ValueError, match="results of 11 problems take .* kB, and 1 kB are free"):
-        scale.solve_many(solve, problems, store=tmp_path / "run", on_chunk=on_chunk)
+        scale.solve_many(solve, problems, store=tmp_path / "other", on_chunk=on_chunk)
+    # What is done is read all the same; for what is missing there is no room, and then there are no rights.
+    scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
+    for number in range(3):
+        files(store, number).row.unlink()
+    with pytest.raises(ValueError, match="results of 11 problems take .* kB, and 1 kB are free"):
+        scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
+    monkeypatch.setattr(os, "access", lambda folder, mode: False)
+    with pytest.raises(ValueError, match="Cannot write the store .*permission denied"):
+        scale.solve_many(solve, problems, store=store, on_chunk=on_chunk)
     assert solved == []
     for path, match in [(tmp_path / "nothing", "There is no store"), (tmp_path / "full", "There is no store")]:
         with pytest.raises(ValueError, match=match):

@@ -52,11 +52,12 @@ def test_objective_never_increases():
     data = blobs(n=80, spread=3.0)
     with jax.enable_x64(True):
         cloud = _lloyd.Cloud.of(jnp.asarray(data), 6, 1)
-        state, inertias = (jnp.zeros((1, 80), jnp.int32), jnp.asarray(data[:6])), []
-        step = jax.jit(_lloyd.lloyd_step)
+        method = _lloyd.Lloyd()
+        problem, _ = method.prepare(cloud, jnp.asarray(data[:6]))
+        state, inertias, step = method.init(problem), [], jax.jit(method.step)
         for index in range(100):
-            state, finished, _ = step(index, state, cloud)
-            labels, centres = np.asarray(state[0][0]), np.asarray(state[1])
+            state, finished, _ = step(problem, state, index)
+            labels, centres = np.asarray(state.labels[0]), np.asarray(state.centres)
             inertias.append(((data - centres[labels]) ** 2).sum())
             # Not at the end only: within + between = total.
             between = (np.bincount(labels, minlength=6) * ((centres - data.mean(0)) ** 2).sum(1)).sum()

@@ -8,7 +8,7 @@ import test_batches
 from flax import nnx
 from jax.sharding import AxisType
 from processes import say, together
-from runs import Meter
+from runs import Meter, same
 
 from jaxinv.generative import vae_loss
 from jaxinv.models import VAE
@@ -103,18 +103,25 @@ def test_wrong_input(options, match):
 
 
 def across(folder):
-    """A run over the devices of all processes, from an array and from an iterator, which goes on from a checkpoint."""
+    """Runs over the devices of all processes go on to the bit, from an array and from an iterator with a state."""
     mesh = jax.make_mesh((jax.device_count(),), ("a",), axis_types=(jax.sharding.AxisType.Auto,))
-    for data in (test_batches.DATA, test_batches.batches):
-        make = data if callable(data) else lambda data=data: data
-        name = getattr(data, "__name__", "array")
-        options = {"mesh": mesh, "checkpoint": f"{folder}/{name}", "ema": 0.9}
-        test_batches.train(make(), num_steps=7, **options)
-        model, history = test_batches.train(make(), **options)
-        assert history["resumed_from"] == 7
-        alone, expected = test_batches.train(make(), ema=0.9)
-        np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-4)
-        np.testing.assert_allclose(model.weight, alone.weight, rtol=1e-4, atol=1e-6)
+    said = []
+    low = {"compute_dtype": jnp.bfloat16, "accumulate": 2, "report": lambda step, metrics: said.append(step)}
+    for make, options, tolerance in [(lambda: test_batches.DATA, {"ema": 0.9}, 1e-4), (test_batches.Loader, low, 0.02)]:
+        whole, history = test_batches.train(make(), mesh=mesh, **options)
+        kept = {"mesh": mesh, "checkpoint": f"{folder}/{tolerance}", **options}
+        test_batches.train(make(), num_steps=7, **kept)
+        data = make()
+        model, continued = test_batches.train(data, **kept)
+        assert continued["resumed_from"] == 7
+        assert same((model, continued["loss"]), (whole, history["loss"]))
+        # The processes draw from the key for the whole batch, as one process does.
+        alone, expected = test_batches.train(make(), **options)
+        np.testing.assert_allclose(history["loss"], expected["loss"], rtol=tolerance)
+        np.testing.assert_allclose(model.weight, alone.weight, rtol=tolerance, atol=tolerance / 10)
+    assert data.position == 12
+    assert model.weight.dtype == jnp.float32
+    assert said == [5, 10, 12, 5, 7, 10, 12, 5, 10, 12]
     say("right")
 
 

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import os
 
@@ -47,6 +48,7 @@ def _line_data(count=12):
     return {"x": x, "y": 2 * x + 1}
 
 
+@functools.partial(jax.jit, static_argnames=("kind", "seed"))
 def _network(kind=Autoencoder, seed=0):
     return kind(SHAPE, 2, widths=(6,), rngs=nnx.Rngs(seed))
 
@@ -64,16 +66,20 @@ def test_equals_a_plain_loop():
     state = optimiser.init(weights)
     order_key, loss_key = (jax.random.fold_in(KEY, i) for i in range(2))
     losses = []
-    step = jax.jit(jax.value_and_grad(lambda w, batch, key: vae_loss()(w, batch, key=key)))
-    for t in range(30):
-        epoch, position = divmod(t, 50 // 8)
-        order = jax.random.permutation(jax.random.fold_in(order_key, epoch), 50)
-        batch = DATA[order[8 * position : 8 * position + 8]]
-        loss, gradient = step(weights, batch, jax.random.fold_in(loss_key, t))
+    shuffled = jax.jit(lambda epoch: jax.random.permutation(jax.random.fold_in(order_key, epoch), 50))
+
+    @jax.jit
+    def step(weights, average, state, batch, t, decay):
+        value = lambda w: vae_loss()(w, batch, key=jax.random.fold_in(loss_key, t))
+        loss, gradient = jax.value_and_grad(value)(weights)
         updates, state = optimiser.update(gradient, state, weights)
         weights = optax.apply_updates(weights, updates)
-        decay = min(0.9, (2 + t) / (11 + t))
-        average = jax.tree.map(lambda a, w, decay=decay: decay * a + (1 - decay) * w, average, weights)
+        return weights, jax.tree.map(lambda a, w: decay * a + (1 - decay) * w, average, weights), state, loss
+
+    for t in range(30):
+        epoch, position = divmod(t, 50 // 8)
+        batch = DATA[shuffled(epoch)[8 * position : 8 * position + 8]]
+        weights, average, state, loss = step(weights, average, state, batch, t, min(0.9, (2 + t) / (11 + t)))
         losses.append(loss)
     # float32 over 30 steps; Adam divides by small gradients, which magnifies rounding.
     np.testing.assert_allclose(history["loss"], np.array(losses), rtol=1e-4)
@@ -276,7 +282,7 @@ def test_float64_stays():
 @pytest.mark.slow
 def test_an_ensemble_is_a_loop():
     """A stacked model with a loss that sums over `vmap`: what the docstring says trains several models at once."""
-    stacked = jax.vmap(lambda key: _network(seed=key))(jax.random.split(KEY, 2))
+    stacked = jax.vmap(lambda key: _network.__wrapped__(seed=key))(jax.random.split(KEY, 2))
     summed = lambda model, batch, *, key: jnp.sum(jax.vmap(lambda m: autoencoder_loss(m, batch, key=key))(model))
     together, _ = _fit(stacked, summed)
     for i in range(2):

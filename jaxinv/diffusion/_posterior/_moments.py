@@ -34,6 +34,16 @@ class Moments(eqx.Module):
         """`C v`: one vector-Jacobian product."""
         return self.factor * self.pullback(v)[0]
 
+    def tabulated(self) -> "Moments":
+        """The same moments with `C` as a matrix, by a vector-Jacobian product for each pixel: others then cost none."""
+        basis = jnp.eye(self.image.size, dtype=self.image.dtype).reshape(-1, *self.image.shape)
+        rows = jax.vmap(self.covariance_product)(basis)
+        return Moments(self.image, self.noise, jnp.ones_like(self.factor), jax.tree_util.Partial(_combine, rows))
+
+
+def _combine(rows: Array, v: Array) -> tuple[Array]:
+    return (jnp.tensordot(v.ravel(), rows, axes=1, precision=HIGHEST),)
+
 
 def moments(score: AbstractScore, t: Scalar, x: Array) -> Moments:
     """The moments at one state."""

@@ -32,9 +32,11 @@ _FROM_MILD_TO_GRAVE = (
     "invalid_parameter",
     "nonfinite_measurement",
 )
-# `TDS` takes a few vector-Jacobian products for each measurement and particle in each step. It can afford them for few
-# measurements, and for more of them where images are so small that the products are cheap.
-FEW_MEASUREMENTS, MAX_TWISTED_MEASUREMENTS, SMALL_IMAGE = 16, 32, 64
+# `TDS` takes a few vector-Jacobian products for each measurement and particle in each step, or one for each pixel. It
+# can afford them for few measurements, and for more of them where images are so small that the products are cheap.
+FEW_MEASUREMENTS, MAX_TWISTED_MEASUREMENTS, SMALL_IMAGE = 16, 48, 128
+# A larger image is that of a large network, whose products are dear: the fewest particles that hold the samples.
+LEAST_PARTICLES, MOST_PARTICLES = 256, 1024
 # `LookAhead` takes a product for each pixel.
 TINY_IMAGE = 16
 # For samples of the posterior, the square of the whitened residual is chi-square distributed, on average over
@@ -46,19 +48,21 @@ _FACTOR, _DEVIATIONS = 3.0, 8.0
 _TEMPERED = 0.05
 
 
-def default_method(likelihood: Likelihood) -> AbstractPosteriorMethod[Any, Any]:
+def default_method(likelihood: Likelihood, num_samples: int = 1) -> AbstractPosteriorMethod[Any, Any]:
     """`TDS` where its products are affordable, otherwise `MomentMatching`, or `DPS` if the operator is not linear."""
     domain: Any = likelihood.operator.domain
+    small = math.prod(domain.shape) <= SMALL_IMAGE
     if not likelihood.is_linear_gaussian and math.prod(domain.shape) <= TINY_IMAGE:
-        return TDS(LookAhead(), particles=1024, temper_below=_TEMPERED)
+        return TDS(LookAhead(), particles=MOST_PARTICLES, temper_below=_TEMPERED)
     if not isinstance(likelihood.operator, AbstractLinearOperator):
         return DPS()
     codomain: Any = likelihood.operator.codomain
     real = lambda leaf: math.prod(leaf.shape) * (2 if jnp.issubdtype(leaf.dtype, jnp.complexfloating) else 1)
     measurements = sum(real(leaf) for leaf in jax.tree.leaves(codomain))
-    cheap = measurements <= MAX_TWISTED_MEASUREMENTS and math.prod(domain.shape) <= SMALL_IMAGE
-    if measurements <= FEW_MEASUREMENTS or cheap:
-        return TDS(particles=1024, temper_below=_TEMPERED)
+    if measurements <= FEW_MEASUREMENTS or (measurements <= MAX_TWISTED_MEASUREMENTS and small):
+        enough = 2 ** math.ceil(math.log2(num_samples))
+        particles = MOST_PARTICLES if small else min(max(enough, LEAST_PARTICLES), MOST_PARTICLES)
+        return TDS(particles=particles, temper_below=_TEMPERED)
     return MomentMatching()
 
 
@@ -97,8 +101,9 @@ def posterior_sample(
     - `score`: the score of the prior, as for `sample`.
     - `y`: one measurement.
     - `key`: a typed key; sample `i` depends on the key, `i`, the problem and the method, never on `num_samples`.
-    - `method`: the sampling method; by default `TDS(particles=1024)` for up to 16 measurements, and for up to 32 of
-        images of up to 64 pixels, otherwise `MomentMatching()`. For operators that are not linear it is
+    - `method`: the sampling method; by default `TDS` for up to 16 measurements, and for up to 48 of images of up to 128
+        pixels, otherwise `MomentMatching()`. `TDS` has 1024 particles, for images of more than 128 pixels only 256, or
+        the power of two that holds `num_samples`. For operators that are not linear it is
         `TDS(LookAhead(), particles=1024)` for images of up to 16 pixels, as for photon noise, and otherwise `DPS()`.
         See "Which method for my problem" in the README.
     - `num_samples`: the number of samples, static; for a particle method at most its number of particles.
@@ -135,7 +140,7 @@ def posterior_sample(
     domain: Any = likelihood.operator.domain
     score = cast_process(score, domain.dtype)
     chosen_here = method is None
-    method = default_method(likelihood) if method is None else method
+    method = default_method(likelihood, num_samples) if method is None else method
     if not isinstance(method, AbstractPosteriorMethod):
         raise ValueError(
             "`method` must be a posterior method of `jaxinv.diffusion`, such as `TDS()`, `MomentMatching()`, `TMPD()`, "

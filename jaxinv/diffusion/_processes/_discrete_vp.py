@@ -90,12 +90,15 @@ class DiscreteVP(AbstractProcess):
     def prior_std(self) -> Array:
         return jnp.ones((), self.betas.dtype)
 
-    def _rate(self, t: Scalar) -> Array:
+    def _step(self, t: Scalar) -> Array:
+        """The step whose rate holds at a time: between two times of steps it is that of the later one."""
         n = self.betas.shape[-1]
-        place = jnp.clip(jnp.ceil(jnp.asarray(t) * n) - 1, 0, n - 1)
-        rate = -n * jnp.log1p(-self.betas[place.astype(jnp.int32)])
+        return jnp.clip(jnp.ceil(jnp.asarray(t) * n) - 1, 0, n - 1).astype(jnp.int32)
+
+    def _rate(self, t: Scalar) -> Array:
+        rate = -self.betas.shape[-1] * jnp.log1p(-self.betas[self._step(t)])
         # A time that is no number has a step, as an integer, and no rate.
-        return jnp.where(jnp.isnan(place), jnp.nan, rate)
+        return jnp.where(jnp.isnan(t), jnp.nan, rate)
 
     def _log_squares(self) -> Array:
         """`log scale^2` at the times `0, 1/N ... 1`."""
@@ -103,8 +106,10 @@ class DiscreteVP(AbstractProcess):
         return jnp.concatenate([jnp.zeros((1,), steps.dtype), steps])
 
     def _log_square(self, t: Scalar) -> Array:
-        n = self.betas.shape[-1]
-        return jnp.interp(jnp.asarray(t) * n, jnp.arange(n + 1, dtype=self.betas.dtype), self._log_squares())
+        step = self._step(t)
+        since = (jnp.asarray(t) * self.betas.shape[-1] - step).astype(self.betas.dtype)
+        # A sum over the earlier steps, whose slope is the rate at the times of steps too.
+        return self._log_squares()[step] + since * jnp.log1p(-self.betas[step])
 
     def drift(self, t: Scalar, x: Any) -> Array:
         return -0.5 * self._rate(t) * jnp.asarray(x)
