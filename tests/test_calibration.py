@@ -90,7 +90,11 @@ def test_the_centre_of_rotation_is_found_to_a_tenth_of_a_bin():
     [
         ({"widths": {"a": 1.0}}, "`widths` must be a tree like"),
         ({"widths": {"a": 0.0, "b": 1.0}}, "`widths` must be positive"),
+        ({"widths": {"a": 1.0, "b": np.inf}}, "`widths` must be positive and finite"),
+        ({"resolution": {"a": 1.0, "b": np.nan}}, "`resolution` must be finite"),
+        ({"parameters": {"a": np.nan, "b": 2.0}}, "`parameters` must be finite"),
         ({"grid": 2}, "`grid` must be at least 3"),
+        ({"grid": 2000}, r"for 2 parameters makes 4e\+06 points"),
         ({"criterion": None}, "`criterion` must be"),
         ({"parameters": {"a": 1j, "b": 1.0}}, "real"),
     ],

@@ -374,7 +374,7 @@ def test_what_cannot_be_written_is_said(name, values, message, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["npy", "tif", "nii", "h5"])
 @pytest.mark.parametrize(
-    "spacing", [0, -1.0, np.nan, np.inf, "a", True, (1.0, "a"), (1.0,) * 3, np.ones((2, 2))], ids=repr
+    "spacing", [0, -1.0, np.nan, np.inf, "a", True, np.complex64(1), (1.0, "a"), (1.0,) * 3, np.ones((2, 2))], ids=repr
 )
 def test_what_is_no_spacing(suffix, spacing, tmp_path):
     with pytest.raises(ValueError, match="`spacing` must be a positive number of mm, or 2 of them"):

@@ -66,9 +66,9 @@ def _sizes(spacing: Any, ndim: int) -> tuple[float | None, ...]:
 
     **Raises:** `ValueError` for what is no length.
     """
-    several = isinstance(spacing, tuple | list | np.ndarray) and np.ndim(spacing) > 0
-    sizes = tuple(spacing) if several else (spacing,) * ndim
-    is_length = lambda size: isinstance(size, int | float | np.number) and not isinstance(size, bool)
+    several = isinstance(spacing, tuple | list) or (isinstance(spacing, np.ndarray) and spacing.ndim > 0)
+    sizes: tuple[Any, ...] = tuple(spacing) if several else (spacing,) * ndim
+    is_length = lambda size: isinstance(size, int | float | np.integer | np.floating) and not isinstance(size, bool)
     if len(sizes) != ndim or not all(size is None or (is_length(size) and 0 < size < math.inf) for size in sizes):
         raise ValueError(
             f"`spacing` must be a positive number of mm, or {ndim} of them, one for each axis; got {spacing!r}."

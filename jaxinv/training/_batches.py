@@ -86,9 +86,16 @@ class SourceBatches(AbstractBatches):
     def _read(self, numbers: Any) -> PyTree:
         items = [self.source[i] for i in numbers]
         try:
-            return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *items)
+            batch = jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *items)
         except ValueError as error:
             raise ValueError(f"The examples of `data` must be alike, in structure and shapes: {error}") from error
+        first = getattr(self, "example", batch)
+        if _kind(batch) != _kind(first):
+            raise ValueError(
+                f"The examples of `data` must be alike: {list(numbers)[:3]} ... make a batch of {_kind(batch)[1]}, and "
+                f"the first ones made {_kind(first)[1]}."
+            )
+        return batch
 
 
 class IteratorBatches(AbstractBatches):
@@ -142,10 +149,13 @@ class IteratorBatches(AbstractBatches):
                 f"{self.batch_size}: every batch must have as many examples."
             )
         first = getattr(self, "example", batch)
-        kind = lambda tree: (jax.tree.structure(tree), [(a.shape, a.dtype) for a in jax.tree.leaves(tree)])
-        if kind(batch) != kind(first):
-            raise ValueError(f"Batch {step} of `data` is {kind(batch)[1]}, and the first was {kind(first)[1]}.")
+        if _kind(batch) != _kind(first):
+            raise ValueError(f"Batch {step} of `data` is {_kind(batch)[1]}, and the first was {_kind(first)[1]}.")
         return batch
+
+
+def _kind(batch: PyTree) -> tuple[Any, list[Any]]:
+    return jax.tree.structure(batch), [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]
 
 
 def open_batches(data: Any, batch_size: int, order_key: Key) -> AbstractBatches:

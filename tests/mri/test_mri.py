@@ -90,6 +90,17 @@ def test_a_complex_posterior_under_a_real_prior():
             assert float(jnp.max(jnp.abs(z))) < 5
 
 
+def test_what_is_no_number_is_nan():
+    kspace = jax.random.normal(jax.random.key(0), (2, 12, 12, 1)) + 0j
+    method = mri.LowResolution(calibration=4)
+    maps = jax.jit(lambda kspace: mri.coil_maps(kspace, method=method))
+    assert np.isfinite(maps(kspace)).all()
+    assert np.isnan(maps(kspace.at[0, 6, 6, 0].set(jnp.nan))).all()
+    assert np.isnan(mri.noise_covariance(jnp.zeros_like(kspace))).all()
+    assert np.isfinite(mri.prewhiten(kspace, jnp.array([[1.0, 0.5], [0.5, 1.0]]))).all()
+    assert np.isnan(mri.prewhiten(kspace, jnp.array([[1.0, 0.5], [0.0, 1.0]]))).all()
+
+
 def test_bad_input(scan):
     _, _, kspace = scan
     for wrong, message in (

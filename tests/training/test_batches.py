@@ -47,6 +47,11 @@ class Source:
         return DATA[i]
 
 
+class Mixed(Source):
+    def __getitem__(self, i):
+        return DATA[i] if i == 0 else DATA[i, :3]
+
+
 class Loader:
     """An iterator with a state, as those of grain have."""
 
@@ -169,6 +174,7 @@ def test_a_report_for_any_logger():
         (lambda: iter([DATA[:4]]), {}, r"Batch 0 of `data` has arrays of shapes \[\(4, 5\)\], and `batch_size` is 8"),
         (lambda: iter([DATA[:8], DATA[:8, :3]]), {}, "Batch 1 of `data` is .*and the first was"),
         (lambda: iter([DATA[:8].astype(int)]), {}, "must be of a floating dtype"),
+        (Mixed, {"batch_size": 1}, r"must be alike: .*\(1, 3\).*and the first ones made .*\(1, 5\)"),
         (Source, {"batch_size": 21}, "`batch_size` is 21, more than the 20 examples of `data`"),
         (lambda: DATA, {"accumulate": 3}, "`accumulate` is 3, and `batch_size` 8; 3 pieces need a multiple of 3"),
         (lambda: DATA, {"accumulate": 0}, "`accumulate`"),
