@@ -43,6 +43,7 @@ from ._processes._forward import forward as forward, trajectory as trajectory
 from ._processes._schedule import (
     AbstractSchedule as AbstractSchedule,
     Karras as Karras,
+    UniformFlow as UniformFlow,
     UniformLogSNR as UniformLogSNR,
     UniformTime as UniformTime,
 )
@@ -119,6 +120,7 @@ __all__ = [
     "Heun",
     "DPMSolver",
     "UniformTime",
+    "UniformFlow",
     "UniformLogSNR",
     "Karras",
     # Posterior methods, and how two of them draw from the likelihood.

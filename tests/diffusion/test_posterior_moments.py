@@ -60,6 +60,7 @@ def test_moments_against_linear_algebra(key):
         return {
             "image": at.image,
             "covariance": jax.vmap(at.covariance_product)(jnp.eye(3)),
+            "tabulated": jax.vmap(at.tabulated().covariance_product)(jnp.eye(3)),
             "root": root_product(at, z, 3)[0],
             "residual": residual,
             "shift and steps": gain_product(linear, at, residual, 1e-12, 10)[:2],
@@ -72,6 +73,7 @@ def test_moments_against_linear_algebra(key):
     found = everything(jnp.asarray(t), jnp.asarray(x), z)
     np.testing.assert_allclose(found["image"], image, rtol=1e-10)
     np.testing.assert_allclose(found["covariance"], covariance, atol=1e-12)
+    np.testing.assert_allclose(found["tabulated"], covariance, atol=1e-12)
     values, vectors = np.linalg.eigh(covariance)
     np.testing.assert_allclose(found["root"], vectors @ (np.sqrt(values) * (vectors.T @ z)), rtol=1e-8)
     gram = rows @ covariance @ rows.T + np.eye(2)

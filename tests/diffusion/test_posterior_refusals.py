@@ -290,7 +290,7 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     # The first pivot of M + I is 0, its eigenvalues are not.
     matrix = jnp.array([[-1.0, 1.0], [1.0, 3.0]])
     pullback = jax.tree_util.Partial(lambda matrix, v: (matrix @ v,), matrix)
-    at = Moments(jnp.zeros(2), jnp.zeros(2), jnp.asarray(1.0), pullback)
+    at = Moments(jnp.zeros(2), jnp.zeros(2), jnp.asarray(1.0), pullback, jnp.asarray(False))
     score = diffusion.Score(lambda t, x: -x, diffusion.VP())
     likelihood = Likelihood(operators.Identity((2,)), noise.Gaussian(1.0))
     linear, _ = linear_problem(likelihood, score, jnp.zeros(2), "this")
@@ -300,6 +300,11 @@ def test_a_solve_goes_on_from_a_pivot_of_zero():
     shift, steps = solve(at, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(shift, matrix @ (vectors @ (inverse * vectors[0])), rtol=1e-10)
     assert steps == 2
+    # Where the noise is large a negative pivot ends it, and its direction counts as not measured.
+    noisy = eqx.tree_at(lambda at: (at.noisy, at.factor), at, (jnp.asarray(True), jnp.asarray(2.0)))
+    shift, steps = solve(noisy, jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(shift, 0)
+    assert steps == 1
 
 
 # The default.
@@ -317,6 +322,8 @@ DEFAULTS = {
     "few": (rows_of_noise(16), diffusion.TDS),
     "few of many pixels": (shaped(operators.Matrix(jnp.ones((16, 257)), (257,))), diffusion.TDS),
     "some": (rows_of_noise(17), diffusion.TDS),
+    "some of some pixels": (shaped(operators.Matrix(jnp.ones((48, 128)), (128,))), diffusion.TDS),
+    "more of some pixels": (shaped(operators.Matrix(jnp.ones((49, 128)), (128,))), diffusion.MomentMatching),
     "some of many pixels": (shaped(operators.Matrix(jnp.ones((17, 257)), (257,))), diffusion.MomentMatching),
     "many": (rows_of_noise(129), diffusion.MomentMatching),
     "few, complex": (shaped(operators.MaskedFourier(jnp.ones((4, 2, 1))) @ operators.Real((4, 2, 1))), diffusion.TDS),
@@ -354,6 +361,12 @@ def test_the_default(case):
         )
         assert set(call(None).stats) == set(call(method).stats)
         assert ("log_evidence" in call(None).stats) == (case != "many")
+
+
+def test_the_default_number_of_particles():
+    few, large = rows_of_noise(16), DEFAULTS["few of many pixels"][0]
+    found = [default_method(likelihood, n).num_particles for likelihood in (few, large) for n in (1, 300, 2000)]
+    assert found == [1024, 1024, 1024, 256, 512, 1024]
 
 
 @pytest.mark.slow

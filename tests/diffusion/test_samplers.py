@@ -343,3 +343,13 @@ def test_evaluations_are_counted(name, key):
     solution = diffusion.sample(diffusion.Score(score, diffusion.VP()), (2,), key=key, method=method)
     jax.effects_barrier()
     assert len(calls) == solution.stats["network_evaluations"]
+
+
+def test_equal_steps_of_the_share_of_noise():
+    # Which is the time of flow matching, for another process too.
+    for process in (diffusion.VP(), diffusion.FlowMatching()):
+        times = diffusion.UniformFlow().times(process, 6)
+        scale, std = process.marginal(times)
+        shares = np.asarray(std / (scale + std))
+        np.testing.assert_allclose(np.diff(shares), (shares[-1] - shares[0]) / 6, rtol=1e-4)
+        assert (times[0], times[-1]) == (process.t_max, process.t_min)

@@ -13,22 +13,28 @@ from ..._loop import iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
 from ..._types import PyTree, Scalar
+from .._processes._process import noise_to_signal
 from ._problem import DenseProblem, LinearProblem
 
 # An eigenvalue of `B C B*` below this is negative by more than rounding; the unit is that of the noise.
 _NEGATIVE = -0.5
+# At more noise than this, for data of unit variance, no image that a step draws changes the law of its result much. The
+# error of a network's derivative, times the variance of that noise, is larger there than the covariance of the data.
+_MUCH_NOISE = 10.0
 
 
 class Moments(eqx.Module):
     """`E[x_0 | x_t]`, `E[n | x_t]`, and the covariance `C = std^2 / scale` times the derivative of the first.
 
     - `pullback`: the vector-Jacobian product of the first.
+    - `noisy`: whether the state has so much noise that a solver stops where it finds that `C` is no covariance.
     """
 
     image: Array
     noise: Array
     factor: Array
     pullback: Any
+    noisy: Array | bool = False
 
     def covariance_product(self, v: Array) -> Array:
         """`C v`: one vector-Jacobian product."""
@@ -38,7 +44,8 @@ class Moments(eqx.Module):
         """The same moments with `C` as a matrix, by a vector-Jacobian product for each pixel: others then cost none."""
         basis = jnp.eye(self.image.size, dtype=self.image.dtype).reshape(-1, *self.image.shape)
         rows = jax.vmap(self.covariance_product)(basis)
-        return Moments(self.image, self.noise, jnp.ones_like(self.factor), jax.tree_util.Partial(_combine, rows))
+        pullback = jax.tree_util.Partial(_combine, rows)
+        return Moments(self.image, self.noise, jnp.ones_like(self.factor), pullback, self.noisy)
 
 
 def _combine(rows: Array, v: Array) -> tuple[Array]:
@@ -49,7 +56,7 @@ def moments(score: AbstractScore, t: Scalar, x: Array) -> Moments:
     """The moments at one state."""
     image, pullback, noise = jax.vjp(lambda x: score.predict(t, x), x, has_aux=True)
     scale, std = score.process.marginal(t)
-    return Moments(image, noise, std**2 / scale, pullback)
+    return Moments(image, noise, std**2 / scale, pullback, noise_to_signal(score.process, t) > _MUCH_NOISE)
 
 
 def gain_product(
@@ -60,7 +67,7 @@ def gain_product(
     With a positive `C` it equals the same number of steps of conjugate gradients in exact arithmetic, and like them it
     stops when the residual of the system is `rtol` of `r`. The derivative of a network has negative eigenvalues, large
     ones at large noise, at which conjugate gradients break down; here a direction in which `C` is negative does not
-    contribute to the result.
+    contribute to the result, and where the state is `noisy` the first one ends the process.
 
     **Returns:** an image; the number of steps, each of which is one product with `C`; and the code, which is not
     successful if a product or the operator is not finite. Exhausting the steps is no failure.
@@ -81,7 +88,7 @@ def gain_product(
         pivot = jnp.where(pivot == 0, jnp.finfo(pivot.dtype).eps, pivot)
         left = left * beside / jnp.abs(pivot)
         state = (krylov, images.at[index].set(image.ravel()), beside**2 / pivot, left)
-        return state, exhausted | (left <= tolerance), RESULTS.successful
+        return state, exhausted | (left <= tolerance) | (at.noisy & (pivot < 0)), RESULTS.successful
 
     start = Krylov.start(flat, num_steps)
     zero, one = jnp.zeros((), flat.dtype), jnp.ones((), flat.dtype)
@@ -98,7 +105,7 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array, R
     """`C^{1/2} z` by at most `num_steps` steps of the Lanczos process.
 
     It is exact if `C` has at most that many different eigenvalues. Negative ones, as the derivative of a network has,
-    count as zero.
+    count as zero, and where the state is `noisy` a vector along which `C` is negative ends the process.
 
     **Returns:** an image; the number of steps, each of which is one product with `C`; and the code.
 
@@ -108,7 +115,7 @@ def root_product(at: Moments, z: Array, num_steps: int) -> tuple[Array, Array, R
     def step(index: Array, krylov: Krylov, at: Moments) -> Any:
         product = at.covariance_product(krylov.vector.reshape(z.shape)).ravel()
         krylov, exhausted = krylov.extend(index, product)
-        return krylov, exhausted, RESULTS.successful
+        return krylov, exhausted | (at.noisy & (krylov.diagonal[index] < 0)), RESULTS.successful
 
     start = Krylov.start(z.ravel(), num_steps)
     krylov, taken, code = iterate(step, start, at, max_steps=num_steps, exhausted=RESULTS.successful)

@@ -38,6 +38,21 @@ class UniformLogSNR(AbstractSchedule):
         return _pinned(process, jnp.exp(jnp.linspace(high, low, num_steps + 1)))
 
 
+class UniformFlow(AbstractSchedule):
+    """Steps of equal length in `std / (scale + std)`, which is the time of `FlowMatching`.
+
+    They are long where the noise is much larger than data of unit variance, and nothing is decided yet.
+
+    **Reference:** Lipman, Chen, Ben-Hamu, Nickel, Le, Flow matching for generative modeling, 2023.
+    """
+
+    def times(self, process: AbstractProcess, num_steps: int) -> Float[Array, " steps"]:
+        ends = (noise_to_signal(process, t) for t in (process.t_max, process.t_min))
+        first, last = (end / (1 + end) for end in ends)
+        shares = jnp.linspace(first, last, num_steps + 1)
+        return _pinned(process, shares / (1 - shares))
+
+
 class Karras(AbstractSchedule):
     """Steps of equal length in `(std / scale)^(1/rho)`, which are denser near the data.
 
@@ -80,6 +95,6 @@ def check_schedule(schedule: object) -> None:
     """Raise unless this is a schedule."""
     if not isinstance(schedule, AbstractSchedule):
         raise ValueError(
-            "`schedule` must be `UniformTime()`, `UniformLogSNR()` or `Karras()` of `jaxinv.diffusion`; got "
-            f"{schedule!r}."
+            "`schedule` must be `UniformTime()`, `UniformLogSNR()`, `UniformFlow()` or `Karras()` of "
+            f"`jaxinv.diffusion`; got {schedule!r}."
         )
