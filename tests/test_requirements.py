@@ -612,8 +612,19 @@ def numbers_of_calls():
             yield name, numbers
 
 
-# Functions with arguments of these names that solve no problem: what trains networks, and two with another `norm`.
-OTHERS = {"check_range", "choose_rank", "fit", "fit_adversarial", "muon", "pca", "pretrain", "train_lista"}
+# Functions with arguments of these names that solve no problem: what trains networks, a recipe, and two with another
+# `norm`.
+OTHERS = {
+    "check_range",
+    "choose_rank",
+    "fit",
+    "fit_adversarial",
+    "muon",
+    "pca",
+    "pretrain",
+    "tomography",
+    "train_lista",
+}
 NUMBERS = dict(numbers_of_calls())
 
 
