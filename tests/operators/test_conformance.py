@@ -69,12 +69,16 @@ def dtypes(tree):
 KERNELS = {"ParallelBeam", "FanBeam", "Convolution reflect 3x3"}
 
 
+# A row of each kind: by pixels, a matrix, in frequencies, over the reals, from a function, made of others.
+CHECKED = KERNELS | {"Mask", "Matrix", "MaskedFourier", "MaskedFourier @ Real", "FunctionOperator", "A @ B"}
+
+
 def checked_rows():
     for row in ROWS:
         for dtype in ("float32", "float64"):
-            # In single precision the kernels differ from what XLA makes of a formula. The others are slow tests, and so
-            # is what is made of other rows.
-            slow = row.name not in KERNELS and (row.twin or dtype == "float32")
+            # The others are slow tests, and so is single precision, in which kernels differ from what XLA makes of a
+            # formula: within larger programs they are in `test_in_programs` at once.
+            slow = row.name not in CHECKED or dtype == "float32"
             yield pytest.param(row, dtype, id=f"{dtype}-{row.name}", marks=[pytest.mark.slow] if slow else [])
 
 
