@@ -1,14 +1,14 @@
 """The methods of the deep image prior: the interface of a loss and its variables, and the plain one."""
 
 import abc
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._solution import RESULTS
-from .._types import Key, PyTree, State
+from .._types import Key, Network, PyTree, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ..requirements import Parametric
@@ -40,7 +40,7 @@ class Problem(eqx.Module):
             self.likelihood, self.y, self.regulariser, self.weight, self.network, self.frozen, self.z0, parameters
         )
 
-    def merge(self, weights: dict[str, Array]) -> Any:
+    def merge(self, weights: dict[str, Array]) -> Network:
         """The network with these weights."""
         return self.network.merge({**self.frozen, **weights})
 

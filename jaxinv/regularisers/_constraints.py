@@ -1,13 +1,11 @@
 """Constraints on the entries of an image, whose prox is the projection."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_array, as_factor
-from .._types import State
+from .._types import Scalar, State
 from ..requirements import Requirement, finite
 from ._base import AbstractRegulariser, like
 
@@ -52,7 +50,7 @@ class NonNegative(_AbstractBounds):
         x = _real(x, "NonNegative")
         return jnp.where(jnp.all(x >= 0), 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del step
         return jnp.maximum(_real(x, "NonNegative"), 0)
 
@@ -86,7 +84,7 @@ class Box(_AbstractBounds):
         inside = jnp.all((x >= like(self.low, x)) & (x <= like(self.high, x)))
         return jnp.where(inside, 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del step
         x = _real(x, "Box")
         return jnp.clip(x, like(self.low, x), like(self.high, x))

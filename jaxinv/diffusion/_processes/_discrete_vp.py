@@ -1,13 +1,11 @@
 """The noising process of discrete steps (DDPM), which published networks were trained with."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter
-from ..._types import Checked, Scalar
+from ..._types import ArrayLike, Checked, Scalar
 from ...requirements import Requirement, requirement
 from ._process import AbstractProcess
 
@@ -101,7 +99,7 @@ class DiscreteVP(AbstractProcess):
         n = self.betas.shape[-1]
         return jnp.interp(jnp.asarray(t) * n, jnp.arange(n + 1, dtype=self.betas.dtype), self._log_squares())
 
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         return -0.5 * self._rate(t) * jnp.asarray(x)
 
     def diffusion(self, t: Scalar) -> Array:
