@@ -51,13 +51,13 @@ def parameter_dtype(*parameters: Any) -> Any:
 
 
 def multiply(factor: Array | float, array: Array | np.ndarray) -> Array:
-    """Their product, of which one may be real and the other complex."""
+    """The product of two arrays, of which one may be real and the other complex."""
     with standard_promotion():
         return factor * as_array(array)
 
 
 class NotNumbers(ValueError):
-    """What is no number, nor an array of numbers, came where one is expected.
+    """Raised where a number or an array of numbers is expected and something else was given.
 
     - `value`: what came.
     - `name`: the name of the argument; without one, who knows it raises again (`name_argument`).
@@ -110,7 +110,7 @@ def as_parameter(array: Checked[Scalar | complex | np.generic]) -> Array:
     return array.astype(parameter_dtype(array.dtype))
 
 
-def as_factor(value: Checked[Scalar]) -> Array:
+def as_factor(value: Checked[Scalar | complex]) -> Array:
     """A scalar factor as an array leaf of inexact dtype; a Python number stays weak, and promotes nothing."""
     if isinstance(value, bool | int):
         value = float(value)
@@ -141,7 +141,7 @@ def shapes(struct: Any) -> Any:
     return tuple(shapes(s) for s in struct) if isinstance(struct, tuple) else tuple(struct.shape)
 
 
-def name_of(module: Any) -> str:
+def name_of(module: object) -> str:
     """The name of the class of an operator, prior or network, for error messages."""
     return type(module).__name__
 
@@ -163,7 +163,8 @@ def safe_sqrt(square: Array) -> Array:
 
 
 def nan_unless(ok: Array, dtype: DTypeLike) -> Array:
-    """0 where `ok`, else NaN; no NaN is at hand where all is well, so that `jax_debug_nans` stops only what is not."""
+    """0 where `ok` is true, else NaN. Where it is true no NaN is computed, so `jax_debug_nans` stops at failed problems
+    only."""
     return jnp.sqrt(jnp.where(ok, jnp.zeros((), dtype), -jnp.ones((), dtype)))
 
 
@@ -232,7 +233,7 @@ def check_image_shape(shape: Any) -> tuple[int, int, int]:
     return shape
 
 
-def check_state(x: Any, struct: Any, what: str, operator: Any) -> PyTree[Array]:
+def check_state(x: PyTree, struct: PyTree, what: str, operator: object) -> PyTree[Array]:
     """`x` as arrays that have the shapes of `struct` and an inexact dtype; every operator checks its argument by this.
 
     **Arguments:**

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ._arrays import check_count, safe_sqrt, standard_promotion
+from ._differentiation import Implicit, Unrolled
 from ._loop import any_lane, iterate
 from ._solution import RESULTS
 from ._sums import dot
-from ._types import PyTree
+from ._types import PyTree, Scalar
 from ._workarounds import rounded
 
 # What the next step does: evaluate the residual of the start, iterate, compare the residual with the true one.
@@ -38,7 +39,7 @@ class Solved(NamedTuple):
     aside: PyTree[Array]
     square: Array
     num_steps: Array
-    result: Any
+    result: RESULTS
 
 
 def conjugate_gradients(
@@ -46,12 +47,12 @@ def conjugate_gradients(
     b: PyTree[Array],
     args: PyTree,
     *,
-    rtol: Any,
-    atol: Any = 0.0,
+    rtol: Scalar,
+    atol: Scalar = 0.0,
     max_steps: int,
-    result: Any = RESULTS.successful,
-    differentiate: Any = None,
-    exhausted: Any = RESULTS.max_steps_reached,
+    result: RESULTS = RESULTS.successful,
+    differentiate: Unrolled | Implicit | None = None,
+    exhausted: RESULTS = RESULTS.max_steps_reached,
 ) -> Solved:
     """Solve `product(x, args) = b` from 0, until the residual is below `atol + rtol ||b||`.
 
@@ -75,12 +76,12 @@ def minimise_quadratic(
     aside: PyTree[Array],
     args: PyTree,
     *,
-    rtol: Any,
-    atol: Any = 0.0,
+    rtol: Scalar,
+    atol: Scalar = 0.0,
     max_steps: int,
-    result: Any = RESULTS.successful,
-    differentiate: Any = None,
-    exhausted: Any = RESULTS.max_steps_reached,
+    result: RESULTS = RESULTS.successful,
+    differentiate: Unrolled | Implicit | None = None,
+    exhausted: RESULTS = RESULTS.max_steps_reached,
 ) -> Solved:
     """Minimise `<x, H x> / 2 - <b, x>` from 0, where `b` is not at hand, until the residual is below
     `atol + rtol ||b||`.
@@ -123,7 +124,7 @@ def _solve(
     residual: Callable[[PyTree, Array, PyTree], tuple[PyTree, PyTree]],
     state: _State,
     args: PyTree,
-    rtol: Any,
+    rtol: Scalar,
     atol: Any,
     max_steps: int,
     result: Any,
@@ -205,7 +206,7 @@ def begin(b: PyTree[Array]) -> tuple[tuple[PyTree[Array], PyTree[Array], PyTree[
 @standard_promotion()
 def advance(
     state: tuple[PyTree[Array], ...], image: PyTree[Array], tolerance: Array
-) -> tuple[tuple[PyTree[Array], ...], Array, Any]:
+) -> tuple[tuple[PyTree[Array], ...], Array, RESULTS]:
     """The next state, given the product of the matrix and the direction; whether it is the last; and the code."""
     x, residual, direction, square = state
     curvature = dot(direction, image)

@@ -1,4 +1,5 @@
-"""The identity on the result of a loop that has no derivative in reverse mode, which says so and what to do."""
+"""The identity on the result of a loop without a derivative in reverse mode, which raises an error that says what to
+do."""
 
 from contextvars import ContextVar
 from typing import Any

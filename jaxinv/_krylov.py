@@ -16,7 +16,7 @@ from ._types import PyTree
 class Krylov(eqx.Module):
     """An orthonormal basis of the space of `b, M b, M^2 b, ...`, in which `M` is tridiagonal.
 
-    - `vector`: the next to be multiplied by `M`; 0 once nothing is left.
+    - `vector`: the next vector to be multiplied by `M`; 0 once the space is exhausted.
     - `basis`: those before, `(num_steps, d)`.
     - `diagonal`, `beside`: the two diagonals of `M` in the basis.
     - `size`: the norm of `b`.

@@ -8,7 +8,6 @@ method of the grammar in `_method.py`; `iterate` is the primitive below it, for 
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -18,7 +17,7 @@ from ._differentiation import Implicit, Unrolled
 from ._forward_only import forward_only
 from ._method import AbstractMethod
 from ._solution import RESULTS, reject
-from ._types import Key, PyTree
+from ._types import Key, ProgressMeter, PyTree
 from ._workarounds import all_of
 from .requirements import valid
 
@@ -38,7 +37,7 @@ def run(
     times: Array | None = None,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `method.step` until it says that the problem has finished, at most `max_steps` times.
 
@@ -105,7 +104,7 @@ def iterate(
     max_steps: int,
     differentiate: Unrolled | Implicit | None = None,
     exhausted: RESULTS = RESULTS.max_steps_reached,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
     indicator: Callable[[PyTree], PyTree] = lambda state: state,
 ) -> tuple[PyTree, Array, RESULTS]:
     """Repeat `step` until it says that it has finished, at most `max_steps` times.
@@ -176,8 +175,9 @@ def has_converged(
 ) -> Bool[Array, ""]:
     """Whether objective and iterate both changed by less than `atol + rtol * size`, in root mean square.
 
-    Both: an objective can stand still on a plateau, an iterate can creep. A change of the objective by less than
-    `rounding` counts as none: an objective whose minimum is zero keeps changing by as much as it is.
+    Both are needed: an objective can be constant on a plateau, and an iterate can change slowly without end. A change
+    of the objective by less than `rounding` counts as none: an objective whose minimum is zero keeps changing by as
+    much as it is.
     """
     change = jax.tree.map(jnp.subtract, new, old)
     return stands_still(change, new, new_objective, old_objective, rtol, atol, rounding)

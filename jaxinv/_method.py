@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
 from ._solution import RESULTS
-from ._types import Key, PyTree
+from ._types import Key, PyTree, Stats
 from .requirements import Parametric
 
 Problem = TypeVar("Problem")
@@ -81,8 +81,8 @@ class AbstractMethod(Parametric, Generic[Problem, State]):
         """
 
     @abc.abstractmethod
-    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[PyTree[Array], dict[str, Any]]:
-        """What is made of the last state.
+    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[PyTree[Array], Stats]:
+        """The value and the statistics, from the last state.
 
         **Arguments:**
 

@@ -93,7 +93,7 @@ class BoundMethod(eqx.Module):
 
 
 class Text:
-    """Something that prints as a given text."""
+    """An object that prints as a given text."""
 
     def __init__(self, text: str):
         self.text = text

@@ -27,7 +27,7 @@ ADVICE = (
 
 
 class _Constant:
-    """What a variable inherits from that no call may set."""
+    """The base of variables that no call may set."""
 
     __slots__ = ()
 

@@ -76,7 +76,7 @@ class PyTreeNetwork(eqx.Module):
     rest: Any = eqx.field(static=True)
 
     def bind(self) -> Any:
-        """The network as it came."""
+        """The network, unchanged."""
         treedef, others = self.rest
         arrays = iter(self.arrays)
         return jax.tree.unflatten(treedef, [next(arrays) if other is _ARRAY else other for other in others])
@@ -182,7 +182,7 @@ def check_rngs(rngs: Any) -> None:
 
 
 def latent_shape_of(generator: Any, latent_shape: Checked[Sequence[int] | None], call: str) -> tuple[int, ...]:
-    """The shape of one latent: as given, or as the generator tells it by its `latent_size`.
+    """The shape of one latent: as given, or from the `latent_size` of the generator.
 
     - `call`: the call with a shape, for the error message.
     """

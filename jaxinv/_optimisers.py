@@ -1,4 +1,4 @@
-"""The step of an optimiser of optax, as every verb takes it that lets its user choose one."""
+"""One step of an optimiser of optax, for every verb whose user may choose the optimiser."""
 
 import re
 from collections.abc import Callable
@@ -48,12 +48,12 @@ def init_optimiser(optimiser: optax.GradientTransformation, variables: PyTree[Ar
 
 
 def _finite(leaf: Any) -> Array:
-    # Not of the weak type of a Python number, which the first step would change.
+    # The array is not of the weak type of a Python number, which the first step would change.
     leaf = jnp.asarray(leaf)
     leaf = jax.lax.convert_element_type(leaf, leaf.dtype)
     if leaf.ndim > 0 or not jnp.issubdtype(leaf.dtype, jnp.floating):
         return leaf
-    # A lowest value so far begins as infinity, which loops take for a failure.
+    # Some states begin with infinity for the lowest value so far, which loops would take for a failure.
     limits = jnp.finfo(leaf.dtype)
     return jnp.clip(leaf, limits.min, limits.max)
 

@@ -1,7 +1,7 @@
 """The abstract class of generative priors, which `generative`, `diffusion` and `oracles` implement."""
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 from jaxtyping import Array
@@ -73,7 +73,7 @@ class AbstractGenerativePrior(Module):
         """
 
 
-def check_prior(prior: Any) -> AbstractGenerativePrior:
+def check_prior(prior: object) -> AbstractGenerativePrior:
     """Return `prior`, or raise unless it is a generative prior."""
     if not isinstance(prior, AbstractGenerativePrior):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""A fingerprint of a traced program, by which a checkpoint knows whether a run is the one that wrote it.
+"""A fingerprint of a traced program, by which a checkpoint is matched to its run.
 
 `repr` would say too little of a function (its name, and not what it computes) and too much (its address). The
 fingerprint is that of the jaxpr: every operation, shape and number in it, but no names, and nothing that differs
@@ -136,13 +136,13 @@ class _Digests:
 
 
 def _strong(array: Array) -> Array:
-    # An array that was made of a Python number makes the same run as any other.
+    # A run is the same whether an array was made of a Python number or of another array.
     is_key = jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return array if is_key else jax.lax.convert_element_type(array, array.dtype)
 
 
 def _constant(value: Any) -> Any:
-    """What a function holds, if it can be a constant of the program, or else its kind.
+    """An object that a function refers to, if it can be a constant of the program, or else its kind.
 
     A list of losses or a progress bar is another at every call.
     """
@@ -154,7 +154,7 @@ def _hash(*parts: Any) -> str:
     digest = hashlib.sha256()
     for part in parts:
         part = part.encode() if isinstance(part, str) else part
-        # With the length, so that other parts with the same bytes have another digest.
+        # The length is part of the digest, so that other parts with the same bytes have another one.
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
     return digest.hexdigest()

@@ -35,8 +35,8 @@ class AbstractProximalMap(eqx.Module):
         - `step`: a positive scalar.
         - `state`: as `init` or the call before returned it.
 
-        **Returns:** the minimiser, and the new state. A map that iterates goes on from call to call, and is exact where
-        the descent around it stands still.
+        **Returns:** the minimiser, and the new state. A map that iterates goes on from call to call, and is exact once
+        the surrounding descent has converged.
         """
 
 
@@ -62,8 +62,8 @@ _SQUARED_NORM = 8.0
 class DualVariation(AbstractProximalMap):
     """The proximal map of total variation, by projected gradient steps on its dual, which go on from call to call.
 
-    `kind` is a kind of `TV` that has `project`. The dual does not depend on the step, so where the descent around it
-    stands still, the map is exact.
+    `kind` is a kind of `TV` that has `project`. The dual does not depend on the step, so the map is exact once the
+    surrounding descent has converged.
 
     **Reference:** Loris, Verhoeven, On a generalization of the iterative soft-thresholding algorithm for the case of
     non-separable penalty, 2011; Chambolle, An algorithm for total variation minimization and applications, 2004.

@@ -18,18 +18,19 @@ else:
             return Annotated[Any, kind]
 
 
-# No method of compression in use makes more bytes of one.
+# The largest ratio of any compression in use.
 _MOST_BYTES_OF_ONE = 1100
 
 
 class Refused(ValueError):
-    """What a reader refuses of a file that may be sound: `reading` adds the path, and does not call it corrupt."""
+    """Raised for a file that a reader does not take although it may be sound: `reading` adds the path, and does not
+    call it corrupt."""
 
 
 class reading:
     """A context that turns whatever a library raises at a damaged place of a file into a `ValueError` that names it.
 
-    A library that meets bytes which nobody would write may raise anything: RecursionError, struct.error, KeyError.
+    A library may raise anything for corrupt bytes: RecursionError, struct.error, KeyError.
 
     - `path`: the path of the file.
     - `what`: what the file should be, with its article.

@@ -29,7 +29,7 @@ def table(title: str, header: Row, rows: Iterable[Row], verdict: str) -> str:
     """
     lines = [tuple(header), *map(tuple, rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    # The last column is words, to the left as the first one is.
+    # The last column has words, which are aligned to the left like the first one.
     last = len(header) - 1
     cell = lambda text, i: text.ljust(widths[i]) if i in (0, last) else text.rjust(widths[i])
     body = ["  ".join(cell(text, i) for i, text in enumerate(line)).rstrip() for line in lines]
@@ -37,6 +37,6 @@ def table(title: str, header: Row, rows: Iterable[Row], verdict: str) -> str:
 
 
 def number(value: Any) -> str:
-    """Three digits."""
+    """A number with three digits."""
     value = float(np.asarray(value))
     return f"{value:.3f}" if 0.01 <= abs(value) < 10 or value == 0 else f"{value:.3g}"

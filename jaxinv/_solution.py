@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ._module import Module, Text
-from ._types import PyTree
+from ._types import PyTree, Stats
 
 
 class RESULTS(eqx.Enumeration):
@@ -58,7 +58,7 @@ _NAMES = (
 )
 
 
-def reject(result: Any, good: Array | bool) -> Any:
+def reject(result: RESULTS, good: Array | bool) -> RESULTS:
     """The code of a problem: `invalid_parameter` where its parameters are not good and nothing worse is known.
 
     **Arguments:**
@@ -107,7 +107,7 @@ def or_nan(solution: Any, *enough: RESULTS) -> Array:
     return jnp.where(found, solution.value, jnp.nan)
 
 
-def from_diffrax(result: Any) -> Any:
+def from_diffrax(result: diffrax.RESULTS) -> RESULTS:
     """Translate a diffrax result code."""
     codes = diffrax.RESULTS
     ours = RESULTS.where(result == codes.successful, RESULTS.successful, RESULTS.breakdown)
@@ -140,9 +140,9 @@ class Solution(AbstractOutcome):
     """
 
     value: PyTree[Array]
-    result: Any
-    stats: dict[str, Any]
-    aux: Any = None
+    result: RESULTS
+    stats: Stats
+    aux: PyTree = None
 
     def check(self) -> "Solution":
         """Return this solution if every problem in it succeeded.

@@ -1,4 +1,4 @@
-"""What is no array and no pytree of arrays, but gives such: a data source, or an iterator."""
+"""Objects that yield arrays and are not pytrees of arrays: data sources and iterators."""
 
 import warnings
 from typing import Any
@@ -7,7 +7,7 @@ import jax
 
 
 def is_source(thing: Any) -> bool:
-    """Whether this has items of its own, by index or one after the other, and is no container that JAX knows.
+    """Whether an object has items, by index or one after the other, and is not a container that JAX knows.
 
     A container of JAX (a list, a dict, a module) is a pytree, also if it could be iterated over.
     """
@@ -28,5 +28,5 @@ def is_source(thing: Any) -> bool:
 
 
 def has_items(thing: Any) -> bool:
-    """Whether this has a length, and items by their numbers."""
+    """Whether an object has a length, and items by their numbers."""
     return hasattr(thing, "__len__") and hasattr(thing, "__getitem__")

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeAlias, TypeVar
 
+import diffrax
 import jax
 import numpy as np
 from jaxtyping import Array, Shaped
@@ -22,6 +23,10 @@ Scalar = Array | np.ndarray | float | int
 Struct = PyTree[jax.ShapeDtypeStruct]
 # A Flax network, an equinox network, or any object with the batched calls that the docstring names.
 Network = PyTree
+# Statistics of a run by their names: arrays, or trees of them.
+Stats = dict[str, PyTree]
+# A progress meter, whatever its own state is.
+ProgressMeter: TypeAlias = diffrax.AbstractProgressMeter[Any]
 # A function of a network, entry by entry.
 Activation = Callable[[Array], Array]
 

@@ -1,4 +1,4 @@
-"""What is written in a roundabout way because of XLA or jaxlib, each with its issue and when it goes.
+"""Workarounds for faults of XLA and jaxlib, each with its issue and the version after which it goes.
 
 The convolutions of `_kernels` are a workaround too, of the size of a module: jax-ml/jax#12868.
 """
@@ -12,7 +12,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jaxtyping import Array
 
-# So few flags a conjunction is copied without harm, and compiles faster.
+# A conjunction of so few flags is copied without harm, and compiles faster.
 _FEW = 4
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ._reading import Checked
 
-# So many characters of the name of a file are in that of its temporary file: the file system allows no long ones.
+# The name of the temporary file contains at most so many characters of that of the file, since file systems limit the
+# length.
 _SHOWN = 40
 
 

@@ -1,4 +1,4 @@
-"""Numbers of the measurement that nobody knows: a centre of rotation, a blur width, a gain, the level of the noise."""
+"""The estimation of unknown numbers of a measurement: a centre of rotation, a blur width, a gain, a noise level."""
 
 import abc
 import itertools
@@ -31,7 +31,7 @@ _MOST_POINTS = 1_000_000
 
 
 class AbstractCriterion(Module):
-    """What is smallest for the right parameters: `-log p(y | parameters)`, or an approximation of it."""
+    """A function that is smallest for the right parameters: `-log p(y | parameters)`, or an approximation of it."""
 
     @abc.abstractmethod
     def __call__(self, likelihood: Checked[Likelihood], y: State) -> Array:
@@ -88,7 +88,7 @@ class PenalisedMisfit(AbstractCriterion):
         )
         value = likelihood.negative_log_likelihood(solution.value, y) + self.weight * regulariser(solution.value)
         solved = (solution.result == RESULTS.successful) | (solution.result == RESULTS.max_steps_reached)
-        # Points at which nothing was solved, such as a negative level of the noise, are out of the question.
+        # A point at which nothing could be solved, such as a negative noise level, is never chosen.
         return jnp.where(solved, value, jnp.nan)
 
 
@@ -124,7 +124,7 @@ class Evidence(AbstractCriterion):
 
 @checked()
 def calibrate(
-    build: Checked[Callable[[Any], Likelihood]],
+    build: Checked[Callable[[PyTree], Likelihood]],
     parameters: PyTree,
     y: State,
     *,
@@ -138,8 +138,8 @@ def calibrate(
 
     All points of a grid are evaluated at once, by `jax.vmap`. From the best of them Newton's method goes on with the
     curvature of the criterion at the scale at which it matters: each step fits a parabola to points a quarter of a
-    standard error apart, but not closer than `resolution`. Such differences do not mind the kinks that linear
-    interpolation makes, which a derivative sees and nothing else.
+    standard error apart, but not closer than `resolution`. Such differences average over the kinks of linear
+    interpolation, which would dominate a derivative.
 
     **Arguments:**
 
@@ -260,7 +260,8 @@ def _newton(
     best = jnp.asarray(offsets, centre.dtype)[jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))]
     move = jnp.where(positive & jnp.all(jnp.isfinite(move)), jnp.clip(move, -1, 1), best)
     target = jnp.clip(centre + move * step, first - half, first + half)
-    # A quarter of a standard error: closer, rounding would count, and further, what a parabola leaves out.
+    # The points of the stencil are a quarter of a standard error apart: if they were closer, rounding would dominate;
+    # if farther apart, the terms that a parabola neglects.
     error = jnp.where(positive, 0.25 * jnp.sqrt(jnp.abs(jnp.diagonal(covariance))) * step, step)
     return target, jnp.clip(error, jnp.maximum(least, step / 8), step), here, hessian / step[:, None] / step[None]
 
@@ -275,7 +276,7 @@ def _inverse(hessian: Array) -> tuple[Array, Array]:
     """The inverse of a symmetric matrix, and whether it is positive definite; the identity where it is not."""
     finite = jnp.all(jnp.isfinite(hessian))
     identity = jnp.eye(len(hessian), dtype=hessian.dtype)
-    # A matrix with ones on the diagonal, so that parameters of any unit have equal weight.
+    # The curvature is scaled to ones on the diagonal, so that parameters of any unit have equal weight.
     scale = jnp.sqrt(jnp.maximum(jnp.diagonal(hessian), jnp.finfo(hessian.dtype).tiny))
     scaled = jnp.where(finite, hessian / scale[:, None] / scale[None], identity)
     values, vectors = jnp.linalg.eigh(scaled)

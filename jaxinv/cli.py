@@ -95,7 +95,9 @@ def _add_demo(commands) -> None:
     )
     effort = demo.add_mutually_exclusive_group()
     effort.add_argument(
-        "--quick", action="store_true", help="train for a short time on fewer images, for worse pictures"
+        "--quick",
+        action="store_true",
+        help="train for a shorter time on fewer images; the reconstructions are then worse",
     )
     effort.add_argument(
         "--full", action="store_true", help="train longer, and draw samples in more steps, which takes many minutes"
@@ -209,11 +211,12 @@ def _add_evaluate(commands) -> None:
         "evaluate",
         run=_run_evaluate,
         check=_check_evaluate,
-        help="simulate measurements of held-out images, and see how well a trained prior reconstructs them",
+        help="simulate measurements of held-out images, and measure how well a trained prior reconstructs them",
         description=(
             "This command simulates noisy measurements of images that were not trained on, and reconstructs them in "
-            "the latent space of a trained prior, or, for a score, by samples of the posterior; beside them it shows a "
-            "Gaussian prior of the same training images. It prints the errors, and writes figures, results.json and "
+            "the latent space of a trained prior, or, for a score, by samples of the posterior; for comparison it "
+            "uses a Gaussian prior of the same training images. It prints the errors, and writes figures, "
+            "results.json and "
             "the images or samples as a .npy file."
         ),
     )
@@ -410,7 +413,7 @@ def _add_info(commands) -> None:
         commands,
         "info",
         run=_run_info,
-        help="print the versions, devices and precision that a report of a fault needs",
+        help="print the versions, devices and precision that a bug report needs",
         description="This command prints the versions of jaxinv and its dependencies, the devices, and the precision.",
     )
 

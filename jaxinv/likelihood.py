@@ -87,7 +87,7 @@ class Likelihood(Module):
         return jax.tree.map(lambda leaf: settle(leaf, valid(self)), y)
 
 
-def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
+def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, RESULTS]:
     """Check the measurement, cast to the verb's dtype, and give a code to problems that cannot be solved.
 
     Every verb begins with this function.
@@ -129,7 +129,7 @@ def prepare(likelihood: Likelihood, y: State) -> tuple[Likelihood, State, Any]:
 
 def prepare_parameter(
     value: Scalar, operator: AbstractOperator, result: Any, positive: bool = False, name: str = "weight"
-) -> tuple[Array, Any]:
+) -> tuple[Array, RESULTS]:
     """A scalar parameter in the verb's dtype, and the code: a value out of range becomes 1 and `invalid_parameter`.
 
     **Arguments:**

@@ -1,4 +1,4 @@
-"""What must hold of the numbers of a module, which the module itself states, once.
+"""Requirements of the numbers of a module, which the module itself states, once.
 
 The statement makes a `ValueError` of a number that is known when the module is made. Where the number is traced,
 `valid` reads the same statement, and the problem of a batch whose number is wrong gets the code
@@ -29,7 +29,7 @@ _SHOWN = 8
 
 
 class Requirement(NamedTuple):
-    """What must hold of some numbers. A NaN must not satisfy it.
+    """A condition on some numbers. A NaN must not satisfy it.
 
     - `words`: the requirement in words, such as "`eta` must lie between 0 and 1".
     - `values`: the numbers by name, each an array or a Python number.
@@ -44,8 +44,8 @@ class Requirement(NamedTuple):
     """
 
     words: str
-    values: dict[str, Any]
-    holds: Callable[..., Any]
+    values: dict[str, PyTree]
+    holds: Callable[..., PyTree]
 
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 else:
 
     class _Naming(type(eqx.Module)):
-        """The class of the classes of modules: what is no number is refused by the name of its argument."""
+        """The metaclass of modules: an argument that is not a number is refused by its name."""
 
         def __call__(cls, *args, **kwargs):
             try:
@@ -100,7 +100,7 @@ class Parametric(_Base):
     """
 
     def requirements(self) -> tuple[Requirement, ...]:
-        """What must hold of the numbers of this module. The default requires nothing.
+        """The requirements of the numbers of this module. The default is none.
 
         A number that is known when the module is made, and that does not satisfy its requirement, raises a
         `ValueError`. Where the number is traced, inside `jax.jit` or as one of many in `jax.vmap`, the solution of that
@@ -116,7 +116,7 @@ class Parametric(_Base):
         check(type(self).__name__, self.requirements())
 
 
-def requirement(words: str, value: PyTree, holds: Callable[[Any], Any]) -> Requirement:
+def requirement(words: str, value: PyTree, holds: Callable[[PyTree], PyTree]) -> Requirement:
     """A requirement that every entry of an array must satisfy.
 
     **Arguments:**

@@ -1,4 +1,5 @@
-"""What the parsers of all commands share: the kinds of values, and how a command is made. Nothing here is heavy."""
+"""What the parsers of all commands share: the kinds of values, and how a command is made. This file imports no heavy
+library."""
 
 import argparse
 import math

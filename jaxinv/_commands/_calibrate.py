@@ -12,7 +12,7 @@ from ..likelihood import Likelihood
 from ._operator import Own, noise_level, sinogram
 from ._spec import Choice, Fitted, Spec
 
-# The search begins with a detector of at most so many bins, and ends with one of at most so many.
+# The search begins with a detector of at most `_COARSE` bins, and ends with one of at most `_FINE`.
 _COARSE, _FINE = 64, 256
 # Pixels of two bins, and parabolas of at least half a bin: see `calibration.calibrate`.
 _PIXEL, _RESOLUTION = 2, 0.5
@@ -52,7 +52,7 @@ def _search(
 ) -> tuple[float, float, bool]:
     """The offset in bins, its standard error, and whether there is a minimum, with `factor` bins joined to one."""
     count = values.shape[1] // factor
-    # Columns that do not fill a bin are left out on the right, so the middle of the detector moves to the left.
+    # Columns that do not fill a bin are dropped on the right, so the middle of the detector moves to the left.
     moved = (values.shape[1] - count * factor) / 2
     joined = values[:, : count * factor].reshape(len(values), count, factor).mean(2)
     y = jnp.asarray(joined[..., None])

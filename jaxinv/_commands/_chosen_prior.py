@@ -1,4 +1,5 @@
-"""The prior that the user names: its name on the command line, and what its file says of it. Nothing here needs JAX."""
+"""The prior that the user names: its name on the command line, and what its file says of it. This file does not import
+JAX."""
 
 import json
 import struct

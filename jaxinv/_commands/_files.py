@@ -1,10 +1,36 @@
-"""The output files of a command, and its scratch files in a separate folder."""
+"""The output files of a command, and its scratch files in a separate folder. This file does not import JAX."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from .. import io
+from .._formats import suffix_of
+from .._writing import check_writable
+
+IMAGES = (".npy", ".tif", ".tiff", ".nii", ".nii.gz", ".h5", ".png")
+MEASUREMENTS = (".npy", ".npz", ".h5", ".tif", ".tiff")
+
+
+def outputs_of(output: Path, *, deviation: bool, samples: bool) -> dict[str, Path]:
+    """All files of a reconstruction, beside the image itself: `NAME_std`, `NAME_samples.npy` and `NAME_figure.png`."""
+    suffix = suffix_of(output)
+    stem = output.name[: -len(suffix)]
+    named = {"image": output, "figure": output.with_name(f"{stem}_figure.png")}
+    if deviation:
+        named["deviation"] = output.with_name(f"{stem}_std{suffix}")
+    if samples:
+        named["samples"] = output.with_name(f"{stem}_samples.npy")
+    return named
+
+
+def check_output(output: Path, formats: tuple[str, ...], inputs: Iterable[str | Path | None]) -> None:
+    """Raise unless all files of a reconstruction can be written, in one of these formats, and none is an input.
+
+    **Raises:** `ValueError` that names the file.
+    """
+    if suffix_of(output) not in formats:
+        raise ValueError(f"--output {output}: the name should end in one of {', '.join(formats)}.")
+    check_outputs(outputs_of(output, deviation=True, samples=True).values(), inputs)
 
 
 def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) -> None:
@@ -13,10 +39,12 @@ def check_outputs(outputs: Iterable[Path], inputs: Iterable[str | Path | None]) 
     **Raises:** `ValueError` that names the file.
     """
     read = {Path(path).resolve() for path in inputs if path is not None}
+    folders = [path for path in read if path.is_dir()]
     for path in outputs:
-        if path.resolve() in read:
+        is_in_folder = path.exists() and any(folder in path.resolve().parents for folder in folders)
+        if path.resolve() in read or is_in_folder:
             raise ValueError(f"--output would overwrite {path}, which is read; choose another name.")
-        io.check_writable(path)
+        check_writable(path)
 
 
 def scratch_file(output: Path) -> Path:

@@ -41,7 +41,7 @@ class Own(NamedTuple):
 
 
 def measured(spec: Spec, choice: Choice, fitted: Fitted) -> Own:
-    """Read the measurement that `fit` has found to fit, and make its operator."""
+    """Read the measurement that `fit` accepted, and make its operator."""
     if spec.kind in SCANS:
         return _scan(spec, choice, fitted)
     found = io.read(choice.file, dataset=choice.dataset, select=fitted.select)
@@ -90,7 +90,7 @@ def make(spec: Spec, domain: Shape) -> Any:
 
 
 def tomograph(spec: Spec, domain: Shape, angles: np.ndarray, bins: int, spacing: float = 1.0) -> Any:
-    """The scan of an image as wide as what the detector sees at every angle; lengths are in `spacing`, or in bins."""
+    """The scan of an image as wide as the field of view that all angles share; lengths are in `spacing`, or in bins."""
     geometry: dict[str, Any] = {
         "num_detectors": bins,
         "detector_spacing": spacing,
@@ -123,7 +123,7 @@ def sinogram(spec: Spec, choice: Choice, fitted: Fitted) -> tuple[np.ndarray, np
 
 
 def _frames(path: Path, found: io.Measurement, select: dict[str, int]) -> np.ndarray:
-    """Flat or dark frames of a file of their own, of the slice that is reconstructed."""
+    """Flat or dark frames, from a separate file, for the slice that is reconstructed."""
     frames = np.asarray(io.read(path).values)
     if not select or found.values.ndim != 3:
         return frames

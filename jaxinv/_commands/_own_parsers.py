@@ -9,7 +9,7 @@ _OPERATORS = (
     "the operator: identity (denoise), mask:FILE (white where the picture is known), blur:WIDTH (a Gaussian of this "
     "standard deviation in pixels) or blur:KERNEL, downsample:FACTOR (enlarge), parallel:START:STOP or "
     "fan:SOURCE:DETECTOR:START:STOP (a scan; angles in degrees, distances from the axis in detector bins; the angles "
-    "may be in the file), fourier:MASK (k-space), matrix:FILE, or a .toml file that says all this by name"
+    "may be in the file), fourier:MASK (k-space), matrix:FILE, or a .toml file that describes all this by name"
 )
 
 
@@ -20,7 +20,7 @@ def add_reconstruct(commands) -> None:
         "reconstruct",
         run=_run_reconstruct,
         check=_check_reconstruct,
-        help="make a picture of your own measurement, with any operator and any prior, and with error bars",
+        help="reconstruct an image from your own measurement, with any operator and any prior, and with error bars",
         description=(
             "This command reads a measurement (a picture, a TIFF stack, DICOM, NIfTI, HDF5, MATLAB, NumPy, Zarr or a "
             "folder of slices), and reconstructs the image that it is a measurement of. It writes the image and a "
@@ -29,9 +29,7 @@ def add_reconstruct(commands) -> None:
         ),
     )
     command.add_argument("file", type=Path, metavar="MEASUREMENT", help="the file, or the folder of slices")
-    command.add_argument(
-        "--operator", metavar="SPEC", help=_OPERATORS + " (default: parallel, if the file says its angles)"
-    )
+    command.add_argument("--operator", metavar="SPEC", help=_OPERATORS + " (default: parallel, if the file has angles)")
     command.add_argument(
         "--prior",
         metavar="PRIOR",
@@ -44,8 +42,8 @@ def add_reconstruct(commands) -> None:
         "--noise",
         dest="level",
         type=above_zero,
-        help="the standard deviation of the noise, in the unit of the measurement, where 8-bit and 16-bit values lie "
-        "in [0, 1], and of line integrals for a scan (default: estimated from the finest differences)",
+        help="the standard deviation of the noise, in the unit of the measurement (8-bit and 16-bit values are "
+        "scaled to [0, 1]), or of the line integrals of a scan (default: estimated from the finest differences)",
     )
     command.add_argument(
         "--weight", type=not_negative, help="the weight of tv or tikhonov (default: chosen by the noise)"
@@ -54,29 +52,37 @@ def add_reconstruct(commands) -> None:
         "--samples",
         type=positive,
         default=argparse.SUPPRESS,
-        help="how many samples of the posterior to draw and to write, for gaussian and for a trained score, whose mean "
-        "and standard deviation are those of the samples (default: 8 for a score)",
+        help="the number of samples of the posterior to draw and to write, for gaussian and for a trained score; the "
+        "image and the deviation of a score are the mean and the standard deviation of the samples (default: 8 for a "
+        "score)",
     )
     command.add_argument("--dataset", metavar="NAME", help="the name of the array, in a file that holds several")
     command.add_argument(
         "--slice",
         type=_index,
-        help="the slice of a stack, from 0; of projections, the row of the detector (default: the middle one)",
+        help="the slice of a stack, from 0; for projections, the row of the detector (default: the middle one)",
     )
     _add_scan(command)
-    command.add_argument("--flat", type=Path, help="frames without the object, by which counts become line integrals")
-    command.add_argument("--dark", type=Path, help="frames with the beam off")
+    command.add_argument(
+        "--flat",
+        type=Path,
+        help="a file of frames without the object, with which counts are converted to line integrals",
+    )
+    command.add_argument("--dark", type=Path, help="a file of frames with the beam off")
     command.add_argument(
         "--white",
         type=above_zero,
         default=1.0,
-        help="the value of the image for which a trained prior has 1, such as the brightest of a scan",
+        help="the value of the image that corresponds to 1 in the images of a trained prior, such as the largest "
+        "value of a scan",
     )
     command.add_argument(
         "--restarts", type=positive, default=8, help="for priors with latent variables, the number of starts"
     )
     command.add_argument(
-        "--steps", type=positive, help="for dip, the most steps of the optimiser (default: 2500, and 2000 for scans)"
+        "--steps",
+        type=positive,
+        help="for dip, the largest number of steps of the optimiser (default: 2500, and 2000 for scans)",
     )
     command.add_argument("--reference", type=Path, help="the true image, to print the PSNR")
     command.add_argument("--seed", type=seed, default=0, help="the seed of all random numbers")
@@ -84,8 +90,8 @@ def add_reconstruct(commands) -> None:
         "--output",
         type=Path,
         default=Path("reconstruction.npy"),
-        help="the image to write: .npy, .tif, .nii, .nii.gz, .h5 or .png; beside it go NAME_figure.png, and NAME_std "
-        "and NAME_samples.npy if there are any",
+        help="the image to write: .npy, .tif, .nii, .nii.gz, .h5 or .png; the command also writes NAME_figure.png, "
+        "and NAME_std and NAME_samples.npy if the prior has them",
     )
     # These options belonged to this command before it took measurements of the user.
     for name in ("--task", "--data", "--images"):
@@ -105,7 +111,9 @@ def add_simulate(commands) -> None:
             "a .toml file that describes the operator, for `jaxinv reconstruct`."
         ),
     )
-    command.add_argument("file", type=Path, metavar="PICTURE", help="the picture, of any format that is read")
+    command.add_argument(
+        "file", type=Path, metavar="PICTURE", help="the picture, in any format that `jaxinv reconstruct` reads"
+    )
     command.add_argument(
         "--operator",
         metavar="SPEC",
@@ -139,9 +147,9 @@ def add_calibrate(commands) -> None:
         check=_check_calibrate,
         help="find the centre of rotation of a scan of your own",
         description=(
-            "This command finds how far the middle of the detector is from the axis of rotation, for a scan with "
-            "parallel rays, by how well any image explains the measurement. It prints the offset, in detector bins, "
-            "for `jaxinv reconstruct`, and its standard error."
+            "This command estimates the distance of the middle of the detector from the axis of rotation, for a scan "
+            "with parallel rays: the one for which an image explains the measurement best. It prints this offset in "
+            "detector bins, as `jaxinv reconstruct` takes it, and its standard error."
         ),
     )
     command.add_argument("file", type=Path, metavar="MEASUREMENT", help="the file, or the folder of projections")
@@ -151,7 +159,9 @@ def add_calibrate(commands) -> None:
         help="parallel:START:STOP, the range of angles in degrees, or a .toml file (default: the angles in the file)",
     )
     command.add_argument(
-        "--width", type=above_zero, help="how far to search, in bins (default: a tenth of the detector)"
+        "--width",
+        type=above_zero,
+        help="the largest distance from the first guess to search, in bins (default: a tenth of the detector)",
     )
     command.add_argument("--offset", type=number, help="the first guess, in bins (default: 0)")
     command.add_argument("--every", type=positive, metavar="N", help="use every N-th angle")
@@ -187,7 +197,7 @@ def _add_scan(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--offset",
         type=number,
-        help="for a scan, the middle of the detector from the axis of rotation, in detector bins",
+        help="for a scan, the distance of the middle of the detector from the axis of rotation, in detector bins",
     )
     command.add_argument("--every", type=positive, metavar="N", help="for a scan, use every N-th angle")
     command.add_argument(
@@ -207,7 +217,7 @@ def _check_reconstruct(options: argparse.Namespace) -> None:
             "command did before. `jaxinv reconstruct` takes your own measurement, and the prior by --prior."
         )
     from . import _chosen_prior
-    from ._own_files import IMAGES, check_output
+    from ._files import IMAGES, check_output
     from ._spec import Choice, files_of, fit, parse, with_options
 
     for path in (options.file, options.flat, options.dark, options.reference):
@@ -259,7 +269,7 @@ def _run_reconstruct(options: argparse.Namespace) -> None:
 
 def _check_simulate(options: argparse.Namespace) -> None:
     from .._formats import peek
-    from ._own_files import MEASUREMENTS, check_output
+    from ._files import MEASUREMENTS, check_output
     from ._spec import SCANS, Choice, degrees, files_of, fit, parse
 
     if not options.file.exists():

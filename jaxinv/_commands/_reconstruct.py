@@ -10,8 +10,8 @@ import numpy as np
 
 from .. import io, metrics, noise as noises, plotting
 from ..likelihood import Likelihood
+from ._files import outputs_of
 from ._operator import Own, measured, noise_level
-from ._own_files import outputs_of
 from ._solvers import SOLVERS, Found, Settings
 from ._spec import Choice, Fitted, Spec
 

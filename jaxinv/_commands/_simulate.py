@@ -15,7 +15,7 @@ from ..likelihood import Likelihood
 from ._operator import make, tomograph
 from ._spec import SCANS, Choice, Fitted, Spec, degrees
 
-# The number of angles, if the user does not say it.
+# The default number of angles.
 _ANGLES = 180
 
 

@@ -24,7 +24,8 @@ from ._operator import Own
 from ._progress import Bar
 from ._user_file import Scale, brightest, scale_of
 
-# The search for a weight starts where the prior balances the noise, and goes so many times up or down by this factor.
+# The search for a weight starts where the prior balances the noise, and takes this many steps up and down, each by this
+# factor.
 _FACTOR, _MOST_TRIALS, _HALVINGS = 4.0, 8, 3
 
 

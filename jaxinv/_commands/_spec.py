@@ -1,4 +1,4 @@
-"""What the user says of an operator, on the command line or in a TOML file, and whether it fits the file measured.
+"""The description of an operator, on the command line or in a TOML file, and the check that it fits the measured file.
 
 Nothing here needs JAX, and only headers of files are read, so that a wrong argument is said at once.
 """
@@ -29,11 +29,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 SCANS = ("parallel", "fan")
 _NUMBERS = ("width", "source", "detector", "offset")
 _COUNTS = ("factor", "every", "size")
-# Without --size no image of a scan has more pixels on a side.
+# Without `--size` the image of a scan has at most so many pixels on a side.
 _SIZE = 256
-# No length in pixels is larger, and no number of angles, of pixels on a side, or factor; nor has an image more pixels.
+# The largest length in pixels, the largest number of angles, of pixels on a side and factor, and the most pixels.
 _LARGEST, _MOST, _MOST_PIXELS = 1e9, 100_000, 2**27
-# A blur of this many deviations to each side leaves out .3 % of its light.
+# A kernel that reaches so many deviations to each side holds 99.7 % of the blur.
 _REACH = 3.0
 
 

@@ -1,4 +1,4 @@
-"""The reader of DICOM, through pydicom. Nothing of the patient is kept."""
+"""The reader of DICOM, through pydicom. It keeps no data of the patient."""
 
 import math
 import warnings
@@ -21,7 +21,7 @@ def read_dicom(path: Path, request: Request) -> Measurement:
         from pydicom.filereader import read_file_meta_info
         from pydicom.pixels.processing import apply_modality_lut
 
-    # A warning of a value that breaks the standard is no fault of the pixels; those are checked here.
+    # pydicom warns of values that break the standard. They are no fault of the pixels, which are checked here.
     with reading(path, "a DICOM file"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         size = path.stat().st_size

@@ -10,7 +10,7 @@ from .._reading import Refused
 from ._measurement import Measurement
 from ._request import Index, Request, image_axes
 
-# The names that people give to such arrays, the first of which that is there is taken.
+# The usual names of such arrays; the reader takes the first one that exists.
 _DATA = ("data", "values", "sinogram", "projections", "y", "image", "images", "x", "volume", "arr_0")
 _FLAT = ("flat", "flats", "white", "data_white", "flat_field")
 _DARK = ("dark", "darks", "data_dark", "dark_field")
@@ -36,7 +36,7 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Roles:
-    """Which entries are what. `radians`: the unit of the angles; `None` to tell it by their size."""
+    """The entries by their roles. `radians` says whether the angles are in radians; with `None` their size decides."""
 
     data: str
     flat: str | None = None
@@ -69,7 +69,7 @@ def roles_of(entries: Mapping[str, Entry], request: Request) -> Roles:
 
 
 def measured_from(entries: Mapping[str, Entry], roles: Roles, request: Request, **known: Any) -> Measurement:
-    """The measurement of which the entries play these roles.
+    """The measurement whose parts are the entries with these roles.
 
     Entries of angles that do not fit the data play no role, and with `request.headers` their values are not read.
     """

@@ -35,7 +35,7 @@ def read_folder(
         files = _in_place(files)
     shape = (len(files), *first.values.shape)
     axes = ("slice", *first.axes)
-    # Each file is found plausible when it is read; here only the whole counts.
+    # The size of each file is checked when it is read; this check is of the sum alone.
     whole = request._replace(max_bytes=request.max_bytes or MOST)
     within = {name: k for name, k in request.select.items() if name != "slice"}
     values: list[Measurement] = []

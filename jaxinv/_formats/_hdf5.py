@@ -12,16 +12,16 @@ from ._measurement import Measurement
 from ._request import Request
 
 _EXCHANGE = "exchange/"
-# A file with more data sets is looked into no further.
+# The reader lists at most so many data sets of a file.
 _MOST_SETS = 2000
 _MILLIMETRES = {"m": 1e3, "metre": 1e3, "meter": 1e3, "cm": 10.0, "mm": 1.0, "um": 1e-3, "µm": 1e-3, "nm": 1e-6}
-# Where the two layouts keep the size of a pixel of the detector.
+# The paths at which the two layouts store the size of a detector pixel.
 _PIXELS = (
     "measurement/instrument/detector/pixel_size_x",
     "measurement/instrument/detector/actual_pixel_size_x",
     "instrument/detector/x_pixel_size",
 )
-# NeXus says of each frame whether it shows the object, or is a flat or a dark one.
+# NeXus has a number for each frame: it shows the object, or is a flat or a dark one.
 _OBJECT, _FLAT, _DARK = 0, 1, 2
 
 
@@ -43,7 +43,7 @@ def read_hdf5(path: Path, request: Request, *, matlab: bool = False) -> Measurem
         keys = next((name for name in sets if name.rpartition("/")[2] == "image_key"), None)
         if request.dataset is None and keys is not None:
             return _spaced(_nexus(entries, sets, keys, request), spacing)
-        # Elsewhere only data sets of one group, or in the root, belong together by their names.
+        # In other layouts, data sets belong together by their names only if they are in one group, or in the root.
         chosen = roles_of(entries, request)
         return measured_from(entries, _unit(chosen, sets), request, format="HDF5")
 

@@ -24,7 +24,7 @@ _CLASSES = {
 
 
 def read_matlab(path: Path, request: Request) -> Measurement:
-    """The arrays of numbers in a .mat file; structures, cells, text and functions are not looked into."""
+    """The arrays of numbers in a .mat file; structures, cells, text and functions are not read."""
     with reading(path, "a MATLAB file"):
         with path.open("rb") as file:
             is_hdf5 = file.read(520)[512:] == b"\x89HDF\r\n\x1a\n"
@@ -95,7 +95,7 @@ def check_elements(raw: bytes, most: int) -> None:
 
 
 def _unpacked(packed: bytes, room: int) -> int:
-    """The number of bytes of a compressed variable, all of which are checked, and of which few are held at once."""
+    """The number of bytes of a compressed variable, which is unpacked and checked piece by piece."""
     stream, count = zlib.decompressobj(), 0
     while not stream.eof:
         piece = stream.decompress(packed, 1 << 20)

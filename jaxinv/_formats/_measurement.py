@@ -1,16 +1,17 @@
-"""What a file of the user holds: an array, and what the file says of it."""
+"""The contents of a file of measurements or images: an array, its units and its geometry."""
 
 import dataclasses
 
 import numpy as np
 
-# Differences below half a count are noise. Of counts that were made floating ones, so small a share of the flat field.
+# Differences below half a count are noise, and so are differences below this share of the flat field, if the counts
+# were converted to floating-point numbers.
 _HALF_A_COUNT, _SMALLEST_SHARE = 0.5, 0.5 / 65535
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Measurement:
-    """An array from a file, with its physical units and what geometry the file knows; `io.read` makes one.
+    """An array from a file, with its physical units and the geometry that the file holds; `io.read` makes one.
 
     What a file does not say is `None`: nothing is guessed.
 

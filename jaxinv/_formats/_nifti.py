@@ -15,7 +15,7 @@ _NAMES = ("column", "row", "slice", "time")
 
 
 def read_nifti(path: Path, request: Request) -> Measurement:
-    """The array of a .nii or .nii.gz file, with the axes turned round: (time,) slice, row, column."""
+    """The array of a .nii or .nii.gz file, with its axes reversed: (time,) slice, row, column."""
     with needing("nibabel", "Reading a NIfTI file"):
         import nibabel
 

@@ -1,4 +1,4 @@
-"""The readers of what `numpy.save` and `numpy.savez` write; nothing pickled is read."""
+"""The readers of the files that `numpy.save` and `numpy.savez` write; pickled objects are refused."""
 
 import zipfile
 from pathlib import Path
@@ -11,7 +11,7 @@ from ._entries import Entry, measured_from, roles_of
 from ._measurement import Measurement
 from ._request import Index, Request, image_axes
 
-# An archive of more arrays is none of a measurement.
+# An archive of more arrays than this is not a measurement.
 _MOST_MEMBERS = 10_000
 
 

@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112
 
 
 def read_picture(path: Path, request: Request) -> Measurement:
-    """A picture as its author saw it: palettes become colours, and EXIF's orientation is applied."""
+    """A picture as a viewer shows it: palettes become colours, and EXIF's orientation is applied."""
     with needing("pillow", "Reading a PNG or JPEG"):
         from PIL import Image, ImageOps
 
@@ -38,7 +38,7 @@ def read_picture(path: Path, request: Request) -> Measurement:
 
             def load(index):
                 turned = ImageOps.exif_transpose(file)
-                # Pillow wants the transparency of a palette as a channel, before it is dropped.
+                # Pillow needs the transparency of a palette as a channel before it can be dropped.
                 turned = turned.convert("RGBA") if turned.mode in ("P", "PA") else turned
                 return np.asarray(turned if deep else turned.convert(mode)).astype(dtype)[index]
 

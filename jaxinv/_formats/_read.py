@@ -73,7 +73,7 @@ def read(
     - `select`: one entry of some axes, such as `{"slice": 12}`: only it is read, where the format allows, and the axis
       keeps one entry.
     - `max_bytes`: the most memory that the array may take; by default 8 GiB, and 1100 times the size of the file, the
-      most that compression in use makes of it.
+      largest ratio of the compression methods in use.
 
     **Returns:** a `Measurement`.
 

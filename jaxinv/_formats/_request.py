@@ -1,4 +1,4 @@
-"""What is wanted of a file, and the one place where memory is taken for it."""
+"""The requested part of a file, and the only function that allocates memory for it."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,12 +10,12 @@ from numpy.typing import DTypeLike
 from .._reading import Refused, check_unpacked
 
 Index = tuple[slice, ...]
-# Unless the caller says otherwise, no array has more bytes.
+# The default limit of the size of an array, in bytes.
 MOST = 2**33
 
 
 class Request(NamedTuple):
-    """What is wanted of a file.
+    """The requested part of a file.
 
     - `dataset`: the name of an array, in a file that holds several.
     - `select`: for some axes, the one entry that is wanted.
@@ -37,7 +37,7 @@ class Request(NamedTuple):
         load: Callable[[Index], Any],
         copies: int = 1,
     ) -> np.ndarray:
-        """The selected values of an array that a file describes, once its size has been found plausible.
+        """The selected values of an array that a file describes, after a check that its size is plausible.
 
         - `shape`, `dtype`, `axes`: what the header says.
         - `stored`: the number of bytes in the file.

@@ -55,7 +55,7 @@ def _load(path: Path, file: Any, series: Any, index: Index) -> Any:
         return np.array(np.memmap(path, dtype, "r", series.dataoffset, series.shape)[index])
     pages = series.pages
     leading = len(series.shape) - len(series.keyframe.shape)
-    # One page at a time, where a part of each is wanted.
+    # Pages are read one at a time where a part of each is needed.
     if leading < 1 or math.prod(series.shape[:leading]) != len(pages):
         return series.asarray()[index]
     ranges = [range(n)[part] for n, part in zip(series.shape[:leading], index, strict=False)]
@@ -65,7 +65,8 @@ def _load(path: Path, file: Any, series: Any, index: Index) -> Any:
 
 
 def _spacing(file: Any, series: Any, axes: tuple[str, ...]) -> tuple[float | None, ...] | None:
-    """The size of a pixel in mm, where the file gives it in a unit of length other than the inch of printers."""
+    """The size of a pixel in mm, where the file gives it in a unit of length; inches, which printers use, do not
+    count."""
     sizes: dict[str, float] = {}
     page = series.keyframe
     across, down = (_resolution(page, name) for name in ("XResolution", "YResolution"))

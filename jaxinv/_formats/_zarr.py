@@ -12,7 +12,7 @@ from ._measurement import Measurement
 from ._request import Request
 
 _MARKS = (".zarray", "zarr.json", ".zgroup")
-# The metadata of an array are a page, and a group of more members is none of a measurement.
+# The metadata of an array fill about a page, and a group with more members than this is not a measurement.
 _LARGEST_METADATA, _MOST_MEMBERS, _MOST_FILES = 2**20, 1000, 10**6
 
 

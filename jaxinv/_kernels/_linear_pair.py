@@ -139,7 +139,8 @@ def _batch(operands: Any, axes: Any, *, pair: _Pair) -> tuple[list[Array], list[
     front = [o if axis is None else jnp.moveaxis(o, axis, 0) for o, axis in zip(operands, axes, strict=True)]
     state, arrays = pair.split(front)
     state_axes, array_axes = pair.split(axes)
-    # The state of every problem, also where they have it in common: the transpose then adds up over the problems.
+    # The state has the axis of the problems even where all of them share it: the transpose then adds up over the
+    # problems.
     state = [
         jnp.broadcast_to(s, (size, *s.shape)) if axis is None else s for s, axis in zip(state, state_axes, strict=True)
     ]

@@ -85,7 +85,7 @@ ad.defbilinear(_primitive, _transpose_matrix, _transpose_rows)
 def _batch(operands: Any, axes: Any, *, transposed: bool) -> tuple[Array, int]:
     (matrix, rows), (matrix_axis, rows_axis) = operands, axes
     if matrix_axis is None:
-        # More vectors for the same matrix.
+        # The matrix multiplies more vectors.
         rows = jnp.moveaxis(rows, rows_axis, 1)
         product = _bind(matrix, rows.reshape(len(rows), -1, rows.shape[3]), transposed)
         return product.reshape(*rows.shape[:3], -1), 1

@@ -24,7 +24,7 @@ Solve = Callable[..., Solution]
 
 
 class AbstractCriterion(Parametric):
-    """What tells how good a weight is, without the true image."""
+    """A measure of the quality of a weight, without the true image."""
 
     @property
     def is_random(self) -> bool:
@@ -197,7 +197,8 @@ class GCV(_AbstractDegrees):
 
 
 class HeldOutMeasurements(AbstractCriterion):
-    """The weight that predicts best what it has not seen: a random part of the measured entries is kept from the solve.
+    """The weight whose image predicts held-out measurements best: a random part of the entries, which the solve does
+    not use.
 
     The score is `||W (y - A x)||^2` over these entries, over their number: about 1 plus the error of the prediction. It
     needs no noise level, and suits operators whose measurements explain each other, such as projectors. The image of
@@ -296,7 +297,7 @@ def choose_weight(
         )
     weights = weights.astype(domain_dtype(likelihood.operator))
     used: Any = key  # `None` for a criterion that draws nothing
-    # A criterion may solve with what `prepare` made of the problem, which is sound whatever the problem was.
+    # A criterion may have solved the problem as `prepare` repaired it, so the code is that of the given problem.
     _, _, prepared = prepare(likelihood, y)
 
     def solved(likelihood: Likelihood, y: State, *, weight: Array) -> Solution:

@@ -12,7 +12,7 @@ from .._arrays import check_count, is_complex
 from .._jit import verb
 from .._method import AbstractMethod
 from .._solution import RESULTS, Solution
-from .._types import Key, PyTree, Scalar, State
+from .._types import Key, PyTree, Scalar, State, Stats
 from ..likelihood import Likelihood, domain_dtype, prepare
 from ..noise import Poisson
 from ..operators import AbstractLinearOperator
@@ -115,7 +115,7 @@ def _maximise(
         method.init(problem, key=None),
         result=result,
         max_steps=check_count(max_steps, "max_steps") + subsets,
-        # Ordered subsets stand still nowhere: all steps is what was asked for.
+        # Ordered subsets do not converge to a point, so a run that takes all its steps is successful.
         exhausted=RESULTS.max_steps_reached if subsets == 1 else RESULTS.successful,
     )
     x, stats = method.finish(problem, state, key=None)
@@ -137,7 +137,7 @@ class CountingProblem(eqx.Module):
     rtol: Array
     atol: Array
 
-    def part(self, index: Array, subsets: int) -> tuple[Any, Any]:
+    def part(self, index: Array, subsets: int) -> tuple[Any, tuple[State, State, State, State]]:
         """The operator of a subset, and its data, gain, background and weights; the whole where there is one subset."""
         operator: Any = self.likelihood.operator
         arrays = (self.y, self.gain, self.background, self.measured)
@@ -147,13 +147,13 @@ class CountingProblem(eqx.Module):
         indices = index % subsets + subsets * jnp.arange(-(-number // subsets))
         chosen = jnp.clip(indices, 0, number - 1)
         y, gain, background, measured = (array[chosen] for array in arrays)
-        # The last subsets may have a row less.
+        # The last subsets may have one row fewer.
         exists = (indices < number).astype(measured.dtype).reshape(-1, *[1] * (measured.ndim - 1))
         return operator.rows(indices), (y, gain, background, measured * exists)
 
 
 class CountingState(NamedTuple):
-    """What a step remembers.
+    """The state of the iteration.
 
     - `image`, `prediction`: the image, and what the subset of the next step measures of it.
     - `sensitivity`: `A* g` of each subset, which the first steps find.
@@ -177,7 +177,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
 
     def prepare(
         self, likelihood: Likelihood, y: State, name: str, rtol: Scalar, atol: Scalar
-    ) -> tuple[CountingProblem, Any]:
+    ) -> tuple[CountingProblem, RESULTS]:
         prepared, data, result = prepare(likelihood, y)
         operator, noise = prepared.operator, prepared.noise
         if not isinstance(operator, AbstractLinearOperator) or not isinstance(noise, Poisson):
@@ -209,7 +209,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
 
     def step(
         self, problem: CountingProblem, state: CountingState, index: Array, /, *, key: Key | None = None
-    ) -> tuple[CountingState, Array, Any]:
+    ) -> tuple[CountingState, Array, RESULTS]:
         finding, first = index < self.subsets, index == self.subsets
         operator, (y, gain, background, measured) = problem.part(index, self.subsets)
         # The steps begin at the constant image that explains as many counts as there are.
@@ -224,7 +224,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
         sensitivity = state.sensitivity.at[place].set(jnp.where(finding, back, state.sensitivity[place]))
         own = sensitivity[place]
         moved = jnp.where(own > 0, scale * state.image * back / jnp.where(own > 0, own, 1), 0)
-        # A pixel that this subset does not see stays as it is, but where none sees it.
+        # A pixel that no ray of this subset crosses stays unchanged; one that no ray of any subset crosses becomes 0.
         seen = jnp.any(sensitivity > 0, axis=0)
         moved = jnp.where((own > 0) | ~seen, moved, scale * state.image)
         new = jnp.where(finding, 1, moved)
@@ -242,7 +242,7 @@ class ExpectationMaximisation(AbstractMethod[CountingProblem, CountingState]):
 
     def finish(
         self, problem: CountingProblem, state: CountingState, /, *, key: Key | None = None
-    ) -> tuple[Array, dict[str, Any]]:
+    ) -> tuple[Array, Stats]:
         likelihood = problem.likelihood
         prediction = state.prediction if self.subsets == 1 else likelihood.operator(state.image)
         measured = likelihood.operator.measured

@@ -63,13 +63,13 @@ _SAME = 1e-5
 def fbp(operator: Checked[AbstractOperator], y: State, *, window: Checked[AbstractWindow] = RamLak()) -> Solution:  # noqa: B008
     """Filtered back-projection: the inverse of the Radon transform, cut off at the Nyquist frequency of the detector.
 
-    Each view is convolved with the band-limited ramp filter, and smeared back along its rays, with linear interpolation
-    between the bins. Each view is weighted by the angle that it stands for: half the gaps to its neighbours, modulo a
-    half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan beams. Wedges that
-    were not measured are left out, several frames at one angle share its weight, and what the detector does not see
-    counts as zero. Over a full turn a detector beside the axis may see half of the object at a time: the lines that it
-    measures twice are weighted smoothly. Fan beams are weighted by the cosine of the ray and the inverse square of the
-    depth; lines that are measured twice by 1/2 each over a full turn, by the weights of Parker over an arc that is
+    Each view is convolved with the band-limited ramp filter, and back-projected along its rays, with linear
+    interpolation between the bins. Each view is weighted by the angle that it stands for: half the gaps to its
+    neighbours, modulo a half turn for parallel beams (a line is the same from both sides), modulo a full turn for fan
+    beams. Wedges that were not measured count as zero, and so do rays beside the detector; several frames at one angle
+    share its weight. Over a full turn a detector beside the axis may cover half of the object at a time: the lines that
+    it measures twice are weighted smoothly. Fan beams are weighted by the cosine of the ray and the inverse square of
+    the depth; lines that are measured twice by 1/2 each over a full turn, by the weights of Parker over an arc that is
     complete (half a turn and the angle of the fan, or more), and otherwise by 1/2 where the opposite view was measured.
 
     **Arguments:**
@@ -145,7 +145,7 @@ def _fan(operator: FanBeam, y: Array, window: AbstractWindow) -> Array:
 def _back_project(
     operator: ParallelBeam | FanBeam, y: Array, spacing: float, window: AbstractWindow, views: Array, half: Array
 ) -> Array:
-    """The views filtered, weighted and back-projected; also beyond the rim of a detector that sees one half."""
+    """The views filtered, weighted and back-projected; also beyond the edge of a detector that covers one half."""
     num_detectors = y.shape[1]
     margin = ((0, 0), (num_detectors, num_detectors), (0, 0))
     on_detector = jnp.pad(jnp.ones((1, num_detectors, 1), bool), margin)

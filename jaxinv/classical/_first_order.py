@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Array
 
 from .._arrays import safe_sqrt, standard_promotion
-from .._types import Key, PyTree, Scalar, State
+from .._solution import RESULTS
+from .._types import Key, PyTree, Scalar, State, Stats
 from ..likelihood import Likelihood, domain_dtype
 from ..operators._norm import SAFETY, positive, scattered
 from ..regularisers import AbstractRegulariser
@@ -25,7 +26,7 @@ from ._solver import AbstractSolver, prepare_problem, square_of
 # 5 % for 10 000 (Kuczynski and Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with
 # a random start, 1992). A fixed number, because all problems of a batch then begin their steps together.
 _ROUNDS = 24
-# One round more, before these, makes the start a unit vector.
+# Before these, one round makes the start a unit vector.
 _BEFORE = _ROUNDS + 1
 # Trial values of the norm, in units of the first number of the estimate, which is below the norm, one part in a hundred
 # apart. They form a square, which is summed by one kernel.
@@ -37,7 +38,7 @@ class Iterate(NamedTuple):
     """The state of a method.
 
     - `image`, `measurement`: zero at first. Until the norm is known, its estimate keeps its vectors there.
-    - `rest`: what else the method remembers.
+    - `rest`: the rest of the state of the method.
     """
 
     image: Array
@@ -63,7 +64,7 @@ class AbstractFirstOrder(AbstractSolver):
         norm: Scalar | None = None,
         rtol: Scalar = 1e-5,
         atol: Scalar = 0.0,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Any, RESULTS]:
         name = type(self).__name__
         return prepare_problem(likelihood, regulariser, y, name, weight, constraint, norm, rtol, atol)
 
@@ -86,19 +87,19 @@ class AbstractFirstOrder(AbstractSolver):
     @abc.abstractmethod
     def update(
         self, problem: Any, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
-    ) -> tuple[Iterate, Array, Any]:
+    ) -> tuple[Iterate, Array, RESULTS]:
         """The next state, from the next image and its prediction; whether to stop; and the code of that."""
 
     def step(
         self, problem: Any, state: Iterate, index: Array, /, *, key: Key | None = None
-    ) -> tuple[Iterate, Array, Any]:
+    ) -> tuple[Iterate, Array, RESULTS]:
         sizes = self.sizes(problem, problem.norm)
         new = self.primal(problem, state, problem.operator.adjoint(self.dual(problem, state)), sizes)
         return self.update(problem, index, state, new, problem.operator.operator(new), sizes)
 
     def without_norm(self, problem: Any) -> tuple[AbstractSolver, Any]:
-        # In the first rounds of the same loop, so that operator and adjoint stand once in the program: a projector
-        # takes longer to compile than the rest of a step.
+        # The first rounds of the same loop estimate the norm, so that operator and adjoint stand once in the program: a
+        # projector takes longer to compile than the rest of a step.
         return _Estimating(self), _Unscaled(problem, scattered(problem.operator.codomain))
 
 
@@ -124,10 +125,10 @@ class _Estimating(AbstractSolver):
 
     def step(
         self, problem: _Unscaled, state: Any, index: Array, /, *, key: Key | None = None
-    ) -> tuple[Any, Array, Any]:
+    ) -> tuple[Any, Array, RESULTS]:
         return _shared(index, state, (self.method, problem.problem, problem.start))
 
-    def finish(self, problem: _Unscaled, state: Any, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: _Unscaled, state: Any, /, *, key: Key | None = None) -> tuple[Array, Stats]:
         return self.method.finish(problem.problem, state[0], key=None)
 
     def indicator(self, state: Any) -> PyTree[Array]:
@@ -135,7 +136,7 @@ class _Estimating(AbstractSolver):
 
 
 @standard_promotion()
-def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, Any]:
+def _shared(index: Array, carry: Any, args: Any) -> tuple[PyTree, Array, RESULTS]:
     """A step of the method, or, in the first rounds, of the estimate of the norm.
 
     That is the bidiagonalisation of Golub and Kahan: with `b u` for the residual `B v - a u`, and `a v` for

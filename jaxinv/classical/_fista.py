@@ -1,13 +1,11 @@
 """Accelerated iterative shrinkage-thresholding."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._jit import verb
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import Checked, Key, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..likelihood import Likelihood
@@ -79,7 +77,7 @@ class FISTA(AbstractProximalGradient):
 
     def update(
         self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
-    ) -> tuple[Iterate, Array, Any]:
+    ) -> tuple[Iterate, Array, RESULTS]:
         del index, sizes
         *old, (_, momentum, objective) = state
         new_momentum = (1 + jnp.sqrt(1 + 4 * momentum**2)) / 2

@@ -1,11 +1,9 @@
 """Iterative shrinkage-thresholding."""
 
-from typing import Any
-
 from jaxtyping import Array
 
 from .._jit import verb
-from .._solution import Solution
+from .._solution import RESULTS, Solution
 from .._types import Checked, Key, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..likelihood import Likelihood
@@ -89,7 +87,7 @@ class ISTA(AbstractProximalGradient):
 
     def update(
         self, problem: Problem, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
-    ) -> tuple[Iterate, Array, Any]:
+    ) -> tuple[Iterate, Array, RESULTS]:
         del index, sizes
         value = problem.value(new, prediction)
         return Iterate(new, prediction, value), *problem.stop(new, state.image, value, state.rest)

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from .._differentiation import Unrolled
 from .._jit import verb
 from .._loop import divergence_threshold, stands_still
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, PyTree, Scalar, State
+from .._types import Checked, Key, PyTree, Scalar, State, Stats
 from .._workarounds import rounded
 from ..likelihood import Likelihood, Whitened
 from ..noise import AbstractGaussianNoise, AbstractNoise
@@ -124,12 +124,14 @@ class Exact(AbstractMisfit):
 
     def step(self, dual: State, field: State, step: Array) -> tuple[State, Array]:
         ahead = jax.tree.map(lambda d, f: d + step * f, dual, field)
-        # By Moreau's identity. The prox is that of the prediction, whose unit is not that of `B x`.
+        # Moreau's identity gives the prox of the conjugate. The prox is that of the prediction, whose unit is not that
+        # of `B x`.
         steps = jax.tree.map(lambda s: s**2 / step, self.std)
         at = jax.tree.map(lambda a, s: a * s / step, ahead, self.std)
         near = self.noise.prox(at, self.y, self.measured, steps)
         moved = jax.tree.map(lambda a, n, s: a - step * n / s, ahead, near, self.std)
-        # Where the likelihood is that of some image: at the extrapolated one counts may be negative.
+        # The likelihood is evaluated at the result of the prox. That of the extrapolated image may have negative
+        # counts.
         return moved, self.noise.negative_log_likelihood(near, self.y, self.measured)
 
 
@@ -181,7 +183,7 @@ class Splitting(eqx.Module):
 
 
 class Rest(NamedTuple):
-    """What `PrimalDual` remembers beside the image and the dual variable of the data.
+    """The state of `PrimalDual` beside the image and the dual variable of the data.
 
     - `duals`, `auxiliary`: of each term.
     - `prediction`: of the image.
@@ -235,31 +237,31 @@ class PrimalDual(AbstractFirstOrder):
         norm: Scalar | None = None,
         rtol: Scalar = 1e-5,
         atol: Scalar = 0.0,
-    ) -> tuple[Splitting, Any]:
+    ) -> tuple[Splitting, RESULTS]:
         base, result = prepare_problem(likelihood, regulariser, y, "primal_dual", weight, constraint, norm, rtol, atol)
         return self.split(base), result
 
     def split(self, base: Problem) -> Splitting:
         """The problem of this method, from one that is prepared."""
         splits = base.regulariser.splits(base.weight)
-        on_image = [split for split in splits if split.regulariser is not None]
-        # One constraint, which may be one of the sum, and before it the prox of a separable term, or without a
-        # constraint of any.
-        inner = [split for split in on_image if not split.regulariser.is_constraint]
-        bounds = [split for split in on_image if split.regulariser.is_constraint]
+        on_image = [(split, split.regulariser) for split in splits if split.regulariser is not None]
+        # The image has one constraint, which may be a term of the sum, and before it the prox of one separable term;
+        # without a constraint, the prox of any one term.
+        inner = [(split, of) for split, of in on_image if not of.is_constraint]
+        bounds = [(split, of) for split, of in on_image if of.is_constraint]
         constraint, used = base.constraint, []
         if constraint is None and bounds:
-            constraint, used = bounds[0].regulariser, bounds[:1]
+            used, constraint = [bounds[0][0]], bounds[0][1]
         if constraint is not None:
-            inner = [split for split in inner if split.regulariser.is_separable] if constraint.is_separable else []
-        used = used + inner[:1]
+            inner = [(split, of) for split, of in inner if of.is_separable] if constraint.is_separable else []
+        used = used + [split for split, _ in inner[:1]]
         rest = tuple(split for split in splits if all(split is not other for other in used))
         return Splitting(
             base=base,
             misfit=self._misfit(base),
             splits=rest,
-            direct=inner[0].regulariser if inner else None,
-            weight=inner[0].weight if inner else base.weight,
+            direct=inner[0][1] if inner else None,
+            weight=inner[0][0].weight if inner else base.weight,
             constraint=constraint,
             norms=tuple(split.norm() for split in rest),
             size=safe_sqrt(2 * base.at_zero),
@@ -277,10 +279,10 @@ class PrimalDual(AbstractFirstOrder):
     def init(self, problem: Splitting, /, *, key: Key | None = None) -> Iterate:
         x, prediction = problem.base.zero()
         auxiliary = tuple(split.auxiliary(x) for split in problem.splits)
-        # Shapes only: a linear map of 0 is 0.
+        # Only the shapes matter: a linear map of 0 is 0.
         shapes = [jax.eval_shape(split.forward, x, w) for split, w in zip(problem.splits, auxiliary, strict=True)]
         duals = tuple(jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shape) for shape in shapes)
-        # The value of a problem that cannot be solved, which takes no step.
+        # This is the value of a problem that cannot be solved, which takes no step.
         best = (x, prediction) if problem.has_prox else None
         return Iterate(x, prediction, Rest(duals, auxiliary, prediction, best, jnp.zeros_like(problem.size)))
 
@@ -319,7 +321,7 @@ class PrimalDual(AbstractFirstOrder):
     @standard_promotion()
     def update(
         self, problem: Splitting, index: Array, state: Iterate, new: Array, prediction: State, sizes: Array
-    ) -> tuple[Iterate, Array, Any]:
+    ) -> tuple[Iterate, Array, RESULTS]:
         x, q, (duals, auxiliary, predicted, _, objective) = state
         new_q, value = problem.misfit.step(q, problem.operator.whiten(prediction), sizes[1])
         new_duals, new_auxiliary = [], []
@@ -342,10 +344,10 @@ class PrimalDual(AbstractFirstOrder):
         relax = lambda new, old: old + rounded(_RELAXATION * (new - old))
         best = None
         if problem.has_prox:
-            # Half way between is where the prox led, but for rounding; predictions are linear.
+            # The prox led half way between the two, up to rounding; predictions are linear.
             image = middle(new, x) if problem.constraint is None else problem.constraint.prox(middle(new, x), sizes[0])
             best = image, jax.tree.map(middle, prediction, predicted)
-        # The prediction goes with its image, being linear in it.
+        # The prediction is linear in its image, so the same combination of predictions is that of the image.
         rest = Rest(
             jax.tree.map(relax, tuple(new_duals), duals),
             jax.tree.map(half, tuple(new_auxiliary), auxiliary),
@@ -356,11 +358,11 @@ class PrimalDual(AbstractFirstOrder):
         moved = Iterate(half(new, x), jax.tree.map(relax, new_q, q), rest)
         return moved, finished, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
-    def finish(self, problem: Splitting, state: Iterate, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Splitting, state: Iterate, /, *, key: Key | None = None) -> tuple[Array, Stats]:
         rest = state.rest
         x, prediction = (state.image, rest.prediction) if rest.best is None else rest.best
         return x, {"objective": problem.base.fit(prediction) + problem.penalty(x, rest.auxiliary)}
 
     def indicator(self, state: Iterate) -> PyTree[Array]:
-        # It is made of the prediction and the maps of the image, and all else of these.
+        # A state is finite if the prediction and the maps of the image are: all other parts are made of these.
         return state.rest.value

@@ -4,8 +4,8 @@ from typing import Any
 
 from jaxtyping import Array
 
-from .._solution import Solution
-from .._types import Key, Scalar, State
+from .._solution import RESULTS, Solution
+from .._types import Key, Scalar, State, Stats
 from ..likelihood import Likelihood
 from ..regularisers import L1, AbstractRegulariser
 from ._first_order import AbstractFirstOrder, Iterate
@@ -26,7 +26,7 @@ class AbstractProximalGradient(AbstractFirstOrder):
         norm: Scalar | None = None,
         rtol: Scalar = 1e-5,
         atol: Scalar = 0.0,
-    ) -> tuple[Problem, Any]:
+    ) -> tuple[Problem, RESULTS]:
         name = type(self).__name__.lower()
         problem, result = prepare_problem(likelihood, regulariser, y, name, weight, constraint, norm, rtol, atol)
         # Else the prox of both is not the projection of the prox.
@@ -40,7 +40,7 @@ class AbstractProximalGradient(AbstractFirstOrder):
     def sizes(self, problem: Problem, bound: Array) -> Array:
         return 1 / bound**2
 
-    def finish(self, problem: Problem, state: Iterate, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: Iterate, /, *, key: Key | None = None) -> tuple[Array, Stats]:
         return state.image, {"objective": problem.objective(state.image, state.measurement)}
 
 

@@ -12,7 +12,7 @@ from .._arrays import check_count
 from .._jit import verb
 from .._method import AbstractMethod
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, Scalar, State
+from .._types import Checked, Key, Scalar, State, Stats
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, prepare_parameter
 from ..operators import AbstractLinearOperator
 from ..regularisers import AbstractRegulariser
@@ -154,7 +154,7 @@ class _SIRT(AbstractMethod[_Problem, _State]):
         finished = (still & (index > 2)) | wrong
         return moved, finished, RESULTS.where(wrong, RESULTS.breakdown, RESULTS.successful)
 
-    def finish(self, problem: _Problem, state: _State, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: _Problem, state: _State, /, *, key: Key | None = None) -> tuple[Array, Stats]:
         likelihood = problem.likelihood
         fit = likelihood.noise.negative_log_likelihood(state.prediction, problem.y, likelihood.operator.measured)
         return state.image, {"objective": fit}

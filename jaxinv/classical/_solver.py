@@ -1,7 +1,7 @@
 """The base of the solvers for one measurement, the problem that they solve, and the verb that drives one of them."""
 
 import abc
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from .._jit import verb
 from .._method import AbstractMethod
 from .._solution import RESULTS, Solution
 from .._sums import dot
-from .._types import Checked, Key, PyTree, Scalar, State
+from .._types import Checked, Key, PyTree, Scalar, State, Stats
 from ..likelihood import Likelihood, Whitened, domain_dtype, prepare, prepare_parameter, whiten
 from ..regularisers import AbstractRegulariser
 from ..regularisers._constraints import check_constraint
@@ -127,7 +127,12 @@ class Problem(eqx.Module):
         return still | diverged, RESULTS.where(diverged, RESULTS.diverged, RESULTS.successful)
 
 
-class AbstractSolver(AbstractMethod[Any, Any]):
+# The problem of a solver, which is a `Problem` unless its `prepare` makes another one, and its state.
+ProblemT = TypeVar("ProblemT")
+StateT = TypeVar("StateT")
+
+
+class AbstractSolver(AbstractMethod[ProblemT, StateT]):
     """A solver for `-log p(y | x) + weight R(x)` with a linear operator, which `classical.solve` drives.
 
     A solver of your own implements `init`, `step` and `finish`, for the `Problem` that `prepare` makes.
@@ -175,7 +180,7 @@ class AbstractSolver(AbstractMethod[Any, Any]):
         norm: Scalar | None = None,
         rtol: Scalar = 1e-5,
         atol: Scalar = 0.0,
-    ) -> tuple[Any, Any]:
+    ) -> tuple[ProblemT, RESULTS]:
         """The problem in one dtype, whitened, with a bound of the norm.
 
         **Arguments:** those of `classical.solve`.
@@ -187,21 +192,24 @@ class AbstractSolver(AbstractMethod[Any, Any]):
         problem, result = prepare_problem(
             likelihood, regulariser, y, type(self).__name__, weight, constraint, norm, rtol, atol
         )
-        return problem if norm is not None else problem.with_norm(problem.operator.norm_bound(None)), result
+        problem = problem if norm is not None else problem.with_norm(problem.operator.norm_bound(None))
+        return cast(ProblemT, problem), result
 
     @abc.abstractmethod
-    def init(self, problem: Any, /, *, key: Key | None = None) -> Any:
+    def init(self, problem: ProblemT, /, *, key: Key | None = None) -> StateT:
         """The first state, as `AbstractMethod.init` says; there is no key."""
 
     @abc.abstractmethod
-    def step(self, problem: Any, state: Any, index: Array, /, *, key: Key | None = None) -> tuple[Any, Array, Any]:
+    def step(
+        self, problem: ProblemT, state: StateT, index: Array, /, *, key: Key | None = None
+    ) -> tuple[StateT, Array, RESULTS]:
         """One step, as `AbstractMethod.step` says; `problem.stop` tells whether to stop, and the code."""
 
     @abc.abstractmethod
-    def finish(self, problem: Any, state: Any, /, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: ProblemT, state: StateT, /, *, key: Key | None = None) -> tuple[Array, Stats]:
         """The image, and the statistics, `objective` among them."""
 
-    def without_norm(self, problem: Any) -> tuple["AbstractSolver", Any]:
+    def without_norm(self, problem: ProblemT) -> tuple["AbstractSolver", PyTree]:
         """The method and its problem where `problem.norm` is `None`: by default the same, for `prepare` estimates it.
 
         **Arguments:**
@@ -312,7 +320,7 @@ def prepare_problem(
     norm: Scalar | None,
     rtol: Scalar,
     atol: Scalar,
-) -> tuple[Problem, Any]:
+) -> tuple[Problem, RESULTS]:
     """The problem, with the bound of the norm where the norm is known, and the code; `name` is for errors."""
     if not isinstance(regulariser, AbstractRegulariser):
         raise ValueError(

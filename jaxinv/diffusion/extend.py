@@ -1,4 +1,4 @@
-"""What samplers, posterior methods, guidances and twists of one's own are made of.
+"""The parts from which you build samplers, posterior methods, guidances and twists of your own.
 
 `diffusion.AbstractPosteriorMethod` says what to implement, and has an example. A method gets its problem from one of
 the functions here, steps with `advance`, and is then given to `diffusion.posterior_sample` as any other. A guidance can

@@ -2,14 +2,14 @@
 
 import abc
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._solution import RESULTS
-from .._types import Key, PyTree, State
+from .._types import Key, Network, PyTree, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ..regularisers._constraints import projected
@@ -42,7 +42,7 @@ class Problem(eqx.Module):
         """The problem with the parameters of a method."""
         return dataclasses.replace(self, parameters=parameters)
 
-    def merge(self, weights: dict[str, Array]) -> Any:
+    def merge(self, weights: dict[str, Array]) -> Network:
         """The network with these weights."""
         return self.network.merge({**self.frozen, **weights})
 

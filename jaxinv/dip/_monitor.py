@@ -85,7 +85,7 @@ class Monitor(eqx.Module):
         if self.rule.criterion_name is not None:
             entries[self.rule.criterion_name] = criterion
         if self.reference is not None:
-            # The mean squared error; `history` makes the PSNR of it.
+            # The criterion is the mean squared error, from which `history` computes the PSNR.
             entries["psnr"] = jnp.mean(jnp.abs(average - self.reference) ** 2)
         due, place = index % self.stride == 0, index // self.stride
         record = lambda line, entry: line.at[place].set(jnp.where(due, entry, line[place]))

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from jaxtyping import Array, Float
 from .. import data
 from .._arrays import check_count, check_floating, check_image_shape, check_key, subkeys
 from .._checks import checked
-from .._types import Checked, IntLike, Key, Network, Scalar
+from .._types import Checked, IntLike, Key, Network, ProgressMeter, Scalar, Stats
 from ..likelihood import Likelihood, prepare
 from ..training import fit
 from ._network import prepare_network
@@ -36,9 +35,9 @@ def pretrain(
     learning_rate: Checked[Scalar | optax.Schedule] = 1e-3,
     ema: Checked[float | None] = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    progress: Checked[ProgressMeter | None] = None,
     chunk_size: Checked[int | None] = None,
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Network, Stats]:
     """Train a network to clean up simple reconstructions of synthetic images, before it is fitted to a measurement.
 
     The educated deep image prior: `min_theta E ||F_theta(z0(y)) - x||^2 / d` over images `x`, their simulated

@@ -1,14 +1,11 @@
 """Reconstruction by a network that is fitted to one measurement."""
 
-from typing import Any
-
-import diffrax
 import optax
 
 from .._differentiation import Implicit, Unrolled, check_differentiate
 from .._jit import verb
 from .._solution import Solution
-from .._types import ArrayLike, Checked, IntLike, Key, Network, Scalar, State
+from .._types import ArrayLike, Checked, IntLike, Key, Network, ProgressMeter, Scalar, State
 from ..likelihood import Likelihood
 from ..regularisers import AbstractRegulariser
 from ._method import AbstractMethod, Plain
@@ -41,7 +38,7 @@ def reconstruct(
     reference: ArrayLike | None = None,
     stride: IntLike = 1,
     differentiate: Checked[Unrolled | None] = None,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> Solution:
     """Fit a network to one measurement: `min_theta -log p(y | F_theta(z0)) + weight * R(F_theta(z0))`.
 
@@ -75,8 +72,8 @@ def reconstruct(
         default. The first reference, and `photograph()`, have 1/30, as much as the input itself:
         `start=FromNoise(std=0.03)`. An image that is returned without an average is made of the input without noise.
     - `ema`: the decay `d` of an average of the images, `average <- d average + (1 - d) image` from the first one on,
-        and 0, the default, for none; the first reference has 0.99. The stopping rule then looks at the average, which
-        is returned.
+        and 0, the default, for none; the first reference has 0.99. The stopping rule then evaluates the average,
+        which is returned.
     - `constraint`: `regularisers.NonNegative()`, `regularisers.Box(low, high)` or `None`: the image is the projection
         of what the network makes. Where this lies outside and the objective falls towards the inside, descent brings it
         back. Not needed where the last layer of the network keeps its values in a range, as that of `SkipUNet` does.

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +16,7 @@ from .._jit import verb
 from .._networks import as_network, unbind_linen
 from .._program import program
 from .._solution import Solution
-from .._types import Checked, IntLike, Key, Network, State
+from .._types import Checked, IntLike, Key, Network, ProgressMeter, State
 from ..likelihood import Likelihood
 from ..training._checkpoint import PROGRAM, RunFile
 from ..training._data import fingerprint, name_of
@@ -37,7 +36,7 @@ def resume(
     recipe: Checked[Recipe | None] = None,
     num_steps: IntLike | None = None,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    progress: Checked[ProgressMeter | None] = None,
     report: Callable[[dict[str, float]], None] | None = None,
     **options: Any,
 ) -> Solution:

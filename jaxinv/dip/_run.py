@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from .._differentiation import Implicit, Unrolled
 from .._network_state import restored
 from .._optimisers import check_optimiser, init_optimiser, step_optimiser
 from .._solution import RESULTS, Solution
-from .._types import Checked, Key, Network, PyTree, Scalar, State as Measurement
+from .._types import Checked, Key, Network, ProgressMeter, PyTree, Scalar, State as Measurement, Stats
 from ..likelihood import Likelihood, domain_dtype, prepare, prepare_parameter
 from ..operators import AbstractOperator
 from ..regularisers import AbstractRegulariser
@@ -44,7 +43,7 @@ class RunProblem(eqx.Module):
     monitor: Monitor
     learning_rate: Array
     jitter: Array
-    result: Any
+    result: RESULTS
 
 
 class State(NamedTuple):
@@ -63,7 +62,7 @@ class State(NamedTuple):
     memory: PyTree[Array]
     monitor: MonitorState
     ended: Array
-    code: Any
+    code: RESULTS
     num_done: Array
     last: Array
 
@@ -185,7 +184,7 @@ class Run(grammar.AbstractMethod[RunProblem, State]):
         pause = ~new.ended & (new.num_done % self.pause_every == 0)
         return new, state.ended | pause, RESULTS.successful
 
-    def finish(self, problem: RunProblem, state: State, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: RunProblem, state: State, *, key: Key | None = None) -> tuple[Array, Stats]:
         """The image that is kept, and the statistics of `dip.reconstruct`."""
         del key
         monitor, code = state.monitor, state.code
@@ -266,7 +265,7 @@ def advance(
     key: Key,
     first: Array | int = 0,
     differentiate: Unrolled | Implicit | None = None,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> State:
     """The state after `run.pause_every` more steps, or at the end of the run; `key` is that of `reconstruct`."""
     state, _, _ = _loop.run(

@@ -1,6 +1,6 @@
 """The self-guided deep image prior."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from .._arrays import as_parameter, check_count
 from .._solution import RESULTS
-from .._types import IntLike, Key
+from .._types import IntLike, Key, PyTree
 from ..likelihood import prepare_parameter
 from ..requirements import Requirement, not_negative
 from ._method import AbstractMethod, Evaluation, Problem
@@ -60,11 +60,11 @@ class SelfGuided(AbstractMethod):
         level, result = prepare_parameter(self.level, operator, result, name="SelfGuided.level")
         return problem.with_parameters(_Parameters(weight, level)), result
 
-    def init(self, problem: Problem, weights: dict[str, Array]) -> tuple[dict[str, Any], None]:
+    def init(self, problem: Problem, weights: dict[str, Array]) -> tuple[dict[str, PyTree[Array]], None]:
         return {"weights": weights, "input": problem.z0}, None
 
     def loss(
-        self, problem: Problem, variables: dict[str, Any], memory: None, z: Array, *, key: Key
+        self, problem: Problem, variables: dict[str, PyTree[Array]], memory: None, z: Array, *, key: Key
     ) -> tuple[Array, Evaluation]:
         # The input is a variable here, and gets the noise of this method, not the jitter of the run.
         del memory, z
@@ -76,11 +76,11 @@ class SelfGuided(AbstractMethod):
     def step(self, problem: Problem, memory: None, image: Array, index: Array) -> None:
         del problem, memory, image, index
 
-    def finish(self, problem: Problem, variables: dict[str, Any]) -> tuple[dict[str, Array], Array]:
+    def finish(self, problem: Problem, variables: dict[str, PyTree[Array]]) -> tuple[dict[str, Array], Array]:
         del problem
         return variables["weights"], variables["input"]
 
-    def _image(self, problem: Problem, variables: dict[str, Any], *, key: Key) -> Array:
+    def _image(self, problem: Problem, variables: dict[str, PyTree[Array]], *, key: Key) -> Array:
         z = variables["input"]
         size = problem.parameters.level * jax.lax.stop_gradient(jnp.max(jnp.abs(z)))
         noise = jax.random.normal(key, (self.num_samples, *z.shape), z.dtype)

@@ -22,7 +22,7 @@ _SIGNIFICANCE = 0.01
 
 
 class RangeCheck(Module):
-    """What `check_range` found. `print` shows it as a table.
+    """The result of `check_range`. `print` shows it as a table.
 
     - `image`, `latent`: the image of the range that explains `y` best, and its latent.
     - `misfit`: `-log p(y | x)` there.

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import optax
@@ -17,7 +16,7 @@ from .._loop import run
 from .._optimisers import check_optimiser
 from .._prior import AbstractGenerativePrior
 from .._solution import RESULTS, Solution
-from .._types import Checked, IntLike, Key, PyTree, Scalar, State as Measurement
+from .._types import Checked, IntLike, Key, ProgressMeter, PyTree, Scalar, State as Measurement
 from ..likelihood import Likelihood
 from ._algorithm import AbstractAlgorithm, Alternating, Descent, Problem, State
 from ._method import AbstractLatentMethod, Hard
@@ -41,7 +40,7 @@ def reconstruct(
     rtol: Scalar = 1e-4,
     atol: Scalar = 0.0,
     differentiate: Checked[Unrolled | Implicit | None] = None,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> Solution:
     """Minimise `-log p(y | x) + weight * energy(z)` with `x` in the range of a generator, or near it, by descent.
 

@@ -33,7 +33,7 @@ class AbstractFamily(Module):
     """A family of laws of a latent, whose variables are independent: `z = mean + std * u`, `u` of deviation 1."""
 
     @abc.abstractmethod
-    def draw(self, shape: tuple[int, ...], *, key: Key, dtype: Any) -> Array:
+    def draw(self, shape: tuple[int, ...], *, key: Key, dtype: DTypeLike) -> Array:
         """Draws of `u`.
 
         **Arguments:**
@@ -82,7 +82,7 @@ def variational_posterior(
     num_samples: IntLike = 100,
     family: Checked[AbstractFamily] = MeanFieldGaussian(),  # noqa: B008
     weight: Scalar = 1.0,
-    optimiser: Any = None,
+    optimiser: Checked[optax.GradientTransformation | None] = None,
     learning_rate: Scalar = 0.05,
     num_steps: IntLike = 1000,
     num_draws: IntLike = 8,
@@ -160,7 +160,7 @@ def variational_posterior(
         )
 
     states, taken, codes = jax.vmap(solve)(jnp.arange(restarts), means.astype(problem.weight.dtype))
-    # All restarts by the same draws.
+    # All restarts are scored by the same draws.
     images, outcomes = jax.vmap(lambda state: method.finish(problem, state, key=draw_key))(states)
     bounds = jnp.where(jnp.isfinite(outcomes["elbo"]), outcomes["elbo"], -jnp.inf)
     best = jnp.argmax(bounds)
@@ -217,7 +217,7 @@ class _State(NamedTuple):
 class _Variational(AbstractMethod[_Bound, _State]):
     """Ascent of the evidence lower bound."""
 
-    optimiser: Any = eqx.field(static=True)
+    optimiser: Checked[optax.GradientTransformation | None] = eqx.field(static=True)
     num_steps: int = eqx.field(static=True)
     num_draws: int = eqx.field(static=True)
     num_samples: int = eqx.field(static=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from .._arrays import as_leaf, check_key
 from .._checks import checked
 from .._solution import RESULTS
-from .._types import ArrayLike, Checked, IntLike, Key
+from .._types import ArrayLike, Checked, IntLike, Key, Stats
 from ..likelihood import Likelihood, simulate_each
 from ..requirements import Parametric, Requirement, not_negative
 from ..training import fit
@@ -21,6 +21,9 @@ from ._diagonalise import check_ends, check_model, diagonalise, has_ends, latent
 from ._latent_map import Full, Spectrum
 from ._loss import OfImages, Simulated, autoencoding_loss, joint_loss
 from ._model import LSVD
+
+# Images, and the measurements that belong to them.
+Pair = tuple[Array | np.ndarray, Array | np.ndarray]
 
 
 class AbstractTraining(Parametric):
@@ -34,10 +37,10 @@ class AbstractTraining(Parametric):
         measurements: Array | np.ndarray | Likelihood,
         *,
         key: Key,
-        pairs: Any,
-        validation: Any,
+        pairs: Checked[Pair | None],
+        validation: Checked[Array | np.ndarray | Pair | None],
         options: dict[str, Any],
-    ) -> tuple[LSVD, dict[str, Any]]:
+    ) -> tuple[LSVD, Stats]:
         """Train a model.
 
         **Arguments:**
@@ -79,10 +82,10 @@ class Joint(AbstractTraining):
         measurements: Array | np.ndarray | Likelihood,
         *,
         key: Key,
-        pairs: Any,
-        validation: Any,
+        pairs: Checked[Pair | None],
+        validation: Checked[Array | np.ndarray | Pair | None],
         options: dict[str, Any],
-    ) -> tuple[LSVD, dict[str, Any]]:
+    ) -> tuple[LSVD, Stats]:
         if pairs is not None:
             raise ValueError(
                 "`Joint()` needs pairs throughout, as `images` and `measurements`; `pairs` is for `Separate()`."
@@ -127,20 +130,22 @@ class Separate(AbstractTraining):
         measurements: Array | np.ndarray | Likelihood,
         *,
         key: Key,
-        pairs: Any,
-        validation: Any,
+        pairs: Checked[Pair | None],
+        validation: Checked[Array | np.ndarray | Pair | None],
         options: dict[str, Any],
-    ) -> tuple[LSVD, dict[str, Any]]:
+    ) -> tuple[LSVD, Stats]:
         likelihood = measurements if isinstance(measurements, Likelihood) else None
         draw = lambda x, i: jax.jit(simulate_each)(likelihood, jnp.asarray(x), key=jax.random.fold_in(key, i))
         if likelihood is not None:
             measurements = draw(images, 2)
-            validation = None if validation is None else (validation, draw(validation, 3))
+        withheld: Any = validation
+        if likelihood is not None and validation is not None:
+            withheld = (validation, draw(validation, 3))
         if pairs is None:
             _check_paired(images, measurements, "`Separate()` without `pairs`, which takes them for pairs")
         elif len(pairs) != 2 or len(pairs[0]) != len(pairs[1]):
             raise ValueError("`pairs` must be a tuple (images, measurements) of as many measurements as images.")
-        validation_data: Any = (None, None) if validation is None else _check_validation(validation)
+        validation_data: Any = (None, None) if withheld is None else _check_validation(withheld)
         checkpoint = options.pop("checkpoint", None)
         spectral = isinstance(model.latent_map, Spectrum)
         if spectral:
@@ -190,12 +195,12 @@ def train(
     *,
     key: Key,
     method: Checked[AbstractTraining] = Joint(),  # noqa: B008
-    pairs: Checked[tuple[Array | np.ndarray, Array | np.ndarray] | None] = None,
+    pairs: Checked[Pair | None] = None,
     num_steps: IntLike,
     batch_size: IntLike,
-    validation: Checked[Array | np.ndarray | tuple[ArrayLike, ArrayLike] | None] = None,
+    validation: Checked[Array | np.ndarray | Pair | None] = None,
     **options: Any,
-) -> tuple[LSVD, dict[str, Any]]:
+) -> tuple[LSVD, Stats]:
     """Train a learned SVD, and bring it to the bases in which its latent map is a spectrum.
 
     `Joint()` minimises `||x - D_x S E_y(y)||^2 + a_x ||x - D_x E_x(x)||^2 + a_y ||y - D_y E_y(y)||^2`, the loss of the

@@ -1,7 +1,6 @@
 """Tests of the calibration of posterior samples against true images; `plotting.calibration` draws their histograms."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.core
@@ -61,7 +60,7 @@ def coverage(samples: State, truth: State, *, level: Scalar = 0.9) -> Float[Arra
 
 @checked()
 def calibration_ranks(
-    samples: State, truth: State, quantity: Callable[[Array], Any] | None = None
+    samples: State, truth: State, quantity: Callable[[Array], Array] | None = None
 ) -> Integer[Array, "..."]:
     """The rank of a true image among posterior samples: how many of `n` have a smaller value of a test quantity.
 

@@ -1,4 +1,4 @@
-"""What simulation-based calibration says: ranks and coverage over many problems, with a verdict."""
+"""The result of simulation-based calibration: ranks and coverage over many problems, with a verdict."""
 
 from typing import Any
 
@@ -83,7 +83,7 @@ class Calibration(Module):
 
     @property
     def expected_coverage(self) -> float:
-        """What so many samples of the exact posterior cover, `level (n - 1) / (n + 1)`."""
+        """The expected coverage of as many samples of the exact posterior, `level (n - 1) / (n + 1)`."""
         return self.level * (self.num_samples - 1) / (self.num_samples + 1)
 
     @property
@@ -104,7 +104,7 @@ class Calibration(Module):
 
     @property
     def threshold(self) -> Float[Array, "..."]:
-        """What no standard score may exceed: the two-sided quantile, shared among all scores."""
+        """The bound of every standard score: the two-sided quantile, shared among all scores."""
         number_of_scores = 2 * len(self.ranks) + 1
         return _normal_quantile(self.significance / (2 * number_of_scores))
 

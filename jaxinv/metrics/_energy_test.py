@@ -77,6 +77,6 @@ def energy_test(a: State, b: State, *, key: Key, num_draws: IntLike = 500) -> En
     values = 2 * across / (n * m) - within / (n * (n - 1)) - other / (m * (m - 1))
     spoilt = nan_unless(jnp.all(jnp.isfinite(both)), both.dtype)
     p_value = ((1 + jnp.sum(values[1:] >= values[0])) / (num_draws + 1)).astype(both.dtype)
-    # Exceeded where the p-value is at most .05.
+    # A statistic exceeds it where the p-value is at most .05.
     floor = jnp.sort(values[1:])[min(num_draws, math.ceil(0.95 * (num_draws + 1))) - 1]
     return EnergyTest(values[0] + spoilt, p_value + spoilt, floor + spoilt)

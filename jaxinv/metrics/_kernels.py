@@ -1,4 +1,4 @@
-"""Radial kernels, of which `kernel_stein_discrepancy` and `stein_test` are made."""
+"""Radial kernels for `kernel_stein_discrepancy` and `stein_test`."""
 
 import abc
 from typing import TYPE_CHECKING, Any

@@ -206,5 +206,5 @@ def bits_per_dim(
         raise ValueError(f"`data_range` must be a positive Python number, such as 1 for [0, 1]; got {data_range!r}.")
     if isinstance(levels, bool) or not isinstance(levels, int) or levels < 1:
         raise ValueError(f"`levels` must be a positive Python integer, such as 256 for 8 bits; got {levels!r}.")
-    # Single precision at least: half precision would keep three digits.
+    # Half precision would keep three digits, so the products are in single precision at least.
     return as_parameter(negative_log_likelihood) / (size * math.log(2)) + math.log2(levels / data_range)

@@ -1,4 +1,4 @@
-"""The kernel Stein discrepancy of samples and a score, and the test that it makes."""
+"""The kernel Stein discrepancy of samples and a score, and the test that is based on it."""
 
 import math
 from collections.abc import Callable
@@ -17,14 +17,14 @@ from ._checks import check_flag, check_set, real_dtype_of
 from ._kernels import AbstractRadialKernel, InverseMultiquadric
 from ._pairs import median_of_pairs, quadratic_forms, squared_distances
 
-# The median heuristic looks at the pairs of so many samples: the median of half a million pairs is exact enough.
+# The median heuristic takes the pairs of so many samples: the median of half a million pairs is exact enough.
 _FOR_MEDIAN = 1000
 
 
 @verb
 def kernel_stein_discrepancy(
     samples: State,
-    score: Checked[Callable[[Array], Any] | ArrayLike],
+    score: Checked[Callable[[Array], Array] | ArrayLike],
     *,
     kernel: Checked[AbstractRadialKernel] = InverseMultiquadric(),  # noqa: B008
     unbiased: BoolLike = True,
@@ -38,9 +38,9 @@ def kernel_stein_discrepancy(
     whose expectation is 0 if the samples are from `p`, and positive otherwise. It needs no normalisation, no samples of
     the target and no truth, and takes memory for one block of pairs at a time.
 
-    It hardly sees the weights of modes that lie far apart, since the score is that of each mode alone. It is not
-    invariant under a change of units: entries that vary little dominate, so whiten the samples if entries differ much
-    (`x = L x'`, `s'(x') = L^T s(L x')`).
+    It is nearly insensitive to the weights of modes that lie far apart, since the score near a mode depends on that
+    mode alone. It is not invariant under a change of units: entries that vary little dominate, so whiten the samples if
+    entries differ much (`x = L x'`, `s'(x') = L^T s(L x')`).
 
     **Arguments:**
 
@@ -92,7 +92,7 @@ class SteinTest(Module):
 @verb
 def stein_test(
     samples: State,
-    score: Checked[Callable[[Array], Any] | ArrayLike],
+    score: Checked[Callable[[Array], Array] | ArrayLike],
     *,
     key: Key,
     kernel: Checked[AbstractRadialKernel] = InverseMultiquadric(),  # noqa: B008
@@ -137,7 +137,7 @@ def stein_test(
     finite = jnp.all(jnp.isfinite(values))
     p_value = (1 + jnp.sum(values[1:] >= values[0])) / (num_draws + 1)
     spoilt = nan_unless(finite, samples.dtype)
-    # Exceeded where the p-value is at most .05.
+    # A statistic exceeds it where the p-value is at most .05.
     place = min(num_draws, math.ceil(0.95 * (num_draws + 1))) - 1
     floor = jnp.sort(values[1:])[place]
     return SteinTest(values[0], p_value.astype(samples.dtype) + spoilt, floor + spoilt)
@@ -169,7 +169,7 @@ def _statistics(samples: Array, scores: Array, kernel: Any, weights: Array, unbi
         square = jnp.where(square == 0, 1, square).astype(samples.dtype)
     else:
         square = jnp.asarray(kernel.bandwidth).astype(samples.dtype) ** 2
-    # In units of the bandwidth. The products `s . (x - y)` are made of those of scores and samples.
+    # Lengths are in units of the bandwidth. The products `s . (x - y)` are computed from those of scores and samples.
     x, s, index = samples / jnp.sqrt(square), scores * jnp.sqrt(square), jnp.arange(n)
     along = jnp.sum(s * x, axis=1)
 

@@ -1,4 +1,4 @@
-"""The U-Net of guided diffusion (ADM), for the weights that PyTorch's world has trained."""
+"""The U-Net of guided diffusion (ADM), for weights that were trained in PyTorch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from .._types import ArrayLike, BoolLike, Checked, IntLike
 from ._convolutional import convolution
 from ._torch_layers import (
     Attention,
+    StridedConvolution,
     TimedResidual,
+    UpsampledConvolution,
     check_any_batch,
     check_any_shape,
-    repeat_pixels,
     sinusoids,
-    strided,
     torch_normalisation,
 )
 from ._unet import check_batch_times
@@ -128,7 +128,11 @@ class ADMUNet(nnx.Module):
                 width = out
                 skips.append(width)
             if level < len(widths) - 1:
-                halving = residual(width, width, resampling="down") if residual_resampling else _Halving(width, common)
+                halving = (
+                    residual(width, width, resampling="down")
+                    if residual_resampling
+                    else StridedConvolution(width, 1, **common)
+                )
                 inputs.append(nnx.List([halving]))
                 skips.append(width)
         self.input_blocks = nnx.List(inputs)
@@ -138,7 +142,11 @@ class ADMUNet(nnx.Module):
             for i in range(self.num_blocks + 1):
                 last = []
                 if level > 0 and i == self.num_blocks:
-                    last = [residual(out, out, resampling="up") if residual_resampling else _Doubling(out, common)]
+                    last = [
+                        residual(out, out, resampling="up")
+                        if residual_resampling
+                        else UpsampledConvolution(out, **common)
+                    ]
                 outputs.append(stage(width + skips.pop(), out, level, last))
                 width = out
         self.output_blocks = nnx.List(outputs)
@@ -146,7 +154,8 @@ class ADMUNet(nnx.Module):
         self.last = convolution(width, 2 * channels if learned_variance else channels, zero=True, **common)
 
     def __call__(self, x: ArrayLike, t: ArrayLike, labels: Int[Array, " n"] | None = None) -> Float[Array, "n h w c"]:
-        """The noise of images `(n, h, w, c)` in [-1, 1] at process times `t`, `(n,)`; of classes `labels`, `(n,)`."""
+        """The noise of images `(n, h, w, c)` in [-1, 1] at process times `t`, `(n,)`, given their classes `labels`,
+        `(n,)`."""
         return self.outputs(x, t, labels)[..., : self.image_shape[-1]]
 
     def outputs(self, x: ArrayLike, t: ArrayLike, labels: Int[Array, " n"] | None = None) -> Float[Array, "n h w cc"]:
@@ -183,9 +192,9 @@ class ADMUNet(nnx.Module):
                 inside = _RESIDUAL
             elif isinstance(layer, Attention):
                 inside = _ATTENTION
-            elif isinstance(layer, _Halving):
+            elif isinstance(layer, StridedConvolution):
                 inside = {"layer": "op"}
-            elif isinstance(layer, _Doubling):
+            elif isinstance(layer, UpsampledConvolution):
                 inside = {"layer": "conv"}
             names.update({f"{path}.{here}": f"{path}.{there}" for here, there in inside.items()})
 
@@ -196,26 +205,6 @@ class ADMUNet(nnx.Module):
         for j, layer in enumerate(self.middle_block):
             add(f"middle_block.{j}", layer)
         return names
-
-
-class _Halving(nnx.Module):
-    """A convolution of stride 2."""
-
-    def __init__(self, width: int, common: dict[str, Any]):
-        self.layer = strided(width, width, 1, **common)
-
-    def __call__(self, x: Array) -> Array:
-        return self.layer(x)
-
-
-class _Doubling(nnx.Module):
-    """Every pixel 2 x 2 times, and a convolution."""
-
-    def __init__(self, width: int, common: dict[str, Any]):
-        self.layer = convolution(width, width, **common)
-
-    def __call__(self, x: Array) -> Array:
-        return self.layer(repeat_pixels(x))
 
 
 def _through(block: Any, x: Array, time: Array) -> Array:

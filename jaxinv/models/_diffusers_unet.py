@@ -1,4 +1,4 @@
-"""The U-Net of Hugging Face's `diffusers` (UNet2DModel), for the weights that PyTorch's world has trained."""
+"""The U-Net of Hugging Face's `diffusers` (UNet2DModel), for weights that were trained in PyTorch."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,12 +14,12 @@ from .._types import ArrayLike, BoolLike, Checked, IntLike
 from ._convolutional import convolution
 from ._torch_layers import (
     Attention,
+    StridedConvolution,
     TimedResidual,
+    UpsampledConvolution,
     check_any_batch,
     check_any_shape,
-    repeat_pixels,
     sinusoids,
-    strided,
     torch_normalisation,
 )
 from ._unet import check_batch_times
@@ -179,7 +179,11 @@ class DiffusersUNet(nnx.Module):
         for level, (out, kind) in enumerate(zip(widths, down_types, strict=True)):
             attends, resamples = _BLOCKS[kind]
             resamples |= attends and downsample_type == "resnet"
-            sampler = residual(out, out, resampling="down") if resamples else _Halving(out, downsample_padding, common)
+            sampler = (
+                residual(out, out, resampling="down")
+                if resamples
+                else StridedConvolution(out, downsample_padding, **common)
+            )
             down.append(
                 _Stage(
                     [residual(into if i == 0 else out, out) for i in range(layers)],
@@ -203,7 +207,7 @@ class DiffusersUNet(nnx.Module):
             resamples |= attends and upsample_type == "resnet"
             below = backwards[min(level + 1, len(widths) - 1)]
             skips = [out] * layers + [below]
-            sampler = residual(out, out, resampling="up") if resamples else _Doubling(out, common)
+            sampler = residual(out, out, resampling="up") if resamples else UpsampledConvolution(out, **common)
             up.append(
                 _Stage(
                     [residual((previous if i == 0 else out) + skip, out) for i, skip in enumerate(skips)],
@@ -217,7 +221,8 @@ class DiffusersUNet(nnx.Module):
         self.last = convolution(widths[0], out_channels or channels, **common)
 
     def __call__(self, x: ArrayLike, t: ArrayLike, labels: Int[Array, " n"] | None = None) -> Float[Array, "n h w c"]:
-        """What it predicts of images `(n, h, w, c)` at the process times `t`, `(n,)`; of classes `labels`, `(n,)`."""
+        """The prediction for images `(n, h, w, c)` at process times `t`, `(n,)`, given their classes `labels`,
+        `(n,)`."""
         x = check_any_batch(x, self.image_shape, "DiffusersUNet", self.factor)
         t = check_batch_times(t, x, "DiffusersUNet")
         if (labels is None) != (self.num_classes is None):
@@ -292,26 +297,6 @@ class _Stage(nnx.Module):
     def attention(self, i: int) -> Attention | None:
         """The attention after block `i`."""
         return self.attentions[i] if i < len(self.attentions) else None
-
-
-class _Halving(nnx.Module):
-    """A convolution of stride 2."""
-
-    def __init__(self, width: int, padding: int, common: dict[str, Any]):
-        self.layer = strided(width, width, padding, **common)
-
-    def __call__(self, x: Array) -> Array:
-        return self.layer(x)
-
-
-class _Doubling(nnx.Module):
-    """Every pixel 2 x 2 times, and a convolution."""
-
-    def __init__(self, width: int, common: dict[str, Any]):
-        self.layer = convolution(width, width, **common)
-
-    def __call__(self, x: Array) -> Array:
-        return self.layer(repeat_pixels(x))
 
 
 def _one(block: TimedResidual, attention: Attention | None, x: Array, time: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The layers of the networks that PyTorch's world has trained, by its conventions of padding and normalisation."""
+"""The layers of networks that were trained in PyTorch, with its conventions of padding and normalisation."""
 
 import math
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from .._arrays import as_array, check_floating, common_dtype
@@ -19,7 +20,7 @@ class Doubling(nnx.Module):
     Its windows do not overlap, so it is one product of matrices and a reordering.
     """
 
-    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs, dtype: Any = None):
+    def __init__(self, into: int, out: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
         self.dtype = dtype
         draw = nnx.initializers.lecun_normal(in_axis=0, out_axis=3)
         self.kernel = nnx.Param(draw(rngs.params(), (into, 2, 2, out), jnp.float32))
@@ -31,6 +32,26 @@ class Doubling(nnx.Module):
         out = kernel.shape[-1]
         pixels = x.reshape(n * h * w, into) @ kernel.reshape(into, 4 * out)
         return pixels.reshape(n, h, w, 2, 2, out).transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, out)
+
+
+class StridedConvolution(nnx.Module):
+    """A 3 x 3 convolution of stride 2 that keeps the number of channels; `padding` is that of `strided`."""
+
+    def __init__(self, width: int, padding: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
+        self.layer = strided(width, width, padding, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.layer(x)
+
+
+class UpsampledConvolution(nnx.Module):
+    """Nearest-neighbour upsampling by 2, and a 3 x 3 convolution that keeps the number of channels."""
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None):
+        self.layer = convolution(width, width, rngs=rngs, dtype=dtype)
+
+    def __call__(self, x: Array) -> Array:
+        return self.layer(repeat_pixels(x))
 
 
 class TimedResidual(nnx.Module):
@@ -53,7 +74,7 @@ class TimedResidual(nnx.Module):
         scales: bool,
         resampling: str | None = None,
         output_scale: float = 1.0,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ):
         self.scales, self.output_scale = scales, output_scale
         self.halves, self.doubles = resampling == "down", resampling == "up"
@@ -99,7 +120,7 @@ class Attention(nnx.Module):
         eps: float,
         by_head: bool = False,
         output_scale: float = 1.0,
-        dtype: Any = None,
+        dtype: DTypeLike | None = None,
     ):
         self.heads, self.by_head, self.output_scale = heads, by_head, output_scale
         self.norm = None if groups is None else torch_normalisation(width, groups, eps, rngs=rngs, dtype=dtype)
@@ -141,12 +162,14 @@ def sinusoids(t: Float[Array, " n"], width: int, *, shift: float = 0.0, cosines_
     return jnp.pad(embedding, ((0, 0), (0, width % 2)))
 
 
-def torch_normalisation(width: int, groups: int, eps: float, *, rngs: nnx.Rngs, dtype: Any = None) -> GroupNorm:
+def torch_normalisation(
+    width: int, groups: int, eps: float, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None
+) -> GroupNorm:
     """A group normalisation with the number of groups and the guard of PyTorch's."""
     return GroupNorm(width, num_groups=groups, epsilon=eps, use_fast_variance=False, rngs=rngs, dtype=dtype)
 
 
-def strided(into: int, out: int, padding: int, *, rngs: nnx.Rngs, dtype: Any = None) -> nnx.Conv:
+def strided(into: int, out: int, padding: int, *, rngs: nnx.Rngs, dtype: DTypeLike | None = None) -> nnx.Conv:
     """A 3 x 3 convolution of stride 2 that pads by `padding` pixels on the first sides, and by 1 on the last ones."""
     sides = [(padding, 1), (padding, 1)]
     return convolution(into, out, stride=2, padding=sides, rngs=rngs, dtype=dtype)
@@ -159,7 +182,7 @@ def mean_of_four(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:
 
 
 def repeat_pixels(x: Float[Array, "n h w c"]) -> Float[Array, "n hh ww c"]:
-    """Every pixel 2 x 2 times."""
+    """Nearest-neighbour upsampling by 2: every pixel becomes 2 x 2 pixels."""
     n, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None, :], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
 

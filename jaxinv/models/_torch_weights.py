@@ -14,7 +14,7 @@ from flax import nnx
 from safetensors.numpy import load_file
 
 from .._reading import as_path
-from .._types import Checked
+from .._types import Checked, Network
 from ._adm_unet import ADMUNet
 from ._diffusers_unet import DiffusersUNet
 from ._drunet import DRUNet
@@ -22,7 +22,7 @@ from ._torch_layers import Doubling
 
 _SHOWN = 5
 _PICKLES = (".pt", ".pth", ".ckpt", ".bin", ".pkl")
-# In a folder of diffusers, the first of these that there is.
+# The names of the file of weights in a folder of `diffusers`; the first one that exists is read.
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 # The names of attention in the older checkpoints of diffusers.
 _OLD_NAMES = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
@@ -30,10 +30,10 @@ Weights = dict[str, np.ndarray]
 
 
 def from_torch(
-    source: Checked[str | os.PathLike[str] | Mapping[str, Any]],
+    source: Checked[str | os.PathLike[str] | Mapping[str, object]],
     architecture: Checked[type[nnx.Module] | None] = None,
     **options: Any,
-) -> Any:
+) -> Network:
     """The network of weights that were trained in PyTorch, with the same outputs.
 
     The kind of the network and its sizes are read off the names and shapes of the weights. Every weight is used once;
@@ -81,7 +81,7 @@ def from_torch(
             f"These are not the weights of a {kind.__name__}: their shapes or numbers do not fit ({error})."
         ) from None
     _check_sizes(settings, len(weights))
-    # Without values: to draw random weights for a large network takes longer than to read it.
+    # The network is made without values, since drawing random weights for a large one takes longer than reading a file.
     build: Any = kind
     try:
         network = nnx.eval_shape(lambda: build(**settings, rngs=nnx.Rngs(0)))
@@ -162,12 +162,12 @@ class _Place:
         return array.shape == shape or (len(shape) == 2 and array.shape[:2] == shape and array.size == np.prod(shape))
 
     def read(self, arrays: list[np.ndarray]) -> np.ndarray:
-        """Our weight."""
+        """The weight in our layout."""
         whole = np.concatenate([a.reshape(s) for a, s in zip(arrays, self.shapes(), strict=True)])
         return np.transpose(whole, np.argsort(self.there))
 
     def write(self, array: np.ndarray) -> list[np.ndarray]:
-        """Theirs, one for each key."""
+        """The weights in PyTorch's layout, one for each key."""
         whole = np.ascontiguousarray(np.transpose(array, self.there))
         return np.split(whole, len(self.keys))
 
@@ -241,7 +241,7 @@ def _cleaned(weights: Mapping[str, Any]) -> Weights:
         for old, new in _OLD_NAMES.items():
             name = name.replace(old, new)
         cleaned[name.removeprefix("module.")] = array
-    # Buffers that follow from the configuration.
+    # These buffers follow from the configuration.
     return {name: array for name, array in cleaned.items() if not name.endswith("alphas_cumprod")}
 
 

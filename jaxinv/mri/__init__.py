@@ -1,4 +1,4 @@
-"""What a measurement of magnetic resonance needs before it is a likelihood: coil maps, noise, and fewer coils.
+"""The preparation of magnetic resonance measurements: coil maps, noise covariance and coil compression.
 
 `coil_maps(kspace)` estimates the sensitivities of the coils from the fully sampled middle of k-space, for
 `operators.MultiCoilFourier`; `noise_covariance` and `prewhiten` make the noise white, so that `noise.Gaussian(1.0)` is

@@ -1,4 +1,4 @@
-"""The sensitivities of the coils, from the fully sampled middle of k-space."""
+"""The sensitivities of the coils, from the fully sampled centre of k-space."""
 
 import abc
 from typing import Any
@@ -35,14 +35,14 @@ class AbstractCoilMaps(Parametric):
 
 
 class ESPIRiT(AbstractCoilMaps):
-    """The maps that the measured middle of k-space obeys: eigenvectors of a projection, at each pixel.
+    """Maps that are consistent with the centre of k-space: eigenvectors of a projection, at each pixel.
 
-    Every `kernel x kernel` window of the middle, over all coils, lies in the row space of the calibration matrix. In
-    the image that is a matrix of coils by coils at each pixel, whose eigenvector of eigenvalue 1 is the map, and which
-    has no such eigenvector outside of the object, where the maps are 0. The sum of squares over coils is 1, and the
-    first coil is real.
+    Every `kernel x kernel` window of the calibration region, over all coils, lies in the row space of the calibration
+    matrix. In the image this projection is a matrix of coils by coils at each pixel. Its eigenvector of eigenvalue 1 is
+    the map; outside of the object there is none, and the maps are 0. The sum of squares over coils is 1, and the first
+    coil is real.
 
-    - `calibration`: static, the width of the fully sampled middle.
+    - `calibration`: static, the width of the calibration region, the fully sampled centre of k-space.
     - `kernel`: static, the width of a window; larger for maps that vary faster.
     - `threshold`: singular values of the calibration matrix below this share of the largest are noise.
     - `crop`: the eigenvalue below which a pixel has no map. Lower it where maps are cut off at the border of an object.
@@ -72,7 +72,7 @@ class ESPIRiT(AbstractCoilMaps):
         real = kspace.real.dtype
         windows = _windows(_middle(kspace, self.calibration), self.kernel)
         gram = jnp.matmul(jnp.conj(windows.T), windows, precision=HIGHEST)
-        # Scaled, so that squares neither overflow nor vanish.
+        # The data are scaled, so that squares neither overflow nor vanish.
         size = jnp.max(jnp.abs(gram))
         values, vectors = jnp.linalg.eigh(gram / jnp.where(size > 0, size, 1))
         singular = jnp.sqrt(jnp.maximum(values, 0))
@@ -98,10 +98,10 @@ class ESPIRiT(AbstractCoilMaps):
 class LowResolution(AbstractCoilMaps):
     """The images of the coils at low resolution over the root of their sum of squares: simple, smooth, and coarse.
 
-    The middle of k-space is tapered by a Hann window. Outside of the object the maps are noise; where the sum of
+    The centre of k-space is tapered by a Hann window. Outside of the object the maps are noise; where the sum of
     squares is below `crop` of its largest value, they are 0.
 
-    - `calibration`: static, the width of the fully sampled middle.
+    - `calibration`: static, the width of the calibration region, the fully sampled centre of k-space.
     - `crop`: a share of the largest root of the sum of squares.
 
     **Reference:** McKenzie, Yeh, Ohliger, Price, Sodickson, Self-calibrating parallel imaging with automatic coil
@@ -140,13 +140,13 @@ def coil_maps(
     **Arguments:**
 
     - `kspace`: the measurement, complex `(num_coils, h, w, c)`, frequency 0 at `(h // 2, w // 2)`, zero where nothing
-      is measured, and fully sampled in the middle. Channels (slices, echoes) are independent.
-    - `method`: `ESPIRiT()`, or `LowResolution()`, which is faster and needs no middle without noise.
+      is measured, and fully sampled at the centre. Channels (slices, echoes) are independent.
+    - `method`: `ESPIRiT()`, or `LowResolution()`, which is faster and tolerates noise at the centre of k-space.
 
     **Returns:** the maps, `(num_coils, h, w, c)`; NaN for k-space that arrives traced and is not finite.
 
-    **Raises:** `ValueError` for another shape, a measurement that is real or not finite, and a middle larger than
-    k-space.
+    **Raises:** `ValueError` for another shape, a measurement that is real or not finite, and a calibration region
+    larger than k-space.
 
     !!! example
         ```python
@@ -200,7 +200,7 @@ def _middle(kspace: Complex[Array, "l h w"], size: int) -> Complex[Array, "l c c
 
 
 def _windows(middle: Complex[Array, "l a b"], kernel: int) -> Complex[Array, "positions entries"]:
-    """All windows of the middle, each with all its coils as one row."""
+    """All windows of the calibration region, each with all its coils as one row."""
     coils, rows, columns = middle.shape
     places = [np.arange(n - kernel + 1)[:, None] + np.arange(kernel)[None, :] for n in (rows, columns)]
     cut = middle[:, places[0][:, None, :, None], places[1][None, :, None, :]]
@@ -208,7 +208,7 @@ def _windows(middle: Complex[Array, "l a b"], kernel: int) -> Complex[Array, "po
 
 
 def _padded(middle: Complex[Array, "... a b"], size: tuple[int, int]) -> Complex[Array, "... h w"]:
-    """The middle in k-space of another size, zero around it."""
+    """The calibration region in k-space of another size, with zeros around it."""
     widths = [(0, 0)] * (middle.ndim - 2)
     for n, m in zip(size, middle.shape[-2:], strict=True):
         before = n // 2 - m // 2
@@ -224,7 +224,7 @@ def _projection(kernels: Complex[Array, "n l k k"], size: tuple[int, int]) -> Co
     """
     k = kernels.shape[-1]
     lags = 2 * k - 1
-    # At the corner, with room for all lags.
+    # The array holds the lags at its corner, with room for all of them.
     spectra = jnp.fft.fft2(kernels, s=(lags, lags))
     products = jnp.einsum("nlab,nmab->lmab", spectra, jnp.conj(spectra), precision=HIGHEST)
     correlation = jnp.fft.fftshift(jnp.fft.ifft2(products), (-2, -1))

@@ -1,4 +1,4 @@
-"""The noise of coils, and fewer coils."""
+"""The noise covariance of coils, prewhitening, and coil compression."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Complex
@@ -11,14 +11,14 @@ from ._coil_maps import check_kspace
 
 @compiled_method
 def noise_covariance(kspace: ArrayLike, *, outside: Checked[float] = 0.8) -> Complex[Array, "l l"]:
-    """The covariance of the noise of the coils, from the outer part of k-space, where there is next to no signal.
+    """The covariance of the noise of the coils, from the outer part of k-space, where there is hardly any signal.
 
-    It is `E[n n^H]` over the measured frequencies whose distance from the middle, in half widths of k-space, is at
+    It is `E[n n^H]` over the measured frequencies whose distance from the centre, in half widths of k-space, is at
     least `outside` along one axis; a frequency is measured where any coil is not 0.
 
     **Arguments:**
 
-    - `kspace`: the measurement, complex `(num_coils, h, w, c)`, frequency 0 in the middle.
+    - `kspace`: the measurement, complex `(num_coils, h, w, c)`, frequency 0 at the centre.
     - `outside`: static, between 0 and 1. Raise it where the signal reaches far out. A scan of noise alone takes 0.
 
     **Returns:** the covariance, `(num_coils, num_coils)`, for `prewhiten`. With fewer measured frequencies than coils
@@ -93,7 +93,7 @@ def prewhiten(kspace: ArrayLike, covariance: ArrayLike) -> Complex[Array, "l h w
 
 @compiled_method
 def compress_coils(kspace: ArrayLike, num_coils: IntLike) -> tuple[Complex[Array, "k h w c"], Complex[Array, "k l"]]:
-    """Fewer coils that hold as much of the signal as can be: the first principal components of the coils.
+    """Compress many coils to a few: the principal components of the coils with the largest part of the signal.
 
     **Arguments:**
 

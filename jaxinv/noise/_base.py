@@ -72,7 +72,7 @@ class AbstractGaussianNoise(AbstractNoise):
         """`W* r`, the adjoint of `whiten`. **Returns:** an array of the shape of the residual `r`."""
 
     @abc.abstractmethod
-    def restrict(self, measured: State, struct: Any) -> "AbstractGaussianNoise":
+    def restrict(self, measured: State, struct: PyTree) -> "AbstractGaussianNoise":
         """The noise of the measured entries alone; `y - A x` must be zero at the others.
 
         **Arguments:** `measured`, and `struct`, the codomain of the operator. **Returns:** a noise of this class.

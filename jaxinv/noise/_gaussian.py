@@ -1,7 +1,6 @@
 """Gaussian noise: independent, or correlated by a factor."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -71,14 +70,15 @@ class Gaussian(AbstractGaussianNoise):
 
     @standard_promotion()
     def whiten(self, residual: State) -> State:
-        # Not divided: XLA makes one division of two in some programs and not in others, which then round otherwise.
+        # The residual is multiplied by the inverse and not divided: XLA merges two divisions in some programs and not
+        # in others, which then round otherwise.
         over = lambda r, s: rounded(rounded(r) * rounded(1 / fit_to(s, r, "std")))
         return jax.tree.map(over, residual, broadcast_to_parts(self.std, residual))
 
     def whiten_adjoint(self, residual: State) -> State:
         return self.whiten(residual)
 
-    def restrict(self, measured: State, struct: Any) -> "Gaussian":
+    def restrict(self, measured: State, struct: PyTree) -> "Gaussian":
         del struct
         keep = lambda std, m: jnp.where(m > 0, std, 1) if std.ndim == m.ndim else std
         return eqx.tree_at(lambda n: n.std, self, jax.tree.map(keep, broadcast_to_parts(self.std, measured), measured))
@@ -155,7 +155,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
     def whiten_adjoint(self, residual: State) -> State:
         return self._solve(residual, transpose=True)
 
-    def restrict(self, measured: State, struct: Any) -> "CorrelatedGaussian":
+    def restrict(self, measured: State, struct: PyTree) -> "CorrelatedGaussian":
         """The noise of the measured entries, with a lower triangular factor that is the identity on the others."""
         self._check_size(struct)
         if measured.size == 1:
@@ -176,7 +176,7 @@ class CorrelatedGaussian(AbstractGaussianNoise):
     def _factor(self, y: Array) -> Array:
         return self.factor.astype(real_dtype(y.dtype))
 
-    def _check_size(self, struct: Any) -> None:
+    def _check_size(self, struct: PyTree) -> None:
         if self.factor.shape[0] != math.prod(struct.shape):
             raise ValueError(
                 f"`factor` has {self.factor.shape[0]} rows; a measurement of shape {tuple(struct.shape)} has "

@@ -67,7 +67,8 @@ class Poisson(AbstractNoise):
 
     def linearise(self, y: State) -> tuple[State, State]:
         """The intensities `(y - background) / gain`, and their standard deviations, from counts of at least .5."""
-        # By the inverse, made once: some programs divide by one gain of all bins, others by a gain for each.
+        # The inverse of the gain is computed once, since some programs divide by one gain of all bins, and others by a
+        # gain for each.
         over = lambda leaf, gain: rounded(leaf) * rounded(1 / fit_to(gain, leaf, "gain"))
         gains = broadcast_to_parts(self.gain, y)
         counts = _with_background(y, self.background, -1)
@@ -224,8 +225,8 @@ def _transmission(line_integral: Array, photons: Array, y: Array, measured: Arra
     line_integral, y = _only_measured(line_integral, y, measured)
     photons = jnp.where(measured > 0, photons, 1)
     log_photons = jnp.log(photons)
-    # The logarithm of the expected counts is at hand, so these may underflow. Where they would overflow, the
-    # exponential continues along its tangent.
+    # The expected counts may underflow, since their logarithm is known. Where they would overflow, the exponential
+    # continues along its tangent.
     exponent = jnp.minimum(-line_integral, jnp.minimum(_LOG_MOST - log_photons, _LARGEST_EXPONENT))
     mean = photons * jnp.exp(exponent) * (1 - line_integral - exponent)
     log_mean = log_photons - line_integral
@@ -249,7 +250,7 @@ def _only_measured(mean: Array, y: Array, measured: Array) -> tuple[Array, Array
 # Below this number of expected counts the negative log-likelihood of a positive count continues along its tangent, so
 # that it is finite and convex, and its gradient leads back.
 _FEWEST = 1e-12
-# From starts within 1 of the root: six steps reach the precision of float64.
+# Six steps from a start within 1 of the root reach the precision of float64.
 _NEWTON_STEPS = 6
 # The logarithm of the largest number of expected counts whose sum over all bins is finite in single precision, and
 # the largest exponent whose exponential is.

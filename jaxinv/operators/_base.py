@@ -1,7 +1,7 @@
 """The abstract classes of operators, their algebra, and the checks of images and shapes that all operators share."""
 
 import abc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax
@@ -22,7 +22,7 @@ from .._arrays import (
     standard_promotion,
 )
 from .._module import Module
-from .._types import Abstract, PyTree, State, Struct
+from .._types import Abstract, Checked, PyTree, Scalar, State, Struct
 from .._workarounds import rounded
 from ..requirements import Requirement, finite
 
@@ -163,14 +163,14 @@ class AbstractLinearOperator(AbstractOperator):
             return NotImplemented
         return Sum(self, -other)
 
-    def __mul__(self, factor: Any) -> "AbstractLinearOperator":
+    def __mul__(self, factor: Checked[Scalar | complex]) -> "AbstractLinearOperator":
         if isinstance(factor, AbstractOperator) or jnp.ndim(factor) != 0:
             return NotImplemented
         return Scaled(factor, self)
 
     __rmul__ = __mul__
 
-    def __truediv__(self, factor: Any) -> "AbstractLinearOperator":
+    def __truediv__(self, factor: Checked[Scalar | complex]) -> "AbstractLinearOperator":
         if isinstance(factor, AbstractOperator) or jnp.ndim(factor) != 0:
             return NotImplemented
         return Scaled(1 / as_factor(factor), self)
@@ -278,7 +278,7 @@ class Scaled(AbstractLinearOperator):
     factor: Array
     operator: AbstractLinearOperator
 
-    def __init__(self, factor: Any, operator: AbstractLinearOperator):
+    def __init__(self, factor: Checked[Scalar | complex], operator: AbstractLinearOperator):
         self.factor = as_factor(factor)
         self.operator = operator
 

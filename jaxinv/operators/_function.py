@@ -74,9 +74,9 @@ class FunctionOperator(AbstractLinearOperator):
 
     def __init__(
         self,
-        function: Checked[Callable[..., Any]],
+        function: Checked[Callable[[State], State]],
         domain: Checked[Sequence[int] | jax.ShapeDtypeStruct],
-        adjoint: Checked[Callable[..., Any] | None] = None,
+        adjoint: Checked[Callable[[State], State] | None] = None,
         *,
         tolerance: Checked[float | None] = None,
     ):
@@ -151,7 +151,9 @@ class NonlinearFunction(AbstractOperator):
     domain: Struct = eqx.field(static=True)
     codomain: Struct = eqx.field(static=True)
 
-    def __init__(self, function: Checked[Callable[..., Any]], domain: Checked[Sequence[int] | jax.ShapeDtypeStruct]):
+    def __init__(
+        self, function: Checked[Callable[[State], State]], domain: Checked[Sequence[int] | jax.ShapeDtypeStruct]
+    ):
         self.function = as_leaves(function)
         self.domain = _struct(domain, self.function)
         self.codomain = _codomain(self.function, self.domain)

@@ -105,7 +105,7 @@ def check_linear(operator: AbstractOperator, name: str) -> AbstractLinearOperato
 class RealVectors:
     """States of a domain or codomain as vectors of their real and imaginary parts.
 
-    Of these, because an operator that is linear over the reals only has a norm too.
+    The parts are separate, because an operator that is linear over the reals only has a norm too.
     """
 
     def __init__(self, struct: Any):

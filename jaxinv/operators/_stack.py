@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import check_state, common_dtype, shapes
-from .._types import PyTree, State, Struct
+from .._types import Checked, PyTree, State, Struct
 from ._base import AbstractLinearOperator, AbstractOperator, add_states, image_struct
 
 
@@ -63,7 +63,7 @@ class LinearStack(AbstractLinearOperator):
         return functools.reduce(add_states, parts)
 
 
-def stack(operators: Sequence[Any]) -> Stack | LinearStack:
+def stack(operators: Checked[Sequence[AbstractOperator]]) -> Stack | LinearStack:
     """One problem with the measurements of several operators: `x -> (A_1(x), A_2(x), ...)`, a tuple.
 
     **Arguments:**
@@ -84,12 +84,11 @@ def stack(operators: Sequence[Any]) -> Stack | LinearStack:
     """
     operators = tuple(operators)
     _check_stackable(operators)
-    if all(isinstance(operator, AbstractLinearOperator) for operator in operators):
-        return LinearStack(operators)
-    return Stack(operators)
+    linear = tuple(operator for operator in operators if isinstance(operator, AbstractLinearOperator))
+    return LinearStack(linear) if len(linear) == len(operators) else Stack(operators)
 
 
-def batch(operators: Sequence[Any]) -> AbstractOperator:
+def batch(operators: Checked[Sequence[AbstractOperator]]) -> AbstractOperator:
     """Operators of one kind as one, with their parameters stacked along a new leading axis for `jax.vmap`.
 
     **Arguments:**

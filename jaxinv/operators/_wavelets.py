@@ -11,7 +11,8 @@ from .._arrays import check_count, check_image_shape, check_state, parameter_dty
 from .._types import Checked, State
 from ._base import AbstractLinearOperator
 
-# The scaling filters by their number of vanishing moments, by spectral factorisation with sixty digits.
+# The scaling filters, by the number of their vanishing moments. They were computed by spectral factorisation with sixty
+# digits.
 _FILTERS = {
     1: (0.70710678118654752, 0.70710678118654752),
     2: (0.48296291314453414, 0.83651630373780791, 0.22414386804201338, -0.12940952255126038),

@@ -93,7 +93,7 @@ class Gaussian(Module):
         )
 
     @staticmethod
-    def from_factor(mean: ArrayLike, factor: Any, diagonal: Checked[Scalar] = 0.0) -> "Gaussian":
+    def from_factor(mean: ArrayLike, factor: ArrayLike, diagonal: Checked[Scalar] = 0.0) -> "Gaussian":
         """`N(mean, factor factor^T + diag(diagonal))`.
 
         **Arguments:**
@@ -188,8 +188,8 @@ class Gaussian(Module):
         """The log-density at one image.
 
         If the covariance is singular, this is the density on the affine space that supports the distribution, and minus
-        infinity for images whose relative distance from that space exceeds `sqrt(eps)`. Of a large image whose diagonal
-        is traced, the diagonal must be positive.
+        infinity for images whose relative distance from that space exceeds `sqrt(eps)`. If the image is large and the
+        diagonal is traced, the diagonal must be positive.
         """
         x = as_array(x)
         if x.shape != self.shape:

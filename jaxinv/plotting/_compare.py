@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._checks import checked
 from .._types import ArrayLike, Checked, Scalar
@@ -22,7 +22,7 @@ def compare(
     reference: Checked[ArrayLike | None] = None,
     titles: Checked[Sequence[str] | None] = None,
     heading: str | None = None,
-    metrics: Mapping[str, Callable[[Any, Any], Any]] | None = None,
+    metrics: Mapping[str, Callable[[ArrayLike, ArrayLike], Scalar]] | None = None,
     data_range: Scalar = 1.0,
     errors: bool = True,
     limits: Checked[tuple[Scalar, Scalar] | None] = None,

@@ -1,6 +1,6 @@
 """The figure of what `diffusion.check_posterior` found."""
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -8,11 +8,14 @@ from .._types import Checked
 from ..diffusion import PosteriorCheck
 from ._figure import CAPTION, panels
 
+if TYPE_CHECKING:
+    import matplotlib.figure
+
 _BINS = 30
 _GOOD, _BAD, _REFERENCE = "C0", "C3", "0.8"
 
 
-def posterior_check(check: Checked[PosteriorCheck], *, heading: str | None = None) -> Any:
+def posterior_check(check: Checked[PosteriorCheck], *, heading: str | None = None) -> "matplotlib.figure.Figure":
     """Draw what `diffusion.check_posterior` found: the misfit, the discrepancy and the spread beside what is expected.
 
     The first panel has the histogram of `-log p(y | x)` of measurements simulated from the samples in grey, and that of

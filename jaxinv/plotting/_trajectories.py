@@ -21,7 +21,7 @@ _POINTS = 200  # Points of the background of a density, along each axis.
 def trajectories(
     paths: Checked[Mapping[str, tuple[ArrayLike, ArrayLike]]],
     *,
-    density: Callable[[np.ndarray, np.ndarray], Any] | None = None,
+    density: Callable[[np.ndarray, np.ndarray], ArrayLike] | None = None,
     heading: str | None = None,
     limits: Checked[tuple[Scalar, Scalar] | None] = None,
     size: Scalar | None = None,

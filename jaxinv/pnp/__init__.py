@@ -48,7 +48,7 @@ __all__ = [
     "ADMM",
     "RED",
     "GradientStep",
-    # Users implement these, with the problems of a method.
+    # These are for users who implement a method or a denoiser of their own.
     "AbstractDenoiser",
     "AbstractPlugAndPlay",
     "Iterate",

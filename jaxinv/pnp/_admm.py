@@ -7,7 +7,7 @@ from jaxtyping import Array
 from .._arrays import as_leaf
 from .._solution import RESULTS
 from .._types import IntLike, Key, Scalar
-from ._method import AbstractProximal, Problem
+from ._method import AbstractProximal, Problem, QuadraticData
 
 
 class ADMM(AbstractProximal[Array]):
@@ -37,11 +37,11 @@ class ADMM(AbstractProximal[Array]):
     solver_rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
     solver_steps: IntLike = eqx.field(default=100, static=True)
 
-    def begin(self, problem: Problem) -> Array:
+    def begin(self, problem: Problem[QuadraticData]) -> Array:
         return jnp.zeros_like(problem.start)
 
     def move(
-        self, problem: Problem, x: Array, memory: Array, index: Array, *, key: Key | None
+        self, problem: Problem[QuadraticData], x: Array, memory: Array, index: Array, *, key: Key | None
     ) -> tuple[Array, Array, RESULTS]:
         del index
         sigma, weight = problem.options

@@ -18,14 +18,14 @@ _EPS = 1e-2
 
 
 class DenoiserCertificate(Module):
-    """What `certify` measured at one image; its `print` shows the numbers.
+    """The result of `certify` at one image; `print` shows its numbers.
 
-    - `lipschitz`: the norm of the derivative of `D`, a lower bound of its Lipschitz constant. At most 1: nonexpansive,
-      which is what `RED` and `PGD` assume.
-    - `residual_lipschitz`: that of `x - D(x)`. Below 1: the condition of Ryu et al. for `PGD` and `ADMM`.
-    - `asymmetry`: `|<J u, v> - <u, J v>| / (||J u|| ||v||)` for random `u` and `v`. Near 0: `D` is a gradient, and
-      `RED` minimises an objective.
-    - `error`: `||D(x + sigma n) - x|| / ||sigma n||`, for noise `n`. Below 1: it denoises.
+    - `lipschitz`: the norm of the derivative of `D`, a lower bound of its Lipschitz constant. `RED` and `PGD` assume
+      that it is at most 1, so that `D` is nonexpansive.
+    - `residual_lipschitz`: that of `x - D(x)`. The condition of Ryu et al. for `PGD` and `ADMM` is that it is below 1.
+    - `asymmetry`: `|<J u, v> - <u, J v>| / (||J u|| ||v||)` for random `u` and `v`. Where it is near 0, `D` is a
+      gradient, and `RED` minimises an objective.
+    - `error`: `||D(x + sigma n) - x|| / ||sigma n||`, for noise `n`. A denoiser lowers the error, to below 1.
     """
 
     lipschitz: Array
@@ -77,7 +77,7 @@ def certify(
 
     **Returns:** a `DenoiserCertificate`; its `check()` warns of a denoiser that is not nonexpansive.
 
-    **Raises:** `ValueError` for what is no denoiser.
+    **Raises:** `ValueError` for an object that is not a denoiser.
 
     **Reference:** Ryu, Liu, Wang, Chen, Wang, Yin, Plug-and-play methods provably converge with properly trained
     denoisers, 2019, Assumption A; Reehorst, Schniter, Regularization by denoising: clarifications and new

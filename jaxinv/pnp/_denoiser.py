@@ -88,7 +88,7 @@ class AbstractDenoiser(Module):
 
 
 class FunctionDenoiser(AbstractDenoiser):
-    """The denoiser that a function computes, which `Denoiser(function)` makes."""
+    """The denoiser that a function of one image computes, which `Denoiser` and `denoiser_from` make."""
 
     function: PyTree
     low: Array
@@ -104,31 +104,6 @@ class FunctionDenoiser(AbstractDenoiser):
     def __call__(self, x: Array, sigma: Scalar) -> Array:
         x = check_floating(as_array(x), "an image", "The denoiser")
         return _same_shape(self.function(x, jnp.asarray(sigma).astype(x.dtype)), x)
-
-
-class NetworkDenoiser(AbstractDenoiser):
-    """The denoiser of a network, which `denoiser_from(network)` makes."""
-
-    network: PyTree
-    low: Array
-    high: Array
-
-    @property
-    def sigma_range(self) -> tuple[Scalar, Scalar]:
-        return self.low, self.high
-
-    def requirements(self) -> tuple[Requirement, ...]:
-        return (_ordered(self.low, self.high),)
-
-    def __call__(self, x: Array, sigma: Scalar) -> Array:
-        x = check_floating(as_array(x), "an image", "The denoiser")
-        output = self.network(x[None], jnp.asarray(sigma).astype(x.dtype)[None])
-        if output.shape != (1, *x.shape):
-            raise ValueError(
-                f"The network must return what has the shape of its input, {(1, *x.shape)}; it returned "
-                f"{output.shape}. Networks take and return a batch, `network(x, sigma)` with `sigma` of shape (n,)."
-            )
-        return output[0].astype(x.dtype)
 
 
 @checked()
@@ -164,7 +139,7 @@ def Denoiser(
 
 
 @checked()
-def denoiser_from(network: Network, *, sigma_range: tuple[Scalar, Scalar] = (0.0, float("inf"))) -> NetworkDenoiser:
+def denoiser_from(network: Network, *, sigma_range: tuple[Scalar, Scalar] = (0.0, float("inf"))) -> FunctionDenoiser:
     """The denoiser of a network, `network(x, sigma) -> x`, of a batch.
 
     **Arguments:**
@@ -192,7 +167,17 @@ def denoiser_from(network: Network, *, sigma_range: tuple[Scalar, Scalar] = (0.0
         raise ValueError("A score is a denoiser by `pnp.FromScore(score)`; `denoiser_from` takes a network.")
     if not callable(network) and not isinstance(network, LinenNetwork):
         raise ValueError(f"A network is called as `network(x, sigma)`; {type(network).__name__} cannot be called.")
-    return NetworkDenoiser(as_network(network), *_range(sigma_range))
+    return FunctionDenoiser(jax.tree_util.Partial(_of_one_image, as_network(network)), *_range(sigma_range))
+
+
+def _of_one_image(network: Network, x: Array, sigma: Array) -> Array:
+    output = network(x[None], sigma[None])
+    if output.shape != (1, *x.shape):
+        raise ValueError(
+            f"The network must return what has the shape of its input, {(1, *x.shape)}; it returned {output.shape}. "
+            "Networks take and return a batch, `network(x, sigma)` with `sigma` of shape (n,)."
+        )
+    return output[0].astype(x.dtype)
 
 
 class FromScore(AbstractDenoiser):

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from .._arrays import as_leaf
 from .._solution import RESULTS
 from .._types import IntLike, Key, Scalar
-from ._method import AbstractProximal, Iterate, Problem
+from ._method import AbstractProximal, Iterate, Problem, QuadraticData
 
 # A step that lowers the objective by less than `_DECREASE / step ||x - x_old||^2` is tried again, shorter by `_SHRINK`.
 _DECREASE = 0.1
@@ -60,13 +60,13 @@ class GradientStep(AbstractProximal[_Memory]):
     solver_rtol: Scalar = eqx.field(default=1e-5, converter=as_leaf)
     solver_steps: IntLike = eqx.field(default=100, static=True)
 
-    def begin(self, problem: Problem) -> _Memory:
+    def begin(self, problem: Problem[QuadraticData]) -> _Memory:
         zero = jnp.zeros_like(problem.start)
         one = jnp.ones((), zero.dtype)
         return _Memory(zero, jnp.inf * one, one, jnp.ones((), bool) & (one > 0))
 
     def move(
-        self, problem: Problem, x: Array, memory: _Memory, index: Array, *, key: Key | None
+        self, problem: Problem[QuadraticData], x: Array, memory: _Memory, index: Array, *, key: Key | None
     ) -> tuple[Array, _Memory, RESULTS]:
         del index, key
         sigma, weight = problem.options
@@ -76,7 +76,7 @@ class GradientStep(AbstractProximal[_Memory]):
         value, slope = jax.value_and_grad(lambda x: problem.denoiser.potential(x, sigma))(new)
         objective = misfit + penalty * value
         square = jnp.sum((new - x) ** 2)
-        # Rounding of the objective must not turn a step away.
+        # Rounding of the objective must not reject a step.
         slack = 10 * jnp.finfo(objective.dtype).eps * jnp.abs(objective)
         needed = memory.objective - _DECREASE * penalty / memory.step * square + slack
         accepted = objective <= needed
@@ -86,13 +86,15 @@ class GradientStep(AbstractProximal[_Memory]):
         return choose(new, x), kept, code
 
     def step(
-        self, problem: Problem, state: Iterate, index: Array, *, key: Key | None = None
+        self, problem: Problem[QuadraticData], state: Iterate, index: Array, *, key: Key | None = None
     ) -> tuple[Iterate, Array, RESULTS]:
         new, finished, code = super().step(problem, state, index, key=key)
-        # An image that stands still because its step was turned away has not converged.
+        # An image that did not change because its step was rejected has not converged.
         failed = code != RESULTS.successful
         return new, finished & (failed | new.memory.accepted), code
 
-    def finish(self, problem: Problem, state: Iterate, *, key: Key | None = None) -> tuple[Array, dict[str, Array]]:
+    def finish(
+        self, problem: Problem[QuadraticData], state: Iterate, *, key: Key | None = None
+    ) -> tuple[Array, dict[str, Array]]:
         image, stats = super().finish(problem, state, key=key)
         return image, stats | {"objective": state.memory.objective, "step": state.memory.step}

@@ -17,7 +17,7 @@ from ._method import AbstractPlugAndPlay, Problem, QuadraticData, quadratic_prob
 
 
 class _Numbers(NamedTuple):
-    weight: Scalar
+    weight: Array
     sigmas: Array
 
 
@@ -74,7 +74,7 @@ class HQS(AbstractPlugAndPlay[Array]):
 
     def prepare(
         self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
-    ) -> tuple[Problem, RESULTS]:
+    ) -> tuple[Problem[QuadraticData], RESULTS]:
         problem, code = quadratic_problem(
             likelihood,
             denoiser,
@@ -94,11 +94,11 @@ class HQS(AbstractPlugAndPlay[Array]):
         sigmas = jnp.exp((1 - share) * jnp.log(sigma_max) + share * jnp.log(last))
         return eqx.tree_at(lambda p: p.options, problem, _Numbers(weight, sigmas)), code
 
-    def begin(self, problem: Problem) -> Array:
+    def begin(self, problem: Problem[QuadraticData]) -> Array:
         return problem.start
 
     def move(
-        self, problem: Problem, x: Array, memory: Array, index: Array, *, key: Key | None
+        self, problem: Problem[QuadraticData], x: Array, memory: Array, index: Array, *, key: Key | None
     ) -> tuple[Array, Array, RESULTS]:
         del memory
         numbers: _Numbers = problem.options
@@ -113,7 +113,7 @@ class HQS(AbstractPlugAndPlay[Array]):
 def _image_noise(data: QuadraticData) -> Array:
     """`sqrt(n) / ||B||_F`, with the Frobenius norm from one random sign for each pixel, whose error is small."""
     struct = data.image
-    # A fixed key, as for the start of a power iteration: the documented exception to "keys are never defaulted".
+    # The key is fixed, as for the start of a power iteration: the documented exception to "keys are never defaulted".
     signs = jax.random.rademacher(jax.random.key(0, impl="threefry2x32"), struct.shape, struct.dtype)
     square = sum(jnp.sum(jnp.abs(leaf) ** 2) for leaf in jax.tree.leaves(data.operator(signs)))
     square = jax.lax.stop_gradient(jnp.asarray(square))

@@ -16,7 +16,7 @@ from .._conjugate_gradients import minimise_quadratic
 from .._method import AbstractMethod, advance
 from .._solution import RESULTS
 from .._sums import dot
-from .._types import Abstract, Key, PyTree, Scalar, State as Measurement
+from .._types import Abstract, Key, PyTree, Scalar, State as Measurement, Stats
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation, prepare, whiten
 from ..operators import AbstractLinearOperator
 from ..operators._norm import norm_bound
@@ -133,7 +133,10 @@ class QuadraticData(AbstractData):
         return 0.5 * dot(residual, residual) + self.constant
 
 
-class Problem(eqx.Module):
+Data = TypeVar("Data", bound=AbstractData)
+
+
+class Problem(eqx.Module, Generic[Data]):
     """A plug-and-play problem.
 
     - `data`: the likelihood and the measurement, as the method asked for them.
@@ -142,7 +145,7 @@ class Problem(eqx.Module):
     - `options`: the numbers of the method, a pytree of arrays in the dtype of the image.
     """
 
-    data: Any
+    data: Data
     denoiser: AbstractDenoiser
     start: Array
     options: PyTree[Array]
@@ -171,9 +174,9 @@ Memory = TypeVar("Memory")
 
 
 class AbstractPlugAndPlay(AbstractMethod[Problem, Iterate], Generic[Memory]):
-    """A method of `pnp.reconstruct`: the image between its data and a denoiser.
+    """A method of `pnp.reconstruct`, which alternates between the data and a denoiser.
 
-    To define one, implement `numbers`, `prepare`, `begin` and `move`. The steps end when the image changes by less than
+    To define one, implement `sigmas`, `prepare`, `begin` and `move`. The steps end when the image changes by less than
     `rtol` of itself, or after `max_steps` of them.
     """
 
@@ -211,7 +214,7 @@ class AbstractPlugAndPlay(AbstractMethod[Problem, Iterate], Generic[Memory]):
 
     @abc.abstractmethod
     def begin(self, problem: Problem) -> Memory:
-        """What the method remembers before its first step.
+        """The memory of the method before its first step.
 
         **Arguments:**
 
@@ -265,13 +268,13 @@ class AbstractPlugAndPlay(AbstractMethod[Problem, Iterate], Generic[Memory]):
         del index
         return change <= jnp.asarray(self.rtol, change.dtype)
 
-    def finish(self, problem: Problem, state: Iterate, *, key: Key | None = None) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: Iterate, *, key: Key | None = None) -> tuple[Array, Stats]:
         del key, problem
         return state.image, {"change": state.change}
 
 
 class AbstractProximal(AbstractPlugAndPlay[Memory]):
-    """A method that meets the data by a proximal map: its problem, and what must hold of its numbers."""
+    """A method whose data step is a proximal map: its problem, and the requirements of its numbers."""
 
     if TYPE_CHECKING:
         sigma = Abstract[Scalar]()
@@ -301,7 +304,7 @@ class AbstractProximal(AbstractPlugAndPlay[Memory]):
 
     def prepare(
         self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
-    ) -> tuple[Problem, RESULTS]:
+    ) -> tuple[Problem[QuadraticData], RESULTS]:
         return quadratic_problem(
             likelihood,
             denoiser,
@@ -317,7 +320,7 @@ class AbstractProximal(AbstractPlugAndPlay[Memory]):
 @checked()
 def smooth_problem(
     likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None, options: PyTree[Scalar]
-) -> tuple[Problem, RESULTS]:
+) -> tuple[Problem[SmoothData], RESULTS]:
     """The problem of a method of gradient steps, and its code.
 
     **Arguments:**
@@ -352,7 +355,7 @@ def quadratic_problem(
     name: str,
     solver_rtol: Scalar,
     solver_steps: int,
-) -> tuple[Problem, RESULTS]:
+) -> tuple[Problem[QuadraticData], RESULTS]:
     """The problem of a method with a proximal map of the data, and its code.
 
     **Arguments:**

@@ -3,7 +3,6 @@
 import warnings
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,7 @@ from .._differentiation import Unrolled
 from .._jit import verb
 from .._loop import run
 from .._solution import RESULTS, Solution
-from .._types import ArrayLike, Checked, Key, State
+from .._types import ArrayLike, Checked, Key, ProgressMeter, State
 from ..likelihood import Likelihood, domain_dtype, gaussian_approximation
 from ._denoiser import AbstractDenoiser, check_denoiser
 from ._hqs import HQS
@@ -35,7 +34,7 @@ def reconstruct(
     key: Key | None = None,
     start: ArrayLike | None = None,
     differentiate: Checked[Unrolled | None] = None,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> Solution:
     """Reconstruct an image with a denoiser for its prior (plug-and-play).
 
@@ -101,7 +100,7 @@ def _reconstruct(
     key: Key | None,
     start: ArrayLike | None,
     differentiate: Unrolled | None,
-    progress: diffrax.AbstractProgressMeter[Any] | None,
+    progress: ProgressMeter | None,
 ) -> Solution:
     if not isinstance(likelihood, Likelihood):
         raise ValueError(

@@ -9,7 +9,7 @@ from .._types import IntLike, Key, Scalar, State as Measurement
 from ..likelihood import Likelihood
 from ..requirements import Requirement, not_negative, positive
 from ._denoiser import AbstractDenoiser
-from ._method import AbstractPlugAndPlay, Problem, smooth_problem
+from ._method import AbstractPlugAndPlay, Problem, SmoothData, smooth_problem
 from ._pgd import step_size
 
 
@@ -56,14 +56,14 @@ class RED(AbstractPlugAndPlay[None]):
 
     def prepare(
         self, likelihood: Likelihood, denoiser: AbstractDenoiser, y: Measurement, start: Array | None
-    ) -> tuple[Problem, RESULTS]:
+    ) -> tuple[Problem[SmoothData], RESULTS]:
         return smooth_problem(likelihood, denoiser, y, start, (self.sigma, self.weight, self.step_size))
 
-    def begin(self, problem: Problem) -> None:
+    def begin(self, problem: Problem[SmoothData]) -> None:
         del problem
 
     def move(
-        self, problem: Problem, x: Array, memory: None, index: Array, *, key: Key | None
+        self, problem: Problem[SmoothData], x: Array, memory: None, index: Array, *, key: Key | None
     ) -> tuple[Array, None, RESULTS]:
         del index
         sigma, weight, size = problem.options

@@ -1,14 +1,12 @@
 """Constraints on the entries of an image, whose prox is the projection."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_factor, as_image
-from .._types import State
+from .._types import Scalar, State
 from ..requirements import Requirement, finite
 from ._base import AbstractRegulariser, like
 
@@ -53,7 +51,7 @@ class NonNegative(_AbstractBounds):
         x = _real(x, "NonNegative")
         return jnp.where(jnp.all(x >= 0), 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del step
         return jnp.maximum(_real(x, "NonNegative"), 0)
 
@@ -87,7 +85,7 @@ class Box(_AbstractBounds):
         inside = jnp.all((x >= like(self.low, x)) & (x <= like(self.high, x)))
         return jnp.where(inside, 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del step
         x = _real(x, "Box")
         return jnp.clip(x, like(self.low, x), like(self.high, x))
@@ -103,7 +101,7 @@ def _real(x: State, name: str) -> Array:
     return x
 
 
-def check_constraint(constraint: Any) -> AbstractRegulariser:
+def check_constraint(constraint: object) -> AbstractRegulariser:
     """`constraint`, which must be a regulariser that is a constraint.
 
     **Raises:** `ValueError` if it is not.
@@ -130,12 +128,16 @@ def _projected(constraint: AbstractRegulariser, x: Array) -> Array:
     return constraint.prox(x, 1.0)
 
 
-def _projected_forward(constraint: AbstractRegulariser, x: Array) -> Any:
+def _projected_forward(
+    constraint: AbstractRegulariser, x: Array
+) -> tuple[Array, tuple[AbstractRegulariser, Array, Array]]:
     inside = constraint.prox(x, 1.0)
     return inside, (constraint, x, x - inside)
 
 
-def _projected_backward(residuals: Any, gradient: Array) -> Any:
+def _projected_backward(
+    residuals: tuple[AbstractRegulariser, Array, Array], gradient: Array
+) -> tuple[AbstractRegulariser, Array]:
     constraint, x, outside = residuals
     _, transpose = jax.vjp(lambda c, x: c.prox(x, 1.0), constraint, x)
     of_constraint, of_x = transpose(gradient)

@@ -1,14 +1,12 @@
 """The energy of a Gaussian prior as a regulariser."""
 
-from typing import Any
-
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_image
 from .._kernels import matrix_product
 from .._proximal_map import AbstractProximalMap, ClosedForm
-from .._types import State
+from .._types import PyTree, Scalar, State
 from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
 from ._base import AbstractRegulariser, square, step_like
@@ -32,11 +30,11 @@ class Gaussian(AbstractRegulariser):
     basis: Array
     std: Array
 
-    def __init__(self, prior: Any):
+    def __init__(self, prior: PyTree):
         if not hasattr(prior, "spectrum"):
             raise ValueError(f"`prior` must be a `jaxinv.oracles.Gaussian`; got {type(prior).__name__}.")
         self.mean = prior.mean
-        # Once, here: a solver evaluates the penalty in every step.
+        # The spectrum is computed here, once, since a solver evaluates the penalty in every step.
         self.basis, self.std = prior.spectrum()
 
     def requirements(self) -> tuple[Requirement, ...]:
@@ -49,7 +47,7 @@ class Gaussian(AbstractRegulariser):
         scaled = rounded(rounded(coefficients) * inverse)
         return 0.5 * jnp.sum(square(scaled))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         x = as_image(x, "Gaussian")
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2

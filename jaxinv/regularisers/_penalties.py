@@ -1,7 +1,6 @@
 """Penalties on the entries of an image, on groups of them, and on the image as a matrix."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array
 from .._arrays import HIGHEST, as_factor, as_image, multiply, safe_sqrt, standard_promotion
 from .._proximal_map import AbstractProximalMap, ClosedForm
 from .._sums import exact_sum
-from .._types import Checked, State
+from .._types import Checked, Scalar, State
 from ..operators import AbstractLinearOperator
 from ..operators._norm import norm_bound
 from ..requirements import Requirement, positive
@@ -43,7 +42,7 @@ class Tikhonov(AbstractRegulariser):
         image = jax.tree.map(lambda leaf: as_image(leaf, "Tikhonov"), image)
         return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: 0.5 * jnp.sum(square(leaf)), image))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         if self.operator is not None:
             raise no_prox("Tikhonov with an operator", "classical.tikhonov")
         x = as_image(x, "Tikhonov")
@@ -105,7 +104,7 @@ class L1(AbstractRegulariser):
         x = as_image(x, "L1")
         return exact_sum(safe_sqrt(square(x)) if jnp.iscomplexobj(x) else jnp.abs(x))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         x = as_image(x, "L1")
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - step_like(step, x), 0)
@@ -153,11 +152,11 @@ class Huber(AbstractRegulariser):
         inside = squares < width**2
         return jnp.sum(jnp.where(inside, 0.5 * squares, width * (safe_sqrt(squares) - 0.5 * width)))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         x = as_image(x, "Huber")
         width, step = like(self.width, x), step_like(step, x)
         modulus = safe_sqrt(square(x))
-        # A quotient whose numerator is no more than its denominator.
+        # The numerator of this quotient is at most its denominator.
         beyond = step * width / jnp.maximum(modulus, width * (1 + step))
         return multiply(1 - jnp.where(modulus > width * (1 + step), beyond, step / (1 + step)), x)
 
@@ -195,7 +194,7 @@ class GroupL1(AbstractRegulariser):
         x = _along(x, self.axis, "GroupL1")
         return jnp.sum(safe_sqrt(jnp.sum(square(x), axis=self.axis)))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         x = _along(x, self.axis, "GroupL1")
         norm = safe_sqrt(jnp.sum(square(x), axis=self.axis, keepdims=True))
         keep = jnp.maximum(norm - step_like(step, x), 0) / jnp.where(norm > 0, norm, 1)
@@ -236,7 +235,7 @@ class NuclearNorm(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         return _nuclear_norm(self._matrix(_along(x, self.axis, "NuclearNorm")))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         x = _along(x, self.axis, "NuclearNorm")
         matrix = self._matrix(x)
         values, vectors = _gram(matrix)
@@ -246,7 +245,7 @@ class NuclearNorm(AbstractRegulariser):
 
     def _matrix(self, x: Array) -> Array:
         matrix = jnp.moveaxis(x, self.axis, -1).reshape(-1, x.shape[self.axis])
-        # With no more columns than rows, so that no singular value is 0 but for the image.
+        # The matrix has no more columns than rows: otherwise some singular values would always be 0.
         return matrix if matrix.shape[1] <= matrix.shape[0] else matrix.T
 
     def _image(self, matrix: Array, shape: tuple[int, ...]) -> Array:
@@ -289,7 +288,8 @@ def _nuclear_norm(matrix: Array) -> Array:
 
 @_nuclear_norm.defjvp
 def _(primals, tangents):
-    # That of `U V*`, which exists also where singular values are equal or 0, and eigenvectors have no derivative.
+    # The gradient is `U V*`, which exists also where singular values are equal or 0; eigenvectors have no derivative
+    # there.
     ((matrix,), (change,)) = primals, tangents
     values, vectors = _gram(matrix)
     rounding = jnp.finfo(values.dtype).eps * max(matrix.shape)

@@ -1,4 +1,5 @@
-"""What a regulariser is to a primal-dual solver: a linear map of the image, and a function of it with a dual prox."""
+"""The terms of a regulariser for primal-dual solvers: a linear map of the image, and a function of it with a dual
+prox."""
 
 import abc
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,12 @@ from jaxtyping import Array
 
 from .._arrays import multiply
 from .._types import Abstract, PyTree
+
+if TYPE_CHECKING:
+    from ._base import AbstractRegulariser
+else:
+    # `_base.py` imports this file.
+    AbstractRegulariser = Any
 
 
 class AbstractSplit(eqx.Module):
@@ -118,7 +125,7 @@ class AbstractSplit(eqx.Module):
         return None
 
     @property
-    def regulariser(self) -> Any:
+    def regulariser(self) -> AbstractRegulariser | None:
         """The regulariser whose `prox`, with steps times `weight`, solvers may use on the image itself, or `None`."""
         return None
 
@@ -126,7 +133,7 @@ class AbstractSplit(eqx.Module):
 class OnImage(AbstractSplit):
     """A term whose map is the identity, by the prox of its regulariser."""
 
-    of: Any
+    of: AbstractRegulariser
     weight: Array
 
     def norm(self) -> float:
@@ -147,5 +154,5 @@ class OnImage(AbstractSplit):
         )
 
     @property
-    def regulariser(self) -> Any:
+    def regulariser(self) -> AbstractRegulariser | None:
         return self.of

@@ -76,12 +76,12 @@ class Smoothed(Parametric):
 
     def dual_prox(self, dual: Array, radius: Array, step: Array) -> Array:
         """The proximal map of `step` times the conjugate of `radius * self`, by Newton's method."""
-        # By Moreau's identity, from the prox of `radius * sqrt(|g|^2 + eps^2)`.
+        # Moreau's identity gives this from the prox of `radius * sqrt(|g|^2 + eps^2)`.
         eps = self.eps.astype(radius.dtype)
         modulus = jnp.sqrt(_square_at(dual)[None] + jnp.finfo(radius.dtype).tiny) / step
         shrink = radius / step
-        # Newton from the left on r - a + s r / sqrt(r^2 + eps^2), which is increasing and concave: it converges
-        # upwards.
+        # Newton's method, from the left, for the root of r - a + s r / sqrt(r^2 + eps^2), which is increasing and
+        # concave: it converges upwards.
         r = jnp.maximum(modulus - shrink, modulus / (1 + shrink / eps))
         for _ in range(8):
             root_r = jnp.sqrt(r**2 + eps**2)
@@ -118,7 +118,7 @@ class TV(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         return self.kind(image_gradient(_check_image(x, "TV")))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del x, step
         raise no_prox("TV", "classical.tv")
 
@@ -187,7 +187,7 @@ class TGV(AbstractRegulariser):
     add.
 
     - `ratio`: the weight of the second term, positive, in pixels. Raise it for flatter slopes; at infinity it is `TV`
-      of what is left of an affine image. The default is 2.
+      of the difference from an affine image. The default is 2.
 
     The value is that of a minimisation, which takes 1000 steps: accurate to 1e-4 on noise of 16 x 16 pixels, and its
     gradient to 1e-2 or so. Solvers minimise over `w` together with the image. It has no closed-form prox;
@@ -215,7 +215,7 @@ class TGV(AbstractRegulariser):
         one = jnp.ones((), jnp.finfo(x.dtype).dtype)
         split = SecondVariation(jax.lax.stop_gradient(like(self.ratio, x)), one)
         gradient = image_gradient(frozen)
-        # Steps by the sizes of `w` and of the dual field, so that the unit of the image does not matter.
+        # The steps are scaled by the sizes of `w` and of the dual field, so that the unit of the image does not matter.
         size = jnp.sqrt(jnp.mean(square(gradient)))
         size = jnp.where(size > 0, size, 1)
         steps = jnp.stack([size, 1 / size]) / split.norm()
@@ -234,7 +234,7 @@ class TGV(AbstractRegulariser):
         # At the minimum the value does not change with `w`, so the derivative is the partial one in `x`.
         return SecondVariation(like(self.ratio, x), one).value(split.forward(x, jax.lax.stop_gradient(w)))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         del x, step
         raise no_prox("TGV", "classical.primal_dual")
 

@@ -1,13 +1,11 @@
 """Sparsity of wavelet coefficients."""
 
-from typing import Any
-
 import equinox as eqx
 from jaxtyping import Array
 
 from .._arrays import as_image
 from .._proximal_map import AbstractProximalMap, ClosedForm
-from .._types import Checked, State
+from .._types import Checked, Scalar, State
 from ..operators import Wavelets as Transform
 from ._base import AbstractRegulariser, no_prox
 from ._penalties import L1
@@ -44,13 +42,13 @@ class Wavelets(AbstractRegulariser):
         transform = transform_like(self, x.shape)
         return L1()(transform.without_approximation(transform(x)))
 
-    def prox(self, x: State, step: Any) -> Array:
+    def prox(self, x: State, step: Scalar) -> Array:
         if self.undecimated:
             raise no_prox("undecimated Wavelets", "classical.primal_dual")
         x = as_image(x, "Wavelets")
         transform = transform_like(self, x.shape)
         coefficients = transform(x)
-        # What soft thresholding takes away, so that the approximation stays as it is.
+        # The part that soft thresholding removes is subtracted, so that the approximation stays as it is.
         taken = coefficients - L1().prox(coefficients, step)
         return x - transform.adjoint(transform.without_approximation(taken))
 

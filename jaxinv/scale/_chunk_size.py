@@ -24,7 +24,7 @@ class Planned(NamedTuple):
 
 
 def first_choice(source: AbstractSource, chunk_size: int | None, most: int | None, kept: bool, processes: int) -> int:
-    """The number of problems of a chunk, before the memory is asked.
+    """The number of problems of a chunk, before the check of the memory.
 
     **Arguments:**
 

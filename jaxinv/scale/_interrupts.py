@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Interrupts:
-    """While it is entered, the first SIGINT sets `asked`, and the second raises `KeyboardInterrupt` at once.
+    """In this context the first SIGINT sets `asked`, and the second raises `KeyboardInterrupt` at once.
 
     - `active`: whether to change anything at all; only the main thread of a program can.
     """
@@ -20,7 +20,7 @@ class Interrupts:
     def __enter__(self) -> "Interrupts":
         if self.active:
             self.before = signal.getsignal(signal.SIGINT)
-            # One who ignores the signal, as a job in the background does, goes on ignoring it.
+            # A process that ignores the signal, as a job in the background does, keeps ignoring it.
             self.active = self.before not in (signal.SIG_IGN, None)
         if self.active:
             signal.signal(signal.SIGINT, self._ask)

@@ -1,4 +1,4 @@
-"""One call of `solve_many`: what is prepared, agreed with other processes, solved, kept and returned."""
+"""One call of `solve_many`, from its preparation with the other processes to its results."""
 
 import logging
 import math
@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Checked
+from .._types import Checked, ProgressMeter, PyTree
 from ._chunk_size import Planned, check_chunk_size, choose, first_choice
 from ._fingerprint import run_versions, settings
 from ._interrupts import Interrupts
@@ -29,7 +28,7 @@ _log = logging.getLogger("jaxinv.scale")
 
 
 class Job:
-    """What a call needs to know before its first chunk; `begin`, `solve` and `deliver` follow in this order.
+    """The options and the problems of a call; `begin`, `solve` and `deliver` follow in this order.
 
     **Raises:** `ValueError` for options that do not fit, and a store that cannot be written or is of another run;
     `MemoryError` if not even one problem fits.
@@ -42,8 +41,8 @@ class Job:
         *,
         chunk_size: Checked[int | None],
         store: str | os.PathLike[str] | None,
-        on_chunk: Callable[[int, Any], Any] | None,
-        progress: diffrax.AbstractProgressMeter[Any] | None,
+        on_chunk: Callable[[int, PyTree], object] | None,
+        progress: ProgressMeter | None,
     ):
         self.source, self.processes, self.on_chunk, self.progress = source, processes, on_chunk, progress
         if progress is not None and source.count is None:

@@ -1,10 +1,9 @@
-"""What a run will take, measured on its first chunk."""
+"""The time and memory of a run, measured on its first chunk."""
 
 import dataclasses
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import numpy as np
@@ -22,13 +21,13 @@ from ._stored import describe_leaves
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a run of `solve_many` takes; its printed form is a table.
+    """The time and memory of a run of `solve_many`; its printed form is a table.
 
     - `chunk_size`: the number of problems of one compiled call.
     - `devices`: the number of devices that share it.
     - `compile_seconds`, `chunk_seconds`: the time to trace and compile, and that of one chunk.
-    - `chunk_bytes`, `free_bytes`: the memory that two chunks need, by the compiled program, and what is free. Of a
-        processor both are those of the host, otherwise those of one device.
+    - `chunk_bytes`, `free_bytes`: the memory that two chunks need, by the compiled program, and the free memory: those
+      of the host on a processor, otherwise those of one device.
     - `read_bytes`, `written_bytes`: the arrays of one problem, and of its result.
     - `num_problems`: the number of problems, or `None` if it is unknown.
     """
@@ -88,14 +87,14 @@ class Plan:
 
 
 def plan(
-    solve: Checked[Callable[..., Any]],
+    solve: Checked[Callable[..., PyTree]],
     problems: PyTree,
     *,
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
     num_problems: Checked[int | None] = None,
 ) -> Plan:
-    """What `solve_many` would take: compile one chunk, and solve it twice.
+    """Estimate the time and memory of `solve_many`: compile one chunk, and solve it twice.
 
     The time of a chunk is that of its second call, with the transfer of problems and results. It is the time of the
     first problems: if later ones need more steps, a run takes longer. An iterator gives up its first chunk.

@@ -35,7 +35,7 @@ class ProcessError(RuntimeError):
 
 
 class Processes:
-    """This process and its companions.
+    """The processes of a run, from within one of them.
 
     - `mesh`: the devices of this process that solve a chunk, or `None` for the default device.
     - `index`, `count`: the number of this process among those that share the run, and how many do.
@@ -84,7 +84,7 @@ class Processes:
                 )
             differing = [name for name, a, b in zip(values, found[0], theirs, strict=False) if a != b]
             if differing:
-                # All processes see it, and raise.
+                # All processes find the failure in what they exchanged, and raise.
                 raise ValueError(
                     f"Process {process} has another {' and '.join(differing)} than process 0. All processes must call "
                     "`solve_many` alike; each reads its own share of the same problems."
@@ -145,7 +145,7 @@ class Processes:
             raise _Died(missing, when)
 
     def _exchange(self, arrays: tuple[np.ndarray, ...], when: str) -> Any:
-        # An exchange in which a process is missing never ends, so they meet first.
+        # An exchange never ends if a process is missing, so all processes meet before it.
         from jax.experimental import multihost_utils
 
         self._wait(when)
@@ -159,7 +159,7 @@ class _Died(ProcessError):
 
 
 def _row(numbers: list[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    # All processes exchange arrays of one size, also those that failed before they knew what to say.
+    # All processes exchange arrays of one size, including those that failed early.
     row, padded = np.zeros(1 + _NUMBERS, np.int32), np.zeros(_VALUES, np.uint32)
     row[0], row[1 : 1 + len(numbers)], padded[: len(values)] = 1, numbers, values
     return row, padded

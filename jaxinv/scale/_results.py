@@ -12,14 +12,14 @@ from ._stored import describe_leaves, with_codes
 
 
 class Addressable(NamedTuple):
-    """What one process of several has solved.
+    """The results of one process of several.
 
     - `numbers`: the numbers of its problems, increasing.
     - `results`: their results, in that order, as `solve_many` returns them.
     """
 
     numbers: np.ndarray
-    results: Any
+    results: PyTree
 
 
 class Gathered:
@@ -79,7 +79,7 @@ class Gathered:
             start, size = self.ranges[turn] if turn < len(self.ranges) else (0, 0)
             rows = [_padded(a[position : position + size], chunk) for a in own]
             position += size
-            # Where the process has no chunk left, its size is 0.
+            # The size is 0 where the process has no chunk left.
             header, *found = processes.gather([np.asarray([start, size], np.int32), *rows])
             for process, (first, length) in enumerate(header.tolist()):
                 for a, parts in zip(whole, found, strict=True):

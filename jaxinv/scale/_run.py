@@ -19,7 +19,7 @@ _log = logging.getLogger("jaxinv.scale")
 
 
 class Share:
-    """The chunks of one process: of `count` processes each has every `count`-th of those that are missing.
+    """The chunks of one process: every `count`-th of the missing ones, so that all processes have equally many.
 
     - `kept`: the numbers of the chunks that are there.
     - `index`, `count`: the number of this process, and of all.
@@ -29,7 +29,7 @@ class Share:
         self.kept, self.index, self.count = sorted(kept), index, count
 
     def owner(self, number: int) -> int | None:
-        """The process that solves a chunk, or `None` if it is there."""
+        """The process that solves a chunk, or `None` if it is stored already."""
         before = bisect.bisect_left(self.kept, number)
         if before < len(self.kept) and self.kept[before] == number:
             return None
@@ -149,7 +149,7 @@ def _grouped(chunks: Iterator[Chunk], most: int) -> Iterator[list[Chunk]]:
 
 
 def passing(source: AbstractSource, size: int, share: Share, store: Store | None) -> Iterator[Chunk]:
-    """The chunks of this process, in order; those that an iterator gives for others, or that are there, pass by.
+    """The chunks of this process, in order. Chunks of an iterator that are stored, or belong to others, are skipped.
 
     **Raises:** `ValueError` if a chunk that is there was of other problems.
     """

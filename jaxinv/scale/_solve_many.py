@@ -8,24 +8,24 @@ from typing import Any
 import diffrax
 from jax.sharding import Mesh
 
-from .._types import Checked, PyTree
+from .._types import Checked, ProgressMeter, PyTree
 from ._job import Job
 from ._processes import Processes, State
 from ._sources import open_source
 
 
 def solve_many(
-    solve: Checked[Callable[..., Any]],
+    solve: Checked[Callable[..., PyTree]],
     problems: PyTree,
     *,
     mesh: Checked[Mesh | None] = None,
     chunk_size: Checked[int | None] = None,
-    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    progress: Checked[ProgressMeter | None] = None,
     store: Checked[str | os.PathLike[str] | None] = None,
-    on_chunk: Checked[Callable[[int, Any], Any] | None] = None,
+    on_chunk: Checked[Callable[[int, PyTree], object] | None] = None,
     num_problems: Checked[int | None] = None,
     gather: Checked[bool] = False,
-) -> Any:
+) -> PyTree:
     """Solve many problems: `jax.vmap(solve)(problems)`, in chunks that fit the memory, on all devices of all processes.
 
     Each problem has the same result as `solve` of it alone, with its own result code. All chunks use one compiled
@@ -34,18 +34,18 @@ def solve_many(
     memory.
 
     **A run that survives.** With a `store` every chunk is written as soon as it is solved. If the run is stopped, even
-    by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that nobody
-    stopped. What is lost is the chunk that each process was computing. Ctrl-C finishes that chunk and writes it;
-    twice, it stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or another
-    number of processes. Each device then solves as many problems at once as the devices of the first call did, on
-    which the last bit of a result depends; with a smaller `chunk_size`, or less memory, results are equal up to
-    rounding.
+    by `kill -9`, the same call goes on from there, and its results are equal to the bit to those of a run that was
+    never stopped. Only the chunk that each process was computing is lost. Ctrl-C finishes that chunk and writes it; a
+    second Ctrl-C stops at once. A chunk is a range of numbered problems, so a run may go on with another mesh or
+    another number of processes. Each device then solves as many problems at once as the devices of the first call
+    did, on which the last bit of a result depends; with a smaller `chunk_size`, or less memory, results are equal up
+    to rounding.
 
-    **Several processes.** After `jax.distributed.initialize` all processes make the same call. Of the chunks that are
-    missing, process `i` of `n` reads and solves numbers `i`, `i + n`, ..., on its own devices. They meet at the
-    beginning, to see that they were given the same, and at the end. With
-    `jax.config.update("jax_enable_recoverability", True)` before `initialize`, those that are left finish their part
-    when one dies, unless it is process 0, which holds the service of JAX by which they know of each other.
+    **Several processes.** After `jax.distributed.initialize` all processes make the same call. Process `i` of `n` reads
+    and solves numbers `i`, `i + n`, ... of the missing chunks, on its own devices. The processes communicate at the
+    beginning, to check that their problems are the same, and at the end. With
+    `jax.config.update("jax_enable_recoverability", True)` before `initialize`, the remaining ones finish their parts
+    when one dies, unless it is process 0, which runs the coordination service of JAX.
 
     **Arguments:**
 
@@ -82,8 +82,8 @@ def solve_many(
 
     **Returns:** the results of `solve`, of the same type, with a leading axis on every array. They are NumPy arrays in
     host memory, except for result codes and random keys, which are JAX arrays. With a store they are what
-    `open_results` gives: every array but the codes is read as it is asked for. Of several processes without a store or
-    `gather`, each has an `Addressable`: the numbers of its problems, and their results.
+    `open_results` gives: every array but the codes is read as it is asked for. With several processes and neither a
+    store nor `gather`, each gets an `Addressable`: the numbers of its problems, and their results.
 
     **Raises:** `ValueError` for problems whose leading axes differ (naming them), a `chunk_size` below 1 or above the
     number of problems, a `solve` that is not a function of one problem, an iterator that ends early or gives other

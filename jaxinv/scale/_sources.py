@@ -1,4 +1,4 @@
-"""Where problems come from: arrays, a data source, or an iterator of chunks. Each is read piece by piece.
+"""The sources of problems: arrays, a data source, or an iterator of chunks. Each is read piece by piece.
 
 A chunk is a range of numbered problems. That makes it the same whoever solves it, on however many devices.
 """
@@ -162,7 +162,7 @@ class Stream(AbstractSource):
         return _leaves(following, self.example, f"Chunk {number} of `problems`", most=self.chunk_size)
 
     def checksum(self) -> str:
-        # The checksum of each chunk is compared as it passes.
+        # The checksum of each chunk is compared when the chunk is read.
         return "of each chunk"
 
 

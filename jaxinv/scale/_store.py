@@ -21,7 +21,7 @@ FORMAT = 1
 # The columns of a row before the checksums of the arrays: the number of problems, and the checksum of the problems.
 _ROWS, _PROBLEMS, _FIRST = 0, 1, 2
 _COMMITS = "commits"
-# Where the number of problems is not known yet, arrays have room for so many.
+# If the number of problems is not known yet, arrays have room for so many.
 _UNKNOWN = 2**52
 _AT_ONCE = 64
 _VERSIONS = ("jaxinv", "jax", "jaxlib", "flax", "optax", "equinox", "backend")
@@ -68,7 +68,7 @@ class Store:
         return self._read("zarr.json") is not None
 
     def check_empty(self) -> None:
-        """Raise a `ValueError` if something is here that no run has left."""
+        """Raise a `ValueError` if the folder holds anything but the store of a run."""
         if self._read(f"{_COMMITS}/zarr.json") is None and self._list_some():
             raise ValueError(
                 f"{self.url} is not a store of `solve_many`, and is not empty. Give a path at which there is nothing "
@@ -211,7 +211,7 @@ class Store:
             chunks = -(-count // self.about["chunk"])
             sizes = [count] * len(self.arrays) + [chunks]
             for array, size in zip([*self.arrays, self.commits], sizes, strict=True):
-                # Other dimensions stay.
+                # The other dimensions are unchanged.
                 array.resize(
                     exclusive_max=[size] + [None] * (array.rank - 1), resize_metadata_only=True, expand_only=False
                 ).result()
@@ -224,7 +224,7 @@ class Store:
     def _open_arrays(self, create: bool) -> None:
         count, chunk = self.about["count"], self.about["chunk"]
         rows = _UNKNOWN if count is None else count
-        # The rows are made first: with them, what is incomplete is known to be of a run that was killed.
+        # The rows are created first, so that an incomplete store can be recognised as that of a run that was killed.
         shape = (-(-rows // chunk), _FIRST + len(self.leaves))
         self.commits = self._open_array(_COMMITS, "uint32", shape, 1, create).result()
         opened = [self._open_array(leaf.array, leaf.dtype, (rows, *leaf.shape), chunk, create) for leaf in self.leaves]
@@ -235,7 +235,7 @@ class Store:
         spec = {
             "driver": "zarr3",
             "kvstore": {**files, "path": f"{files['path']}{name}/"},
-            # A chunk without a file is an error, and not zeros.
+            # A chunk without a file is an error; it is not read as zeros.
             "fill_missing_data_reads": False,
             "store_data_equal_to_fill_value": True,
         }
@@ -250,7 +250,7 @@ class Store:
             },
             "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "crc32c"}],
         }
-        # What is there is of a run that was killed before it had begun.
+        # The existing files are those of a run that was killed before it began.
         return self.tensorstore.open(spec, create=True, delete_existing=True)
 
     def _write_about(self) -> None:
@@ -304,7 +304,7 @@ def _itemsize(dtype: str) -> int:
 
 
 def first_line(error: Exception) -> str:
-    # Tensorstore puts the whole specification of an array into its messages.
+    # The messages of tensorstore contain the whole specification of an array.
     line = str(error).splitlines()[0]
     return re.split(r" \[(?:tensorstore_spec|source locations|os_error_code)", line)[0].rstrip(".")
 

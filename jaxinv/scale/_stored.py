@@ -16,7 +16,7 @@ from ._store import Leaf, Store, first_line, named
 
 
 class StoredArray:
-    """An array of results in a store, of which every index reads what it names, and no more.
+    """An array of results in a store; an index reads the part that it selects, and no more.
 
     `array[3]`, `array[100:200]`, `array[[1, 5]]` and `array[mask]` are NumPy arrays, and `numpy.asarray(array)` reads
     the whole.
@@ -89,7 +89,7 @@ class StoredArray:
         return found if self._key is None else jax.random.wrap_key_data(jnp.asarray(found), impl=self._key)
 
 
-def open_results(store: str | os.PathLike[str], *, like: PyTree | None = None) -> Any:
+def open_results(store: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
     """The results in a store, read as they are asked for.
 
     **Arguments:**

@@ -1,7 +1,6 @@
 """k-means clustering, by the algorithm of `_lloyd.py` from the centres of `_seeding.py`."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +36,7 @@ class KMeans(Module):
     between: Array | None = None
     total: Array | None = None
     inertias: Array | None = None
-    result: Any = None
+    result: RESULTS | None = None
     num_steps: Array | None = None
 
     @property

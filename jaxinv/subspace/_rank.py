@@ -46,7 +46,7 @@ class Nuclear(AbstractNorm):
 @checked()
 def choose_rank(
     singular_values: ArrayLike, tolerance: Checked[Scalar], norm: Checked[AbstractNorm | None] = None
-) -> Any:
+) -> int | Array:
     """The smallest rank whose truncated singular value decomposition loses at most a fraction of a norm.
 
     It is the smallest `r` with `||X - X_r|| <= tolerance * ||X||`, where `X_r` keeps the `r` largest singular values

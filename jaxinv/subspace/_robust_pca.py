@@ -1,7 +1,7 @@
 """Robust principal component analysis, which separates gross errors from a matrix of low rank."""
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -27,8 +27,8 @@ class RobustPCA(AbstractOutcome):
     low_rank: Array
     sparse: Array
     rank: Array
-    result: Any = None
-    num_steps: Array | None = None
+    result: RESULTS
+    num_steps: Array
 
     def settled(self, good: Array | bool) -> "RobustPCA":
         """This decomposition; where the parameters are not good, zero with the code `invalid_parameter`."""

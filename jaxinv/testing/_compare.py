@@ -12,7 +12,7 @@ from jaxtyping import Array
 from .._arrays import check_key
 from .._types import Key, PyTree
 
-# The bars of the package: relative to the sizes of what is compared.
+# The tolerances of the package, relative to the sizes of the compared arrays.
 SINGLE, DOUBLE = 1e-5, 1e-12
 
 
@@ -35,7 +35,7 @@ def is_double(tree: Any) -> bool:
 
 
 def tolerance_of(tree: Any, tolerance: float | None) -> float:
-    """A tolerance that the caller gave, or the bar of the package for the precision of a pytree."""
+    """A tolerance that the caller gave, or that of the package for the precision of a pytree."""
     if tolerance is not None:
         return tolerance
     return DOUBLE if is_double(tree) else SINGLE

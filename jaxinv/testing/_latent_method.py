@@ -151,7 +151,8 @@ def _check_members(method: Any, problem: dict[str, Any], random: np.random.Gener
         smooth = lambda v: prepared.objective(likelihood, prior, y, weight, v)[0]
         return jax.value_and_grad(smooth)(variables), prepared.objective(likelihood, prior, y, weight, variables)[1]
 
-    # Not at the start: there a deviation from the generator may be zero, and its penalty have a kink.
+    # The gradient is not compared at the start, where a deviation from the generator may be zero and its penalty may
+    # have a kink.
     variables = combine(1, variables, 0.1, draw(variables, random))
     (value, gradient), penalty = objective(variables)
     require(

@@ -193,7 +193,7 @@ def _check_law(
     drawn = np.asarray(leaves[part]).reshape(len(leaves[part]), -1)[:, entry]
     counts = not np.iscomplexobj(drawn) and bool((drawn == np.round(drawn)).all())
     points, weight = _grid(drawn, counts)
-    # The density of one entry: the others are not measured.
+    # This is the density of one entry: the others are not measured.
     alone = jax.tree.leaves(jax.tree.map(lambda leaf: np.zeros(leaf.shape[1:], np.float32), draws))
     alone[part].flat[entry] = 1
     values = [np.zeros((len(points), *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
@@ -252,7 +252,7 @@ def _distance(points: np.ndarray, mass: np.ndarray, drawn: np.ndarray, counts: b
     if counts:
         expected = cumulated[np.searchsorted(places, ordered)]
     else:
-        # A point stands for the cell around it.
+        # Each point represents the cell around it.
         expected = np.interp(ordered, places, cumulated - mass / 2)
     return float(np.max(np.abs(found - expected)))
 
@@ -264,7 +264,7 @@ def _some_entry(mean: PyTree, random: np.random.Generator) -> tuple[int, int]:
 
 
 def _grid(drawn: np.ndarray, counts: bool) -> tuple[np.ndarray, float]:
-    """Points that cover what was drawn and as much again on either side, and what each stands for."""
+    """Points that cover what was drawn and as much again on either side, and the mass that each represents."""
     if counts:
         return np.arange(0, 2 * drawn.max() + 20).astype(drawn.dtype), 1.0
 

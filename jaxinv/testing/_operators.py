@@ -35,7 +35,7 @@ def check_linear_operator(
     operator: Checked[AbstractLinearOperator],
     *,
     key: Key,
-    others: Sequence[Any] = (),
+    others: Sequence[AbstractLinearOperator] = (),
     tolerance: float | None = None,
     batch_sizes: Sequence[int] = (1, 3, 8, 37),
     complex_images: bool = True,
@@ -182,7 +182,7 @@ def check_operator(
         require_mapped_equals_loop(mapped, alone, points[:number], rounding, name)
 
 
-# Each is one program, compiled once for all operators of a class, shape and dtype.
+# Each of these is one program, compiled once for all operators of a class, shape and dtype.
 @jax.jit
 def _both(operator: Any, x: PyTree, y: PyTree) -> PyTree:
     return operator(x), operator.adjoint(y)
@@ -213,7 +213,7 @@ def _transformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
 
 
 def _untransformed(operator: Any, x: PyTree, y: PyTree) -> PyTree:
-    # Take the program that other checks have compiled.
+    # This takes the program that other checks have compiled.
     found = _transformed(operator, x, y)
     return found["image"], found["back"]
 

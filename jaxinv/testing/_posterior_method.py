@@ -26,7 +26,7 @@ from ._compare import (
 )
 from ._sampler import require_same_solution
 
-# Not aligned with the axes; two measurements of four entries.
+# The covariances are not aligned with the axes, and there are two measurements of four entries.
 _MEAN = np.array([1.0, -0.5, 0.2, 0.0])
 _FACTOR = np.array([[0.8, 0, 0, 0], [0.3, 0.6, 0, 0], [-0.2, 0.1, 0.5, 0], [0.1, 0.2, -0.3, 0.7]])
 _MATRIX = np.array([[1.0, 0.5, 0.0, -0.5], [0.0, 1.0, -1.0, 0.5]])
@@ -85,7 +85,7 @@ def check_posterior_method(
     shape = (2, 2, 1)
     prior = Gaussian(jnp.asarray(_MEAN.reshape(shape), dtype), jnp.asarray(_FACTOR @ _FACTOR.T, dtype))
     operator, score = Matrix(jnp.asarray(_MATRIX, dtype), shape), prior.score(process)
-    # Each a measurement of a draw from the prior.
+    # Each is a measurement of a draw from the prior.
     images = _MEAN + random.normal(size=(3, 4)) @ _FACTOR.T
     ys = jnp.asarray(images @ _MATRIX.T + noise_std * random.normal(size=(3, 2)), dtype)
     likelihood = Likelihood(operator, GaussianNoise(jnp.asarray(noise_std, dtype)))

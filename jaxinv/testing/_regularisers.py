@@ -1,4 +1,4 @@
-"""The check of regularisers: gradients, proximal maps, and what they say of themselves."""
+"""The check of regularisers: gradients, proximal maps, and declared properties."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -40,7 +40,7 @@ def check_regulariser(
     It checks that `R(x)` is a finite real scalar; that `gradient` agrees with finite differences and is finite at
     constant images; that `is_quadratic` and `is_smooth` are true of the gradient; that no step away from
     `prox(x, step)` lowers `1/2 ||u - x||^2 + step R(u)`; that the terms of `splits` have adjoints, norms and dual
-    proxes, and add up to `R`; that multiples are multiples; and that `jax.vmap` equals a loop. Of a constraint it
+    proxes, and add up to `R`; that multiples are multiples; and that `jax.vmap` equals a loop. For a constraint it
     checks that `prox` is the projection onto a convex set, on which the value is 0.
 
     **Arguments:**
@@ -176,7 +176,8 @@ def _check_kind(regulariser: Any, x: Any, gradient: Any, random: np.random.Gener
             f"{name}.is_quadratic is True, but its gradient is not an affine map: it is off by {gap / scale:.1e}.",
         )
     if regulariser.is_smooth:
-        # Across a kink the gradient jumps by as much, however short the step; elsewhere in proportion to it.
+        # Across a kink the gradient jumps by a fixed amount, however short the step; elsewhere it changes in proportion
+        # to the step.
         direction, steps = draw(x, random), (1e-4, 1e-6) if is_double(x) else (1e-2, 1e-3)
         for where, image in (("the image 0", 0 * x), ("a constant image", 0 * x + 1), ("`x`", x)):
             jumps = [
@@ -221,7 +222,8 @@ def _check_prox(regulariser: Any, x: Any, step: float, random: np.random.Generat
         tolerance_of(x, None),
         f"{name}.prox",
     )
-    # Single entries, random directions, the way back to `x`, and downhill of the objective nearby.
+    # The directions are single entries, random ones, the one back to `x`, and the negative gradient of the nearby
+    # objective.
     entries = np.eye(x.size).reshape(-1, *x.shape)
     scale = max(size(x) / np.sqrt(x.size), 1e-3)
     directions = [*entries, *(draw(x, random) for _ in range(32)), (x - found) / scale]

@@ -23,7 +23,7 @@ from ._compare import (
     require_law,
 )
 
-# Not aligned with the axes, and of three different sizes.
+# The covariance is not aligned with the axes, and its three eigenvalues differ.
 _MEAN = np.array([1.0, -0.5, 0.2])
 _FACTOR = np.array([[0.8, 0.0, 0.0], [0.3, 0.5, 0.0], [-0.2, 0.1, 0.3]])
 
@@ -120,7 +120,7 @@ def check_lanes(one: Any, parts: list, keys: Any, tolerance: float, name: str) -
     for i, part in enumerate(parts):
         require_same_solution(lane(clean, i), jax.device_get(alone(part, keys[i])), tolerance, f"{name}: sample {i}")
     spoil = lambda leaf: leaf.at[0].set(jnp.nan) if eqx.is_inexact_array(leaf) else leaf
-    # The process stays as it is: what fails is what the score makes of it.
+    # The process stays valid, so that a failure comes from the score.
     rest, processes = eqx.partition(stacked, _outside_processes(stacked))
     spoiled = jax.device_get(together(eqx.combine(jax.tree.map(spoil, rest), processes), keys))
     require(

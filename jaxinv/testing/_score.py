@@ -1,4 +1,4 @@
-"""The check of scores: the four things that a score predicts are one thing, at every time."""
+"""The check of scores: the four quantities that a score predicts agree, at every time."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ def check_score(
     - `score`: a `diffusion.AbstractScore`.
     - `shape`: the shape of an image, a tuple of integers.
     - `key`: for the random images.
-    - `times`: where between `t_min` and `t_max` of the process it is looked at, as parts of that interval.
+    - `times`: the times of the check between `t_min` and `t_max` of the process, as fractions of that interval.
     - `tolerance`: how far the quantities may be from each other, relative to the sizes of the terms that they are made
         of. The default is 1e-4 in single precision and 1e-10 in double: a few roundings, of terms that cancel near the
         ends of the interval.
@@ -76,7 +76,7 @@ def check_score(
     for part in times:
         t = np.asarray(low + part * (high - low), dtype)
         scale, std = (float(v) for v in process.marginal(t))
-        # The argument is as large as a state at that time is for images of unit size.
+        # The argument has the size of a state at that time, for images of unit size.
         arguments.append((t, np.asarray(draw(struct, random) * np.sqrt(scale**2 + std**2), dtype)))
     double = is_double(struct)
     allowed = (1e-10 if double else 1e-4) if tolerance is None else tolerance

@@ -34,9 +34,9 @@ def check_solver(
     - `bad`: a problem of the same structure that cannot be solved. The default is the first problem with NaN for `y`,
         where problems are dictionaries with a measurement of that name.
     - `tolerance`: how far numbers of a batch may be from those of a loop, relative to the largest of an array, or to 1.
-        A statistic called `residual` is left out: where it has converged it is rounding. The default
-        is 1e-5 in single precision and 1e-10 in double, which solvers of convex problems keep. Where rounding decides
-        what happens (accept or reject, resampling), check in double precision.
+        A statistic called `residual` is not compared: after convergence it is rounding. The default is 1e-5 in single
+        precision and 1e-10 in double, which solvers of convex problems keep. Where rounding decides what happens
+        (accept or reject, resampling), check in double precision.
 
     **Raises:** `AssertionError` that says which promise is broken, and by how much. `ValueError` for problems that do
     not fit.

@@ -1,4 +1,4 @@
-"""The check of what a regulariser is to a primal-dual solver, and of constraints."""
+"""The check of the terms of a regulariser for primal-dual solvers, and of constraints."""
 
 from typing import Any
 

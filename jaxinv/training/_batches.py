@@ -33,7 +33,7 @@ class AbstractBatches(abc.ABC):
 
     @abc.abstractmethod
     def state(self) -> Any:
-        """What a checkpoint has to hold to go on from here, as JSON."""
+        """The state from which `restore` goes on, for a checkpoint, as JSON."""
 
     @abc.abstractmethod
     def restore(self, state: Any, step: int) -> None:
@@ -106,7 +106,7 @@ class IteratorBatches(AbstractBatches):
         self.batch_size = batch_size
         before = self.state()
         self.example = self._next(0)
-        # An iterator with a state is set back; of another the first batch is kept.
+        # An iterator with a state is reset; of any other the first batch is kept.
         self.kept = [self.example]
         if before is not None:
             self.restore(before, 0)

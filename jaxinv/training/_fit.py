@@ -4,14 +4,14 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from .. import io
 from .._arrays import subkeys
@@ -22,7 +22,7 @@ from .._networks import rebind_like, unbind_linen
 from .._optimisers import check_optimiser
 from .._program import program
 from .._sources import is_source
-from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
+from .._types import Checked, IntLike, Key, Network, ProgressMeter, PyTree, Scalar, Stats
 from ._batches import chunk_that_fits, open_batches
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import TrainingSpec, evaluate, split
@@ -44,7 +44,7 @@ from ._run_chunks import finish, resume, run_chunks
 @checked()
 def fit(
     model: Network,
-    loss: Checked[Callable[..., Any]],
+    loss: Checked[Callable[..., Array]],
     data: PyTree,
     *,
     key: Key,
@@ -55,13 +55,13 @@ def fit(
     ema: Checked[Scalar | None] = None,
     validation: PyTree | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    progress: Checked[ProgressMeter | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
-    report: Checked[Callable[[int, dict[str, float]], Any] | None] = None,
+    report: Checked[Callable[[int, dict[str, float]], object] | None] = None,
     accumulate: IntLike = 1,
-    compute_dtype: Checked[Any | None] = None,
-) -> tuple[Any, dict[str, Any]]:
+    compute_dtype: Checked[DTypeLike | None] = None,
+) -> tuple[Network, Stats]:
     """Minimise a loss over the weights of a model, by stochastic gradients.
 
     `fit` runs on the host, in chunks of compiled steps. It draws batches without replacement: every epoch is a

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import diffrax
 import equinox as eqx
 import jax
 import numpy as np
@@ -23,7 +22,7 @@ from .._network_state import stateless
 from .._networks import latent_shape_of, rebind_like, unbind_linen, weights_dtype
 from .._optimisers import check_optimiser
 from .._program import program
-from .._types import Checked, IntLike, Key, Network, PyTree, Scalar
+from .._types import Checked, IntLike, Key, Network, ProgressMeter, PyTree, Scalar, Stats
 from ._adversarial import CRITIC, GENERATOR, AdversarialSpec, evaluate_monitor, part
 from ._checkpoint import PROGRAM, Checkpoint, Run
 from ._chunk import split
@@ -45,7 +44,7 @@ from ._run_chunks import finish, resume, run_chunks
 def fit_adversarial(
     generator: Network,
     critic: Network,
-    loss: Checked[Callable[..., Any]],
+    loss: Checked[Callable[..., tuple[Array, Array]]],
     data: PyTree,
     *,
     key: Key,
@@ -56,12 +55,12 @@ def fit_adversarial(
     batch_size: IntLike,
     latent_shape: Checked[Sequence[int] | None] = None,
     ema: Checked[Scalar | None] = None,
-    monitor: Any = None,
+    monitor: Checked[Callable[..., dict[str, Scalar]] | None] = None,
     checkpoint: str | os.PathLike[str] | None = None,
-    progress: Checked[diffrax.AbstractProgressMeter[Any] | None] = None,
+    progress: Checked[ProgressMeter | None] = None,
     chunk_size: Checked[int | None] = None,
     mesh: Checked[Mesh | None] = None,
-) -> tuple[tuple[Any, Any], dict[str, Any]]:
+) -> tuple[tuple[Network, Network], Stats]:
     """Train a generator against a critic, in turns, by stochastic gradients.
 
     A step is `critic_steps` steps of the critic, each on another batch, and one of the generator; each draws new

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import diffrax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
@@ -12,6 +11,7 @@ from jax.sharding import Mesh
 from .._mesh import to_host
 from .._network_state import restored
 from .._solution import RESULTS
+from .._types import Network, ProgressMeter, Stats
 from ._checkpoint import Checkpoint, Run
 from ._chunk import AbstractTrainingSpec, Split, all_finite, last_good, run_chunk
 from ._options import Sizes
@@ -24,9 +24,9 @@ def run_chunks(
     *,
     began: float,
     file: Checkpoint | None,
-    progress: diffrax.AbstractProgressMeter[Any] | None,
+    progress: ProgressMeter | None,
     callback: Callable[[], None] | None,
-    report: Callable[[int, dict[str, float]], Any] | None = None,
+    report: Callable[[int, dict[str, float]], object] | None = None,
     fill: Callable[[int, int], AbstractTrainingSpec] | None = None,
 ) -> None:
     """Run to the last step, or to the last good one before a loss or a weight that is not finite.
@@ -85,7 +85,7 @@ def _figures(run: Run, done: int) -> dict[str, float]:
     return figures
 
 
-def finish(run: Run, model: Split, mesh: Mesh | None) -> tuple[Any, dict[str, Any]]:
+def finish(run: Run, model: Split, mesh: Mesh | None) -> tuple[Network, Stats]:
     """The model with the best weights, or the last ones, and what every history says of the run."""
     weights = run.best or run.weights()
     trained = restored(model.merge(weights if mesh is None else to_host(weights)))

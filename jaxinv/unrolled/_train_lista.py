@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from .._arrays import check_key, shapes
 from .._checks import checked
-from .._types import ArrayLike, Checked, IntLike, Key, Scalar
+from .._types import ArrayLike, Checked, IntLike, Key, Scalar, Stats
 from ..likelihood import Likelihood
 from ..models import LISTA
 from ..training import fit
@@ -37,7 +37,7 @@ def train_lista(
     learning_rate: Checked[Scalar | Callable[[Array], Array] | None] = None,
     validation: Checked[Array | np.ndarray | tuple[ArrayLike, ArrayLike] | None] = None,
     **options: Any,
-) -> tuple[LISTA, dict[str, Any]]:
+) -> tuple[LISTA, Stats]:
     """Train LISTA to recover sparse images: minimise `||model(y) - x||^2`, the mean over pairs.
 
     It trains weights, thresholds, slopes and momenta of all layers at once, from the values that the model has: those

@@ -1,1 +1,1 @@
-"""What the probability-flow ODE gives: latents, likelihoods and a generative prior."""
+"""Applications of the probability-flow ODE: latents, likelihoods and a generative prior."""

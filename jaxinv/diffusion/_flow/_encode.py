@@ -26,7 +26,7 @@ def check_flow(method: Any) -> None:
 
 def check_start(process: AbstractProcess, t_min: Any) -> None:
     """Raise for a `t_min` that is known and is not between 0 and `t_max`."""
-    # By numpy: under a user's jit, jax makes tracers of operations, even on known numbers.
+    # NumPy is used here, since inside the user's `jax.jit` JAX makes tracers of operations even on known numbers.
     known = t_min is not None and is_concrete(t_min) and is_concrete(process.t_max)
     if known and not np.all((np.asarray(t_min) >= 0) & (np.asarray(t_min) < np.asarray(process.t_max))):
         raise ValueError(

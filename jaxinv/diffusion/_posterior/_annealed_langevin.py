@@ -1,6 +1,6 @@
 """Annealed Langevin dynamics, a method of `posterior_sample`."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ from ..._loop import iterate
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, PyTree, State
+from ..._types import Checked, IntLike, Key, PyTree, State, Stats
 from ...likelihood import Likelihood
 from ...requirements import Requirement
 from .._processes._process import is_data, noise_to_signal
@@ -99,7 +99,7 @@ class AnnealedLangevin(AbstractPosteriorMethod[CurvedProblem, Annealed]):
         u, num_iterations, code = iterate(_step, u, args, max_steps=self.steps_per_level, exhausted=RESULTS.successful)
         return advance(Annealed(u, state.num_steps + jnp.where(last, 0, num_iterations)), state, code)
 
-    def finish(self, problem: CurvedProblem, state: Annealed, *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: CurvedProblem, state: Annealed, *, key: Key) -> tuple[Array, Stats]:
         del problem, key
         # The denoising step is one evaluation.
         return state.u, {"num_steps": state.num_steps, "network_evaluations": state.num_steps + 1}

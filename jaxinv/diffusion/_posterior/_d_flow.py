@@ -13,7 +13,7 @@ from ..._differentiation import Unrolled
 from ..._loop import all_finite, iterate
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, PyTree, State
+from ..._types import Checked, IntLike, Key, PyTree, State, Stats
 from ...likelihood import Likelihood
 from ...requirements import Requirement, not_negative
 from .._samplers._ddim import DDIM
@@ -129,7 +129,7 @@ class DFlow(AbstractPosteriorMethod[Problem, Descent]):
         direction = -jnp.where(descends, upwards, new.gradient)
         return Descent(new, direction, memory, sampler_key, tries + tried, num_steps + 1), stops, code
 
-    def finish(self, problem: Problem, state: Descent, *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: Descent, *, key: Key) -> tuple[Array, Stats]:
         del problem, key
         evaluations = self.sampler.num_steps * self.sampler.evaluations_per_step * state.tries
         stats = {"num_steps": jnp.maximum(state.num_steps, 0), "network_evaluations": evaluations, "vjps": evaluations}

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Abstract, Key, State
+from ..._types import Abstract, Key, PyTree, State, Stats
 from ...likelihood import Likelihood
 from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule
@@ -100,7 +100,7 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
 
     @abc.abstractmethod
     def propose(
-        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: Any, *, key: Key
+        self, process: AbstractProcess, t: Array, t_next: Array, x: Array, view: PyTree[Array], *, key: Key
     ) -> tuple[Array, Array]:
         """Move a particle.
 
@@ -125,7 +125,7 @@ class AbstractGuidance(AbstractPosteriorMethod[Problem, Guided]):
         process: Any = problem.process  # pyright: ignore[reportAttributeAccessIssue]
         return Guided(process.prior_sample(image.shape, key=key, dtype=image.dtype), jnp.zeros((), jnp.int32))
 
-    def finish(self, problem: Problem, state: Guided, *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: Guided, *, key: Key) -> tuple[Array, Stats]:
         del problem, key
         return state.x, {"vjps": state.num_vjps}
 

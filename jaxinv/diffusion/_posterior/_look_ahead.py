@@ -23,7 +23,7 @@ from ._moments import moments
 from ._problem import Problem, any_problem
 from ._tds import tempered
 
-# The share of the draws that the choice among them leaves effective, and the share of a choice that ignores the data.
+# The share of the draws that stay effective in the choice among them, and the share of a choice that ignores the data.
 _EFFECTIVE, _BLIND = 0.25, 0.1
 
 
@@ -151,7 +151,7 @@ def _log_normal(residuals: Array) -> Array:
     """`log N(0; m, C + I)` but for a constant, with mean and covariance of residuals `(n, m)`."""
     mean = jnp.mean(residuals, axis=0)
     spread = (residuals - mean[None]) / math.sqrt(max(len(residuals) - 1, 1))
-    # The smaller of the two matrices with the same determinant.
+    # This is the smaller of the two matrices with the same determinant.
     few = mean.size <= len(residuals)
     product = (
         jnp.matmul(spread.T, spread, precision=HIGHEST) if few else jnp.matmul(spread, spread.T, precision=HIGHEST)

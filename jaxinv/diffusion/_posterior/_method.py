@@ -3,7 +3,6 @@
 import abc
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import diffrax
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
@@ -13,7 +12,7 @@ from ..._loop import run
 from ..._method import AbstractMethod
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS, Solution
-from ..._types import Abstract, Key, PyTree, State as Measurement
+from ..._types import Abstract, Key, ProgressMeter, PyTree, State as Measurement, Stats
 from ...likelihood import Likelihood
 
 Problem = TypeVar("Problem")
@@ -146,7 +145,7 @@ class AbstractPosteriorMethod(AbstractMethod[Problem, State]):
         `RESULTS.nonfinite`.
         """
 
-    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: Problem, state: State, /, *, key: Key) -> tuple[Array, Stats]:
         """The sample from the last state, by default the state itself.
 
         **Arguments:**
@@ -176,7 +175,7 @@ def run_method(
     code: RESULTS,
     *,
     key: Key,
-    progress: diffrax.AbstractProgressMeter[Any] | None,
+    progress: ProgressMeter | None,
 ) -> tuple[Array, RESULTS, dict[str, Any]]:
     """Run a method once: a sample, or a cloud of samples, with its code and its statistics."""
     init_key, step_key, finish_key = subkeys(key, 3)

@@ -10,7 +10,7 @@ from ..._solution import RESULTS
 from ..._types import Key, PyTree
 from .._processes._process import noise_to_signal
 
-# The same exponent as `Karras`.
+# The exponent of the times, the same as that of `Karras`.
 _EXPONENT = 7
 
 

@@ -3,7 +3,6 @@
 import math
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -12,7 +11,7 @@ from ..._arrays import check_count, check_key
 from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import RESULTS, Solution
-from ..._types import Checked, IntLike, Key, State
+from ..._types import Checked, IntLike, Key, ProgressMeter, State
 from ...likelihood import Likelihood, misfit, prepare
 from ...operators import AbstractLinearOperator
 from .._scores._score import cast_process, takes_score
@@ -91,7 +90,7 @@ def posterior_sample(
     key: Key,
     method: Checked[AbstractPosteriorMethod[Any, Any] | None] = None,
     num_samples: IntLike = 1,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> Solution:
     """Sample the posterior `p(x | y) ~ p(y | x) p(x)` under the prior that a score has learned.
 

@@ -12,7 +12,7 @@ from ..._conjugate_gradients import conjugate_gradients
 from ..._method import advance
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, PyTree, State
+from ..._types import Checked, IntLike, Key, PyTree, State, Stats
 from ...likelihood import Likelihood
 from ...operators import AbstractLinearOperator
 from ...requirements import Requirement, not_negative, positive
@@ -107,7 +107,7 @@ class REDDiff(AbstractPosteriorMethod[StartedProblem, tuple]):
             updates, moments = self._adam(mu.dtype).update(gradient, moments)
         return advance((optax.apply_updates(mu, updates), moments), state)
 
-    def finish(self, problem: StartedProblem, state: tuple[Array, PyTree], *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: StartedProblem, state: tuple[Array, PyTree], *, key: Key) -> tuple[Array, Stats]:
         del problem, key
         return state[0], {}
 

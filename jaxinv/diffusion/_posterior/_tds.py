@@ -1,7 +1,6 @@
 """The twisted diffusion sampler: sequential Monte Carlo around a guidance."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +10,7 @@ from jaxtyping import Array
 from ..._arrays import as_parameter, check_count, safe_sqrt, subkeys
 from ..._score import AbstractProcess, AbstractScore
 from ..._solution import RESULTS
-from ..._types import Checked, IntLike, Key, PyTree, State
+from ..._types import Checked, IntLike, Key, PyTree, State, Stats
 from ...likelihood import Likelihood
 from ...requirements import Requirement, requirement, share
 from .._processes._process import is_data
@@ -153,7 +152,7 @@ class TDS(AbstractPosteriorMethod[PyTree, "Cloud"]):
         # Report a collapse only at the end, so that the samples exist for inspection.
         return cloud, collapsed & is_data(t_next), RESULTS.weight_collapse
 
-    def finish(self, problem: PyTree, cloud: "Cloud", *, key: Key) -> tuple[Array, dict[str, Any]]:
+    def finish(self, problem: PyTree, cloud: "Cloud", *, key: Key) -> tuple[Array, Stats]:
         del problem
         chosen = cloud.choose(jax.random.fold_in(key, 0))
         order = jax.random.permutation(jax.random.fold_in(key, 1), self.particles)

@@ -1,13 +1,11 @@
 """The noising process of discrete steps (DDPM), which published networks were trained with."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter, check_count
-from ..._types import Checked, Scalar
+from ..._types import ArrayLike, Checked, Scalar
 from ...requirements import Requirement, requirement
 from ._process import AbstractProcess
 
@@ -111,7 +109,7 @@ class DiscreteVP(AbstractProcess):
         # A sum over the earlier steps, whose slope is the rate at the times of steps too.
         return self._log_squares()[step] + since * jnp.log1p(-self.betas[step])
 
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         return -0.5 * self._rate(t) * jnp.asarray(x)
 
     def diffusion(self, t: Scalar) -> Array:

@@ -1,13 +1,11 @@
 """The straight path of flow matching."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter
-from ..._types import Scalar
+from ..._types import ArrayLike, Scalar
 from ...requirements import Requirement
 from ._process import AbstractProcess, check_scalars
 
@@ -51,7 +49,7 @@ class FlowMatching(AbstractProcess):
     def prior_std(self) -> Array:
         return jnp.ones_like(self.t_max)
 
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         return -jnp.asarray(x) / (1 - t)
 
     def diffusion(self, t: Scalar) -> Array:

@@ -1,14 +1,13 @@
 """The variance-exploding process."""
 
 import math
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter
-from ..._types import Scalar
+from ..._types import ArrayLike, Scalar
 from ...requirements import Requirement
 from ._process import AbstractProcess, check_scalars
 
@@ -70,7 +69,7 @@ class VE(AbstractProcess):
     def prior_std(self) -> Array:
         return self.marginal(self.t_max)[1]
 
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         return jnp.zeros_like(t * jnp.asarray(x))
 
     def diffusion(self, t: Scalar) -> Array:

@@ -1,14 +1,14 @@
 """The processes whose rate of noise grows linearly in time: variance preserving, and sub-variance preserving."""
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import as_parameter, name_of
-from ..._types import Abstract, Scalar
+from ..._types import Abstract, ArrayLike, Scalar
 from ...requirements import Requirement
 from ._process import AbstractProcess, check_scalars
 
@@ -44,7 +44,7 @@ class AbstractLinearRate(AbstractProcess):
     def prior_std(self) -> Array:
         return jnp.ones_like(self.beta_max)
 
-    def drift(self, t: Scalar, x: Any) -> Array:
+    def drift(self, t: Scalar, x: ArrayLike) -> Array:
         return -0.5 * self.rate(t) * jnp.asarray(x)
 
     def rate(self, t: Scalar) -> Array:

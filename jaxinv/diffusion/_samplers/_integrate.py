@@ -47,9 +47,9 @@ class Guarded(diffrax.AbstractWrappedSolver):
     - `direction`: 1, or -1 if the variable of the solver is minus the time of the vector field.
     - `image`: a function that makes the denoised image from the end and the velocity there, for a solver whose last
         stage of a step evaluates that velocity.
-    - `before`: a time before `stop`, if a step beyond `stop` denoises. The wrapped solver is told that this step goes
-        from `before` to `stop`, which are times of the process and of its noise. A lane of a batch that has ended
-        repeats such a step.
+    - `before`: a time before `stop`, if a step beyond `stop` denoises. The wrapped solver takes this step as one from
+        `before` to `stop`, which are times of the process and of its noise. A lane of a batch that has ended repeats
+        such a step.
     """
 
     # diffrax declares this and three members below as class variables, and its own wrappers override them like this.

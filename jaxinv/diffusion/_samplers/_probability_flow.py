@@ -1,5 +1,6 @@
 """The probability-flow ODE, through diffrax."""
 
+from collections.abc import Callable
 from typing import Any
 
 import diffrax
@@ -9,7 +10,7 @@ from jaxtyping import Array
 
 from ..._arrays import as_leaf, check_count
 from ..._score import AbstractProcess, AbstractScore
-from ..._types import Checked, IntLike, Key, Scalar
+from ..._types import Checked, IntLike, Key, ProgressMeter, PyTree, Scalar
 from ...requirements import Requirement, not_negative, positive
 from .._processes._schedule import AbstractSchedule, UniformTime, as_schedule
 from .._scores._parametrisation import Velocity
@@ -70,12 +71,12 @@ class ProbabilityFlow(AbstractSampler):
         start: Array,
         stop: Array,
         score: AbstractScore,
-        y: Any,
+        y: PyTree[Array],
         *,
-        field: Any = None,
-        args: Any = None,
-        saved: Any = None,
-        progress: Any = None,
+        field: Callable[..., PyTree[Array]] | None = None,
+        args: PyTree = None,
+        saved: Array | None = None,
+        progress: ProgressMeter | None = None,
         denoise: bool = False,
     ) -> Integral:
         """Solve the ODE from the state `y` at the time `start` to the time `stop`, which may be earlier or later.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -13,7 +12,7 @@ from ..._differentiation import Unrolled
 from ..._jit import verb
 from ..._score import AbstractScore
 from ..._solution import Solution
-from ..._types import Key
+from ..._types import Key, ProgressMeter
 from .._scores._score import cast_process, takes_score
 from ._reverse_sde import ReverseSDE
 from ._sampler import AbstractSampler, Options
@@ -67,7 +66,7 @@ def sample(
     denoise: bool = True,
     num_saved: int = 0,
     differentiate: Unrolled | None = None,
-    progress: diffrax.AbstractProgressMeter[Any] | None = None,
+    progress: ProgressMeter | None = None,
 ) -> Solution:
     """Images drawn by running a noising process backwards, from noise at `t_max` to `t_min`.
 

@@ -3,7 +3,6 @@
 import abc
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from ..._loop import iterate
 from ..._method import AbstractMethod, State
 from ..._score import AbstractScore
 from ..._solution import RESULTS
-from ..._types import Abstract, IntLike, Key, PyTree
+from ..._types import Abstract, IntLike, Key, ProgressMeter, PyTree
 from ...requirements import Parametric
 from .._processes._schedule import AbstractSchedule, check_schedule, times_to_data
 
@@ -31,7 +30,7 @@ class Path(eqx.Module):
     """
 
     end: Array
-    result: Any
+    result: RESULTS
     num_steps: Array
     network_evaluations: Array
     times: Array | None
@@ -50,7 +49,7 @@ class Options(NamedTuple):
     denoise: bool = False
     num_saved: int = 0
     differentiate: Unrolled | None = None
-    progress: diffrax.AbstractProgressMeter[Any] | None = None
+    progress: ProgressMeter | None = None
 
 
 class AbstractSampler(Parametric):

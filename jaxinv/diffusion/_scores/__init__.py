@@ -1,1 +1,1 @@
-"""Scores, what a network may predict of them, and the loss that trains it."""
+"""Scores, the parametrisations of networks that predict them, and the loss of their training."""

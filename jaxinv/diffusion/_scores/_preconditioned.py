@@ -1,14 +1,12 @@
 """A parametrisation relative to the exact score of a Gaussian with the mean and the covariance of the data."""
 
-from typing import Any
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ..._arrays import HIGHEST, as_parameter
 from ..._score import AbstractProcess
-from ..._types import Scalar
+from ..._types import ArrayLike, Scalar
 from ...oracles import Gaussian
 from ...requirements import Requirement, finite, not_negative, positive
 from ._parametrisation import AbstractParametrisation
@@ -58,7 +56,7 @@ class Preconditioned(AbstractParametrisation):
         return (finite("mean", self.mean), finite("basis", self.basis), std)
 
     @staticmethod
-    def from_samples(images: Any) -> "Preconditioned":
+    def from_samples(images: ArrayLike) -> "Preconditioned":
         """The parametrisation with the mean and the covariance of training images, `(n, *shape)`.
 
         **Raises:** `ValueError` for fewer than two images.

@@ -1,4 +1,4 @@
-"""Scores of networks and of functions, and what every verb that takes a score demands of it."""
+"""Scores of networks and of functions, and the checks of every verb that takes a score."""
 
 import functools
 import inspect

@@ -1,1 +1,1 @@
-"""What can be known of a learned prior, and of samples of its posterior, without the truth."""
+"""Checks of learned priors, and of samples of their posteriors, that need no true image."""

@@ -15,7 +15,7 @@ from ..._types import Key, Scalar, State
 from ...likelihood import Likelihood, whiten
 from ...noise import AbstractGaussianNoise
 
-# At once, so that a network of images needs no more memory than a sampler does.
+# The number of images for which the network is evaluated at once; it needs no more memory than a sampler does.
 _TOGETHER = 64
 # The probability with which a check refuses what is exact.
 SIGNIFICANCE = 0.01

@@ -35,7 +35,7 @@ def check_calibration(
     num_samples: IntLike = 31,
     images: State | None = None,
     sampler: AbstractSampler = DPMSolver(50),  # noqa: B008
-    quantities: Checked[Mapping[str, Callable[[Array, Any], Array]] | None] = None,
+    quantities: Checked[Mapping[str, Callable[[Array, State], Array]] | None] = None,
     level: Scalar = 0.9,
     batch_size: IntLike = 10,
 ) -> Calibration:
@@ -44,11 +44,11 @@ def check_calibration(
     For each of many problems an image is drawn from the prior, a measurement is simulated, and the posterior is
     sampled. For an exact method the image is then one more sample of its own posterior: its ranks among the samples are
     uniform, and a central interval covers it with the probability of the interval. That holds for every prior and every
-    likelihood, and needs no exact posterior; it sees what a check of one problem cannot, such as the weights of modes.
-    A method may fail for some problems and pass on average.
+    likelihood, and needs no exact posterior; it detects errors that a check of one problem cannot, such as wrong
+    weights of modes. A method may fail for some problems and pass on average.
 
-    With `images` that the prior has not seen, in place of its own draws, the prior is checked too: what fails then and
-    passes without is due to the prior.
+    With `images` that the prior was not trained on, in place of its own draws, the prior is checked too: a failure that
+    occurs only then is due to the prior.
 
     **Arguments:**
 
@@ -123,7 +123,7 @@ def check_calibration(
     return Calibration(ranks, covered, num_samples, float(level))
 
 
-def _default(likelihood: Likelihood, directions: Array) -> dict[str, Callable[[Array, Any], Array]]:
+def _default(likelihood: Likelihood, directions: Array) -> dict[str, Callable[[Array, State], Array]]:
     along = lambda direction: lambda x, y: jnp.sum(x * direction)
     return {
         "mean": lambda x, y: jnp.mean(x),

@@ -38,7 +38,7 @@ _FEW = 0.1
 
 
 class PosteriorCheck(Module):
-    """What `check_posterior` found. `print` shows it as a table, and `plotting.posterior_check` draws it.
+    """The result of `check_posterior`. `print` shows it as a table, and `plotting.posterior_check` draws it.
 
     - `stein`: the kernel Stein discrepancy of the samples, its p-value and its floor, a `metrics.SteinTest`.
     - `spread`, `spread_error`: `-E[(x - E x) . s(x)] / d`, which is 1 for the posterior and smaller for samples that
@@ -143,7 +143,7 @@ def check_posterior(
     posterior: exact for linear operators, Gaussian noise and a Gaussian prior, and otherwise in the limit of little
     noise (to second order for Gaussian noise, and to first order for photon noise).
 
-    What it cannot see: wrong weights of modes that lie far apart (use `check_calibration`), and a wrong prior whose
+    It cannot detect wrong weights of modes that lie far apart (use `check_calibration`), nor a wrong prior whose
     posterior the samples follow (use `check_prior`). The samples must be independent: thin a chain first.
 
     **Arguments:**
@@ -154,7 +154,7 @@ def check_posterior(
     - `y`: the measurement.
     - `key`: a typed key for the noise.
     - `noise`: the deviation of that noise relative to the image, `std / scale` of the process; by default that of
-      `t_min`. Raise it for a network that is poor at little noise, to half of the noise of `y` at most.
+      `t_min`. Raise it for a network that is inaccurate at low noise levels, to at most half of the noise of `y`.
     - `num_draws`: the number of draws of the null law of the kernel Stein discrepancy, static; at least 300.
 
     **Returns:** a `PosteriorCheck`, whose `print` is a table with a verdict, and whose `passed` is a boolean. It takes

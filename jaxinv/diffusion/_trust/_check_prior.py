@@ -21,7 +21,7 @@ from ._at_noise import SIGNIFICANCE, check_draws, check_set, in_units, noised, p
 
 
 class PriorCheck(Module):
-    """What `check_prior` found, at each level of noise. `print` shows it as a table.
+    """The result of `check_prior`, at each level of noise. `print` shows it as a table.
 
     - `noise`: the levels, `std / scale`, `(levels,)`.
     - `stein`: the kernel Stein discrepancies of the noised images, a `metrics.SteinTest` of arrays `(levels,)`.
