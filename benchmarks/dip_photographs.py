@@ -52,9 +52,8 @@ def main() -> None:
     for name in options.pictures:
         x = middle(folder / f"kodim{name}.png", options.size)
         for case, found in gains.items():
-            likelihood, y, grid = problem(case, x)
+            likelihood, std, y, grid = problem(case, x)
             clipped = lambda image, x=x: float(metrics.psnr(jnp.clip(image, 0, 1), x))
-            std = float(likelihood.noise.std)
             weight = best(grid, lambda w: vary(likelihood, y, w / std**2), x)  # noqa: B023
             varied = clipped(vary(likelihood, y, weight / std**2))
             began = time.perf_counter()
@@ -70,13 +69,13 @@ def main() -> None:
 
 
 def problem(case, x):
-    """The likelihood, the measurement, and weights of total variation times the variance."""
+    """The likelihood, its deviation, the measurement, and weights of total variation times the variance."""
     if case == "noise 25/255":
         likelihood = jaxinv.Likelihood(operators.Identity(x.shape), noise.Gaussian(25 / 255))
-        return likelihood, likelihood.simulate(x, key=jax.random.key(5)), 100 * TV_GRID
+        return likelihood, 25 / 255, likelihood.simulate(x, key=jax.random.key(5)), 100 * TV_GRID
     mask = jax.random.bernoulli(jax.random.key(3), 0.5, (*x.shape[:2], 1)) * jnp.ones(x.shape)
     likelihood = jaxinv.Likelihood(operators.Mask(mask), noise.Gaussian(0.01))
-    return likelihood, mask * x, TV_GRID
+    return likelihood, 0.01, mask * x, TV_GRID
 
 
 if __name__ == "__main__":

@@ -89,7 +89,10 @@ class _Joseph:
             index = taps + jnp.clip(middle + first, -taps, beam.num_detectors)
             bins = (index - (taps + middle)).astype(y.dtype)
             hats = beam.hats(bins, t, offset)
-            return sum(hats(tap)[..., None] * gather(view, index + tap) for tap in range(taps))
+            total = jnp.zeros((), y.dtype)
+            for tap in range(taps):
+                total = total + hats(tap)[..., None] * gather(view, index + tap)
+            return total
 
         init = jnp.zeros_like(y, shape=(*self.input_shape, y.shape[-1]))
         some = _SMALL_BATCH < y.shape[-1] < _LARGE_BATCH
