@@ -11,7 +11,7 @@ from jaxtyping import Array
 from .._arrays import as_array, as_factor, as_image, is_concrete, name_of
 from .._module import Module
 from .._proximal_map import AbstractProximalMap, ClosedForm
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..requirements import Requirement, not_negative
 from ._split import AbstractSplit, OnImage
 
@@ -35,7 +35,7 @@ class AbstractRegulariser(Module):
         """
 
     @abc.abstractmethod
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         """`argmin_u 1/2 ||u - x||^2 + step R(u)`, where it has a closed form.
 
         **Arguments:**
@@ -143,7 +143,7 @@ class Sum(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         return self.first(x) + self.second(x)
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         del x, step
         raise no_prox("a sum of regularisers", "`classical.primal_dual`, or a solver that uses gradients")
 
@@ -184,7 +184,7 @@ class Scaled(AbstractRegulariser):
         x = as_image(x, "A regulariser")
         return like(self.factor, x) * self.regulariser(x)
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = as_image(x, "A regulariser")
         return self.regulariser.prox(x, like(self.factor, x) * step_like(step, x))
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from .._arrays import as_factor, as_image
-from .._types import Scalar, State
+from .._types import Checked, Scalar, State
 from ..requirements import Requirement, finite
 from ._base import AbstractRegulariser, like
 
@@ -51,7 +51,7 @@ class NonNegative(_AbstractBounds):
         x = _real(x, "NonNegative")
         return jnp.where(jnp.all(x >= 0), 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         del step
         return jnp.maximum(_real(x, "NonNegative"), 0)
 
@@ -85,7 +85,7 @@ class Box(_AbstractBounds):
         inside = jnp.all((x >= like(self.low, x)) & (x <= like(self.high, x)))
         return jnp.where(inside, 0, jnp.inf).astype(x.dtype)
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         del step
         x = _real(x, "Box")
         return jnp.clip(x, like(self.low, x), like(self.high, x))

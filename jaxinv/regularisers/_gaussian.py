@@ -6,7 +6,7 @@ from jaxtyping import Array
 from .._arrays import as_image
 from .._kernels import matrix_product
 from .._proximal_map import AbstractProximalMap, ClosedForm
-from .._types import PyTree, Scalar, State
+from .._types import Checked, PyTree, Scalar, State
 from .._workarounds import rounded
 from ..requirements import Requirement, finite, not_negative
 from ._base import AbstractRegulariser, square, step_like
@@ -47,7 +47,7 @@ class Gaussian(AbstractRegulariser):
         scaled = rounded(rounded(coefficients) * inverse)
         return 0.5 * jnp.sum(square(scaled))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = as_image(x, "Gaussian")
         coefficients = self._analyse(x)
         variance = self.std.astype(coefficients.dtype) ** 2

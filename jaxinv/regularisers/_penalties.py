@@ -42,7 +42,7 @@ class Tikhonov(AbstractRegulariser):
         image = jax.tree.map(lambda leaf: as_image(leaf, "Tikhonov"), image)
         return jax.tree.reduce(jnp.add, jax.tree.map(lambda leaf: 0.5 * jnp.sum(square(leaf)), image))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         if self.operator is not None:
             raise no_prox("Tikhonov with an operator", "classical.tikhonov")
         x = as_image(x, "Tikhonov")
@@ -104,7 +104,7 @@ class L1(AbstractRegulariser):
         x = as_image(x, "L1")
         return exact_sum(safe_sqrt(square(x)) if jnp.iscomplexobj(x) else jnp.abs(x))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = as_image(x, "L1")
         if not jnp.iscomplexobj(x):
             return jnp.sign(x) * jnp.maximum(jnp.abs(x) - step_like(step, x), 0)
@@ -152,7 +152,7 @@ class Huber(AbstractRegulariser):
         inside = squares < width**2
         return jnp.sum(jnp.where(inside, 0.5 * squares, width * (safe_sqrt(squares) - 0.5 * width)))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = as_image(x, "Huber")
         width, step = like(self.width, x), step_like(step, x)
         modulus = safe_sqrt(square(x))
@@ -194,7 +194,7 @@ class GroupL1(AbstractRegulariser):
         x = _along(x, self.axis, "GroupL1")
         return jnp.sum(safe_sqrt(jnp.sum(square(x), axis=self.axis)))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = _along(x, self.axis, "GroupL1")
         norm = safe_sqrt(jnp.sum(square(x), axis=self.axis, keepdims=True))
         keep = jnp.maximum(norm - step_like(step, x), 0) / jnp.where(norm > 0, norm, 1)
@@ -235,7 +235,7 @@ class NuclearNorm(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         return _nuclear_norm(self._matrix(_along(x, self.axis, "NuclearNorm")))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         x = _along(x, self.axis, "NuclearNorm")
         matrix = self._matrix(x)
         values, vectors = _gram(matrix)

@@ -118,7 +118,7 @@ class TV(AbstractRegulariser):
     def __call__(self, x: State) -> Array:
         return self.kind(image_gradient(_check_image(x, "TV")))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         del x, step
         raise no_prox("TV", "classical.tv")
 
@@ -234,7 +234,7 @@ class TGV(AbstractRegulariser):
         # At the minimum the value does not change with `w`, so the derivative is the partial one in `x`.
         return SecondVariation(like(self.ratio, x), one).value(split.forward(x, jax.lax.stop_gradient(w)))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         del x, step
         raise no_prox("TGV", "classical.primal_dual")
 

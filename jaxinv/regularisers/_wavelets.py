@@ -42,7 +42,7 @@ class Wavelets(AbstractRegulariser):
         transform = transform_like(self, x.shape)
         return L1()(transform.without_approximation(transform(x)))
 
-    def prox(self, x: State, step: Scalar) -> Array:
+    def prox(self, x: State, step: Checked[Scalar]) -> Array:
         if self.undecimated:
             raise no_prox("undecimated Wavelets", "classical.primal_dual")
         x = as_image(x, "Wavelets")
