@@ -15,7 +15,7 @@ from noising import SAMPLERS
 from posteriors import METHODS
 from programs import equations
 
-from jaxinv import Likelihood, Unrolled, diffusion, noise
+from jaxinv import Likelihood, Unrolled, diffusion, noise, operators
 
 SHAPE = (2, 2, 1)
 PROCESS = diffusion.VP()
@@ -105,3 +105,11 @@ def test_posterior_methods(name):
     likelihood = Likelihood(row.operator(0, jnp.float32), noise.Gaussian(0.5))
     draw = lambda y, key: diffusion.posterior_sample(likelihood, SCORE, y, key=key, method=row.make(4), num_samples=2)
     assert sites(draw, jnp.ones(3), jax.random.key(0)) == row.sites
+
+
+def test_more_pixels_than_products():
+    # With few measurements for its pixels a twist takes products for each of them, in place of the whole covariance.
+    likelihood = Likelihood(operators.Matrix(jnp.ones((1, 16)), (4, 4, 1)), noise.Gaussian(0.5))
+    method = diffusion.TDS(diffusion.MomentMatching(4), particles=2)
+    draw = lambda y, key: diffusion.posterior_sample(likelihood, SCORE, y, key=key, method=method, num_samples=2)
+    assert sites(draw, jnp.ones(1), jax.random.key(0)) == (1, 2)

@@ -247,7 +247,7 @@ METHODS = {
         posterior_image,
         within=of_the_denoiser,
         exact=True,
-        sites=(1, 2),
+        sites=(1, 1),
     ),
     "TDS-TMPD": Row(
         twisted(lambda n: diffusion.TMPD(n, schedule=LOG)),

@@ -177,7 +177,7 @@ def test_reconstruct():
     assert jnp.all(jnp.isfinite(reconstruct(LISTA(mask, 1, norm=1.0), missing).check().value))
     broken = jax.tree.map(lambda leaf: leaf, network)
     broken.weights[...] = jnp.full_like(network.weights[...], jnp.inf)
-    assert reconstruct(broken, y[0]).result == RESULTS.nonfinite
+    assert reconstruct(broken, y[0]).result == RESULTS.invalid_parameter
 
 
 @functools.cache
