@@ -12,6 +12,9 @@ from noising import BASIS, CENTRE, COVARIANCE, MEAN, PROCESSES, VARIANCES, flow_
 from jaxinv import RESULTS, diffusion, oracles
 
 TIGHT = diffusion.ProbabilityFlow(rtol=1e-9, atol=1e-9)
+# The rate of `DiscreteVP` jumps at each of its thousand steps. A solver that resolves them takes thousands of steps; one
+# that does not meets the mean of the rates, up to some thousandths.
+SOLVERS = {name: (TIGHT, 1e-6) for name in PROCESSES} | {"DiscreteVP": (diffusion.ProbabilityFlow(), 5e-3)}
 X = np.array([0.4, -1.3, 0.8])
 
 
@@ -39,12 +42,13 @@ def test_encode_and_decode_of_a_gaussian(name):
     row = PROCESSES[name]
     process, (low, high) = row.make(), row.interval
     score = gaussian().score(process)
-    latent = diffusion.encode(score, X, method=TIGHT).check().value
+    solver, tolerance = SOLVERS[name]
+    latent = diffusion.encode(score, X, method=solver).check().value
     expected = BASIS @ flow_exact(row.formula, low, high, (BASIS.T @ X)[:, None])[:, 0]
     # Tolerances of the ODE: 1e-9 a step, of a few hundred, times the growth of the state.
-    np.testing.assert_allclose(latent, expected, rtol=1e-6, atol=1e-6)
-    image = diffusion.decode(score, latent, method=TIGHT).check().value
-    np.testing.assert_allclose(image, X, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(latent, expected, rtol=tolerance, atol=tolerance)
+    image = diffusion.decode(score, latent, method=solver).check().value
+    np.testing.assert_allclose(image, X, rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow
@@ -63,10 +67,11 @@ def test_log_prob_of_a_gaussian(name):
     row = PROCESSES[name]
     process, low = row.make(), row.interval[0]
     exact = jax.tree_util.Partial(terminal(process, row))
-    value = diffusion.log_prob(gaussian().score(process), X, method=TIGHT, t_min=low, prior_log_prob=exact)
+    solver, tolerance = SOLVERS[name]
+    value = diffusion.log_prob(gaussian().score(process), X, method=solver, t_min=low, prior_log_prob=exact)
     scale, std, *_ = row.formula(np.float64(low))
     noised = scipy.stats.multivariate_normal(scale * MEAN, scale**2 * COVARIANCE + std**2 * np.eye(3))
-    np.testing.assert_allclose(value, noised.logpdf(X), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(value, noised.logpdf(X), rtol=0, atol=tolerance)
 
 
 @pytest.mark.slow

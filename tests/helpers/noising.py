@@ -62,7 +62,8 @@ def _ve(t):
 def _discrete_vp(t):
     # The betas of DDPM; between two steps the logarithm of the scale is linear.
     depth = -np.log1p(-np.linspace(1e-4, 0.02, 1000))
-    step = np.clip(np.ceil(t * 1000) - 1, 0, 999).astype(int)
+    # A thousandth of a step is rounding.
+    step = np.clip(np.ceil(t * 1000 - 1e-3) - 1, 0, 999).astype(int)
     square = np.exp(-np.concatenate([[0], np.cumsum(depth)])[step] - (t * 1000 - step) * depth[step])
     rate = 1000 * depth[step]
     return np.sqrt(square), np.sqrt(1 - square), -rate / 2, np.sqrt(rate)

@@ -9,6 +9,9 @@ from ..._types import ArrayLike, Checked, Scalar
 from ...requirements import Requirement, requirement
 from ._process import AbstractProcess
 
+# The part of a step by which a time may be above that of the step.
+_ROUNDING = 1e-3
+
 
 class DiscreteVP(AbstractProcess):
     """Variance preserving in `N` steps: `x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) n`, as DDPM trains.
@@ -91,7 +94,8 @@ class DiscreteVP(AbstractProcess):
     def _step(self, t: Scalar) -> Array:
         """The step whose rate holds at a time: between two times of steps it is that of the later one."""
         n = self.betas.shape[-1]
-        return jnp.clip(jnp.ceil(jnp.asarray(t) * n) - 1, 0, n - 1).astype(jnp.int32)
+        # A time of a step belongs to that step, also where single precision rounds it up.
+        return jnp.clip(jnp.ceil(jnp.asarray(t) * n - _ROUNDING) - 1, 0, n - 1).astype(jnp.int32)
 
     def _rate(self, t: Scalar) -> Array:
         rate = -self.betas.shape[-1] * jnp.log1p(-self.betas[self._step(t)])
