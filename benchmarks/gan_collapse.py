@@ -7,7 +7,8 @@ Dense generators and critics, 8 latents, Adam at 1e-3 for all. `minimax` is the 
 .3), and averages the weights of the generator (.999), as `gan_mnist.py` does; `Wasserstein` is WGAN-GP, with five steps
 of the critic for one of the generator, at 2e-4. Modes are 20 clusters of training images; `reached` is how many of them
 have a tenth of their share among 1000 samples, over the training, and `entropy` that of the shares at the end, beside
-that of the data. The figure `gan_collapse.png` has the curves, `gan_collapse_samples.png` two rows of samples of each.
+that of the data. The figure `gan_collapse.png` has the curves, `gan_collapse_samples.png`, which is not kept in the
+repository, two rows of samples of each.
 """
 
 import argparse
@@ -79,7 +80,7 @@ def main() -> None:
     axes.set(xlabel="step of the generator", ylabel=f"clusters reached, of {MODES}", ylim=(0, MODES + 0.5))
     axes.legend(fontsize=7)
     plotting.save(figure, RESULTS / f"gan_collapse{suffix}.png")
-    heading = "Two rows each: " + ", ".join(cases)
+    heading = "Two rows each:\n" + ", ".join(cases)
     grid = plotting.sample_grid(jnp.concatenate(samples), columns=14, heading=heading, limits=(0, 1))
     plotting.save(grid, RESULTS / f"gan_collapse_samples{suffix}.png")
     recorder.write()
