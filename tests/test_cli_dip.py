@@ -132,7 +132,8 @@ def test_the_array_is_in_the_unit_of_the_file(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     true = -1000 + 2500 * np.asarray(TRUE)[..., 0]
     np.save("hu.npy", true.astype(np.int16))
-    arguments = ["hu.npy", "--reference", "hu.npy", "--network", "deep", "--stopping", "fixed", "--steps", "400", "--tv", "0"]
+    options = ["--network", "deep", "--stopping", "fixed", "--steps", "400", "--tv", "0"]
+    arguments = ["hu.npy", "--reference", "hu.npy", *options]
     assert cli.main(["dip", *arguments]) == 0
     printed = capsys.readouterr().out
     assert "stand for -1250 to 1750 of the file" in printed

@@ -12,8 +12,8 @@ from noising import BASIS, CENTRE, COVARIANCE, MEAN, PROCESSES, VARIANCES, flow_
 from jaxinv import RESULTS, diffusion, oracles
 
 TIGHT = diffusion.ProbabilityFlow(rtol=1e-9, atol=1e-9)
-# The rate of `DiscreteVP` jumps at each of its thousand steps. A solver that resolves them takes thousands of steps; one
-# that does not meets the mean of the rates, up to some thousandths.
+# The rate of `DiscreteVP` jumps at each of its thousand steps. A solver that resolves them takes thousands of steps;
+# one that does not meets the mean of the rates, up to some thousandths.
 SOLVERS = {name: (TIGHT, 1e-6) for name in PROCESSES} | {"DiscreteVP": (diffusion.ProbabilityFlow(), 5e-3)}
 X = np.array([0.4, -1.3, 0.8])
 
