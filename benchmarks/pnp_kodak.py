@@ -23,7 +23,7 @@ from jaxinv.data._files import folders
 
 IMAGES, TUNING = (3, 11, 19, 23), (5, 13)
 STD = 2 / 255
-WEIGHTS = np.geomspace(0.1, 30, 10)
+WEIGHTS = np.geomspace(0.3, 300, 13)
 METHODS = {
     "deblurring": {"HQS": pnp.HQS(8), "ADMM": pnp.ADMM(0.03, max_steps=30)},
     "inpainting": {"HQS": pnp.HQS(24), "ADMM": pnp.ADMM(0.05, max_steps=60)},
