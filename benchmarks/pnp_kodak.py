@@ -5,8 +5,8 @@
 Middles of the images 3, 11, 19 and 23 of the Kodak suite, in colour, none of which the denoiser was trained on:
 deblurring (a Gaussian of deviation 1.6, noise 2/255), inpainting (half of the pixels, noise 2/255) and super-resolution
 by 2 (means of 2 x 2 pixels, noise 2/255). The weight of TV is for each image the one with the best PSNR, which nobody
-knows who has no truth; the methods of plug-and-play have the same numbers for all images, chosen on images of the
-training set. PSNR is clipped to [0, 1]; `worst_gain` is the least of the four differences to TV.
+knows who has no truth; `pnp.HQS` has the same numbers for all images of a task, chosen on images 5 and 13, which are
+training images. PSNR is clipped to [0, 1]; `worst_gain` is the least of the four differences to TV.
 """
 
 import argparse
@@ -25,9 +25,9 @@ IMAGES, TUNING = (3, 11, 19, 23), (5, 13)
 STD = 2 / 255
 WEIGHTS = np.geomspace(0.3, 300, 13)
 METHODS = {
-    "deblurring": {"HQS": pnp.HQS(8), "ADMM": pnp.ADMM(0.03, max_steps=30)},
-    "inpainting": {"HQS": pnp.HQS(24), "ADMM": pnp.ADMM(0.05, max_steps=60)},
-    "super-resolution": {"HQS": pnp.HQS(24), "ADMM": pnp.ADMM(0.03, max_steps=30)},
+    "deblurring": {"HQS": pnp.HQS(8)},
+    "inpainting": {"HQS": pnp.HQS(40, sigma_max=0.4, sigma_min=0.03)},
+    "super-resolution": {"HQS": pnp.HQS(24)},
 }
 
 
